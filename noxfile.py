@@ -1,0 +1,83 @@
+"""Everything that checks, measures or shows this project: `nox -l` lists it."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["lint", "typing", "layers", "tests"]
+
+ROOT = Path(__file__).parent
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and common mistakes (ruff)."""
+    session.install("ruff==0.17.*")  # formatting changes between minor versions
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Types, strictly (mypy)."""
+    session.install("-e", ".[server]", "mypy>=2.0", "nox", "pytest")
+    session.run("mypy")
+
+
+@nox.session
+def layers(session: nox.Session) -> None:
+    """Imports run downward only (import-linter)."""
+    session.install("-e", ".", "import-linter>=2.3")
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The whole suite against the built package, README and docs included."""
+    session.install(".[all,supervision,test]")
+    session.run("hybrid-detect", "models", "pull")  # no test is skipped for want of a model
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run every code block of README and docs."""
+    session.install(".[all,test]")
+    session.run("pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every example."""
+    session.install(".[all,test]")
+    session.run("pytest", "tests/test_examples.py", *session.posargs)
+
+
+@nox.session
+def benchmarks(session: nox.Session) -> None:
+    """Measure what the documentation claims; takes some minutes."""
+    session.install(".[all,test]")
+    for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
+        session.run("python", str(script), *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """README's first command line, in a fresh clone."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- demo -->\n```sh\n(.*?)\n```", readme, re.DOTALL)
+    if found is None:
+        session.error("README.md has no demo command")
+    with tempfile.TemporaryDirectory() as folder:
+        clone = Path(folder) / "clone"
+        session.run("git", "clone", "--quiet", str(ROOT), str(clone), external=True)
+        with session.chdir(clone):
+            session.run("sh", "-c", found.group(1), external=True)
+            shutil.copy("hybrid-detect-demo.png", ROOT)
+    session.log("the picture: hybrid-detect-demo.png")
