@@ -1,0 +1,229 @@
+"""Configuration: frozen values, validated at construction, every default explained.
+
+Nothing here is global. The environment is read in `ServiceConfig.from_env` alone, and what a
+caller passes explicitly wins over it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.types import DetectionMode
+
+__all__ = ["Endpoint", "ServiceConfig", "detection_mode"]
+
+DEFAULT_DEADLINE_S = 1.0
+"""An answer older than a second is of no use to an overlay."""
+
+DEFAULT_MIN_CONFIDENCE = 0.5
+"""MediaPipe's own default for ``min_detection_confidence``."""
+
+DEFAULT_TARGET_FILE_SIZE_KB = 80
+"""The mission's budget for a 1280x720 frame; detection loses nothing measurable at that size."""
+
+DEFAULT_QUALITY = 80
+"""The upper of the mission's two JPEG presets (slow link 50, good link 80)."""
+
+DEFAULT_MAX_SIDE_PX = 1280
+"""The longer side of the mission's 1280x720 frame."""
+
+ENV_PREFIX = "HYBRID_DETECT_"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The address of a detection server, such as ``https://faces.example.com``.
+
+    The two remote ways share it: HTTP requests go to ``<url>/v1/detect``, the stream to
+    ``<url>/v1/stream`` with ``http`` replaced by ``ws``.
+    """
+
+    url: str
+
+    @classmethod
+    def parse(cls, text: str, *, allow_insecure_http: bool = False) -> Self:
+        """Check `text` and drop its trailing slash.
+
+        Args:
+            text: Absolute URL with scheme ``https`` (or ``http``), without user, query or fragment.
+            allow_insecure_http: Whether plain ``http`` may go to a host other than this machine.
+
+        Raises:
+            ConfigurationError: If it is not such a URL, or would send pictures in the clear.
+        """
+        try:
+            parts = urlsplit(text)
+            port = parts.port  # raises ValueError for a port that is none
+        except ValueError as exc:
+            msg = f"expected an endpoint like 'https://host[:port]', got an unreadable URL: {exc}"
+            raise ConfigurationError(msg) from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            msg = f"expected an endpoint like 'https://host[:port]', got scheme {parts.scheme!r}"
+            raise ConfigurationError(msg)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            # A key in a URL ends up in proxies' and servers' logs.
+            msg = "the endpoint may not carry a user, query or fragment; pass auth_token= instead"
+            raise ConfigurationError(msg)
+        if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(parts.hostname):
+            msg = (
+                f"refusing to send pictures in the clear to {parts.hostname!r}: use https, "
+                "or pass allow_insecure_http=True if that network is yours"
+            )
+            raise ConfigurationError(msg)
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        netloc = host if port is None else f"{host}:{port}"
+        return cls(f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, where no proxy may come between."""
+        return _is_loopback(urlsplit(self.url).hostname or "")
+
+    def http(self, path: str) -> str:
+        """The HTTP URL of `path`, which starts with a slash."""
+        return self.url + path
+
+    def websocket(self, path: str) -> str:
+        """The WebSocket URL of `path`, which starts with a slash."""
+        return "ws" + self.url.removeprefix("http") + path
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceConfig:
+    """Everything `HybridDetectionService` can be told.
+
+    Raises:
+        ConfigurationError: If a value is outside its range.
+    """
+
+    endpoint: str | None = None
+    """URL of the detection server; `None` leaves the device as the only way."""
+    auth_token: str | None = field(default=None, repr=False)
+    """Bearer token for the server; never logged."""
+    mode: DetectionMode = DetectionMode.AUTO
+    session_id: str | None = None
+    """Your own name for this run of the app; sent with every frame, repeated in every result."""
+    deadline_s: float = DEFAULT_DEADLINE_S
+    """Seconds each frame has, everything included."""
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE
+    """Faces below this score are left out, 0 to 1."""
+    target_file_size_kb: float = DEFAULT_TARGET_FILE_SIZE_KB
+    """The most a compressed frame may weigh, in units of 1024 bytes."""
+    quality: int = DEFAULT_QUALITY
+    """Highest JPEG quality worth sending, 1 to 95."""
+    max_side_px: int | None = DEFAULT_MAX_SIDE_PX
+    """Longest side sent to a remote way, in pixels; `None` sends the full size."""
+    model: str = "short_range"
+    """The on-device model: a name from ``hybrid-detect models list``."""
+    model_path: Path | None = None
+    """A model file to use instead of looking for one; it must be the published file of `model`."""
+    model_fetch: bool = True
+    """Whether a missing model may be fetched from the network."""
+    isolation: str = "process"
+    """Where MediaPipe lives: in a ``process`` of its own, or (``none``) in the app's."""
+    memory_budget_bytes: int | None = None
+    """The most that the app and its children may hold before the device's detector is unloaded;
+    `None` for whatever the system or the cgroup has."""
+    allow_insecure_http: bool = False
+    """Whether plain ``http`` may leave this machine. Pictures and token would be readable."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mode", detection_mode(self.mode))
+        _check(0 < self.deadline_s < math.inf, "deadline_s", "seconds above 0", self.deadline_s)
+        _check(0 <= self.min_confidence <= 1, "min_confidence", "0 to 1", self.min_confidence)
+        _check(
+            0 < self.target_file_size_kb < math.inf,
+            "target_file_size_kb",
+            "above 0",
+            self.target_file_size_kb,
+        )
+        _check(1 <= self.quality <= 95, "quality", "1 to 95", self.quality)
+        _check(
+            self.max_side_px is None or self.max_side_px > 0,
+            "max_side_px",
+            "above 0",
+            self.max_side_px,
+        )
+        _check(
+            self.isolation in {"process", "none"}, "isolation", "process or none", self.isolation
+        )
+        _check(
+            self.memory_budget_bytes is None or self.memory_budget_bytes > 0,
+            "memory_budget_bytes",
+            "above 0",
+            self.memory_budget_bytes,
+        )
+        if self.endpoint is not None:
+            Endpoint.parse(self.endpoint, allow_insecure_http=self.allow_insecure_http)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Self:
+        """Read ``HYBRID_DETECT_ENDPOINT``, ``_AUTH_TOKEN``, ``_MODE``, ``_DEADLINE_S`` and so on.
+
+        Args:
+            environ: The environment to read; the process's own if `None`.
+            **explicit: Fields given by the caller; these win.
+
+        Raises:
+            ConfigurationError: If a variable cannot be read as its field's type.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for spec in fields(cls):
+            text = environ.get(ENV_PREFIX + spec.name.upper())
+            if text and spec.name not in explicit:
+                values[spec.name] = _from_text(spec.name, str(spec.type), text)
+        return cls(**values, **explicit)
+
+
+def _from_text(name: str, type_name: str, text: str) -> Any:
+    try:
+        if type_name == "bool":
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+                text.lower()
+            ]
+        if type_name.startswith("float"):
+            return float(text)
+        if type_name.startswith("int"):
+            return int(text)
+    except (ValueError, KeyError):
+        msg = f"{ENV_PREFIX}{name.upper()}: expected {type_name}, got {text!r}"
+        raise ConfigurationError(msg) from None
+    return Path(text) if type_name.startswith("Path") else text
+
+
+def detection_mode(value: str) -> DetectionMode:
+    """The mode called `value`.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    try:
+        return DetectionMode(value)
+    except ValueError:
+        names = ", ".join(mode.value for mode in DetectionMode)
+        msg = f"mode: expected one of {names}, got {value!r}"
+        raise ConfigurationError(msg) from None
+
+
+def _check(condition: bool, name: str, expected: str, actual: object) -> None:
+    if not condition:
+        msg = f"{name}: expected {expected}, got {actual!r}"
+        raise ConfigurationError(msg)

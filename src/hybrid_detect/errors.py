@@ -1,0 +1,205 @@
+"""Every error this library raises on purpose.
+
+::
+
+    HybridDetectError
+      ConfigurationError (ValueError)      cannot work as configured; raised at construction
+        MissingExtraError (ImportError)    .extra; the message ends in the pip line that cures it
+      ClosedError (RuntimeError)           used before it was opened or after it was closed
+      InvalidFrameError (ValueError)       .expected .actual
+      ModelError                           .name
+        ModelIntegrityError                the hash differs; the file was not kept
+      BackendError                         .backend .retryable .elapsed_s .retry_after_s
+        BackendUnavailableError            refused, closed, not found, not ready
+        BackendTimeoutError (TimeoutError) .deadline_s
+        BackendResponseError               .status_code .code
+        ProtocolError                      the peer's bytes break the wire format
+        SupersededError                    a newer frame took this one's place
+      AllBackendsFailedError               .attempts, in the order tried
+
+Only a `BackendError` makes the service try the next way; anything else is a bug or a bad
+input and is seen by the caller. Messages carry sizes, names and reasons: never pixels,
+keys, tokens or what a provider's server wrote.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AllBackendsFailedError",
+    "BackendError",
+    "BackendResponseError",
+    "BackendTimeoutError",
+    "BackendUnavailableError",
+    "ClosedError",
+    "ConfigurationError",
+    "HybridDetectError",
+    "InvalidFrameError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelIntegrityError",
+    "ProtocolError",
+    "SupersededError",
+]
+
+
+# Facts beside the message are keyword arguments with defaults, so that an error survives
+# pickling (BaseException rebuilds from positional arguments, then restores __dict__).
+
+
+class HybridDetectError(Exception):
+    """The root of this library's errors."""
+
+
+class ConfigurationError(HybridDetectError, ValueError):
+    """The library cannot work as configured. Raised at construction, never mid-stream."""
+
+
+class MissingExtraError(ConfigurationError, ImportError):
+    """An optional dependency is not installed."""
+
+    extra: str
+    """The extra that brings the dependency, as in ``pip install 'hybrid-detect[extra]'``."""
+
+    def __init__(self, message: str = "", *, extra: str = "") -> None:
+        super().__init__(message)
+        self.extra = extra
+
+
+class ClosedError(HybridDetectError, RuntimeError):
+    """The object was used before it was opened or after it was closed."""
+
+
+class InvalidFrameError(HybridDetectError, ValueError):
+    """The input is not an image this library can look at."""
+
+    expected: str
+    """What would have been accepted."""
+    actual: str
+    """What was given: types, sizes and names, never pixels."""
+
+    def __init__(self, message: str = "", *, expected: str = "", actual: str = "") -> None:
+        if not message:
+            message = f"expected {expected}, got {actual}"
+        super().__init__(message)
+        self.expected = expected
+        self.actual = actual
+
+
+class ModelError(HybridDetectError):
+    """A face model could not be found, fetched or loaded."""
+
+    name: str
+    """The model's name in the registry."""
+
+    def __init__(self, message: str = "", *, name: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class ModelIntegrityError(ModelError):
+    """A model file is not the published one. A fetched file is not kept."""
+
+
+class BackendError(HybridDetectError):
+    """One way of detecting could not answer for this frame."""
+
+    backend: str
+    """Which way: a value of `BackendKind`."""
+    retryable: bool
+    """Whether the same request may succeed when sent again."""
+    elapsed_s: float
+    """Seconds spent before giving up."""
+    retry_after_s: float | None
+    """Seconds the other side asked to wait; `None` when it did not say."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        backend: str = "",
+        retryable: bool = False,
+        elapsed_s: float = 0.0,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.backend = backend
+        self.retryable = retryable
+        self.elapsed_s = elapsed_s
+        self.retry_after_s = retry_after_s
+
+
+class BackendUnavailableError(BackendError):
+    """The way is not there: refused, closed, not found, not started."""
+
+
+class BackendTimeoutError(BackendError, TimeoutError):
+    """No answer came inside the frame's deadline."""
+
+    deadline_s: float
+    """Seconds this way was given."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        backend: str = "",
+        retryable: bool = True,
+        elapsed_s: float = 0.0,
+        deadline_s: float = 0.0,
+    ) -> None:
+        super().__init__(message, backend=backend, retryable=retryable, elapsed_s=elapsed_s)
+        self.deadline_s = deadline_s
+
+
+class BackendResponseError(BackendError):
+    """The other side answered, and the answer is an error."""
+
+    status_code: int
+    """HTTP status, or its nearest equivalent on a stream."""
+    code: str
+    """The error code of our own protocol, such as ``unauthorized``; empty if there was none."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        backend: str = "",
+        retryable: bool = False,
+        elapsed_s: float = 0.0,
+        retry_after_s: float | None = None,
+        status_code: int = 0,
+        code: str = "",
+    ) -> None:
+        super().__init__(
+            message,
+            backend=backend,
+            retryable=retryable,
+            elapsed_s=elapsed_s,
+            retry_after_s=retry_after_s,
+        )
+        self.status_code = status_code
+        self.code = code
+
+    @property
+    def is_configuration(self) -> bool:
+        """Whether every further frame would be refused as well: wrong key, wrong address."""
+        return self.status_code in {401, 402, 403, 404, 405}
+
+
+class ProtocolError(BackendError):
+    """The peer's bytes are not the wire format."""
+
+
+class SupersededError(BackendError):
+    """A newer frame took this one's place before it was sent."""
+
+
+class AllBackendsFailedError(HybridDetectError):
+    """No way could answer for this frame."""
+
+    attempts: tuple[BackendError, ...]
+    """What each way said, in the order tried; empty when no way was usable at all."""
+
+    def __init__(self, message: str = "", *, attempts: tuple[BackendError, ...] = ()) -> None:
+        super().__init__(message)
+        self.attempts = attempts

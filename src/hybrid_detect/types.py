@@ -1,0 +1,414 @@
+"""The values that pass between the parts: frozen, plain, without I/O.
+
+Coordinates are pixels of the upright picture: the image the caller gave, with its EXIF
+orientation (or a camera image's declared rotation and mirror) applied, before any resizing
+of ours. The origin is the top left corner; x grows to the right, y downward.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+from hybrid_detect.errors import AllBackendsFailedError, BackendError, HybridDetectError
+from hybrid_detect.extras import require
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "KEYPOINT_NAMES",
+    "Attempt",
+    "BackendKind",
+    "BoundingBox",
+    "Conditions",
+    "DetectionMode",
+    "DetectionResult",
+    "DetectionStatus",
+    "Face",
+    "Keypoint",
+    "Plan",
+    "Timings",
+    "WayConditions",
+]
+
+KEYPOINT_NAMES = (
+    "right_eye",
+    "left_eye",
+    "nose_tip",
+    "mouth_center",
+    "right_ear_tragion",
+    "left_ear_tragion",
+)
+"""The six keypoints in MediaPipe's order; left and right are the person's own.
+
+Source: MediaPipe, `face_detection.py`, enum `FaceKeyPoint`.
+"""
+
+
+class DetectionMode(StrEnum):
+    """Which ways may be used, and in which order."""
+
+    AUTO = "auto"
+    """Whatever serves this frame best."""
+    CLOUD = "cloud"
+    """Cloud alone."""
+    STREAMING = "streaming"
+    """The live stream alone."""
+    ON_DEVICE = "on_device"
+    """The device alone: nothing is sent anywhere."""
+    PREFER_CLOUD = "prefer_cloud"
+    """A remote way first (cloud, then the stream), the device as fallback."""
+    PREFER_ON_DEVICE = "prefer_on_device"
+    """The device first, the remote ways as fallback."""
+
+
+class BackendKind(StrEnum):
+    """A way of detecting."""
+
+    CLOUD = "cloud"
+    STREAMING = "streaming"
+    DEVICE = "device"
+
+
+class DetectionStatus(StrEnum):
+    """What kind of answer a result is."""
+
+    OK = "ok"
+    """The way that was chosen looked at this frame."""
+    DEGRADED = "degraded"
+    """Somebody looked at this frame after a first try failed: another way, or the same one anew."""
+    STALE = "stale"
+    """Nobody looked at this frame; the faces are an earlier frame's (see `age_s`)."""
+    SKIPPED = "skipped"
+    """Nobody looked at this frame: a newer one took its place."""
+    FAILED = "failed"
+    """Nobody could look at this frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keypoint:
+    """A named point of a face, in pixels of the upright picture."""
+
+    name: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class BoundingBox:
+    """An axis-aligned box in pixels of the upright picture; the maxima are exclusive."""
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.xyxy)):
+            msg = f"expected four finite numbers, got {self.xyxy}"
+            raise ValueError(msg)
+        if self.x_max < self.x_min or self.y_max < self.y_min:
+            msg = f"expected x_min <= x_max and y_min <= y_max, got {self.xyxy}"
+            raise ValueError(msg)
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """``(x_min, y_min, x_max, y_max)``."""
+        return (self.x_min, self.y_min, self.x_max, self.y_max)
+
+    @property
+    def width(self) -> float:
+        """Width in pixels."""
+        return self.x_max - self.x_min
+
+    @property
+    def height(self) -> float:
+        """Height in pixels."""
+        return self.y_max - self.y_min
+
+    @property
+    def area(self) -> float:
+        """Area in square pixels."""
+        return self.width * self.height
+
+    def iou(self, other: BoundingBox) -> float:
+        """Intersection over union with `other`, 0 to 1."""
+        width = min(self.x_max, other.x_max) - max(self.x_min, other.x_min)
+        height = min(self.y_max, other.y_max) - max(self.y_min, other.y_min)
+        if width <= 0 or height <= 0:
+            return 0.0
+        overlap = width * height
+        union = self.area + other.area - overlap
+        return overlap / union if union > 0 else 0.0  # boxes too small for their area to be told
+
+    def scaled(self, scale_x: float, scale_y: float) -> BoundingBox:
+        """This box in a picture `scale_x` by `scale_y` times as large."""
+        return BoundingBox(
+            self.x_min * scale_x, self.y_min * scale_y, self.x_max * scale_x, self.y_max * scale_y
+        )
+
+    def clipped(self, width: float, height: float) -> BoundingBox:
+        """The part of this box inside a picture of `width` by `height`; may be empty."""
+        return BoundingBox(
+            min(max(self.x_min, 0.0), width),
+            min(max(self.y_min, 0.0), height),
+            min(max(self.x_max, 0.0), width),
+            min(max(self.y_max, 0.0), height),
+        )
+
+    def normalized(self, width: float, height: float) -> BoundingBox:
+        """This box in fractions of the picture's `width` and `height`."""
+        return self.scaled(1 / width, 1 / height)
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One face: where it is, and how sure the detector was."""
+
+    box: BoundingBox
+    score: float | None = None
+    """Confidence, 0 to 1; `None` where the provider gives none."""
+    keypoints: tuple[Keypoint, ...] = ()
+    """Up to six points named as in `KEYPOINT_NAMES`."""
+
+    def fitted(self, *, scale_x: float, scale_y: float, width: int, height: int) -> Face | None:
+        """This face scaled into a picture of `width` by `height`, or `None` if outside it."""
+        box = self.box.scaled(scale_x, scale_y).clipped(width, height)
+        if box.area <= 0:
+            return None
+        points = tuple(Keypoint(p.name, p.x * scale_x, p.y * scale_y) for p in self.keypoints)
+        return Face(box, self.score, points)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where a frame's time went, in seconds; `None` where the way has no such step."""
+
+    total_s: float = 0.0
+    """From the frame being handed in to the result being handed out."""
+    prepare_s: float | None = None
+    """Compressing and framing the picture for a remote way."""
+    exchange_s: float | None = None
+    """From handing the bytes to the network to having the whole answer."""
+    server_receive_s: float | None = None
+    """The server's own figure: first to last byte of the frame."""
+    server_queue_s: float | None = None
+    """The server's own figure: waiting for a free detector."""
+    detect_s: float | None = None
+    """Decoding and detecting, on the server or on the device."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain values by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A way that was tried for a frame and could not answer."""
+
+    backend: str
+    error: str
+    """Name of the error's class."""
+    message: str
+    elapsed_s: float
+
+    @classmethod
+    def from_error(cls, error: BackendError) -> Self:
+        """The record of `error`."""
+        return cls(error.backend, type(error).__name__, str(error), error.elapsed_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do with one frame, and why. Made by a policy, carried out by the service."""
+
+    backend: BackendKind | None
+    """The way to take; `None` when no way is usable."""
+    reason: str
+    """Why, in words a person can read."""
+    deadline_s: float
+    """Seconds the frame has from now: connecting, retrying and falling back included."""
+    fallbacks: tuple[BackendKind, ...] = ()
+    """The ways to take after it, in order, if it cannot answer."""
+    reserve_s: float = 0.0
+    """Seconds of the deadline the first way may not use, kept for the fallbacks."""
+    retries: int = 4
+    """How often a remote way may send the frame again, inside the deadline."""
+    target_bytes: int = 80 * 1024
+    """The most bytes a compressed picture may have. Source: the project's mission, 80 KB."""
+    quality: int = 80
+    """Highest JPEG quality worth sending, 1 to 95."""
+    max_side_px: int | None = 1280
+    """Longest side sent, in pixels; `None` sends the full size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayConditions:
+    """What is known about one way at the moment of deciding."""
+
+    kind: BackendKind
+    usable: bool
+    """Whether a frame may be given to it now."""
+    why_not: str = ""
+    """If not usable: why, in words a person can read."""
+    latency_s: float | None = None
+    """Predicted seconds for one frame; `None` when there is no recent measurement."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Everything a policy may see. Probes write it, policies read it."""
+
+    now_s: float
+    """Monotonic time in seconds."""
+    ways: tuple[WayConditions, ...]
+    deadline_s: float
+    """Seconds this frame has."""
+
+    def way(self, kind: BackendKind) -> WayConditions | None:
+        """The conditions of `kind`; `None` if the service does not have that way."""
+        return next((way for way in self.ways if way.kind is kind), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectionResult:
+    """The answer for one frame.
+
+    "No faces" and "could not look" are different answers: check `answered` (or call
+    `raise_for_status()`) before reading an empty `faces` as nobody being there.
+    """
+
+    status: DetectionStatus
+    width: int
+    """Width of the upright picture in pixels."""
+    height: int
+    """Height of the upright picture in pixels."""
+    faces: tuple[Face, ...] = ()
+    """The faces found, best score first. Empty when nobody looked: see `answered`."""
+    backend: BackendKind | None = None
+    """The way that answered; `None` if none did."""
+    model: str = ""
+    """The model that looked, as the way names it."""
+    reason: str = ""
+    """Why this way was taken, and what came between."""
+    timings: Timings = field(default_factory=Timings)
+    age_s: float = 0.0
+    """Seconds between the capture of the picture these faces were seen in and this result."""
+    bytes_sent: int = 0
+    """Bytes of the message that carried the picture; 0 when it stayed on the device."""
+    attempts: tuple[Attempt, ...] = ()
+    """The ways tried before the one that answered."""
+    frame_id: int = 0
+    """Number of the frame in its process, in the order of creation."""
+    session_id: str | None = None
+    error: HybridDetectError | None = field(default=None, compare=False)
+    """Why the status is ``failed`` or ``skipped``."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether somebody looked: at this frame, or (``stale``) at an earlier one."""
+        return self.status not in {DetectionStatus.SKIPPED, DetectionStatus.FAILED}
+
+    def raise_for_status(self) -> Self:
+        """Return this result, or raise its error if nobody looked at the frame.
+
+        Raises:
+            HybridDetectError: The reason why there is no answer.
+        """
+        if self.answered:
+            return self
+        raise self.error or AllBackendsFailedError(self.reason)
+
+    @property
+    def xyxy(self) -> NDArray[np.float32]:
+        """The boxes as an array of shape ``(len(faces), 4)``: x_min, y_min, x_max, y_max."""
+        import numpy as np
+
+        rows = [face.box.xyxy for face in self.faces]
+        return np.array(rows, dtype=np.float32).reshape(-1, 4)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values. ``faces`` is `None`, not an empty list, if nobody looked."""
+        return {
+            "status": self.status.value,
+            "answered": self.answered,
+            "backend": self.backend.value if self.backend else None,
+            "model": self.model,
+            "reason": self.reason,
+            "width": self.width,
+            "height": self.height,
+            "faces": [self._face_to_dict(face) for face in self.faces] if self.answered else None,
+            "age_s": self.age_s,
+            "timings": self.timings.to_dict(),
+            "bytes_sent": self.bytes_sent,
+            "attempts": [
+                {
+                    "backend": a.backend,
+                    "error": a.error,
+                    "message": a.message,
+                    "elapsed_s": a.elapsed_s,
+                }
+                for a in self.attempts
+            ],
+            "frame_id": self.frame_id,
+            "session_id": self.session_id,
+            "error": f"{type(self.error).__name__}: {self.error}" if self.error else None,
+        }
+
+    def _face_to_dict(self, face: Face) -> dict[str, Any]:
+        unit = face.box.normalized(self.width, self.height)
+        return {
+            "box": _box_to_dict(face.box),
+            "box_normalized": _box_to_dict(unit),
+            "score": face.score,
+            "keypoints": {p.name: [p.x, p.y] for p in face.keypoints},
+            "keypoints_normalized": {
+                p.name: [p.x / self.width, p.y / self.height] for p in face.keypoints
+            },
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """`to_dict()` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def to_supervision(self) -> Any:
+        """This result as a ``supervision.Detections``.
+
+        Keypoints lie in ``data["keypoints"]`` with shape ``(n, 6, 2)``, a missing one as NaN;
+        status, way and age in ``metadata``.
+
+        Raises:
+            MissingExtraError: If supervision is not installed.
+            HybridDetectError: If nobody looked at the frame: `Detections` cannot say so.
+        """
+        self.raise_for_status()
+        sv = require("supervision", extra="supervision", purpose="to_supervision()")
+        import numpy as np
+
+        points = np.full((len(self.faces), len(KEYPOINT_NAMES), 2), np.nan, dtype=np.float32)
+        for row, face in enumerate(self.faces):
+            for point in face.keypoints:
+                if point.name in KEYPOINT_NAMES:
+                    points[row, KEYPOINT_NAMES.index(point.name)] = (point.x, point.y)
+        scores = [np.nan if f.score is None else f.score for f in self.faces]
+        return sv.Detections(
+            xyxy=self.xyxy,
+            confidence=np.array(scores, dtype=np.float32),
+            class_id=np.zeros(len(self.faces), dtype=int),
+            data={"keypoints": points},
+            metadata={
+                "status": self.status.value,
+                "backend": self.backend.value if self.backend else None,
+                "age_s": self.age_s,
+            },
+        )
+
+
+def _box_to_dict(box: BoundingBox) -> Mapping[str, float]:
+    return {"x_min": box.x_min, "y_min": box.y_min, "x_max": box.x_max, "y_max": box.y_max}
