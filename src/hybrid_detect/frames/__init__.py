@@ -1,0 +1,1 @@
+"""What goes in: frames and where they come from, compression, privacy, drawing."""

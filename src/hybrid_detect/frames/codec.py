@@ -1,0 +1,148 @@
+"""Codecs: a raster as JPEG bytes, by simplejpeg or by Pillow.
+
+Both run libjpeg-turbo with its standard tables, write nothing but the picture and leave the GIL
+while they work. simplejpeg takes planes as they are, at less than half of Pillow's cost; Pillow
+is always there. Their pictures differ by rounding only.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hybrid_detect import extras
+from hybrid_detect.frames.raster import Planes, Raster
+
+__all__ = ["Codec", "Encode", "PillowCodec", "TurboCodec", "jpeg_codec"]
+
+Encode: TypeAlias = Callable[[int], bytes]
+"""From a quality of 1 to 95 to the encoded picture."""
+
+_BAND = 64
+"""Rows merged at once, an even number: what they need stays in the cache."""
+
+_EXTENDED: dict[str, dict[str, Any]] = {"webp": {"method": 0}, "avif": {"speed": 9}}
+"""Pillow's options for the formats other than JPEG: the fastest that still compress better."""
+
+
+class Codec(Protocol):
+    """What turns rasters into encoded pictures."""
+
+    format: str
+    """Name of what comes out, as in the wire format: ``jpeg``, ``webp`` or ``avif``."""
+
+    def encoder(self, raster: Raster) -> Encode:
+        """What encodes `raster`; may be called again at another quality for less than twice."""
+
+
+class TurboCodec:
+    """JPEG by simplejpeg.
+
+    Raises:
+        MissingExtraError: If simplejpeg is not installed.
+    """
+
+    format = "jpeg"
+
+    def __init__(self) -> None:
+        module = extras.require("simplejpeg", extra="turbo", purpose="TurboCodec")
+        self._encode_planes = module.encode_jpeg_yuv_planes
+        self._encode_interleaved = module.encode_jpeg
+
+    def encoder(self, raster: Raster) -> Encode:
+        """What encodes `raster`."""
+        if isinstance(raster, Planes):
+            y = _with_margin(_as_rows(raster.y))
+            u, v = (_as_rows(plane) for plane in raster.chroma) if raster.chroma else (None, None)
+            return lambda quality: self._encode_planes(y, u, v, quality=quality)
+        pixels, order = _as_rows(raster.pixels), raster.order
+        return lambda quality: self._encode_interleaved(
+            pixels, quality=quality, colorspace=order, colorsubsampling="420"
+        )
+
+
+class PillowCodec:
+    """JPEG by Pillow, or WebP or AVIF.
+
+    Args:
+        format: ``jpeg``, ``webp`` or ``avif``.
+    """
+
+    def __init__(self, format: str = "jpeg") -> None:
+        self.format = format
+
+    def encoder(self, raster: Raster) -> Encode:
+        """What encodes `raster`, made into a Pillow image once."""
+        picture = _merged(raster) if isinstance(raster, Planes) else raster.picture()
+        options = _EXTENDED.get(self.format)
+        if options is not None:
+            # Neither stores JFIF's planes: WebP has limited range, AVIF a matrix of its own.
+            picture = picture if picture.mode in {"L", "RGB"} else picture.convert("RGB")
+        elif picture.mode == "L":
+            options = {}  # Grey has no chroma to subsample.
+        else:
+            options = {"subsampling": "4:2:0"}
+
+        def encode(quality: int) -> bytes:
+            out = io.BytesIO()
+            picture.save(out, self.format.upper(), quality=quality, **options)
+            return out.getvalue()
+
+        return encode
+
+
+def jpeg_codec() -> Codec:
+    """The fastest JPEG codec that is installed."""
+    return TurboCodec() if extras.is_installed("simplejpeg") else PillowCodec()
+
+
+def _as_rows(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`array` itself if its rows are dense and lie one after the other, else a copy."""
+    dense = math.prod(array.shape[1:])
+    rows = array[0] if array.shape[0] else array
+    if rows.flags.c_contiguous and array.strides[0] >= dense:
+        return array
+    return np.ascontiguousarray(array)
+
+
+def _with_margin(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`luma` with memory of ours behind an odd last row or column.
+
+    libjpeg-turbo takes the planes of a 4:2:0 picture to have even sides and reads as many samples
+    whatever was said: behind the caller's buffer if need be. Source: libjpeg-turbo,
+    `turbojpeg.c`, tjPlaneWidth and tjPlaneHeight.
+    """
+    height, width = luma.shape
+    if height % 2 == 0 and width % 2 == 0:
+        return luma
+    padded = np.empty((height + height % 2, width + width % 2), np.uint8)
+    padded[:height, :width] = luma
+    padded[:height, width:] = luma[:, -1:]
+    padded[height:] = padded[height - 1]
+    return padded[:height, :width]
+
+
+def _merged(planes: Planes) -> Image.Image:
+    """A Pillow image of `planes`, whose encoder's own averaging gives the chroma back exactly."""
+    width, height = planes.size
+    if planes.u is None or planes.v is None:
+        return Image.fromarray(planes.y)
+    # Four bytes a pixel, as Pillow stores it; writing 32 bits at once is the fastest way there.
+    pixels = np.empty((height, width), "<u4")
+    for top in range(0, height, _BAND):
+        rows = slice(top // 2, (top + _BAND) // 2)
+        pair = planes.v[rows].astype(np.uint32)
+        pair <<= np.uint32(8)
+        pair |= planes.u[rows]
+        pair <<= np.uint32(8)
+        wide = np.repeat(pair, 2, axis=1)[:, :width]
+        for row in (top, top + 1):
+            luma = planes.y[row : top + _BAND : 2]
+            np.bitwise_or(luma, wide[: len(luma)], out=pixels[row : top + _BAND : 2])
+    return Image.frombytes("YCbCr", (width, height), pixels, "raw", "YCbCrX", 0, 1)

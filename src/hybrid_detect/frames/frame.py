@@ -1,0 +1,374 @@
+"""Frame: one value for any picture a caller may have, upright and checked.
+
+What is declared is checked when the frame is made; pixels are decoded when they are asked for,
+anew each time, so that a frame waiting in a queue weighs what its source weighs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import IO, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.camera import CameraImage
+from hybrid_detect.frames.decoding import EncodedPicture, PillowPicture, check_pixels
+from hybrid_detect.frames.raster import Interleaved, Planes, Raster, Scratch, dense_rows
+from hybrid_detect.frames.reading import check_length, read_file, read_stream
+from hybrid_detect.frames.scaling import fitted_size, resized
+
+__all__ = ["MAX_PIXELS", "Frame", "ImageLike", "PixelFormat"]
+
+MAX_PIXELS = 64_000_000
+"""The most pixels a picture may have. An 8K frame has 33 million; twice that is past any camera
+in reach, takes 192 MB as RGB, and stays below what makes Pillow suspect a decompression bomb.
+"""
+
+_frame_ids = itertools.count(1)
+
+
+class PixelFormat(StrEnum):
+    """The channels of an array, in memory order."""
+
+    RGB = "rgb"
+    BGR = "bgr"
+    """What OpenCV delivers."""
+    GRAY = "gray"
+    RGBA = "rgba"
+    """The fourth channel is not looked at: cameras and textures leave anything there."""
+    BGRA = "bgra"
+    """As `RGBA`."""
+
+
+_CHANNELS = {
+    PixelFormat.RGB: 3,
+    PixelFormat.BGR: 3,
+    PixelFormat.GRAY: 1,
+    PixelFormat.RGBA: 4,
+    PixelFormat.BGRA: 4,
+}
+
+_RAW_MODES = {
+    PixelFormat.RGB: "RGB",
+    PixelFormat.BGR: "BGR",
+    PixelFormat.GRAY: "L",
+    PixelFormat.RGBA: "RGBX",
+    PixelFormat.BGRA: "BGRX",
+}
+"""Pillow's names for the same channel orders. Source: Pillow, `Unpack.c`."""
+
+
+class _Source(Protocol):
+    """Where a frame's pixels come from."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+
+    def picture(self, *, max_side_px: int | None = None) -> Image.Image: ...
+    def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster: ...
+
+
+class Frame:
+    """A picture to look at, upright, whatever it came from. Made by `Frame.of`.
+
+    Arrays, Pillow images and camera planes are referred to, not copied: leave them as they are
+    until the frame's result is there. Several threads may read one frame.
+    """
+
+    __slots__ = ("_source", "captured_at_s", "frame_id", "height", "width")
+
+    width: int
+    """Width of the upright picture in pixels."""
+    height: int
+    """Height of the upright picture in pixels."""
+    captured_at_s: float
+    """When the picture was taken, in seconds of `time.monotonic`."""
+    frame_id: int
+    """Number of the frame in its process, in the order of creation."""
+
+    def __init__(self, source: _Source, *, captured_at_s: float) -> None:
+        self._source = source
+        self.width = source.width
+        self.height = source.height
+        self.captured_at_s = captured_at_s
+        self.frame_id = next(_frame_ids)
+
+    @classmethod
+    def of(
+        cls,
+        image: ImageLike,
+        *,
+        pixel_format: PixelFormat | str = PixelFormat.RGB,
+        captured_at_s: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ) -> Frame:
+        """Make a frame of `image`.
+
+        Args:
+            image: A uint8 array; a Pillow image; an encoded image (JPEG, PNG, WebP, BMP, GIF,
+                TIFF, AVIF) as bytes, as a path or as a binary file object, which is read from
+                its current position to its end; a `CameraImage`; or a frame, which is
+                returned as it is. Of an animation, the first picture counts.
+            pixel_format: The channels of an array. Declared, never guessed: RGB and BGR cannot
+                be told apart by looking. Other inputs know their own.
+            captured_at_s: When the picture was taken, in seconds of `time.monotonic`; `None`
+                means now.
+            max_pixels: The most pixels the picture may have; checked before decoding.
+
+        Raises:
+            InvalidFrameError: If it is none of these, does not fit `pixel_format`, cannot be
+                read, is too large, or is visibly damaged. Damage further in shows up when
+                pixels are asked for, as the same error.
+        """
+        if isinstance(image, Frame):
+            check_pixels(image.width, image.height, max_pixels=max_pixels)
+            return image
+        captured_at_s = time.monotonic() if captured_at_s is None else _as_time(captured_at_s)
+        source = _source_of(image, pixel_format=pixel_format, max_pixels=max_pixels)
+        return cls(source, captured_at_s=captured_at_s)
+
+    def age_s(self, now_s: float | None = None) -> float:
+        """Seconds since the picture was taken, at `now_s` of `time.monotonic` or now."""
+        return max(0.0, (time.monotonic() if now_s is None else now_s) - self.captured_at_s)
+
+    def rgb(self) -> NDArray[np.uint8]:
+        """The upright picture as RGB.
+
+        Returns:
+            Shape ``(height, width, 3)``, C-contiguous always: a detector that is handed a view
+            with gaps may silently read other pixels. Do not write to it: it is the caller's
+            own array where that is already of this form, and may be read-only.
+
+        Raises:
+            InvalidFrameError: If the picture turns out to be damaged.
+        """
+        if isinstance(self._source, _ArrayPicture):
+            return self._source.rgb()
+        picture = self._source.picture()
+        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+    def pil(self, *, max_side_px: int | None = None) -> Image.Image:
+        """The upright picture as a new Pillow image, without metadata.
+
+        Args:
+            max_side_px: Shrink so that the longer side fits this; never enlarged.
+
+        Returns:
+            Mode ``RGB``, ``L`` (grey input) or ``YCbCr`` (camera planes); transparent pixels
+            of an image with transparency lie over black.
+
+        Raises:
+            InvalidFrameError: If the picture turns out to be damaged.
+            ConfigurationError: If `max_side_px` is below 1.
+        """
+        return self._source.picture(max_side_px=max_side_px)
+
+    def raster(
+        self, size: tuple[int, int] | None = None, *, scratch: Scratch | None = None
+    ) -> Raster:
+        """The upright pixels in the layout they have, for an encoder. Do not write to them.
+
+        Args:
+            size: Width and height wanted, neither larger than the frame's; `None` keeps them.
+            scratch: Memory to work in; the pixels then hold until it is used again. `None`
+                takes fresh memory.
+
+        Raises:
+            InvalidFrameError: If the picture turns out to be damaged.
+        """
+        size = (self.width, self.height) if size is None else size
+        return self._source.raster(size, scratch=scratch)
+
+    @property
+    def jpeg(self) -> bytes | None:
+        """The JPEG file this frame was made from, if it was and the file is upright as stored."""
+        source = self._source
+        if isinstance(source, EncodedPicture) and source.format == "JPEG":
+            return source.data if source.orientation == 1 else None
+        return None
+
+    def __repr__(self) -> str:
+        return f"<Frame {self.frame_id}: {self.width}x{self.height} from {self._source.kind}>"
+
+
+ImageLike: TypeAlias = (
+    Frame
+    | NDArray[Any]
+    | Image.Image
+    | CameraImage
+    | bytes
+    | bytearray
+    | memoryview
+    | str
+    | os.PathLike[str]
+    | IO[bytes]
+)
+"""What `Frame.of` takes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ArrayPicture:
+    """An array of the caller's, shape ``(height, width)`` or ``(height, width, channels)``."""
+
+    array: NDArray[np.uint8] = field(repr=False)
+    pixel_format: PixelFormat
+
+    @property
+    def width(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def kind(self) -> str:
+        return f"an array of {self.pixel_format.value}"
+
+    def rgb(self) -> NDArray[np.uint8]:
+        if self.pixel_format is PixelFormat.RGB:
+            return np.ascontiguousarray(self.array)
+        order = (2, 1, 0) if self.pixel_format in {PixelFormat.BGR, PixelFormat.BGRA} else (0, 1, 2)
+        copied = np.empty((self.height, self.width, 3), dtype=np.uint8)
+        for channel, position in enumerate(order):
+            grey = self.pixel_format is PixelFormat.GRAY
+            copied[:, :, channel] = self.array if grey else self.array[:, :, position]
+        return copied
+
+    def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster:
+        if self.pixel_format is PixelFormat.GRAY:
+            return Planes(dense_rows(self.array)).resized(size)
+        return Interleaved(self.array, _RAW_MODES[self.pixel_format]).resized(size)
+
+    def picture(self, *, max_side_px: int | None = None) -> Image.Image:
+        mode = "L" if self.pixel_format is PixelFormat.GRAY else "RGB"
+        size = (self.width, self.height)
+        packed = np.ascontiguousarray(self.array)
+        # Not frombuffer: it may read in place, and the picture would change with the array.
+        full = Image.frombytes(mode, size, packed, "raw", _RAW_MODES[self.pixel_format], 0, 1)
+        return resized(full, fitted_size(*size, max_side_px=max_side_px))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _CameraPicture:
+    """Camera planes of the caller's."""
+
+    image: CameraImage = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        return self.image.upright_size[0]
+
+    @property
+    def height(self) -> int:
+        return self.image.upright_size[1]
+
+    @property
+    def kind(self) -> str:
+        return f"camera planes of {self.image.format.value}"
+
+    def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster:
+        return self.image.raster(size, scratch=scratch)
+
+    def picture(self, *, max_side_px: int | None = None) -> Image.Image:
+        return self.image.picture(max_side_px=max_side_px)
+
+
+def _source_of(image: Any, *, pixel_format: PixelFormat | str, max_pixels: int) -> _Source:
+    if isinstance(image, np.ndarray):
+        source = _array_picture(image, _as_pixel_format(pixel_format))
+        check_pixels(source.width, source.height, max_pixels=max_pixels)
+        return source
+    if isinstance(image, Image.Image):
+        return PillowPicture.of(image, max_pixels=max_pixels)
+    if isinstance(image, CameraImage):
+        check_pixels(*image.upright_size, max_pixels=max_pixels)
+        return _CameraPicture(image)
+    return EncodedPicture.of(_encoded(image), max_pixels=max_pixels)
+
+
+def _encoded(image: Any) -> bytes:
+    """The encoded image that `image` is or leads to."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        try:
+            check_length(memoryview(image).nbytes)
+            return bytes(image)
+        except ValueError as exc:
+            if isinstance(exc, InvalidFrameError):
+                raise
+            raise InvalidFrameError(expected="encoded bytes", actual=str(exc)) from exc
+    if isinstance(image, str | os.PathLike):
+        return read_file(image)
+    if callable(getattr(image, "read", None)):
+        return read_stream(image)
+    hint = ""
+    if hasattr(image, "__array__") or isinstance(image, list):
+        hint = " (make it a uint8 array of (height, width, channels) first)"
+    raise InvalidFrameError(
+        expected="a uint8 array, a Pillow image, encoded bytes, a path, a binary file object "
+        "or a CameraImage",
+        actual=type(image).__name__ + hint,
+    )
+
+
+def _array_picture(array: NDArray[Any], pixel_format: PixelFormat) -> _ArrayPicture:
+    if array.dtype != np.uint8:
+        hint = ": scale it to 0 to 255 and cast it first"
+        if array.dtype.kind == "f":
+            hint = ": if it spans 0 to 1, multiply by 255 and cast with .astype(np.uint8)"
+        raise InvalidFrameError(expected="an array of uint8", actual=f"{array.dtype}{hint}")
+    channels = _CHANNELS[pixel_format]
+    shape = array.shape
+    if channels == 1 and len(shape) == 3 and shape[2] == 1:
+        return _ArrayPicture(array[:, :, 0], pixel_format)
+    if (channels == 1 and len(shape) == 2) or (len(shape) == 3 and shape[2] == channels != 1):
+        return _ArrayPicture(array, pixel_format)
+    wanted = "(height, width)" if channels == 1 else f"(height, width, {channels})"
+    raise InvalidFrameError(
+        expected=f"shape {wanted} for pixel_format={pixel_format.value!r}",
+        actual=f"{shape}{_shape_hint(shape)}",
+    )
+
+
+def _shape_hint(shape: tuple[int, ...]) -> str:
+    """What to pass instead, for a shape that could be a picture of another format."""
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        return ": pass pixel_format='gray' if it is grey"
+    if len(shape) == 3 and shape[2] in (3, 4):
+        names = "'rgb' or 'bgr'" if shape[2] == 3 else "'rgba' or 'bgra'"
+        return f": pass pixel_format={names}, whichever it is"
+    if len(shape) == 3 and shape[0] in (1, 3, 4):
+        return ": channels come last, try array.transpose(1, 2, 0)"
+    if len(shape) == 4:
+        return ": pass one picture at a time"
+    return ""
+
+
+def _as_pixel_format(value: PixelFormat | str) -> PixelFormat:
+    try:
+        return PixelFormat(value)
+    except ValueError:
+        known = ", ".join(known.value for known in PixelFormat)
+        raise InvalidFrameError(
+            expected=f"a pixel_format ({known})", actual=repr(value)[:40]
+        ) from None
+
+
+def _as_time(value: float) -> float:
+    if isinstance(value, int | float | np.number) and math.isfinite(value):
+        return float(value)
+    raise InvalidFrameError(
+        expected="captured_at_s in seconds of time.monotonic()", actual=repr(value)[:40]
+    )

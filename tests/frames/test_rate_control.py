@@ -1,0 +1,231 @@
+"""Rate control: counted on pictures that are formulas, so that every case can be made."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hybrid_detect.frames.rate_control import (
+    QUALITY_CAP,
+    RateController,
+    quality_at,
+    quantiser_scale,
+)
+
+KB = 1024
+
+
+@dataclass
+class Formula:
+    """A picture that weighs `body` bytes at quality 50 and obeys a power law, or `law`."""
+
+    body: float
+    exponent: float = -0.62
+    growth: float = 3.1
+    detail: float = 4.0
+    sample_error: float = 1.0
+    can_sample: bool = True
+    law: Callable[[int, int], int] | None = None
+    calls: list[tuple[int, int]] = field(default_factory=list)
+
+    def size(self, step: int, quality: int) -> int:
+        if self.law:
+            return self.law(step, quality)
+        change = (quantiser_scale(quality) / 100) ** self.exponent
+        return 600 + int(self.body * change / self.growth**step)
+
+    def encode(self, step: int, quality: int) -> bytes:
+        self.calls.append((step, quality))
+        return bytes(self.size(step, quality))
+
+    def estimate(self, step: int, quality: int) -> float | None:
+        return self.size(step, quality) * self.sample_error if self.can_sample else None
+
+    def glance(self, step: int) -> float:
+        return 600 + 20_000 * self.detail**0.85 / 3.1**step
+
+
+FLOORS = (40, 25, 10)
+
+
+@given(st.integers(1, 99))
+def test_quality_and_scale_are_inverse(quality: int) -> None:
+    assert quality_at(quantiser_scale(quality)) == pytest.approx(quality)
+
+
+def test_a_lone_picture_takes_one_encode_if_samples_tell_the_truth() -> None:
+    outcome = RateController().compress(Formula(90_000), target_bytes=80 * KB, floors=FLOORS)
+    assert (outcome.encodes, outcome.step, outcome.fits) == (1, 0, True)
+    assert 1 <= outcome.samples <= 3
+    assert 0.93 * 80 * KB < len(outcome.data) <= 80 * KB
+
+
+def test_a_steady_stream_takes_one_encode_a_frame_and_fills_the_budget() -> None:
+    for noise in (0.004, 0.01, 0.03):
+        rng, controller, body = random.Random(1), RateController(), 65_000.0
+        outcomes = []
+        for _ in range(300):
+            body *= math.exp(rng.gauss(0, noise))
+            body = min(max(body, 45_000), 80_000)
+            outcomes.append(controller.compress(Formula(body), target_bytes=80 * KB, floors=FLOORS))
+        assert all(outcome.fits for outcome in outcomes)
+        assert sum(outcome.encodes for outcome in outcomes) <= 1.05 * 300
+        assert sum(outcome.samples for outcome in outcomes) <= 20
+        assert not any(outcome.step for outcome in outcomes)
+        fills = [len(outcome.data) / (80 * KB) for outcome in outcomes]
+        assert sum(fills) / len(fills) >= 0.95
+        assert min(fills) >= 0.85
+
+
+def test_cuts_are_seen_and_cost_samples_rather_than_encodes() -> None:
+    rng, controller, outcomes = random.Random(2), RateController(), []
+    for number in range(240):
+        if number % 8 == 0:
+            detail = rng.uniform(2, 8)
+            body = 20_000 * detail ** rng.gauss(0.85, 0.05)
+        formula = Formula(body * math.exp(rng.gauss(0, 0.01)), detail=detail)
+        outcomes.append(controller.compress(formula, target_bytes=80 * KB, floors=FLOORS))
+    assert all(outcome.fits for outcome in outcomes)
+    assert sum(outcome.encodes for outcome in outcomes) <= 1.15 * 240
+    full = [outcome for outcome in outcomes if outcome.quality < QUALITY_CAP]
+    assert min(len(outcome.data) for outcome in full) >= 0.75 * 80 * KB
+
+
+def test_a_cut_that_looks_alike_is_corrected_by_one_encode() -> None:
+    for before, after in ((60_000, 110_000), (110_000, 60_000)):
+        controller = RateController()
+        controller.compress(Formula(before), target_bytes=80 * KB)
+        outcome = controller.compress(Formula(after), target_bytes=80 * KB)
+        assert (outcome.encodes, outcome.samples) == (2, 0)
+        assert 0.9 * 80 * KB <= len(outcome.data) <= 80 * KB
+
+
+def test_what_cannot_be_predicted_is_sampled() -> None:
+    rng, controller, outcomes = random.Random(3), RateController(), []
+    for _ in range(60):
+        formula = Formula(80_000 * math.exp(rng.gauss(0, 0.3)))
+        outcomes.append(controller.compress(formula, target_bytes=80 * KB))
+    late = outcomes[20:]
+    assert sum(outcome.encodes for outcome in late) <= 1.05 * len(late)
+    assert all(outcome.samples for outcome in late)
+
+
+def test_size_gives_way_before_quality_falls_below_its_floor_and_comes_back() -> None:
+    controller = RateController()
+    steps = []
+    for target_kb in (80, 40, 20, 5, 20, 40, 80):
+        for _ in range(3):
+            outcome = controller.compress(
+                Formula(60_000), target_bytes=target_kb * KB, floors=FLOORS
+            )
+            assert outcome.fits
+            assert outcome.quality >= FLOORS[outcome.step]
+        steps.append(outcome.step)
+    assert steps == [0, 1, 1, 2, 1, 1, 0]
+
+
+def test_between_two_sizes_it_does_not_swing() -> None:
+    for growth in (2.4, 3.1, 3.9):
+        rng, controller, steps = random.Random(4), RateController(), []
+        # About the budget at the floor, a little more or less each time.
+        for _ in range(200):
+            body = 80 * KB * 1.15 * math.exp(rng.gauss(0, 0.02))
+            formula = Formula(body, growth=growth)
+            steps.append(controller.compress(formula, target_bytes=80 * KB, floors=FLOORS).step)
+        assert sum(one != other for one, other in itertools.pairwise(steps)) <= 2
+
+
+def test_the_budget_may_change_from_frame_to_frame() -> None:
+    rng, controller = random.Random(5), RateController()
+    for _ in range(200):
+        target = rng.randrange(3 * KB, 200 * KB)
+        outcome = controller.compress(Formula(90_000), target_bytes=target, floors=FLOORS)
+        assert len(outcome.data) <= target
+        assert outcome.encodes <= 4
+
+
+def test_a_low_ceiling_counts_more_than_the_floor() -> None:
+    outcome = RateController().compress(
+        Formula(90_000), target_bytes=80 * KB, max_quality=20, floors=FLOORS
+    )
+    assert (outcome.step, outcome.quality, outcome.encodes) == (0, 20, 1)
+
+
+def test_quality_stops_at_the_cap() -> None:
+    outcome = RateController().compress(Formula(100), target_bytes=80 * KB, max_quality=95)
+    assert (outcome.quality, outcome.encodes) == (QUALITY_CAP, 1)
+
+
+def test_an_impossible_budget_gives_the_smallest_picture() -> None:
+    controller = RateController()
+    first = controller.compress(Formula(1e7), target_bytes=2 * KB, floors=FLOORS)
+    assert (first.fits, first.step, first.quality) == (False, 2, 1)
+    again = controller.compress(Formula(1e7), target_bytes=2 * KB, floors=FLOORS)
+    assert (again.fits, again.step, again.quality, again.encodes) == (False, 2, 1, 1)
+
+
+def test_the_past_counts_for_nothing_where_sizes_are_fewer_or_after_a_reset() -> None:
+    controller = RateController()
+    assert controller.compress(Formula(90_000), target_bytes=5 * KB, floors=FLOORS).step == 2
+    outcome = controller.compress(Formula(90_000), target_bytes=80 * KB, floors=FLOORS[:1])
+    assert outcome.step == 0
+    controller.reset()
+    assert controller.compress(Formula(90_000), target_bytes=80 * KB).samples >= 1
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.floats(10, 1e7),
+    st.floats(-1.5, -0.05),
+    st.floats(1.0, 8.0),
+    st.floats(0.3, 3.0),
+    st.booleans(),
+    st.lists(st.integers(700, 300_000), min_size=1, max_size=5),
+    st.integers(1, 95),
+    st.sampled_from([(1,), (40,), FLOORS, (40, 25, 10, 10, 10)]),
+)
+def test_whatever_the_law_it_ends_soon_and_below_the_budget(
+    body: float,
+    exponent: float,
+    growth: float,
+    sample_error: float,
+    can_sample: bool,
+    targets: list[int],
+    ceiling: int,
+    floors: tuple[int, ...],
+) -> None:
+    controller = RateController()
+    for target in targets:
+        formula = Formula(body, exponent, growth, sample_error=sample_error, can_sample=can_sample)
+        outcome = controller.compress(
+            formula, target_bytes=target, max_quality=ceiling, floors=floors
+        )
+        smallest = formula.size(len(floors) - 1, 1)
+        assert outcome.fits == (len(outcome.data) <= target)
+        assert outcome.fits or smallest > target
+        assert outcome.quality <= min(ceiling, QUALITY_CAP)
+        assert outcome.encodes == len(formula.calls) <= 12 * len(floors)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(700, 100_000))
+def test_sizes_without_any_law_do_no_harm(rng: random.Random, target: int) -> None:
+    table: dict[tuple[int, int], int] = {}
+
+    def law(step: int, quality: int) -> int:
+        return table.setdefault((step, quality), rng.randrange(1, 200_000))
+
+    controller = RateController()
+    for _ in range(4):
+        formula = Formula(0, law=law, detail=rng.random() * 9)
+        outcome = controller.compress(formula, target_bytes=target, floors=FLOORS)
+        assert outcome.fits == (len(outcome.data) <= target)
+        assert outcome.fits or (outcome.step, outcome.quality) == (2, 1)
+        assert outcome.encodes <= 36
