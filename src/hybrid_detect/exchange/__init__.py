@@ -1,0 +1,1 @@
+"""What crosses a boundary: the wire format and the way from frame to bytes and back."""

@@ -1,0 +1,343 @@
+"""The messages client and server speak, as bytes: no sockets, no clocks, no pixels.
+
+One message is one HTTP body or one binary WebSocket message::
+
+    0   2  magic "HD"
+    2   1  version, 1
+    3   1  type: 1 detect, 2 result, 3 error
+    4   4  request id, big endian; chosen by the client, repeated by the server
+    8   4  length of the header, big endian
+    12  n  header, a JSON object in UTF-8
+    ..     payload: the compressed picture of a detect message, else empty
+
+JSON keeps the header readable in any language and open for new fields, which readers
+ignore; the picture, which is all the weight, is not touched. Everything read from a peer is
+checked here: what comes out of a decoder is safe to use.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Never
+
+from hybrid_detect.errors import ProtocolError
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
+
+__all__ = [
+    "CONTENT_TYPE",
+    "DETECT_PATH",
+    "HEALTH_PATH",
+    "STREAM_PATH",
+    "SUBPROTOCOL",
+    "DetectRequest",
+    "ErrorReply",
+    "ResultReply",
+    "decode_reply",
+    "decode_request",
+    "encode_reply",
+    "encode_request",
+    "peek_request_id",
+    "reply_to_json",
+    "with_request_id",
+]
+
+CONTENT_TYPE = "application/vnd.hybrid-detect.v1"
+SUBPROTOCOL = "hybrid-detect.v1"
+DETECT_PATH = "/v1/detect"
+STREAM_PATH = "/v1/stream"
+HEALTH_PATH = "/v1/health"
+
+MAX_HEADER_BYTES = 1024 * 1024
+"""About 3,000 faces; far above any real answer, far below what hurts."""
+
+MAX_SIDE_PX = 65535
+"""The largest side a JPEG can have."""
+
+MAX_TEXT_CHARS = 1024
+"""Names and sentences; far above any real one."""
+
+MAX_COORDINATE_PX = 1e6
+"""No picture is so large; beyond it, scaling a box to the frame could overflow."""
+
+_PREAMBLE = struct.Struct(">2sBBII")
+_MAGIC = b"HD"
+_VERSION = 1
+_DETECT, _RESULT, _ERROR = 1, 2, 3
+
+
+def _no_constant(_: str) -> Never:
+    raise ValueError  # NaN and Infinity are not JSON
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectRequest:
+    """A picture to look at."""
+
+    request_id: int
+    image: bytes = field(repr=False)
+    """The compressed picture: upright and without metadata."""
+    format: str = "jpeg"
+    min_confidence: float = 0.5
+    deadline_s: float | None = None
+    """Seconds after which nobody waits for the answer any more; `None` if unknown."""
+    session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultReply:
+    """The faces in a picture, in that picture's pixels."""
+
+    request_id: int
+    width: int
+    height: int
+    faces: tuple[Face, ...] = ()
+    model: str = ""
+    receive_s: float | None = None
+    """From the first byte of the request to the last; `None` if it came in one piece."""
+    queue_s: float | None = None
+    """Waiting for a free detector."""
+    detect_s: float | None = None
+    """Decoding and detecting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorReply:
+    """Why there is no answer."""
+
+    request_id: int
+    status: int
+    """The HTTP status that says the same."""
+    code: str
+    """A word for programs, such as ``unauthorized`` or ``overloaded``."""
+    detail: str = ""
+    """A sentence for people."""
+    retry_after_s: float | None = None
+
+
+def encode_request(request: DetectRequest) -> bytes:
+    """The bytes of `request`."""
+    header = {
+        "format": request.format,
+        "min_confidence": request.min_confidence,
+        "deadline_s": request.deadline_s,
+        "session_id": request.session_id,
+    }
+    return _pack(_DETECT, request.request_id, header, request.image)
+
+
+def decode_request(data: bytes) -> DetectRequest:
+    """The request in `data`.
+
+    Raises:
+        ProtocolError: If it is not a well-formed detect message.
+    """
+    kind, request_id, header, payload = _unpack(data)
+    if kind != _DETECT:
+        _fail("a detect message", f"type {kind}")
+    if not payload:
+        _fail("a picture", "an empty payload")
+    confidence = _number(header.get("min_confidence", 0.5), "min_confidence")
+    if not 0 <= confidence <= 1:
+        _fail("min_confidence from 0 to 1", str(confidence))
+    deadline = header.get("deadline_s")
+    return DetectRequest(
+        request_id=request_id,
+        image=payload,
+        format=_text(header.get("format", "jpeg"), "format"),
+        min_confidence=confidence,
+        deadline_s=None if deadline is None else _number(deadline, "deadline_s"),
+        session_id=_optional_text(header.get("session_id"), "session_id"),
+    )
+
+
+def encode_reply(reply: ResultReply | ErrorReply) -> bytes:
+    """The bytes of `reply`."""
+    kind = _ERROR if isinstance(reply, ErrorReply) else _RESULT
+    return _pack(kind, reply.request_id, reply_to_json(reply))
+
+
+def reply_to_json(reply: ResultReply | ErrorReply) -> dict[str, Any]:
+    """The header of `reply` as JSON values: all of it but the request id and what is `None`."""
+    return {name: value for name, value in _reply_header(reply).items() if value is not None}
+
+
+def _reply_header(reply: ResultReply | ErrorReply) -> dict[str, Any]:
+    if isinstance(reply, ErrorReply):
+        return {
+            "status": reply.status,
+            "code": reply.code,
+            "detail": reply.detail,
+            "retry_after_s": reply.retry_after_s,
+        }
+    return {
+        "width": reply.width,
+        "height": reply.height,
+        "model": reply.model,
+        "receive_s": reply.receive_s,
+        "queue_s": reply.queue_s,
+        "detect_s": reply.detect_s,
+        "faces": [_face_to_json(face) for face in reply.faces],
+    }
+
+
+def decode_reply(data: bytes) -> ResultReply | ErrorReply:
+    """The reply in `data`.
+
+    Raises:
+        ProtocolError: If it is not a well-formed result or error message.
+    """
+    kind, request_id, header, _ = _unpack(data)
+    if kind == _ERROR:
+        return ErrorReply(
+            request_id=request_id,
+            status=_integer(header.get("status"), "status", low=100, high=599),
+            code=_text(header.get("code", ""), "code"),
+            detail=_text(header.get("detail", ""), "detail"),
+            retry_after_s=_optional_seconds(header.get("retry_after_s"), "retry_after_s"),
+        )
+    if kind != _RESULT:
+        _fail("a result or error message", f"type {kind}")
+    faces = header.get("faces")
+    if not isinstance(faces, list):
+        _fail("a list of faces", type(faces).__name__)
+    return ResultReply(
+        request_id=request_id,
+        width=_integer(header.get("width"), "width", low=1, high=MAX_SIDE_PX),
+        height=_integer(header.get("height"), "height", low=1, high=MAX_SIDE_PX),
+        model=_text(header.get("model", ""), "model"),
+        receive_s=_optional_seconds(header.get("receive_s"), "receive_s"),
+        queue_s=_optional_seconds(header.get("queue_s"), "queue_s"),
+        detect_s=_optional_seconds(header.get("detect_s"), "detect_s"),
+        faces=tuple(_face_from_json(face) for face in faces),
+    )
+
+
+def peek_request_id(data: bytes) -> int:
+    """The request id of a message that may be malformed otherwise; 0 if there is none."""
+    return int(_PREAMBLE.unpack_from(data)[3]) if len(data) >= _PREAMBLE.size else 0
+
+
+def with_request_id(data: bytes, request_id: int) -> bytes:
+    """The same message under another request id, as a client numbers its messages per link."""
+    magic, version, kind, _, length = _PREAMBLE.unpack_from(data)
+    return _PREAMBLE.pack(magic, version, kind, request_id, length) + data[_PREAMBLE.size :]
+
+
+def _pack(kind: int, request_id: int, header: Mapping[str, Any], payload: bytes = b"") -> bytes:
+    present = {name: value for name, value in header.items() if value is not None}
+    text = json.dumps(present, separators=(",", ":"), allow_nan=False).encode()
+    return b"".join((_PREAMBLE.pack(_MAGIC, _VERSION, kind, request_id, len(text)), text, payload))
+
+
+def _unpack(data: bytes) -> tuple[int, int, dict[str, Any], bytes]:
+    if len(data) < _PREAMBLE.size:
+        _fail(f"at least {_PREAMBLE.size} bytes", f"{len(data)}")
+    magic, version, kind, request_id, length = _PREAMBLE.unpack_from(data)
+    if magic != _MAGIC:
+        _fail("a hybrid-detect message", "another kind of data")
+    if version != _VERSION:
+        _fail(f"protocol version {_VERSION}", f"version {version}")
+    if length > MAX_HEADER_BYTES:
+        _fail(f"a header of at most {MAX_HEADER_BYTES} bytes", f"{length} bytes")
+    end = _PREAMBLE.size + length
+    if len(data) < end:
+        _fail(f"{length} header bytes", f"{len(data) - _PREAMBLE.size}")
+    try:
+        header = _DECODER.decode(data[_PREAMBLE.size : end].decode())
+    except (ValueError, RecursionError):
+        # Neither the text nor the parser's excerpt of it belongs into an error.
+        _fail("a JSON header", "something else")
+    if not isinstance(header, dict):
+        _fail("a JSON object as header", type(header).__name__)
+    return kind, request_id, header, bytes(data[end:])
+
+
+def _face_to_json(face: Face) -> dict[str, Any]:
+    # A hundredth of a pixel is far below what any detector can place.
+    value: dict[str, Any] = {"box": [round(side, 2) for side in face.box.xyxy]}
+    if face.score is not None:
+        value["score"] = round(face.score, 4)
+    if face.keypoints:
+        value["keypoints"] = {p.name: [round(p.x, 2), round(p.y, 2)] for p in face.keypoints}
+    return value
+
+
+def _face_from_json(value: Any) -> Face:
+    if not isinstance(value, dict):
+        _fail("a face as JSON object", type(value).__name__)
+    box = value.get("box")
+    if not isinstance(box, list) or len(box) != 4:
+        _fail("a box of four numbers", type(box).__name__)
+    x_min, y_min, x_max, y_max = (_coordinate(side, "box") for side in box)
+    if x_max < x_min or y_max < y_min:
+        _fail("x_min <= x_max and y_min <= y_max", "a box turned inside out")
+    points = value.get("keypoints", {})
+    if not isinstance(points, dict):
+        _fail("keypoints as JSON object", type(points).__name__)
+    score = value.get("score")
+    return Face(
+        BoundingBox(x_min, y_min, x_max, y_max),
+        None if score is None else min(max(_number(score, "score"), 0.0), 1.0),
+        tuple(_point(name, points[name]) for name in KEYPOINT_NAMES if name in points),
+    )
+
+
+def _point(name: str, value: Any) -> Keypoint:
+    if not isinstance(value, list) or len(value) != 2:
+        _fail("a keypoint of two numbers", type(value).__name__)
+    return Keypoint(name, _coordinate(value[0], name), _coordinate(value[1], name))
+
+
+def _coordinate(value: Any, name: str) -> float:
+    number = _number(value, name)
+    if abs(number) > MAX_COORDINATE_PX:
+        _fail(f"{name} within {MAX_COORDINATE_PX:.0f} pixels", "a number far outside")
+    return number
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _fail(f"a number for {name}", type(value).__name__)
+    try:
+        number = float(value)
+    except OverflowError:
+        _fail(f"a finite number for {name}", "a huge integer")
+    if not math.isfinite(number):
+        _fail(f"a finite number for {name}", "infinity")
+    return number
+
+
+def _optional_seconds(value: Any, name: str) -> float | None:
+    return None if value is None else max(_number(value, name), 0.0)
+
+
+def _integer(value: Any, name: str, *, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        _fail(f"{name} from {low} to {high}", type(value).__name__)
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
+        _fail(f"{name} as a short text", type(value).__name__)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half a character, which nothing can print
+        _fail(f"{name} as Unicode text", "half a character")
+    return value
+
+
+def _optional_text(value: Any, name: str) -> str | None:
+    return None if value is None else _text(value, name)
+
+
+def _fail(expected: str, actual: str) -> Never:
+    msg = f"expected {expected}, got {actual}"
+    raise ProtocolError(msg)

@@ -1,0 +1,156 @@
+"""From frame to bytes and back: sizes, coordinates, and what must not be sent."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.exchange.pipeline import Prepared, prepare, restore
+from hybrid_detect.exchange.wire import DetectRequest, ResultReply, decode_request
+from hybrid_detect.frames.compression import ImageCompressionService
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.types import BackendKind, BoundingBox, Face, Keypoint, Plan
+
+MARKER = b"marker-of-whereabouts"
+
+
+def plan(**changes: object) -> Plan:
+    values: dict[str, object] = {
+        "backend": BackendKind.CLOUD,
+        "reason": "test",
+        "deadline_s": 0.75,
+        **changes,
+    }
+    return Plan(**values)  # type: ignore[arg-type]
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def prepared_for(image: object, plan_: Plan) -> tuple[Prepared, DetectRequest]:
+    prepared = prepare(
+        Frame.of(image),
+        plan_,
+        compressor=ImageCompressionService(),
+        min_confidence=0.25,
+        session_id="s",
+    )
+    return prepared, decode_request(prepared.request)
+
+
+def test_the_message_carries_what_the_plan_says() -> None:
+    prepared, request = prepared_for(noise(720, 1280), plan(max_side_px=320, target_bytes=20_000))
+    with Image.open(io.BytesIO(request.image)) as picture:
+        assert max(picture.size) <= 320
+    assert len(request.image) <= 20_000
+    assert (prepared.frame_width, prepared.frame_height) == (1280, 720)
+    assert request.min_confidence == 0.25
+    assert request.deadline_s == 0.75
+    assert request.session_id == "s"
+    assert request.format == "jpeg"
+
+
+def test_faces_come_back_in_the_frames_own_pixels_after_shrinking() -> None:
+    prepared, request = prepared_for(noise(600, 1200), plan(max_side_px=300))
+    with Image.open(io.BytesIO(request.image)) as picture:
+        width, height = picture.size
+    assert (width, height) == (300, 150)
+    face = Face(BoundingBox(30, 15, 60, 45), 0.9, (Keypoint("nose_tip", 45, 30),))
+    reply = ResultReply(request_id=0, width=width, height=height, faces=(face,))
+    (found,) = restore(reply, prepared)
+    assert found.box.xyxy == pytest.approx((120, 60, 240, 180))
+    assert (found.keypoints[0].x, found.keypoints[0].y) == pytest.approx((180, 120))
+    assert found.score == 0.9
+
+
+def test_faces_outside_the_frame_are_dropped_and_those_across_its_edge_are_clipped() -> None:
+    prepared = Prepared(b"", 100, 100)
+    outside = Face(BoundingBox(200, 200, 220, 220))
+    empty = Face(BoundingBox(10, 10, 10, 10))
+    across = Face(BoundingBox(-10, 90, 20, 130))
+    reply = ResultReply(request_id=0, width=100, height=100, faces=(outside, empty, across))
+    (found,) = restore(reply, prepared)
+    assert found.box.xyxy == (0, 90, 20, 100)
+
+
+@given(
+    st.integers(1, 65535),
+    st.integers(1, 65535),
+    st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4),
+)
+def test_restored_boxes_lie_inside_the_frame(width: int, height: int, sides: list[float]) -> None:
+    x, y = sorted(sides[:2]), sorted(sides[2:])
+    face = Face(BoundingBox(x[0], y[0], x[1], y[1]))
+    reply = ResultReply(request_id=0, width=width, height=height, faces=(face,))
+    for found in restore(reply, Prepared(b"", 640, 480)):
+        assert 0 <= found.box.x_min < found.box.x_max <= 640
+        assert 0 <= found.box.y_min < found.box.y_max <= 480
+
+
+def jpeg_with_metadata() -> bytes:
+    picture = Image.fromarray(noise(64, 96))
+    exif = Image.Exif()
+    exif[0x010E] = MARKER.decode()  # ImageDescription
+    exif[0x0112] = 6  # Orientation: turn by 90 degrees
+    out = io.BytesIO()
+    picture.save(
+        out, "JPEG", exif=exif, comment=MARKER, icc_profile=MARKER * 8, xmp=b"<x>" + MARKER
+    )
+    assert out.getvalue().count(MARKER) >= 4
+    return out.getvalue()
+
+
+def png_with_metadata() -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("Comment", MARKER.decode())
+    out = io.BytesIO()
+    Image.fromarray(noise(64, 96)).save(out, "PNG", pnginfo=info)
+    assert MARKER in out.getvalue()
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("make", [jpeg_with_metadata, png_with_metadata])
+@pytest.mark.parametrize("max_side_px", [None, 32])
+def test_no_metadata_of_the_input_is_sent(make: object, max_side_px: int | None) -> None:
+    data = make()  # type: ignore[operator]
+    for image in (data, Image.open(io.BytesIO(data))):
+        prepared, request = prepared_for(image, plan(max_side_px=max_side_px))
+        assert MARKER not in prepared.request
+        with Image.open(io.BytesIO(request.image)) as sent:
+            assert not sent.getexif()
+            assert "icc_profile" not in sent.info
+            assert "comment" not in sent.info
+
+
+def test_a_frame_with_no_deadline_tells_the_server_of_none() -> None:
+    _, request = prepared_for(noise(8, 8), plan(deadline_s=float("inf")))
+    assert request.deadline_s is None
+
+
+def test_the_picture_is_sent_upright() -> None:
+    prepared, request = prepared_for(jpeg_with_metadata(), plan())
+    with Image.open(io.BytesIO(request.image)) as sent:
+        assert sent.size == (64, 96) == (prepared.frame_width, prepared.frame_height)
+
+
+def test_a_damaged_picture_is_refused_and_nothing_is_made_to_be_sent() -> None:
+    out = io.BytesIO()
+    Image.fromarray(noise(200, 200)).save(out, "PNG")
+    damaged = bytearray(out.getvalue())
+    damaged[len(damaged) // 2] ^= 0xFF
+    with pytest.raises(InvalidFrameError):
+        prepared_for(bytes(damaged), plan())
+
+
+def test_the_picture_is_not_in_the_repr() -> None:
+    prepared, _ = prepared_for(noise(8, 8), plan())
+    assert "xff" not in repr(prepared)
