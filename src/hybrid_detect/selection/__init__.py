@@ -1,0 +1,1 @@
+"""How the choice is made: estimates, breakers and policies; none of them does I/O."""
