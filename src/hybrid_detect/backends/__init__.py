@@ -1,0 +1,55 @@
+"""Where detection happens: the strategy interface and the ways behind it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.types import BackendKind
+
+if TYPE_CHECKING:
+    from hybrid_detect.backends.base import Backend
+    from hybrid_detect.config import ServiceConfig
+
+__all__ = ["create_backend"]
+
+
+def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
+    """Make the way `kind` as configured. Loads the libraries of that way alone.
+
+    Raises:
+        ConfigurationError: If it cannot work as configured, a missing extra included.
+    """
+    if kind is BackendKind.DEVICE:
+        from hybrid_detect.backends.device import OnDeviceDetectionService
+
+        return OnDeviceDetectionService(
+            model=config.model,
+            model_path=config.model_path,
+            model_fetch=config.model_fetch,
+            min_confidence=config.min_confidence,
+            isolation=config.isolation,
+            memory_budget_bytes=config.memory_budget_bytes,
+        )
+    if config.endpoint is None:
+        msg = "no endpoint is configured"
+        raise ConfigurationError(msg)
+    if kind is BackendKind.CLOUD:
+        from hybrid_detect.backends.cloud import CloudDetectionService
+
+        return CloudDetectionService(
+            endpoint=config.endpoint,
+            auth_token=config.auth_token,
+            allow_insecure_http=config.allow_insecure_http,
+            min_confidence=config.min_confidence,
+            session_id=config.session_id,
+        )
+    from hybrid_detect.backends.streaming import StreamingService
+
+    return StreamingService(
+        endpoint=config.endpoint,
+        auth_token=config.auth_token,
+        allow_insecure_http=config.allow_insecure_http,
+        min_confidence=config.min_confidence,
+        session_id=config.session_id,
+    )

@@ -1,0 +1,222 @@
+"""Detection on this device: nothing is sent anywhere.
+
+Which frame is looked at, how long it may take and what its result says is decided here; the
+detector, and the thread that asks it, are the engine's (`engine`). One frame is being looked at
+and at most one waits: the newest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from hybrid_detect.backends.base import Backend
+from hybrid_detect.backends.engine import Detector, Engine, closed_error
+from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.memory_guard import MemoryGuard
+from hybrid_detect.backends.models import Progress, load_model, model_spec
+from hybrid_detect.backends.turns import Turns
+from hybrid_detect.backends.worker import MEMORY_CAP_BYTES, DetectorWorker, require_child_processes
+from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
+from hybrid_detect.errors import (
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    ConfigurationError,
+    MissingExtraError,
+    ModelError,
+)
+from hybrid_detect.extras import is_installed
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.selection.probes import MemoryReading
+from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Plan, Timings
+
+__all__ = ["OnDeviceDetectionService"]
+
+IDLE_S = 300.0
+"""Seconds without a frame after which the detector's process is ended, which gives its memory
+back. The next frame starts it again in about 0.2 s."""
+
+
+class OnDeviceDetectionService(Backend):
+    """MediaPipe's face detector, in a process of its own.
+
+    Its memory and its crashes stay in that process. A frame that meets a crash is looked at again
+    by a fresh process if its deadline allows, and its result is ``degraded``.
+
+    Args:
+        model: ``short_range`` or ``full_range``.
+        model_path: The model's file, instead of looking for it.
+        model_fetch: Whether a missing model may be fetched from the network.
+        min_confidence: Faces below this score are left out, 0 to 1.
+        isolation: ``process``, or ``none`` for platforms without child processes: MediaPipe then
+            lives in the app's own process, memory, crashes and all.
+        memory_cap_bytes: Heap limit of that process, where the system has one (Linux).
+        idle_s: Seconds without a frame after which the process is ended; `None` for never.
+        memory_budget_bytes: The most that the app and its children may hold; `None` for whatever
+            the system or the cgroup has. Before memory is short the detector is unloaded, or not
+            started, and `why_not` says so.
+        read_memory: Reads the memory instead of `MemoryProbe`, for tests.
+
+    Raises:
+        MissingExtraError: If MediaPipe is not installed.
+        ConfigurationError: If there is no such model, or no child process can be started here.
+    """
+
+    kind = BackendKind.DEVICE
+
+    def __init__(
+        self,
+        *,
+        model: str = "short_range",
+        model_path: Path | None = None,
+        model_fetch: bool = True,
+        min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+        isolation: str = "process",
+        memory_cap_bytes: int = MEMORY_CAP_BYTES,
+        idle_s: float | None = IDLE_S,
+        memory_budget_bytes: int | None = None,
+        read_memory: Callable[[], MemoryReading] | None = None,
+    ) -> None:
+        if not is_installed("mediapipe"):
+            msg = (
+                "on-device detection needs mediapipe, which is not installed: "
+                "pip install 'hybrid-detect[device]'"
+            )
+            raise MissingExtraError(msg, extra="device")
+        if not 0 <= min_confidence <= 1:
+            msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
+            raise ConfigurationError(msg)
+        if isolation not in {"process", "none"}:
+            msg = f"isolation: expected 'process' or 'none', got {isolation!r}"
+            raise ConfigurationError(msg)
+        if isolation == "process":
+            require_child_processes()
+        name = model_spec(model).name
+
+        def make(progress: Progress, before_start: Callable[[], None]) -> Detector:
+            load = partial(load_model, name, path=model_path, fetch=model_fetch, progress=progress)
+            if isolation == "none":
+                return MediaPipeFaceDetector(load(), min_confidence=min_confidence)
+            return DetectorWorker(
+                load,
+                min_confidence=min_confidence,
+                memory_cap_bytes=memory_cap_bytes,
+                before_start=before_start,
+            )
+
+        self._engine = Engine(
+            name,
+            make,
+            idle_s=idle_s,
+            guard=MemoryGuard(memory_budget_bytes=memory_budget_bytes, read=read_memory),
+        )
+        self._turns = Turns(self.kind, places=1)
+
+    @property
+    def why_not(self) -> str:
+        """Why no frame should be given to this way now; empty when one may be."""
+        return self._engine.why_not
+
+    async def start(self) -> None:
+        """Begin to load the detector, without waiting for it."""
+        self._engine.start()
+
+    async def check(self, *, deadline_s: float) -> None:
+        """Prove that the detector answers, beginning to load it if need be.
+
+        A load that takes longer goes on, and the next check waits for the same one.
+
+        Args:
+            deadline_s: Seconds to wait.
+
+        Raises:
+            BackendTimeoutError: If it is not loaded by then.
+            BackendUnavailableError: If MediaPipe cannot run here.
+            ModelError: If the model cannot be had.
+            ClosedError: If this service is closed.
+        """
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline_s) as scope:
+                await self._engine.ready()
+        except TimeoutError as exc:
+            if not scope.expired():
+                raise
+            within = f"within {deadline_s:g} s"
+            msg = f"the model {self._engine.model!r} was not loaded {within}; it goes on"
+            if self._engine.is_loaded:
+                msg = f"the detector's process did not answer {within}"
+            raise _timed_out(msg, started_s, deadline_s) from exc
+        except ConfigurationError as exc:
+            raise _unavailable(exc, started_s) from exc
+
+    async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
+        """Look for faces in `frame` inside ``plan.deadline_s`` seconds from now.
+
+        Past its deadline a detection is let finish, its answer is dropped, and the next frame waits
+        for it inside its own deadline. One that takes a second more is hung, and is ended with its
+        process.
+
+        Raises:
+            BackendTimeoutError: If there was no answer by then.
+            SupersededError: If a newer frame came while this one waited for its turn.
+            BackendUnavailableError: If the model or MediaPipe is not to be had.
+            InvalidFrameError: If the frame turns out not to be a readable image.
+            ClosedError: If this service is closed.
+        """
+        self._engine.require_open()
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(plan.deadline_s) as scope:
+                await self._turns.take(frame.frame_id)
+                look = await self._engine.look(
+                    frame, started_s + plan.deadline_s, when_done=self._turns.leave
+                )
+        except TimeoutError as exc:
+            if not scope.expired():
+                raise
+            msg = f"no answer from the device within {plan.deadline_s:g} s"
+            raise _timed_out(msg, started_s, plan.deadline_s) from exc
+        except (ModelError, ConfigurationError) as exc:
+            raise _unavailable(exc, started_s) from exc
+        except BackendError as exc:
+            exc.elapsed_s = time.monotonic() - started_s
+            raise
+        timings = Timings(total_s=time.monotonic() - started_s, detect_s=look.detect_s)
+        result = self.answer(frame, plan, look.faces, model=self._engine.model, timings=timings)
+        if not look.note:
+            return result
+        reason = f"{result.reason}; {look.note}"
+        return replace(result, status=DetectionStatus.DEGRADED, reason=reason)
+
+    async def unload(self) -> None:
+        """End the detector's process, which gives its memory back; the next frame starts it."""
+        await self._engine.unload()
+
+    async def aclose(self) -> None:
+        """Stop: a waiting frame gets `ClosedError`, a running detection ends first.
+
+        One that hangs is killed with its process; without a process of its own it is left
+        behind, and its thread ends when it does.
+        """
+        self._turns.refuse_waiting(closed_error())
+        await self._engine.aclose()
+
+
+def _unavailable(exc: Exception, started_s: float) -> BackendUnavailableError:
+    elapsed_s = time.monotonic() - started_s
+    return BackendUnavailableError(str(exc), backend=BackendKind.DEVICE, elapsed_s=elapsed_s)
+
+
+def _timed_out(message: str, started_s: float, deadline_s: float) -> BackendTimeoutError:
+    return BackendTimeoutError(
+        message,
+        backend=BackendKind.DEVICE,
+        elapsed_s=time.monotonic() - started_s,
+        deadline_s=deadline_s,
+    )

@@ -1,0 +1,81 @@
+"""Memory that two processes see: one picture at a time crosses in it without being copied twice."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import secrets
+import sys
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CAPACITY", "SharedSlot"]
+
+CAPACITY = 3840 * 2160 * 3
+"""A 4K picture. Only what is written to takes memory: 2.6 MiB for a frame of 1280x720."""
+
+
+class SharedSlot:
+    """One place for one picture (or any bytes).
+
+    On Linux it is an anonymous memory file, which no full ``/dev/shm`` can hinder and which ends
+    with the last process that holds it. Elsewhere on POSIX it is a deleted temporary file, on
+    Windows a named mapping.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self._name = ""
+        self._fd = -1
+        if sys.platform == "linux":
+            self._fd = os.memfd_create("hybrid-detect")
+        elif sys.platform == "win32":
+            self._name = f"hybrid-detect-{secrets.token_hex(8)}"
+        else:
+            self._fd, path = tempfile.mkstemp(prefix="hybrid-detect-")
+            os.unlink(path)
+        try:
+            self._memory = self._map()
+        except BaseException:
+            self._close_fd()
+            raise
+
+    def _map(self) -> mmap.mmap:
+        if self._fd == -1:
+            return mmap.mmap(-1, self.capacity, tagname=self._name)  # type: ignore[call-arg]
+        if sys.platform == "linux":
+            os.ftruncate(self._fd, self.capacity)
+        else:
+            # A full disk shall fail here, not as a bus error when the memory is touched.
+            with open(self._fd, "wb", closefd=False) as file:
+                file.write(bytes(self.capacity))
+        return mmap.mmap(self._fd, self.capacity)
+
+    @property
+    def handle(self) -> int | str:
+        """What another process opens it by: an inherited file descriptor, or a name."""
+        return self._fd if self._fd != -1 else self._name
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """The file descriptors a child must inherit."""
+        return () if self._fd == -1 else (self._fd,)
+
+    def put(self, data: bytes | NDArray[np.uint8]) -> None:
+        """Copy `data`, which must fit, to the start of the slot."""
+        flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
+        np.frombuffer(self._memory, np.uint8, flat.size)[:] = flat
+
+    def close(self) -> None:
+        """Give the memory back."""
+        with contextlib.suppress(BufferError):
+            self._memory.close()
+        self._close_fd()
+
+    def _close_fd(self) -> None:
+        if self._fd != -1:
+            os.close(self._fd)
+            self._fd = -1

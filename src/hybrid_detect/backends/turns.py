@@ -1,0 +1,72 @@
+"""Who goes next: a few frames are under way, one waits, and a newer frame takes its place."""
+
+from __future__ import annotations
+
+import asyncio
+
+from hybrid_detect.errors import BackendError, SupersededError
+from hybrid_detect.types import BackendKind
+
+__all__ = ["Turns"]
+
+
+class Turns:
+    """Places for frames under way, and one for a frame that waits: the newest.
+
+    A queue would only make every later frame older.
+
+    Args:
+        kind: The way it belongs to, for the errors.
+        places: Frames that may be under way at the same time.
+    """
+
+    def __init__(self, kind: BackendKind, *, places: int) -> None:
+        self._kind = kind
+        self._free = places
+        self._waiting: asyncio.Future[None] | None = None
+        self._waiting_order = 0
+
+    async def take(self, order: int) -> None:
+        """Take a place, waiting for one if there is none.
+
+        Args:
+            order: Grows from frame to frame; what is larger is newer.
+
+        Raises:
+            SupersededError: If a newer frame waits already, or comes while this one waits.
+        """
+        if self._free:
+            self._free -= 1
+            return
+        if self._waiting is not None and not self._waiting.done():
+            if self._waiting_order > order:
+                # A fallback from another way comes late: it is not newer for that.
+                raise self._superseded()
+            self._waiting.set_exception(self._superseded())
+        turn = self._waiting = asyncio.get_running_loop().create_future()
+        self._waiting_order = order
+        try:
+            await turn
+        except BaseException:
+            if self._waiting is turn:
+                self._waiting = None
+            elif turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.leave()  # it was given in the moment of the cancellation
+            raise
+
+    def leave(self) -> None:
+        """Give a place back; the frame that waits gets it."""
+        turn, self._waiting = self._waiting, None
+        if turn is None or turn.done():
+            self._free += 1
+        else:
+            turn.set_result(None)
+
+    def refuse_waiting(self, error: BackendError | Exception) -> None:
+        """Let the frame that waits fail with `error`."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(error)
+
+    def _superseded(self) -> SupersededError:
+        msg = f"a newer frame came while this one waited for {self._kind.value}"
+        return SupersededError(msg, backend=self._kind.value)

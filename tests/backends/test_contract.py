@@ -1,0 +1,74 @@
+"""Every way of detecting, held to the same contract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hybrid_detect.backends.base import Backend
+from hybrid_detect.backends.cloud import CloudDetectionService
+from hybrid_detect.backends.device import OnDeviceDetectionService
+from hybrid_detect.backends.models import load_model
+from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.errors import ModelError
+from hybrid_detect.extras import is_installed
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.testing.fakes import FakeBackend
+from hybrid_detect.types import Face
+
+from .contract import ASTRONAUT_FACE, BackendContract
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.serving import ServerProcess
+
+pytestmark = pytest.mark.anyio
+
+
+def astronaut_unless_black(frame: Frame) -> tuple[Face, ...]:
+    if not frame.rgb().any():
+        return ()
+    box = ASTRONAUT_FACE.scaled(frame.width / 512, frame.height / 512)
+    clipped = box.clipped(frame.width, frame.height)
+    return (Face(clipped, 0.9),)
+
+
+class TestFakeBackend(BackendContract):
+    def make(self, **options: Any) -> Backend:
+        return FakeBackend(faces=astronaut_unless_black, latency_s=0.005, **options)
+
+
+@pytest.mark.device
+class TestOnDeviceDetectionService(BackendContract):
+    @pytest.fixture
+    def options(self) -> dict[str, Any]:
+        if not is_installed("mediapipe"):
+            pytest.skip("MediaPipe is not installed")
+        try:
+            load_model("short_range")
+        except ModelError as error:
+            pytest.skip(f"no model to be had: {error}")
+        return {}
+
+    def make(self, **options: Any) -> Backend:
+        return OnDeviceDetectionService(**options)
+
+
+@pytest.mark.server
+class TestCloudDetectionService(BackendContract):
+    @pytest.fixture
+    def options(self, server: ServerProcess) -> dict[str, Any]:
+        return {"endpoint": server.url, "auth_token": "test-token"}
+
+    def make(self, **options: Any) -> Backend:
+        return CloudDetectionService(**options)
+
+
+@pytest.mark.server
+class TestStreamingService(BackendContract):
+    @pytest.fixture
+    def options(self, server: ServerProcess) -> dict[str, Any]:
+        return {"endpoint": server.url, "auth_token": "test-token"}
+
+    def make(self, **options: Any) -> Backend:
+        return StreamingService(**options)

@@ -1,0 +1,111 @@
+"""The engine on its own: when its thread is free, and what its worker does not take."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_detect.backends.engine import Engine
+from hybrid_detect.backends.memory_guard import MemoryGuard
+from hybrid_detect.backends.worker import DetectorWorker
+from hybrid_detect.errors import BackendUnavailableError, InvalidFrameError, ModelError
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.selection.probes import MemoryReading
+
+pytestmark = pytest.mark.anyio
+
+LATE_S = 10.0
+PLENTY = MemoryReading(process_bytes=2**20, available_bytes=2**33, bound_by="system")
+FRAME = Frame.of(np.zeros((8, 8, 3), np.uint8))
+
+
+class SlowDetector:
+    """Finds nothing, once `may_answer` is set."""
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.looking = threading.Event()
+
+    def detect(self, _image_rgb: np.ndarray) -> tuple[()]:
+        self.looking.set()
+        assert self.may_answer.wait(LATE_S)
+        return ()
+
+    def close(self) -> None:
+        pass
+
+
+def engine_of(make: Callable[..., Any]) -> Engine:
+    return Engine("short_range", make, idle_s=None, guard=MemoryGuard(read=lambda: PLENTY))
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(LATE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_look_that_ends_says_so_once() -> None:
+    detector = SlowDetector()
+    detector.may_answer.set()
+    done: list[None] = []
+    engine = engine_of(lambda *_: detector)
+    assert not engine.is_loaded
+    assert (await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))).faces == ()
+    assert engine.is_loaded
+    assert len(done) == 1
+    await engine.aclose()
+    assert not engine.is_loaded
+
+
+async def test_a_look_given_up_is_done_when_the_thread_is() -> None:
+    detector = SlowDetector()
+    done: list[None] = []
+    engine = engine_of(lambda *_: detector)
+    look = asyncio.create_task(engine.look(FRAME, 0.0, when_done=lambda: done.append(None)))
+    await until(detector.looking.is_set)
+    look.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await look
+    assert not done
+    detector.may_answer.set()
+    await until(lambda: done)
+    await engine.aclose()
+    assert len(done) == 1
+
+
+async def test_a_look_that_never_began_is_done_at_once() -> None:
+    def fail(*_: object) -> None:
+        msg = "no model to be had"
+        raise ModelError(msg, name="short_range")
+
+    done: list[None] = []
+    engine = engine_of(fail)
+    with pytest.raises(ModelError):
+        await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))
+    with pytest.raises(BackendUnavailableError, match="no model to be had"):
+        await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))
+    assert len(done) == 2
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((0, 80, 3), np.uint8),
+        np.zeros((40, 80), np.uint8),
+        np.zeros((40, 80, 4), np.uint8),
+        np.zeros((40, 80, 3), np.float32),
+        np.zeros((40, 80, 3), np.uint8)[:, :, ::-1],
+        None,
+    ],
+)
+def test_no_process_is_started_for_pixels_of_another_layout(pixels: Any) -> None:
+    worker = DetectorWorker(lambda: pytest.fail("it was started"))
+    with pytest.raises(InvalidFrameError, match="expected a C-contiguous uint8 array of shape"):
+        worker.detect(pixels)

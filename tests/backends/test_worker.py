@@ -1,0 +1,821 @@
+"""The detector's process: starting, dying in every way, and leaving nothing behind.
+
+Most tests put a stand-in in MediaPipe's place *inside* the process, through a ``sitecustomize``
+on its path: the first byte of a picture tells it how to misbehave. Those marked `device` drive
+MediaPipe itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from hybrid_detect.backends import worker as worker_module
+from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.models import load_model
+from hybrid_detect.backends.shared_slot import CAPACITY
+from hybrid_detect.backends.worker import DetectorWorker, require_child_processes
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    ClosedError,
+    ConfigurationError,
+    ModelError,
+)
+from hybrid_detect.extras import is_installed
+from hybrid_detect.types import BackendKind
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="tests speak in signals")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+SOON_S = 10.0
+
+FINE, SEGFAULT, ABORT, HANG, LEAK, EXIT, BREAK, PRINT, OPEN = range(9)
+
+STAND_IN = f"""
+import ctypes, os, signal, socket, sys, time, types
+from hybrid_detect.errors import ModelError
+from hybrid_detect.types import BoundingBox, Face
+kept = []
+
+def check_pixels(image):
+    pass
+
+class MediaPipeFaceDetector:
+    def __init__(self, model, *, min_confidence, slim):
+        if model == b"refuse":
+            raise ModelError("it is no model")
+        if model == b"exit":
+            os._exit(3)
+        if model == b"import":
+            import no_such_module
+        if model == b"hang":
+            time.sleep(60)
+
+    def detect(self, image):
+        how = int(image[0, 0, 0])
+        if how == {SEGFAULT}:
+            ctypes.string_at(0)
+        elif how == {ABORT}:
+            os.abort()
+        elif how == {HANG}:
+            time.sleep(60)
+        elif how == {LEAK}:
+            kept.append(b"x" * (30 * 2**20))
+        elif how == {EXIT}:
+            os._exit(7)
+        elif how == {BREAK}:
+            raise KeyError("a bug")
+        elif how == {PRINT}:
+            print("x" * 100_000, flush=True)
+            os.write(2, b"x" * 100_000)
+        elif how == {OPEN}:
+            for attempt in (lambda: socket.socket(), lambda: open("/etc/hostname")):
+                try:
+                    attempt()
+                except OSError:
+                    continue
+                os._exit(9)
+        height, width = image.shape[:2]
+        return (Face(BoundingBox(0, 0, width, height), float(image[-1, -1, -1]) / 255),)
+"""
+
+SITE = f"""
+import sys, types
+class Loader:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hybrid_detect.backends.face_detector":
+            from importlib.machinery import ModuleSpec
+            return ModuleSpec(name, self)
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        exec({STAND_IN!r}, module.__dict__)
+sys.meta_path.insert(0, Loader())
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SITE, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.fixture
+def worker(stand_in: None) -> Iterator[DetectorWorker]:
+    worker = DetectorWorker(lambda: b"model")
+    yield worker
+    worker.close()
+    assert_no_process_of_ours()
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    if not is_installed("mediapipe"):
+        pytest.skip("MediaPipe is not installed")
+    try:
+        return load_model("short_range")
+    except ModelError as exc:
+        pytest.skip(f"no model to be had: {exc}")
+
+
+def picture(how: int = FINE, width: int = 40, height: int = 30) -> np.ndarray:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[0, 0, 0] = how
+    pixels[-1, -1, -1] = 51
+    return pixels
+
+
+def answers(worker: DetectorWorker, width: int = 40) -> bool:
+    (face,) = worker.detect(picture(width=width))
+    return face.box.width == width and face.score == 0.2
+
+
+def until(condition: Callable[[], Any], seconds: float = SOON_S) -> None:
+    ends_s = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_s
+        time.sleep(0.005)
+
+
+def children() -> list[psutil.Process]:
+    return [c for c in psutil.Process().children() if "worker_child" in " ".join(cmdline(c))]
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def assert_no_process_of_ours() -> None:
+    until(lambda: not children())
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def repeat(times: int, call: Callable[[], Any]) -> None:
+    for _ in range(times):
+        call()
+
+
+def pid_of(worker: DetectorWorker) -> int:
+    assert worker.pid is not None
+    return worker.pid
+
+
+# ---- the usual
+
+
+def test_starts_with_the_first_picture_and_stays(worker: DetectorWorker) -> None:
+    assert worker.pid is None
+    assert answers(worker)
+    pid = worker.pid
+    worker.start()
+    worker.ping()
+    for width in (1, 2, 640):
+        assert answers(worker, width)
+    assert worker.pid == pid
+    assert worker.restarts == 0
+
+
+def test_stop_gives_the_process_back_and_the_next_picture_starts_another(
+    worker: DetectorWorker,
+) -> None:
+    worker.start()
+    first = pid_of(worker)
+    worker.stop()
+    worker.stop()
+    assert worker.pid is None
+    assert is_gone(first)
+    assert answers(worker)
+    assert worker.pid != first
+    assert worker.restarts == 0
+
+
+def test_closed_one_refuses(worker: DetectorWorker) -> None:
+    worker.start()
+    for _ in range(3):
+        worker.close()
+    worker.kill()
+    for call in (worker.start, worker.ping, lambda: worker.detect(picture())):
+        with pytest.raises(ClosedError):
+            call()
+
+
+def test_many_threads_get_their_own_answers(worker: DetectorWorker) -> None:
+    widths = list(range(1, 60))
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(lambda width: answers(worker, width), widths))
+
+
+def test_prints_of_the_process_are_no_replies(worker: DetectorWorker) -> None:
+    assert worker.detect(picture(PRINT))
+    assert answers(worker)
+
+
+def test_model_is_loaded_at_every_start_and_its_absence_is_told(stand_in: None) -> None:
+    models: list[bytes | Exception] = [b"model", ModelError("gone"), b"model"]
+
+    def load() -> bytes:
+        model = models.pop(0)
+        if isinstance(model, Exception):
+            raise model
+        return model
+
+    worker = DetectorWorker(load)
+    assert answers(worker)
+    worker.stop()
+    with pytest.raises(ModelError, match="gone"):
+        worker.detect(picture())
+    assert answers(worker)
+    worker.close()
+
+
+def test_control_c_is_for_the_app(worker: DetectorWorker) -> None:
+    worker.start()
+    os.kill(pid_of(worker), signal.SIGINT)
+    assert answers(worker)
+    assert worker.restarts == 0
+
+
+# ---- dying
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (SEGFAULT, "signal 11"),
+        (ABORT, "signal 6"),
+        (EXIT, "status 7"),
+        (BREAK, "status 1"),
+    ],
+    ids=["segfault", "abort", "exit", "bug"],
+)
+def test_death_while_detecting_costs_one_picture(
+    worker: DetectorWorker, how: int, says: str
+) -> None:
+    assert answers(worker)
+    with pytest.raises(BackendUnavailableError, match=rf"process died \({says}\)") as caught:
+        worker.detect(picture(how))
+    assert caught.value.retryable
+    assert caught.value.backend is BackendKind.DEVICE
+    assert worker.pid is None
+    assert answers(worker), "the first restart is immediate"
+    assert worker.restarts == 1
+
+
+def test_death_between_two_pictures_costs_the_next(worker: DetectorWorker) -> None:
+    worker.start()
+    os.kill(pid_of(worker), signal.SIGKILL)
+    until(lambda: is_gone(pid_of(worker)))
+    with pytest.raises(BackendUnavailableError, match="signal 9"):
+        worker.detect(picture())
+    assert answers(worker)
+    os.kill(pid_of(worker), signal.SIGKILL)
+    with pytest.raises(BackendUnavailableError, match="signal 9"):
+        worker.ping()
+    worker.ping()
+    assert answers(worker)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["busy", "SIGSTOP"])
+def test_hanging_process_is_killed_from_another_thread(
+    worker: DetectorWorker, stopped: bool
+) -> None:
+    worker.start()
+    if stopped:
+        os.kill(pid_of(worker), signal.SIGSTOP)
+    killer = threading.Timer(0.1, worker.kill)
+    killer.start()
+    started_s = time.monotonic()
+    with pytest.raises(BackendUnavailableError, match="signal 9"):
+        worker.detect(picture(FINE if stopped else HANG))
+    assert time.monotonic() - started_s < 2
+    killer.join()
+    assert answers(worker)
+
+
+def test_stop_does_not_wait_for_a_stuck_process(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "STOP_TIMEOUT_S", 0.05)
+    worker.start()
+    pid = pid_of(worker)
+    os.kill(pid, signal.SIGSTOP)
+    worker.stop()
+    assert is_gone(pid)
+
+
+def test_close_from_another_thread_waits_for_the_picture(worker: DetectorWorker) -> None:
+    worker.start()
+    with ThreadPoolExecutor(2) as threads:
+        hanging = threads.submit(worker.detect, picture(HANG))
+        time.sleep(0.1)
+        closing = threads.submit(worker.close)
+        time.sleep(0.1)
+        assert not closing.done()
+        worker.kill()
+        closing.result(SOON_S)
+        with pytest.raises(BackendUnavailableError, match="signal 9"):
+            hanging.result(SOON_S)
+    assert worker.pid is None
+
+
+def test_storm_of_closing_threads(stand_in: None) -> None:
+    for _ in range(5):
+        worker = DetectorWorker(lambda: b"model")
+        worker.start()
+        with ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(worker.detect, picture()) for _ in range(20)]
+            calls += [threads.submit(worker.close) for _ in range(2)]
+        for call in calls:
+            assert isinstance(call.exception(), ClosedError | None)
+        assert worker.pid is None
+    assert_no_process_of_ours()
+
+
+@linux
+def test_leak_meets_the_cap_and_costs_one_picture(worker: DetectorWorker) -> None:
+    worker._recycle_bytes = 2**40
+    with pytest.raises(BackendUnavailableError, match="MemoryError") as caught:
+        repeat(20, lambda: worker.detect(picture(LEAK)))
+    assert caught.value.retryable
+    assert answers(worker)
+
+
+@linux
+def test_cap_below_what_it_holds_never_hangs(stand_in: None) -> None:
+    worker = DetectorWorker(lambda: b"model", memory_cap_bytes=1)
+    for _ in range(3):
+        try:
+            worker.detect(picture(LEAK, 640, 480))
+        except BackendUnavailableError:
+            continue
+        pytest.fail("a cap of one byte was not noticed")
+    worker.close()
+
+
+def test_grown_process_is_replaced_between_two_pictures(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "CHECK_MEMORY_EVERY", 2)
+    assert answers(worker)
+    first = pid_of(worker)
+    assert worker.detect(picture(LEAK))
+    assert worker.pid == first, "30 MB more are no reason"
+    worker._recycle_bytes = 30 * 2**20
+    for _ in range(2):
+        assert answers(worker)
+    assert worker.pid != first
+    assert is_gone(first)
+    assert answers(worker)
+    assert worker.restarts == 0, "that is no death"
+
+
+@linux
+def test_no_core_file_shows_the_picture(worker: DetectorWorker) -> None:
+    worker.start()
+    limits = Path(f"/proc/{worker.pid}/limits").read_text(encoding="ascii")
+    core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert core.split()[4:6] == ["0", "0"]
+
+
+# ---- starting
+
+
+@pytest.mark.parametrize(
+    ("model", "says", "retryable"),
+    [
+        (b"refuse", "did not start: it is no model", False),
+        (b"exit", r"died at its start \(status 3\)", True),
+        (b"import", r"died at its start \(status 1\)", True),
+    ],
+)
+def test_failed_start_is_told(stand_in: None, model: bytes, says: str, retryable: bool) -> None:
+    worker = DetectorWorker(lambda: model)
+    with pytest.raises(BackendUnavailableError, match=says) as caught:
+        worker.start()
+    assert caught.value.retryable is retryable
+    assert worker.pid is None
+    assert_no_process_of_ours()
+    worker.close()
+
+
+def test_start_that_hangs_is_ended(stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "START_TIMEOUT_S", 0.5)
+    worker = DetectorWorker(lambda: b"hang")
+    with pytest.raises(BackendUnavailableError, match="signal 9"):
+        worker.start()
+    worker.close()
+
+
+def test_kill_ends_a_start(stand_in: None) -> None:
+    worker = DetectorWorker(lambda: b"hang")
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(worker.start)
+        until(lambda: worker.pid)
+        assert worker.starting
+        worker.kill()
+        with pytest.raises(BackendUnavailableError, match="signal 9"):
+            starting.result(SOON_S)
+    assert not worker.starting
+    worker.close()
+
+
+@pytest.mark.parametrize("what", ["no such interpreter", "no file descriptors"])
+def test_no_process_to_be_had_is_told(
+    stand_in: None, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    import resource
+
+    worker = DetectorWorker(lambda: b"model")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if what == "no such interpreter":
+        monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    else:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(BackendUnavailableError, match="cannot be started") as caught:
+            worker.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.retryable
+    monkeypatch.undo()
+    worker.close()
+
+
+def test_restarts_back_off_and_an_answer_forgets_it(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [1000.0]
+    monkeypatch.setattr(worker_module.time, "monotonic", lambda: now_s[0])
+    worker._load_model = lambda: b"exit"
+    for pause_s in (0.0, 0.1, 0.2, 0.4):
+        with pytest.raises(BackendUnavailableError, match="status 3"):
+            worker.start()
+        now_s[0] += pause_s * 0.9
+        if pause_s:
+            with pytest.raises(BackendUnavailableError, match="next try in"):
+                worker.start()
+        now_s[0] += pause_s * 0.2
+    worker._failures = 50
+    with pytest.raises(BackendUnavailableError, match="status 3"):
+        worker.start()
+    now_s[0] += worker_module.BACKOFF_CAP_S + 0.001
+    worker._load_model = lambda: b"model"
+    assert worker.detect(picture())
+    for _ in range(2):
+        with pytest.raises(BackendUnavailableError, match="signal 11"):
+            worker.detect(picture(SEGFAULT))
+        assert worker.detect(picture()), "each was a lone crash"
+
+
+def test_lower_limit_of_the_app_is_kept(stand_in: None) -> None:
+    """A container's own RLIMIT_DATA cannot be raised; that is no reason not to start."""
+    script = """
+        import resource, numpy as np
+        from hybrid_detect.backends.worker import DetectorWorker
+        resource.setrlimit(resource.RLIMIT_DATA, (200 * 2**20, 200 * 2**20))
+        worker = DetectorWorker(lambda: b"model")
+        worker.detect(np.zeros((4, 4, 3), np.uint8))
+        print(open(f"/proc/{worker.pid}/limits").read())
+        worker.close()
+    """
+    if sys.platform != "linux":
+        pytest.skip("RLIMIT_DATA is used on Linux alone")
+    printed = python(script)
+    data = next(line for line in printed.splitlines() if line.startswith("Max data size"))
+    assert data.split()[3:5] == [str(200 * 2**20)] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("frozen", True), ("executable", "")], ids=["frozen", "embedded"]
+)
+def test_app_without_an_interpreter_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    require_child_processes()
+    monkeypatch.setattr(sys, name, value, raising=False)
+    with pytest.raises(ConfigurationError, match="isolation='none'"):
+        require_child_processes()
+
+
+# ---- what is left behind
+
+
+@linux
+def test_hundred_kills_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(TINY_SITE, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = DetectorWorker(lambda: b"model")
+    assert answers(worker)
+    worker.stop()
+    gc.collect()
+    before = left_behind()
+    for number in range(100):
+        worker.start()
+        os.kill(pid_of(worker), (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)[number % 3])
+        with pytest.raises(BackendUnavailableError):
+            worker.detect(picture())
+        worker._start_after_s = float("-inf")
+    assert worker.restarts == 100
+    assert left_behind() == before
+    assert answers(worker)
+    worker.close()
+
+
+TINY_SITE = """
+import sys, types
+
+def main(options):
+    import os
+    from struct import pack
+    os.write(1, pack("<IId", 1, 0, 0.0))
+    while os.read(0, 12):
+        os.write(1, pack("<IId18d", 2, 18 * 8, 0.0, 0, 0, 40, 1, 0.2, 0, *[0.0] * 12))
+    os._exit(0)
+
+for name in ("hybrid_detect", "hybrid_detect.backends", "hybrid_detect.backends.worker_child"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["hybrid_detect.backends.worker_child"].main = main
+"""
+"""A child that starts in 20 ms, for what it leaves behind in its parent is the same."""
+
+
+def left_behind() -> dict[str, Any]:
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    return {
+        "processes": len(children()),
+        "fds": len(os.listdir("/proc/self/fd")),
+        "shm": sorted(os.listdir("/dev/shm")),  # noqa: S108 - only looked at
+        "slots": maps.count("memfd:hybrid-detect"),
+        "threads": threading.active_count(),
+    }
+
+
+@linux
+def test_stop_gives_the_pictures_memory_back(worker: DetectorWorker) -> None:
+    assert answers(worker, 4000)
+    maps = Path("/proc/self/maps")
+    assert "memfd:hybrid-detect" in maps.read_text(encoding="utf-8")
+    worker.stop()
+    assert "memfd:hybrid-detect" not in maps.read_text(encoding="utf-8")
+
+
+def test_large_picture_after_a_small_one(worker: DetectorWorker) -> None:
+    assert answers(worker)
+    first = pid_of(worker)
+    large = np.zeros((4320, 7680, 3), np.uint8)
+    large[-1, -1, -1] = 51
+    assert large.nbytes > CAPACITY
+    (face,) = worker.detect(large)
+    assert face.box.xyxy == (0, 0, 7680, 4320)
+    assert face.score == 0.2
+    assert worker.pid != first
+    second = worker.pid
+    assert answers(worker)
+    assert worker.pid == second
+    worker.stop()
+    assert worker.restarts == 0
+
+
+def python(script: str, *, quiet: bool = True) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (quiet and done.stderr)
+    return done.stdout
+
+
+PARENT = f"""
+    import os, sys, threading, time
+    import numpy as np
+    from hybrid_detect.backends.worker import DetectorWorker
+    worker = DetectorWorker(lambda: b"model")
+    worker.start()
+    print(worker.pid, flush=True)
+    if sys.argv[1] == "busy":
+        picture = np.full((4, 4, 3), {HANG}, np.uint8)
+        threading.Thread(target=worker.detect, args=(picture,), daemon=True).start()
+    if sys.argv[1] == "exits":
+        sys.exit()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["idle", "busy", "exits"])
+def test_it_ends_with_its_parent(stand_in: None, how: str) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PARENT), how], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        pid = int(parent.stdout.readline())
+        if how != "exits":
+            time.sleep(0.2 if how == "busy" else 0)
+            parent.kill()
+        parent.wait(SOON_S)
+    until(lambda: is_gone(pid), seconds=2.5)
+
+
+def test_forked_child_is_refused(worker: DetectorWorker) -> None:
+    worker.start()
+    pid = pid_of(worker)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer Pythons warn of forking with threads
+        child = os.fork()
+    if child == 0:
+        refused = 0
+        for call in (worker.start, worker.ping, lambda: worker.detect(picture())):
+            try:
+                call()
+            except BackendUnavailableError:
+                refused += 1
+        worker.kill()
+        worker.stop()
+        worker.close()
+        os._exit(refused)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 3
+    assert answers(worker)
+    assert worker.pid == pid, "the child ended nothing that was not its own"
+
+
+@linux
+def test_it_inherits_nothing_else(worker: DetectorWorker, tmp_path: Path) -> None:
+    with open(tmp_path / "secret", "w") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        worker.start()
+    folder = Path(f"/proc/{worker.pid}/fd")
+    kinds = sorted(os.readlink(fd).partition(":")[0] for fd in folder.iterdir())
+    assert kinds == ["/dev/null", "/dev/null", "/memfd", "/memfd", "pipe", "pipe"]
+
+
+@linux
+def test_it_can_open_neither_file_nor_socket(worker: DetectorWorker) -> None:
+    assert worker.detect(picture(OPEN))
+    limits = Path(f"/proc/{worker.pid}/limits").read_text(encoding="ascii")
+    files = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert files.split()[3:5] == ["0", "0"]
+    adjusted = Path(f"/proc/{worker.pid}/oom_score_adj").read_text(encoding="ascii")
+    assert adjusted.strip() == "1000", "the kernel takes it before the app"
+
+
+@linux
+def test_proxies_lead_nowhere(worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("no_proxy", "*")
+    worker.start()
+    lines = Path(f"/proc/{worker.pid}/environ").read_text(encoding="utf-8").split("\0")
+    environment = dict(line.split("=", 1) for line in lines if line)
+    assert environment["HTTPS_PROXY"] == environment["all_proxy"] == "http://127.0.0.1:9"
+    assert "no_proxy" not in environment
+
+
+@linux
+def test_full_dev_shm_does_not_matter(stand_in: None) -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare (util-linux) is not installed")
+    script = """
+        import numpy as np
+        from hybrid_detect.backends.worker import DetectorWorker
+        open("/dev/shm/filler", "wb").close()
+        try:
+            open("/dev/shm/filler", "wb").write(bytes(100_000))
+        except OSError as error:
+            print(error.errno)
+        worker = DetectorWorker(lambda: b"model")
+        print(len(worker.detect(np.zeros((720, 1280, 3), np.uint8))))
+        worker.close()
+    """
+    inside = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && exec "$0" -c "$1"'
+    command = ["unshare", "-rm", "sh", "-c", inside, sys.executable, textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no mount namespace to be had: {done.stderr.strip()}")
+    assert done.stdout.split() == ["28", "1"], done.stderr
+
+
+def test_odd_entries_on_the_path_are_left_out(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/some/where"), "/not\udcff/decodable"])
+    assert answers(worker)
+
+
+# ---- with MediaPipe itself
+
+
+@pytest.fixture
+def real(model: bytes) -> Iterator[DetectorWorker]:
+    worker = DetectorWorker(lambda: model)
+    yield worker
+    worker.close()
+
+
+@pytest.mark.device
+def test_same_answer_as_in_process(
+    real: DetectorWorker, model: bytes, astronaut: np.ndarray
+) -> None:
+    with MediaPipeFaceDetector(model) as in_process:
+        for image in (astronaut, astronaut[::2, ::2], astronaut[:, ::-1], astronaut[300:, :200]):
+            image = np.ascontiguousarray(image)
+            assert real.detect(image) == in_process.detect(image)
+    assert len(real.detect(astronaut)) == 1
+
+
+@pytest.mark.device
+def test_largest_pictures_fit_under_the_cap(real: DetectorWorker, astronaut: np.ndarray) -> None:
+    """MediaPipe copies a picture twice, which 8K would not survive under the cap for 4K."""
+    assert len(real.detect(astronaut)) == 1
+    large = np.tile(astronaut, (9, 15, 1))[:4320]
+    for _ in range(2):
+        real.detect(large)
+    assert len(real.detect(astronaut)) == 1
+    assert real.restarts == 0
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
+def test_killed_mediapipe_costs_one_picture(
+    real: DetectorWorker, astronaut: np.ndarray, how: signal.Signals
+) -> None:
+    expected = real.detect(astronaut)
+    os.kill(pid_of(real), how)
+    with pytest.raises(BackendUnavailableError, match=f"signal {how.value}"):
+        real.detect(astronaut)
+    assert real.detect(astronaut) == expected
+
+
+@linux
+@pytest.mark.device
+def test_mediapipe_at_its_memory_limit_costs_one_picture(
+    real: DetectorWorker, astronaut: np.ndarray
+) -> None:
+    import resource
+
+    expected = real.detect(astronaut)
+    resource.prlimit(pid_of(real), resource.RLIMIT_DATA, (1, 1))
+    large = np.tile(astronaut, (4, 4, 1))
+    with pytest.raises(BackendUnavailableError):
+        repeat(3, lambda: real.detect(large))
+    assert real.detect(astronaut) == expected
+
+
+@pytest.mark.device
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("mode", ["on_device", "auto", "cloud", "streaming"])
+def test_mediapipe_never_comes_into_the_app(mode: str) -> None:
+    script = f"""
+        import asyncio, json, sys
+        import numpy as np
+        from hybrid_detect import HybridDetectionService
+        from hybrid_detect.errors import HybridDetectError
+
+        async def main():
+            picture = np.zeros((48, 64, 3), np.uint8)
+            endpoint = None if {mode!r} == "on_device" else "http://127.0.0.1:9"
+            seen = None
+            async with HybridDetectionService(endpoint, mode={mode!r}) as service:
+                for _ in range(3):
+                    try:
+                        seen = (await service.process_image(picture, deadline_s=5)).backend
+                    except HybridDetectError:
+                        pass
+            return seen
+
+        seen = asyncio.run(main())
+        heavy = {{"mediapipe", "cv2", "matplotlib", "sounddevice"}} & set(sys.modules)
+        print(json.dumps([sorted(heavy), seen]))
+    """
+    heavy, seen = json.loads(python(script, quiet=False))
+    assert heavy == []
+    assert seen == ("device" if mode in {"on_device", "auto"} else None)
