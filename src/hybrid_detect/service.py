@@ -1,0 +1,420 @@
+"""One call for a face detection that works wherever the network and the device stand.
+
+For each frame: observe, decide, detect, fall back, feed back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from hybrid_detect.backends import create_backend
+from hybrid_detect.backends.base import Backend, open_frame
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import (
+    AllBackendsFailedError,
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    ClosedError,
+    ConfigurationError,
+    HybridDetectError,
+    InvalidFrameError,
+    SupersededError,
+)
+from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
+from hybrid_detect.frames.sources import FrameSource, OpenSource, Shot, open_source
+from hybrid_detect.selection.policy import ORDERS, ModePolicy, Policy
+from hybrid_detect.streams import results_in_order
+from hybrid_detect.types import (
+    Attempt,
+    BackendKind,
+    Conditions,
+    DetectionMode,
+    DetectionResult,
+    DetectionStatus,
+    Plan,
+    WayConditions,
+)
+from hybrid_detect.ways import Way, WayStatus
+
+__all__ = ["HybridDetectionService", "ServiceStatus"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStatus:
+    """What the service would do now, and why."""
+
+    mode: DetectionMode
+    plan: Plan
+    """The plan the next frame would get."""
+    ways: tuple[WayStatus, ...]
+    frames_dropped: int
+    """Frames that cameras gave and newer ones replaced before anybody could look."""
+
+
+class HybridDetectionService:
+    """Detects faces in camera frames, through whichever way serves each frame best.
+
+    Use it as an async context manager; entering returns once a way is ready (the device, if it
+    is preferred), or all have failed to become so. It belongs to one event loop, and
+    `process_image` may be called several times at once.
+
+    Args:
+        endpoint: URL of the detection server; without one, the device is the only way.
+        auth_token: Bearer token for the server.
+        mode: Which ways may be used, and in which order.
+        session_id: Your own name for this run of the app.
+        config: Everything else; the arguments above win over its fields.
+        backends: The ways to use instead of those that the configuration asks for.
+        policy: Decides instead of the mode's own order.
+        clock: Monotonic time in seconds.
+
+    Raises:
+        ConfigurationError: If no way of the mode can work as configured.
+    """
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        auth_token: str | None = None,
+        mode: DetectionMode | str | None = None,
+        session_id: str | None = None,
+        *,
+        config: ServiceConfig | None = None,
+        backends: Iterable[Backend] | None = None,
+        policy: Policy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        given: dict[str, Any] = {
+            "endpoint": endpoint,
+            "auth_token": auth_token,
+            "mode": mode,
+            "session_id": session_id,
+        }
+        explicit = {name: value for name, value in given.items() if value is not None}
+        self.config = replace(config or ServiceConfig(), **explicit)
+        self._clock = clock
+        self._policy = policy or ModePolicy(
+            mode=self.config.mode,
+            target_bytes=int(self.config.target_file_size_kb * 1024),
+            quality=self.config.quality,
+            max_side_px=self.config.max_side_px,
+        )
+        self._missing: dict[BackendKind, str] = {}
+        made = self._create_backends() if backends is None else list(backends)
+        self._ways = {backend.kind: Way(backend, clock=clock) for backend in made}
+        if len(self._ways) < len(made):
+            msg = f"backends: expected one of each kind, got {[b.kind.value for b in made]}"
+            raise ConfigurationError(msg)
+        self._is_open = False
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._sources: set[OpenSource] = set()
+        self._dropped = 0
+
+    def _create_backends(self) -> list[Backend]:
+        made = []
+        errors = []
+        for kind in ORDERS[self.config.mode]:
+            try:
+                made.append(create_backend(kind, self.config))
+            except ConfigurationError as error:
+                self._missing[kind] = str(error)
+                errors.append(error)
+        if made:
+            return made
+        if len(errors) == 1:
+            raise errors[0]
+        reasons = "; ".join(f"{kind.value}: {why}" for kind, why in self._missing.items())
+        msg = f"no way of mode {self.config.mode.value!r} can work: {reasons}"
+        raise ConfigurationError(msg)
+
+    # -- one frame ---------------------------------------------------------------------------
+
+    async def process_image(
+        self,
+        image: ImageLike,
+        *,
+        pixel_format: PixelFormat | str = PixelFormat.RGB,
+        deadline_s: float | None = None,
+    ) -> DetectionResult:
+        """Find the faces in one image.
+
+        Args:
+            image: An ndarray, a PIL image, encoded bytes, a path, a file object or a
+                `CameraImage`. Arrays must not be changed until this returns.
+            pixel_format: What the channels of an ndarray are; other inputs say it themselves.
+            deadline_s: Seconds this image has; the configuration's if `None`.
+
+        Returns:
+            Who answered, and what they saw. The status is ``skipped`` if a newer image took this
+            one's place while it waited; otherwise somebody looked.
+
+        Raises:
+            InvalidFrameError: If it is not an image this library can look at.
+            AllBackendsFailedError: If no way could answer inside the deadline.
+        """
+        deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
+        if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
+            msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
+            raise ConfigurationError(msg)
+        ends_s = self._clock() + deadline_s
+        frame = await open_frame(image, pixel_format=pixel_format)
+        result = await self._look(frame, ends_s)
+        if result.status is DetectionStatus.FAILED:
+            result.raise_for_status()
+        return result
+
+    async def _look(self, frame: Frame, ends_s: float) -> DetectionResult:
+        self._require_open()
+        started_s = self._clock()
+        plan = await self._decide(ends_s)
+        attempts: list[BackendError] = []
+        for kind in (plan.backend, *plan.fallbacks) if plan.backend else ():
+            left_s = ends_s - self._clock() - (0.0 if attempts else plan.reserve_s)
+            way = self._ways.get(kind)
+            if way is None:  # the policy asked for what is not there
+                why = self._missing.get(kind, "this service has no such way")
+                attempts.append(BackendUnavailableError(why, backend=kind.value))
+                continue
+            if left_s <= 0:
+                attempts.append(BackendTimeoutError("no time was left for it", backend=kind.value))
+                continue
+            try:
+                result = await way.detect(frame, replace(plan, backend=kind, deadline_s=left_s))
+            except SupersededError as error:
+                return self._without_answer(frame, plan, attempts, error)
+            except BackendError as error:
+                # Its traceback would keep the frame alive for as long as the result is kept.
+                attempts.append(error.with_traceback(None))
+            else:
+                return self._with_answer(result, frame, attempts, self._clock() - started_s)
+        return self._without_answer(frame, plan, attempts, None)
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            msg = "the service is not open: use it as 'async with HybridDetectionService(...)'"
+            raise ClosedError(msg)
+
+    async def _decide(self, ends_s: float) -> Plan:
+        """Observe and decide; wait for a way that is still starting if there is no other."""
+        while True:
+            plan = self._policy.decide(self._observe(ends_s - self._clock()))
+            starting = [way for way in self._ways.values() if not way.settled.is_set()]
+            if plan.backend is not None or not starting:
+                return plan
+            if not await _first_settled(starting, timeout_s=ends_s - self._clock()):
+                return plan
+
+    def _observe(self, deadline_s: float) -> Conditions:
+        known = tuple(way.conditions() for way in self._ways.values())
+        missing = tuple(
+            WayConditions(kind=kind, usable=False, why_not=why)
+            for kind, why in self._missing.items()
+        )
+        return Conditions(now_s=self._clock(), ways=known + missing, deadline_s=deadline_s)
+
+    def _with_answer(
+        self,
+        result: DetectionResult,
+        frame: Frame,
+        attempts: list[BackendError],
+        total_s: float,
+    ) -> DetectionResult:
+        status = DetectionStatus.DEGRADED if attempts else result.status
+        return replace(
+            result,
+            status=status,
+            reason="; ".join((result.reason, *map(_told, attempts))),
+            attempts=tuple(map(Attempt.from_error, attempts)),
+            timings=replace(result.timings, total_s=total_s),
+            age_s=frame.age_s(),
+            session_id=self.config.session_id,
+        )
+
+    def _without_answer(
+        self,
+        frame: Frame,
+        plan: Plan,
+        attempts: list[BackendError],
+        skipped: SupersededError | None,
+    ) -> DetectionResult:
+        reason = "; ".join((plan.reason, *map(_told, attempts)))
+        message = f"no way could answer: {reason}" if attempts else reason
+        error = skipped or AllBackendsFailedError(message, attempts=tuple(attempts))
+        return DetectionResult(
+            status=DetectionStatus.SKIPPED if skipped else DetectionStatus.FAILED,
+            width=frame.width,
+            height=frame.height,
+            reason=reason,
+            attempts=tuple(map(Attempt.from_error, attempts)),
+            age_s=frame.age_s(),
+            frame_id=frame.frame_id,
+            session_id=self.config.session_id,
+            error=error,
+        )
+
+    # -- many frames -------------------------------------------------------------------------
+
+    async def start_detection(
+        self,
+        camera: FrameSource,
+        *,
+        max_fps: float | None = 10,
+        every_frame: bool | None = None,
+        pixel_format: PixelFormat | str = PixelFormat.RGB,
+    ) -> AsyncGenerator[DetectionResult]:
+        """Yield a result for each frame taken from `camera`, in the frames' order.
+
+        Never raises for a single frame: a frame that nobody could look at, or that is not an
+        image, yields a result with status ``failed`` and its error.
+
+        Args:
+            camera: Anything with ``read() -> (ok, image)`` such as ``cv2.VideoCapture``, or an
+                iterable or async iterable of images.
+            max_fps: Most frames to take in a second; `None` for as many as can be answered.
+            every_frame: Whether to make the source wait rather than drop frames. By default a
+                camera's frames are dropped when newer ones are there, an iterable's never.
+            pixel_format: What the channels of ndarrays are (``cv2`` gives ``bgr``).
+
+        Raises:
+            ConfigurationError: If `camera` is no source of frames.
+            ClosedError: If the service is not open, or is closed meanwhile.
+        """
+        self._require_open()
+        async with open_source(camera, max_fps=max_fps, every_frame=every_frame) as source:
+            self._sources.add(source)
+            results = results_in_order(
+                source, partial(self._look_at, pixel_format), spawn=self._spawn
+            )
+            async with aclosing(results):
+                try:
+                    async for result in results:
+                        yield result
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if task is None or not task.cancelling():
+                        # Nobody has cancelled the caller: closing has cancelled its frames.
+                        self._require_open()
+                    raise
+                finally:
+                    self._sources.discard(source)
+                    self._dropped += source.dropped
+
+    async def _look_at(self, pixel_format: PixelFormat | str, shot: Shot) -> DetectionResult:
+        ends_s = self._clock() + self.config.deadline_s
+        try:
+            frame = await open_frame(
+                shot.image, pixel_format=pixel_format, captured_at_s=shot.captured_at_s
+            )
+            return await self._look(frame, ends_s)
+        except InvalidFrameError as error:
+            return DetectionResult(
+                status=DetectionStatus.FAILED,
+                width=0,
+                height=0,
+                reason=f"not an image: {error}",
+                session_id=self.config.session_id,
+                error=error,
+            )
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        task = asyncio.create_task(coroutine)
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+        return task
+
+    # -- life --------------------------------------------------------------------------------
+
+    def status(self) -> ServiceStatus:
+        """What the next frame would get, and how each way stands."""
+        missing = tuple(
+            WayStatus(
+                kind=kind,
+                usable=False,
+                why_not=why,
+                breaker="",
+                latency_s=None,
+                answered=0,
+                failed=0,
+            )
+            for kind, why in self._missing.items()
+        )
+        return ServiceStatus(
+            mode=self.config.mode,
+            plan=self._policy.decide(self._observe(self.config.deadline_s)),
+            ways=tuple(way.status() for way in self._ways.values()) + missing,
+            frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            for kind, way in tuple(self._ways.items()):
+                try:
+                    await way.start()
+                except ConfigurationError as error:
+                    if len(self._ways) == 1:
+                        raise
+                    self._missing[kind] = str(error)
+                    await self._ways.pop(kind).aclose()
+            self._is_open = True
+            await self._until_ready()
+        except BaseException:
+            await self.aclose()
+            raise
+        return self
+
+    async def settled(self) -> None:
+        """Wait until every way has either become ready or failed to for the first time."""
+        await asyncio.gather(*(way.settled.wait() for way in self._ways.values()))
+
+    async def _until_ready(self) -> None:
+        device = self._ways.get(BackendKind.DEVICE)
+        if device is not None and self.config.mode is DetectionMode.PREFER_ON_DEVICE:
+            # A server may be ready sooner, but sending pictures is not what was preferred.
+            await device.settled.wait()
+        starting = list(self._ways.values())
+        while starting and not any(way.conditions().usable for way in self._ways.values()):
+            await _first_settled(starting, timeout_s=None)
+            starting = [way for way in starting if not way.settled.is_set()]
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop everything; frames under way fail. May be called more than once."""
+        self._is_open = False
+        for task in tuple(self._streams):
+            task.cancel()
+        await asyncio.gather(*self._streams, return_exceptions=True)
+        # Not left to streams that nobody goes on with: a camera must not be read any more.
+        await asyncio.gather(*(source.aclose() for source in tuple(self._sources)))
+        await asyncio.gather(*(way.aclose() for way in self._ways.values()))
+
+
+async def _first_settled(ways: Iterable[Way], *, timeout_s: float | None) -> bool:
+    """Wait until the first of `ways` has ended its first check; False if time ran out."""
+    waits = [asyncio.create_task(way.settled.wait()) for way in ways]
+    try:
+        done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _told(error: HybridDetectError) -> str:
+    backend = error.backend if isinstance(error, BackendError) else "?"
+    return f"{backend} could not answer ({error})"

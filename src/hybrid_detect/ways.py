@@ -1,0 +1,177 @@
+"""A way as the service sees it: a backend, what is known about it, and who watches over it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybrid_detect.backends.base import Backend
+from hybrid_detect.errors import (
+    BackendError,
+    BackendResponseError,
+    BackendTimeoutError,
+    HybridDetectError,
+    SupersededError,
+)
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
+from hybrid_detect.selection.estimators import LatencyEstimate
+from hybrid_detect.types import BackendKind, DetectionResult, Plan, WayConditions
+
+__all__ = ["Way", "WayStatus"]
+
+logger = logging.getLogger("hybrid_detect")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayStatus:
+    """One way in `HybridDetectionService.status()`."""
+
+    kind: BackendKind
+    usable: bool
+    why_not: str
+    breaker: str
+    """``closed``, ``open`` or ``half_open``; empty if the way is not there at all."""
+    latency_s: float | None
+    answered: int
+    """Frames it answered."""
+    failed: int
+    """Frames it was given and could not answer."""
+
+
+class Way:
+    """A backend with its breaker and its latency estimate.
+
+    While the breaker is open, a task asks the backend for a sign of life in growing
+    intervals, so that no frame has to be risked to find out that a way is back.
+    """
+
+    def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
+        self.kind = backend.kind
+        self.settled = asyncio.Event()
+        """Set once the first check has ended, either way."""
+        self._backend = backend
+        self._clock = clock
+        self._breaker = CircuitBreaker()
+        self._latency = LatencyEstimate()
+        self._opened = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._trouble = ""
+        self._trouble_kind: type[Exception] | None = None
+        self._answered = 0
+        self._failed = 0
+
+    async def start(self) -> None:
+        """Start the backend and the watch over it."""
+        await self._backend.start()
+        self._opened.set()
+        self._watcher = asyncio.create_task(self._watch(), name=f"hybrid-detect-watch-{self.kind}")
+        self._watcher.add_done_callback(self._report_bug)
+
+    def conditions(self) -> WayConditions:
+        """What a policy may know about this way now."""
+        why_not = self._why_not()
+        return WayConditions(
+            kind=self.kind,
+            usable=not why_not,
+            why_not=why_not,
+            latency_s=self._latency.predict_s(now_s=self._clock()),
+        )
+
+    def status(self) -> WayStatus:
+        """What a person may want to know about this way now."""
+        now = self.conditions()
+        return WayStatus(
+            kind=self.kind,
+            usable=now.usable,
+            why_not=now.why_not,
+            breaker=self._breaker.state.value,
+            latency_s=now.latency_s,
+            answered=self._answered,
+            failed=self._failed,
+        )
+
+    def _why_not(self) -> str:
+        if self._breaker.state is BreakerState.CLOSED:
+            return self._backend.why_not
+        return self._trouble or self._backend.why_not or "starting"
+
+    async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
+        """Give the frame to the backend, and learn from what becomes of it.
+
+        Raises:
+            BackendError: If it could not answer.
+        """
+        started_s = self._clock()
+        try:
+            result = await self._backend.detect(frame, plan)
+        except SupersededError:
+            raise  # says nothing about the way
+        except BackendError as error:
+            self._failed += 1
+            if isinstance(error, BackendTimeoutError):
+                self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
+            self._on_failure(error)
+            raise
+        self._answered += 1
+        self._latency.observe(self._clock() - started_s, now_s=self._clock())
+        self._breaker.on_success()
+        return result
+
+    def _on_failure(self, error: HybridDetectError) -> None:
+        for_good = (
+            error.is_configuration
+            if isinstance(error, BackendResponseError)
+            else not isinstance(error, BackendError)
+        )
+        was_closed = self._breaker.state is BreakerState.CLOSED
+        self._breaker.on_failure(now_s=self._clock(), for_good=for_good)
+        if self._breaker.state is not BreakerState.OPEN:
+            return
+        self._opened.set()
+        if was_closed or self._trouble_kind is not type(error):
+            # Once for each outage, not once for each number in its message.
+            level = logging.ERROR if for_good else logging.WARNING
+            logger.log(level, "%s is out: %s", self.kind.value, error)
+        self._trouble = str(error)
+        self._trouble_kind = type(error)
+
+    async def _watch(self) -> None:
+        """Check the backend whenever its breaker is open and the pause is over."""
+        while True:
+            await self._opened.wait()
+            await asyncio.sleep(max(self._breaker.retry_at_s - self._clock(), 0.0))
+            self._opened.clear()
+            if self._breaker.state is BreakerState.CLOSED:
+                continue  # a frame that was still under way has shown that it works
+            self._breaker.begin_check()
+            try:
+                await self._backend.check(deadline_s=self._backend.check_deadline_s)
+            except HybridDetectError as error:
+                self._on_failure(error)
+            else:
+                if self._trouble:
+                    logger.warning("%s is back", self.kind.value)
+                self._trouble, self._trouble_kind = "", None
+                self._breaker.on_success()
+            self.settled.set()
+
+    async def aclose(self) -> None:
+        """Stop the watch, then the backend."""
+        watcher, self._watcher = self._watcher, None
+        try:
+            if watcher is not None:
+                watcher.cancel()
+                await asyncio.wait([watcher])
+        finally:
+            await self._backend.aclose()
+
+    def _report_bug(self, watcher: asyncio.Task[None]) -> None:
+        # Only errors of this library are expected in a check; anything else must be seen. Nobody
+        # checks this way any more, so it stays out, and nobody may wait for it.
+        if not watcher.cancelled() and (bug := watcher.exception()) is not None:
+            logger.error("%s is out: its check has a bug", self.kind.value, exc_info=bug)
+            self._trouble = f"its check has a bug ({type(bug).__name__})"
+            self.settled.set()

@@ -1,0 +1,250 @@
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_detect import sync
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import (
+    AllBackendsFailedError,
+    BackendUnavailableError,
+    ClosedError,
+    ConfigurationError,
+    InvalidFrameError,
+)
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.testing import FakeBackend
+from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Face, Plan
+
+LIMIT_S = 5
+IMAGE = np.zeros((48, 64, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive(), thread.name
+
+
+@pytest.fixture
+def backend() -> FakeBackend:
+    return FakeBackend()
+
+
+@pytest.fixture
+def service(backend: FakeBackend) -> Iterator[sync.HybridDetectionService]:
+    with sync.HybridDetectionService(backends=[backend], session_id="me") as opened:
+        yield opened
+
+
+def test_an_image_is_looked_at(service: sync.HybridDetectionService) -> None:
+    result = service.process_image(IMAGE)
+    assert (result.status, result.session_id) == (DetectionStatus.OK, "me")
+
+
+def test_options_are_passed_on() -> None:
+    seen = []
+
+    def look(frame: Frame) -> list[Face]:
+        seen.append(frame.rgb()[0, 0].tolist())
+        return []
+
+    with sync.HybridDetectionService(backends=[FakeBackend(faces=look)]) as service:
+        service.process_image(np.full((8, 8, 3), (255, 0, 0), np.uint8), pixel_format="bgr")
+    assert seen == [[0, 0, 255]]
+
+
+def test_several_threads_may_call_at_once(service: sync.HybridDetectionService) -> None:
+    together = threading.Barrier(6)
+
+    def call(width: int) -> list[int]:
+        together.wait(LIMIT_S)
+        image = np.zeros((8, width, 3), np.uint8)
+        return [service.process_image(image, deadline_s=LIMIT_S).width for _ in range(10)]
+
+    with ThreadPoolExecutor(6) as threads:
+        widths = list(threads.map(call, range(10, 16)))
+    assert widths == [[width] * 10 for width in range(10, 16)]
+
+
+def test_a_blocked_call_does_not_block_other_threads(backend: FakeBackend) -> None:
+    release, started = threading.Event(), threading.Event()
+
+    class Waits(FakeBackend):
+        async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
+            if frame.width == 10:
+                started.set()
+                await asyncio.to_thread(release.wait, LIMIT_S)
+            return await super().detect(frame, plan)
+
+    with (
+        sync.HybridDetectionService(backends=[Waits()]) as service,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        slow = threads.submit(service.process_image, np.zeros((8, 10, 3), np.uint8))
+        assert started.wait(LIMIT_S)
+        assert service.process_image(IMAGE).answered
+        assert not slow.done()
+        release.set()
+        assert slow.result(LIMIT_S).answered
+
+
+def test_errors_cross(service: sync.HybridDetectionService, backend: FakeBackend) -> None:
+    with pytest.raises(InvalidFrameError):
+        service.process_image(b"garbage")
+    backend.error = BackendUnavailableError("down")
+    with pytest.raises(AllBackendsFailedError) as caught:
+        service.process_image(IMAGE)
+    assert str(caught.value.attempts[0]) == "down"
+    backend.error = None
+    assert service.process_image(IMAGE).answered
+
+
+def test_a_bad_configuration_is_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError):
+        sync.HybridDetectionService(mode="fastest")
+
+
+def test_status(service: sync.HybridDetectionService) -> None:
+    assert service.status().mode is DetectionMode.AUTO
+
+
+def test_a_stream_is_an_iterator(service: sync.HybridDetectionService) -> None:
+    results = list(service.start_detection([IMAGE] * 5, max_fps=None))
+    assert [result.status for result in results] == [DetectionStatus.OK] * 5
+
+
+def test_a_stream_of_a_camera_can_be_broken_off_early(
+    service: sync.HybridDetectionService,
+) -> None:
+    class Camera:
+        def read(self) -> tuple[bool, Any]:
+            return True, IMAGE
+
+    for result in service.start_detection(Camera(), max_fps=100):
+        assert result.answered
+        break
+    assert [t for t in threading.enumerate() if t.name == "hybrid-detect-source"] == []
+    assert service.process_image(IMAGE).answered
+
+
+def test_a_stream_may_be_consumed_from_another_thread(
+    service: sync.HybridDetectionService,
+) -> None:
+    results = service.start_detection([IMAGE] * 4, max_fps=None)
+    first = next(results)
+    with ThreadPoolExecutor(1) as threads:
+        rest = threads.submit(list, results).result(LIMIT_S)
+    assert [r.answered for r in (first, *rest)] == [True] * 4
+
+
+def test_errors_of_a_camera_cross(service: sync.HybridDetectionService) -> None:
+    def camera() -> Iterator[Any]:
+        yield IMAGE
+        raise OSError("unplugged")
+
+    with pytest.raises(OSError, match="unplugged"):
+        list(service.start_detection(camera(), max_fps=None))
+    with pytest.raises(ConfigurationError):
+        list(service.start_detection(7))
+
+
+def test_use_before_opening_and_after_closing_is_refused(backend: FakeBackend) -> None:
+    service = sync.HybridDetectionService(backends=[backend])
+
+    def refused() -> None:
+        with pytest.raises(ClosedError, match="with HybridDetectionService"):
+            service.process_image(IMAGE)
+        with pytest.raises(ClosedError, match="with HybridDetectionService"):
+            next(service.start_detection([IMAGE]))
+        with pytest.raises(ClosedError, match="with HybridDetectionService"):
+            service.status()
+
+    refused()
+    with service:
+        service.process_image(IMAGE)
+    refused()
+
+
+def test_a_stream_that_outlives_its_service_ends_with_an_error_and_leaves_nothing(
+    backend: FakeBackend,
+) -> None:
+    class Camera:
+        def read(self) -> tuple[bool, Any]:
+            return True, IMAGE
+
+    with sync.HybridDetectionService(backends=[backend]) as service:
+        results = service.start_detection(Camera(), max_fps=100)
+        assert next(results).answered
+    with pytest.raises(ClosedError):
+        next(results)
+
+
+def test_dropping_a_stream_after_its_service_is_quiet(backend: FakeBackend) -> None:
+    with sync.HybridDetectionService(backends=[backend]) as service:
+        results = service.start_detection([IMAGE] * 3, max_fps=None)
+        next(results)
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_an_error_in_the_block_closes_and_comes_through(backend: FakeBackend) -> None:
+    with pytest.raises(KeyError), sync.HybridDetectionService(backends=[backend]):
+        raise KeyError
+
+
+def test_a_service_that_cannot_start_leaves_no_thread() -> None:
+    class NeverStarts(FakeBackend):
+        async def start(self) -> None:
+            raise ConfigurationError("it can never work")
+
+    service = sync.HybridDetectionService(backends=[NeverStarts()])
+    with pytest.raises(ConfigurationError, match="never work"), service:
+        pass
+
+
+def test_open_and_close_do_what_the_block_does(backend: FakeBackend) -> None:
+    service = sync.HybridDetectionService(backends=[backend])
+    service.open()
+    service.open()
+    service.settled()
+    assert service.process_image(IMAGE).answered
+    service.close()
+    service.close()
+    with pytest.raises(ClosedError):
+        service.process_image(IMAGE)
+
+
+def test_ctrl_c_in_a_camera_loop_comes_through_and_leaves_nothing() -> None:
+    backend = FakeBackend(latency_s=60.0)
+
+    def frames() -> Iterator[Any]:
+        while True:
+            yield IMAGE
+
+    def interrupt() -> None:
+        while not backend.plans:
+            time.sleep(0.005)
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, signal.SIGINT)
+
+    def watch(service: sync.HybridDetectionService) -> None:
+        for _ in service.start_detection(frames(), max_fps=None):
+            pass
+
+    config = ServiceConfig(deadline_s=60.0)
+    with sync.HybridDetectionService(config=config, backends=[backend]) as service:
+        presser = threading.Thread(target=interrupt)
+        presser.start()
+        with pytest.raises(KeyboardInterrupt):
+            watch(service)
+        presser.join()
