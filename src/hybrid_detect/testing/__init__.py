@@ -1,0 +1,33 @@
+"""For users' own tests: a backend that needs no model, no network and no time; memory budgets.
+
+The names are loaded when they are first used: pytest imports this package in every run of
+everyone who has it installed (see `pytest_plugin`).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybrid_detect.testing.fakes import FakeBackend
+    from hybrid_detect.testing.memory import MemoryBudget, MemoryBudgetError
+    from hybrid_detect.testing.memory_report import MemoryReport
+
+__all__ = ["FakeBackend", "MemoryBudget", "MemoryBudgetError", "MemoryReport"]
+
+_HOME = {
+    "FakeBackend": "fakes",
+    "MemoryBudget": "memory",
+    "MemoryBudgetError": "memory",
+    "MemoryReport": "memory_report",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOME:
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
