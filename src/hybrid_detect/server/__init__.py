@@ -1,0 +1,1 @@
+"""The other end: a reference server that looks at the pictures clients send."""

@@ -1,0 +1,193 @@
+"""Running the app: uvicorn set up for many small pictures, here or in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from hybrid_detect.errors import BackendUnavailableError, ClosedError, HybridDetectError
+from hybrid_detect.server.app import create_app
+from hybrid_detect.server.config import ServerConfig
+
+__all__ = ["TOKEN_VARIABLE", "ServerProcess", "serve"]
+
+TOKEN_VARIABLE = "HYBRID_DETECT_SERVER_TOKEN"  # noqa: S105 - a name, not a token
+"""The environment, because arguments can be read by every user of the machine."""
+
+LISTENING = "listening on "
+
+GRACE_S = 2
+"""Seconds for pictures under way when the server is stopped."""
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.should_exit:
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        print(f"{LISTENING}http://{host}:{port}", flush=True)  # noqa: T201 - whoever started it reads it
+
+
+def serve(config: ServerConfig) -> bool:
+    """Run the server until it is told to stop; prints its address once it is ready.
+
+    Returns:
+        Whether it came up.
+
+    Raises:
+        ModelError: If the model can be had nowhere.
+        MissingExtraError: If MediaPipe is not installed.
+    """
+    app = create_app(config)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            http="httptools",
+            # Pictures do not shrink: deflate would make a message 24 to 44 times as expensive.
+            ws="websockets-sansio",
+            ws_per_message_deflate=False,
+            ws_max_size=config.max_body_bytes,
+            timeout_graceful_shutdown=GRACE_S,
+            log_level="warning",
+            server_header=False,
+        )
+    )
+    with contextlib.suppress(SystemExit):  # how uvicorn says, after its log, that it cannot start
+        server.run()
+    error: HybridDetectError | None = getattr(app.state, "startup_error", None)
+    if error is not None:
+        raise error
+    return bool(server.started)
+
+
+class ServerProcess:
+    """The reference server in a process of its own, on this machine's own address.
+
+    For demonstrations, tests and benchmarks: it can be killed, as servers are, and started
+    again at the same address.
+
+    Args:
+        auth_token: Token it asks for.
+        model: Name of its model.
+        model_path: File of its model.
+        start_timeout_s: Seconds it may take to be ready.
+    """
+
+    def __init__(
+        self,
+        *,
+        auth_token: str | None = None,
+        model: str = "full_range",
+        model_path: Path | None = None,
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        self._token = auth_token
+        self._arguments = ["--model", model]
+        if model_path is not None:
+            self._arguments += ["--model-path", str(model_path)]
+        self._start_timeout_s = start_timeout_s
+        self._process: subprocess.Popen[str] | None = None
+        self._url = ""
+
+    @property
+    def url(self) -> str:
+        """Its address; the same after every restart."""
+        if not self._url:
+            msg = "the server has not been started"
+            raise ClosedError(msg)
+        return self._url
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id; `None` while it is not running."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start it, unless it runs already, and wait until it is ready.
+
+        Raises:
+            BackendUnavailableError: If it did not come up; its own words are in the message.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._reap()
+        port = self._url.rpartition(":")[2] or "0"
+        command = [sys.executable, "-m", "hybrid_detect", "serve", "--port", port, *self._arguments]
+        with tempfile.TemporaryFile("w+") as complaints:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                command,
+                env={**os.environ, TOKEN_VARIABLE: self._token or ""},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                text=True,
+            )
+            # Ending the process ends the wait for its address, too.
+            limit = threading.Timer(self._start_timeout_s, self._process.kill)
+            limit.start()
+            address = self._read_address(self._process)
+            limit.cancel()
+            if address is not None:
+                self._url = address
+                return
+            self.kill()
+            complaints.seek(0)
+            last = complaints.read().strip().splitlines()[-1:]
+        msg = f"the server did not start: {last[0] if last else 'it said nothing'}"
+        raise BackendUnavailableError(msg)
+
+    @staticmethod
+    def _read_address(process: subprocess.Popen[str]) -> str | None:
+        for line in process.stdout or ():
+            if line.startswith(LISTENING):
+                return line.removeprefix(LISTENING).strip()
+        return None
+
+    def kill(self) -> None:
+        """End it without warning: no goodbye to anyone."""
+        if self._process is not None:
+            self._process.kill()
+            self._reap()
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        if self._process is not None:
+            self._process.terminate()
+            self._reap()
+
+    def _reap(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        try:
+            process.wait(timeout=GRACE_S + 3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()

@@ -1,0 +1,267 @@
+import asyncio
+import io
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
+from hybrid_detect.exchange.wire import DetectRequest
+from hybrid_detect.selection.probes import DEVICE_DETECTOR_BYTES, MemoryReading
+from hybrid_detect.server import detectors
+from hybrid_detect.server.app import create_app
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.detectors import Detection, DetectorPool
+from hybrid_detect.server.serving import serve
+from hybrid_detect.types import Face
+
+pytestmark = pytest.mark.anyio
+
+LIMIT_S = 5
+
+
+def jpeg() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(out, "JPEG")
+    return out.getvalue()
+
+
+PICTURE = DetectRequest(request_id=1, image=jpeg())
+DIED = BackendUnavailableError("the detector's process died (signal 9)", retryable=True)
+BACKS_OFF = BackendUnavailableError("the detector's process died 3 times; next try in 5.0 s")
+
+
+class Worker:
+    """A worker that hangs, dies or fails to start when told so."""
+
+    def __init__(self) -> None:
+        self.starting = False
+        self.hangs = False
+        self.error: Exception | None = None
+        self.start_error: Exception | None = None
+        self.looked = 0
+        self.kills = 0
+        self.is_closed = False
+        self.hanging = threading.Event()
+        self._killed = threading.Event()
+
+    def start(self) -> None:
+        if self.start_error is not None:
+            raise self.start_error
+
+    def detect(self, image: Any) -> tuple[Face, ...]:
+        self.looked += 1
+        if self.hangs:
+            self._killed.clear()
+            self.hanging.set()
+            assert self._killed.wait(LIMIT_S)
+            self.hangs = False
+            raise DIED
+        if self.error is not None:
+            raise self.error
+        return ()
+
+    def kill(self) -> None:
+        self.kills += 1
+        self._killed.set()
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """The workers that the next pools get, in this order."""
+    made = [Worker() for _ in range(4)]
+    waiting = iter(made)
+    monkeypatch.setattr(detectors, "DetectorWorker", lambda *_, **__: next(waiting))
+    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"model")
+    monkeypatch.setattr(detectors, "is_installed", lambda _: True)
+    leave(monkeypatch, None)
+    return made
+
+
+def leave(monkeypatch: pytest.MonkeyPatch, available_bytes: int | None) -> None:
+    class Probe:
+        def __init__(self, **_: Any) -> None:
+            self.read: Callable[[], MemoryReading] = lambda: MemoryReading(
+                available_bytes=available_bytes
+            )
+
+    monkeypatch.setattr(detectors, "MemoryProbe", Probe)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is not done at once counts as hung."""
+    for name in ("LOOK_LIMIT_S", "HANG_GRACE_S", "CLOSE_TIMEOUT_S"):
+        monkeypatch.setattr(detectors, name, 0.0)
+    for name in ("WATCH_EVERY_S", "KILL_EVERY_S"):
+        monkeypatch.setattr(detectors, name, 0.001)
+
+
+@asynccontextmanager
+async def pool_of(count: int) -> AsyncIterator[DetectorPool]:
+    pool = DetectorPool(ServerConfig(detectors=count))
+    async with asyncio.timeout(LIMIT_S):
+        await pool.start()
+        try:
+            yield pool
+        finally:
+            await pool.aclose()
+
+
+def looks(workers: Sequence[Worker]) -> list[int]:
+    return [worker.looked for worker in workers]
+
+
+# -- a detector that hangs -------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_hung_detector_is_killed_and_costs_one_picture(workers: list[Worker]) -> None:
+    async with pool_of(1) as pool:
+        workers[0].hangs = True
+        with pytest.raises(BackendUnavailableError, match="died"):
+            await pool.detect(PICTURE)
+        assert isinstance(await pool.detect(PICTURE), Detection)
+    assert looks(workers[:1]) == [2], "there was no time for a second try"
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_hung_detector_is_killed_though_its_caller_has_gone(workers: list[Worker]) -> None:
+    async with pool_of(1) as pool:
+        workers[0].hangs = True
+        gone = asyncio.create_task(pool.detect(PICTURE))
+        await asyncio.to_thread(workers[0].hanging.wait, LIMIT_S)
+        gone.cancel()
+        assert isinstance(await pool.detect(PICTURE), Detection)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_detector_is_not_killed_while_it_starts(workers: list[Worker]) -> None:
+    async with pool_of(1) as pool:
+        workers[0].hangs = workers[0].starting = True
+        look = asyncio.create_task(pool.detect(PICTURE))
+        await asyncio.to_thread(workers[0].hanging.wait, LIMIT_S)
+        await asyncio.wait([look], timeout=0.02)
+        assert workers[0].kills == 0
+        workers[0].starting = False
+        with pytest.raises(BackendUnavailableError):
+            await look
+
+
+async def test_a_picture_s_deadline_ends_a_hung_look_earlier(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detectors, "LOOK_LIMIT_S", 1000.0)
+    monkeypatch.setattr(detectors, "HANG_GRACE_S", 0.0)
+    monkeypatch.setattr(detectors, "WATCH_EVERY_S", 0.001)
+    async with pool_of(1) as pool:
+        workers[0].hangs = True
+        with pytest.raises(BackendUnavailableError):
+            await pool.detect(DetectRequest(request_id=1, image=jpeg(), deadline_s=0.01))
+
+
+async def test_closing_kills_what_hangs_and_tries_nothing_again(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detectors, "CLOSE_TIMEOUT_S", 0.0)
+    async with pool_of(2) as pool:
+        workers[0].hangs = True
+        look = asyncio.create_task(pool.detect(PICTURE))
+        await asyncio.to_thread(workers[0].hanging.wait, LIMIT_S)
+    with pytest.raises(BackendUnavailableError):
+        await look
+    assert looks(workers[:2]) == [1, 0]
+    assert all(worker.is_closed for worker in workers[:2])
+
+
+# -- a detector that fails -------------------------------------------------------------------
+
+
+async def test_detectors_take_turns(workers: list[Worker]) -> None:
+    async with pool_of(3) as pool:
+        for _ in range(6):
+            await pool.detect(PICTURE)
+    assert looks(workers[:3]) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("error", [DIED, BACKS_OFF], ids=str)
+async def test_a_failing_detector_costs_no_picture(workers: list[Worker], error: Exception) -> None:
+    async with pool_of(2) as pool:
+        workers[0].error = error
+        for _ in range(4):
+            assert isinstance(await pool.detect(PICTURE), Detection)
+    assert workers[1].looked == 4
+
+
+async def test_only_one_other_detector_is_tried(workers: list[Worker]) -> None:
+    async with pool_of(3) as pool:
+        for worker in workers:
+            worker.error = DIED
+        with pytest.raises(BackendUnavailableError):
+            await pool.detect(PICTURE)
+    assert looks(workers[:3]) == [1, 1, 0]
+
+
+async def test_there_is_no_second_try_without_time(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detectors, "LOOK_LIMIT_S", 0.0)
+    async with pool_of(2) as pool:
+        workers[0].error = DIED
+        with pytest.raises(BackendUnavailableError):
+            await pool.detect(PICTURE)
+    assert looks(workers[:2]) == [1, 0]
+
+
+# -- starting --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+async def test_a_failed_start_leaves_nothing_behind(workers: list[Worker], failing: int) -> None:
+    workers[failing].start_error = BackendUnavailableError("no process to be had")
+    app = create_app(ServerConfig(detectors=2))
+    with pytest.raises(BackendUnavailableError, match="no process"):
+        async with app.router.lifespan_context(app):
+            pytest.fail("it came up")
+    assert all(worker.is_closed for worker in workers[:2])
+    assert not [thread for thread in threading.enumerate() if "detector" in thread.name]
+    assert "no process" in str(app.state.startup_error)
+
+
+@pytest.mark.parametrize(
+    ("available_bytes", "count"),
+    [
+        (None, 3),
+        (100 * DEVICE_DETECTOR_BYTES, 3),
+        (3 * DEVICE_DETECTOR_BYTES - 1, 2),
+        (0, 1),
+    ],
+)
+async def test_no_more_detectors_are_started_than_memory_allows(
+    workers: list[Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    available_bytes: int | None,
+    count: int,
+) -> None:
+    leave(monkeypatch, available_bytes)
+    async with pool_of(3) as pool:
+        await asyncio.gather(*(pool.detect(PICTURE) for _ in range(6)))
+    assert [worker.is_closed for worker in workers].count(True) == count
+    assert sum(looks(workers[:count])) == 6
+
+
+async def test_without_mediapipe_no_model_is_fetched(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detectors, "is_installed", lambda _: False)
+    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(MissingExtraError, match=r"hybrid-detect\[device\]") as caught:
+        await asyncio.to_thread(serve, ServerConfig(port=0, detectors=1))
+    assert caught.value.extra == "device"

@@ -1,0 +1,110 @@
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import uvicorn
+
+from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply, decode_reply
+from hybrid_detect.server import gate
+from hybrid_detect.server.app import create_app
+from hybrid_detect.server.config import ServerConfig
+
+pytestmark = pytest.mark.anyio
+
+LIMIT_S = 5
+
+
+class NoDetector:
+    """Nothing here gets so far."""
+
+    model = "none"
+
+    async def start(self) -> None:
+        pass
+
+    async def detect(self, *_: object, **__: object) -> None:
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        pass
+
+
+def client_of(config: ServerConfig) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_app(config, NoDetector()))  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+class HalfSent:
+    """A body of which one byte comes, and the rest when `ends` is set."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.ends = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield b"x"
+        self.began.set()
+        await self.ends.wait()
+        yield b"garbage"
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate, "RECEIVE_LIMIT_S", 0.01)
+    headers = {"Accept": CONTENT_TYPE}
+    async with client_of(ServerConfig(max_uploads=1)) as client, asyncio.timeout(LIMIT_S):
+        for _ in range(2):  # the first gives its place back
+            reply = await client.post("/v1/detect", content=HalfSent(), headers=headers)
+            answer = decode_reply(reply.content)
+            assert isinstance(answer, ErrorReply)
+            assert (reply.status_code, answer.code) == (408, "too_slow")
+
+
+async def test_a_link_whose_body_does_not_come_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "RECEIVE_LIMIT_S", 0.01)
+    app = create_app(ServerConfig(), NoDetector())  # type: ignore[arg-type]
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http="httptools", log_level="critical"))
+    serving = asyncio.create_task(server._serve())
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            while not server.started:
+                assert not serving.done()
+                await asyncio.sleep(0.005)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
+            answer = await reader.read()  # to the end of the link
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+    finally:
+        server.should_exit = True
+        await serving
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_only_so_many_bodies_are_received_at_the_same_time() -> None:
+    async with client_of(ServerConfig(max_uploads=2)) as client, asyncio.timeout(LIMIT_S):
+        bodies = [HalfSent(), HalfSent()]
+        halves = [asyncio.create_task(client.post("/v1/detect", content=body)) for body in bodies]
+        await asyncio.gather(*(body.began.wait() for body in bodies))
+        refused = await client.post("/v1/detect", content=b"garbage")
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert int(refused.headers["Retry-After"]) >= 1
+        for body in bodies:
+            body.ends.set()
+        assert {reply.status_code for reply in await asyncio.gather(*halves)} == {500}
+        assert (await client.post("/v1/detect", content=b"garbage")).status_code == 500
+
+
+async def test_a_client_that_goes_half_way_gives_its_place_back() -> None:
+    async with client_of(ServerConfig(max_uploads=1)) as client, asyncio.timeout(LIMIT_S):
+        body = HalfSent()
+        half = asyncio.create_task(client.post("/v1/detect", content=body))
+        await body.began.wait()
+        half.cancel()
+        await asyncio.wait([half])
+        assert (await client.post("/v1/detect", content=b"garbage")).status_code == 500
