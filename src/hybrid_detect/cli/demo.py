@@ -1,0 +1,206 @@
+"""``hybrid-detect demo``: one photo, three ways to look at it, and a network that goes away."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
+from hybrid_detect.cli.table import table
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.extras import is_installed, require
+from hybrid_detect.frames.drawing import draw
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.types import BackendKind, DetectionMode, DetectionResult
+
+__all__ = ["add_parser"]
+
+FPS = 10
+CUT_AT = 15
+"""The frame before which the server is killed."""
+RESTART_AT = 35
+"""The frame before which it is started again."""
+MAX_FRAMES = 150
+"""Where the stream ends if the way back is not taken."""
+FRAMES_AFTER_RETURN = 10
+"""Frames through the server, after it has come back, that end the stream."""
+PAN_PX = 2
+"""How far the picture moves from frame to frame, so that no two are the same."""
+MIN_IOU = 0.5
+"""Overlap at which two ways are said to have found the same face."""
+
+NO_PHOTO = """\
+Give a photo with a face:    hybrid-detect demo photo.jpg
+or install the sample photo: pip install scikit-image"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's `commands`."""
+    parser = commands.add_parser(
+        "demo", help="look at one photo in three ways and survive a cut network"
+    )
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="a photo with a face")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("hybrid-detect-demo.png"),
+        metavar="FILE",
+        help="where to write the photo with its faces marked (default: %(default)s)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demonstration; 0 if it showed what it promises."""
+    if arguments.image is None and not is_installed("skimage"):
+        print(NO_PHOTO, file=sys.stderr)
+        return 2
+    for module in ("uvicorn", "starlette", "httptools"):
+        require(module, extra="server", purpose="'hybrid-detect demo'")
+    photo = _photo(arguments.image)
+    fetch_for_server()
+    fetch_for_device(ServiceConfig())
+    return asyncio.run(_demo(photo, arguments.out))
+
+
+def _photo(name: str | None) -> NDArray[np.uint8]:
+    if name is not None:
+        return Frame.of(name).rgb()
+    from skimage import data
+
+    return Frame.of(data.astronaut()).rgb()
+
+
+async def _demo(photo: NDArray[np.uint8], out: Path) -> int:
+    from hybrid_detect.server.serving import ServerProcess
+
+    token = secrets.token_urlsafe(16)
+    print("Starting the server on this machine ...", flush=True)
+    with ServerProcess(auth_token=token, model=SERVER_MODEL) as server:
+        config = ServiceConfig(endpoint=server.url, auth_token=token)
+        print(f"It listens on {server.url}.\n\n1. One photo, three ways", flush=True)
+        results = await _three_ways(photo, config)
+        _save(photo, results, out)
+        agree = _compare(results)
+        print("\n2. A stream of frames while the server is killed and started again", flush=True)
+        survived = await _cut(photo, config, server)
+    return 0 if agree and survived else 1
+
+
+async def _three_ways(photo: NDArray[np.uint8], config: ServiceConfig) -> list[DetectionResult]:
+    results = []
+    for mode in (DetectionMode.CLOUD, DetectionMode.STREAMING, DetectionMode.ON_DEVICE):
+        async with HybridDetectionService(mode=mode, config=config) as service:
+            await service.process_image(photo)  # the first frame of a way warms it up
+            results.append(await service.process_image(photo))
+    rows = [
+        (
+            result.backend.value if result.backend else "-",
+            len(result.faces),
+            f"{result.faces[0].score:.2f}" if result.faces else "-",
+            f"{result.timings.total_s * 1000:.1f} ms",
+            result.bytes_sent,
+            result.model,
+            result.reason,
+        )
+        for result in results
+    ]
+    print(table(("way", "faces", "score", "latency", "bytes sent", "model", "reason"), rows))
+    return results
+
+
+def _save(photo: NDArray[np.uint8], results: list[DetectionResult], out: Path) -> None:
+    draw(photo, results[0]).save(out)
+    print(f"The photo with what the cloud way saw: {out}")
+
+
+def _compare(results: list[DetectionResult]) -> bool:
+    """Whether the best face of each way is the same one; says so."""
+    if not all(result.faces for result in results):
+        print("Not every way found a face: the device's model does not see small ones.")
+        return not any(result.faces for result in results)
+    boxes = [result.faces[0].box for result in results]
+    overlap = min(a.iou(b) for a in boxes for b in boxes)
+    print(f"The ways agree on the best face: their boxes overlap by {overlap:.2f} (IoU) or more.")
+    return overlap >= MIN_IOU
+
+
+async def _cut(photo: NDArray[np.uint8], config: ServiceConfig, server: Any) -> bool:
+    """Stream, kill the server, start it again; whether every frame was answered."""
+    results: list[DetectionResult] = []
+    asked = 0
+
+    async def camera() -> AsyncIterator[NDArray[np.uint8]]:
+        nonlocal asked
+        starting: asyncio.Task[None] | None = None
+        for number in range(MAX_FRAMES):
+            if number == CUT_AT:
+                server.kill()
+            if number == RESTART_AT:
+                starting = asyncio.create_task(asyncio.to_thread(server.start))
+            if _returned(results):
+                break
+            asked += 1
+            yield np.roll(photo, number * PAN_PX, axis=1)
+        if starting is not None:
+            await starting
+
+    async with HybridDetectionService(config=config) as service:
+        await service.settled()
+        started_s = time.monotonic()
+        async for result in service.start_detection(camera(), max_fps=FPS):
+            results.append(result)  # noqa: PERF401 - the camera watches the list grow
+        took_s = time.monotonic() - started_s
+    _print_timeline(results)
+    answered = sum(result.answered for result in results)
+    slowest_s = max(result.timings.total_s for result in results)
+    back = "was taken without a restart" if _returned(results) else "was not taken"
+    print(
+        f"\n{answered} of {asked} frames answered in {took_s:.1f} s, the slowest after "
+        f"{slowest_s * 1000:.0f} ms; the way back to the server {back}."
+    )
+    return answered == asked and _returned(results)
+
+
+def _returned(results: list[DetectionResult]) -> bool:
+    """Whether the server has answered enough frames since it came back."""
+    last = results[-FRAMES_AFTER_RETURN:]
+    return len(results) > RESTART_AT and all(
+        result.backend in {BackendKind.CLOUD, BackendKind.STREAMING} for result in last
+    )
+
+
+def _print_timeline(results: list[DetectionResult]) -> None:
+    rows = []
+    numbered = list(enumerate(results))
+
+    def same(item: tuple[int, DetectionResult]) -> tuple[object, ...]:
+        return item[1].backend, item[1].status
+
+    for (backend, status), run_of in groupby(numbered, key=same):
+        frames = list(run_of)
+        first, last = frames[0][0], frames[-1][0]
+        times = sorted(result.timings.total_s for _, result in frames)
+        rows.append(
+            (
+                f"{first}-{last}" if last > first else f"{first}",
+                getattr(backend, "value", "nobody"),
+                getattr(status, "value", status),
+                f"{times[len(times) // 2] * 1000:.0f} ms",
+                f"{times[-1] * 1000:.0f} ms",
+                frames[0][1].reason,
+            )
+        )
+    print(f"(frame {CUT_AT}: server killed; frame {RESTART_AT}: server started again)")
+    print(table(("frames", "way", "status", "median", "slowest", "reason of the first"), rows))

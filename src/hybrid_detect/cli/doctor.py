@@ -1,0 +1,119 @@
+"""``hybrid-detect doctor``: what is installed, reachable and there, and what AUTO would do."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+from hybrid_detect.backends.models import MODELS
+from hybrid_detect.cli.models import where
+from hybrid_detect.cli.options import add_service_options, service_config
+from hybrid_detect.cli.table import table
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import HybridDetectError
+from hybrid_detect.frames.codec import TurboCodec, jpeg_codec
+from hybrid_detect.selection.probes import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
+from hybrid_detect.service import HybridDetectionService
+
+__all__ = ["add_parser"]
+
+UVLOOP = () if sys.platform == "win32" else ("uvloop",)
+"""There is none for Windows."""
+
+PARTS = {
+    "device": ("mediapipe",),
+    "server": ("starlette", "uvicorn", "httptools", *UVLOOP),
+    "turbo": ("simplejpeg",),
+    "supervision": ("supervision",),
+}
+"""What each extra brings, as distributions."""
+
+MIB = 1024 * 1024
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's `commands`."""
+    parser = commands.add_parser(
+        "doctor", help="show what is installed and reachable, and what would be done"
+    )
+    add_service_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the findings; 0 if a picture would be looked at."""
+    config = service_config(arguments)
+    print(table(("installed", "version", ""), _installed()))
+    print()
+    print(table(("model", "bytes", "where"), _models(config)))
+    print()
+    print(f"memory: {_memory(config)}")
+    print(f"jpeg codec: {_jpeg_codec()}")
+    print(f"endpoint: {config.endpoint or 'none'}\n")
+    return asyncio.run(_ways(config))
+
+
+def _installed() -> Iterator[tuple[str, str, str]]:
+    yield "python", platform.python_version(), f"{platform.system()} {platform.machine()}"
+    yield "hybrid-detect", version("hybrid-detect"), ""
+    base = [line for line in requires("hybrid-detect") or () if "extra ==" not in line]
+    for line in base:
+        name = line.partition(">")[0]
+        yield name, _version(name), ""
+    for extra, names in PARTS.items():
+        for name in names:
+            found = _version(name)
+            cure = "" if found != "missing" else f"pip install 'hybrid-detect[{extra}]'"
+            yield name, found, cure
+
+
+def _memory(config: ServiceConfig) -> str:
+    reading = MemoryProbe().read()
+    shortage = memory_shortage(
+        reading,
+        memory_budget_bytes=config.memory_budget_bytes,
+        needed_bytes=DEVICE_DETECTOR_BYTES,
+    )
+    left = reading.available_bytes
+    available = "unknown" if left is None else f"{left // MIB} MiB left in the {reading.bound_by}"
+    held = f"this process holds {reading.process_bytes // MIB} MiB"
+    return f"{available}; {held}; {shortage or 'enough for the detector'}"
+
+
+def _jpeg_codec() -> str:
+    if isinstance(jpeg_codec(), TurboCodec):
+        return "simplejpeg"
+    return "Pillow (slower than simplejpeg: pip install 'hybrid-detect[turbo]')"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def _models(config: ServiceConfig) -> Iterator[tuple[str, int, str]]:
+    for name, spec in MODELS.items():
+        path = config.model_path if name == config.model else None
+        missing = "not here yet; fetched when first needed"
+        yield name, spec.size_bytes, where(name, path=path, missing=missing)
+
+
+async def _ways(config: ServiceConfig) -> int:
+    try:
+        async with HybridDetectionService(config=config) as service:
+            await service.settled()
+            status = service.status()
+    except HybridDetectError as error:
+        print(f"{config.mode.value} cannot work: {error}", file=sys.stderr)
+        return 1
+    rows = [(way.kind.value, "yes" if way.usable else "no", way.why_not) for way in status.ways]
+    print(table(("way", "usable", "why not"), rows))
+    print(f"\nthe next picture: {status.plan.reason}")
+    return 0 if status.plan.backend is not None else 1

