@@ -1,0 +1,48 @@
+"""Shared fixtures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from hybrid_detect.backends.models import load_model
+from hybrid_detect.errors import ModelError
+from hybrid_detect.extras import is_installed
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.serving import ServerProcess
+
+SERVER_TOKEN = "test-token"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """The library is written for asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """A photo of 512 x 512 with one face, at (177, 82) to (272, 177); RGB, read-only."""
+    picture = np.ascontiguousarray(pytest.importorskip("skimage.data").astronaut())
+    picture.setflags(write=False)
+    return picture
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ServerProcess]:
+    """The reference server, once for the whole run; its token is ``test-token``."""
+    for module in ("mediapipe", "uvicorn", "starlette", "httptools"):
+        if not is_installed(module):
+            pytest.skip(f"{module} is not installed")
+    try:
+        load_model("full_range")
+    except ModelError as error:
+        pytest.skip(f"no model to be had: {error}")
+    from hybrid_detect.server.serving import ServerProcess
+
+    with ServerProcess(auth_token=SERVER_TOKEN) as process:
+        yield process

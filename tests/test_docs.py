@@ -1,0 +1,105 @@
+"""Every code block of README and docs runs."""
+
+import ast
+import asyncio
+import inspect
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"(<!-- \w+ -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+# README's two set-up commands run elsewhere: the tests' by .ci/run, the demo's by `nox -s demo`.
+SET_UP = ("<!-- demo -->\n", "<!-- tests -->\n")
+
+
+def blocks(language: str) -> Iterator[object]:
+    for page in PAGES:
+        found = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
+        codes = [m.group(3) for m in found if m.group(2) == language and m.group(1) not in SET_UP]
+        for number, code in enumerate(codes, 1):
+            yield pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch, astronaut):
+    """A folder with the photo that the documentation speaks of."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(astronaut).save("photo.jpg")
+
+
+def filled_in(code: str, url: str) -> str:
+    return (
+        code.replace("https://faces.example.com", url)
+        .replace("your-token", "test-token")
+        # The nearest to a camera on a machine without one is OpenCV reading a file.
+        .replace("cv2.VideoCapture(0)", "cv2.VideoCapture('photo.jpg')")
+    )
+
+
+@pytest.mark.parametrize("code", list(blocks("python")))
+def test_python_block_runs(code, photo, server, capsys):
+    compiled = compile(
+        filled_in(code, server.url), "<block>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    )
+    namespace = {"__name__": "documentation"}
+
+    async def run() -> None:
+        outcome = eval(compiled, namespace)  # noqa: S307 - our own documentation
+        if inspect.isawaitable(outcome):
+            await outcome
+
+    if compiled.co_flags & inspect.CO_COROUTINE:
+        asyncio.run(run())
+    else:
+        # The blocking facade is for code without an event loop, so it is run without one.
+        eval(compiled, namespace)  # noqa: S307 - our own documentation
+
+
+def commands() -> Iterator[object]:
+    for block in blocks("sh"):
+        code = str(block.values[0])
+        for number, line in enumerate(code.splitlines(), 1):
+            if not line.startswith("pip install"):  # .ci/run and the demo install for real
+                yield pytest.param(line, id=f"{block.id}.{number}")
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_shell_command_runs(line, photo, server):
+    if line.startswith("curl") and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    if " serve " in line:
+        pytest.skip("serving does not end by itself; tests/server/test_serving.py runs it")
+    line = line.replace("http://127.0.0.1:8000", server.url)
+    # The command is beside the interpreter, whether or not its environment is activated.
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    done = subprocess.run(
+        ["bash", "-c", filled_in(line, server.url)],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "<!-- tests -->" in script
+    assert "<!-- tests -->\n```sh\n" in (ROOT / "README.md").read_text(encoding="utf-8")
