@@ -4,11 +4,15 @@ One message is one HTTP body or one binary WebSocket message::
 
     0   2  magic "HD"
     2   1  version, 1
-    3   1  type: 1 detect, 2 result, 3 error
+    3   1  type: 1 detect, 2 result, 3 error, 4 announcement
     4   4  request id, big endian; chosen by the client, repeated by the server
     8   4  length of the header, big endian
     12  n  header, a JSON object in UTF-8
     ..     payload: the compressed picture of a detect message, else empty
+
+An announcement is a preamble alone. On a stream it goes right before a detect message (sealed or
+not) of the same request id, and nobody answers it: the server learns from it when the message
+began to arrive, which a WebSocket library does not tell. It may be left out.
 
 JSON keeps the header readable in any language and open for new fields, which readers
 ignore; the picture, which is all the weight, is not touched. Everything read from a peer is
@@ -36,8 +40,10 @@ __all__ = [
     "DetectRequest",
     "ErrorReply",
     "ResultReply",
+    "announced_request_id",
     "decode_reply",
     "decode_request",
+    "encode_announcement",
     "encode_reply",
     "encode_request",
     "peek_request_id",
@@ -66,7 +72,7 @@ MAX_COORDINATE_PX = 1e6
 _PREAMBLE = struct.Struct(">2sBBII")
 _MAGIC = b"HD"
 _VERSION = 1
-_DETECT, _RESULT, _ERROR = 1, 2, 3
+_DETECT, _RESULT, _ERROR, _ANNOUNCEMENT = 1, 2, 3, 4
 
 
 def _no_constant(_: str) -> Never:
@@ -217,6 +223,20 @@ def decode_reply(data: bytes) -> ResultReply | ErrorReply:
         detect_s=_optional_seconds(header.get("detect_s"), "detect_s"),
         faces=tuple(_face_from_json(face) for face in faces),
     )
+
+
+def encode_announcement(request_id: int) -> bytes:
+    """The bytes that announce the message of `request_id`."""
+    return _PREAMBLE.pack(_MAGIC, _VERSION, _ANNOUNCEMENT, request_id, 0)
+
+
+def announced_request_id(data: bytes) -> int | None:
+    """The request id that `data` announces; `None` if it is no announcement."""
+    if len(data) != _PREAMBLE.size:
+        return None
+    magic, version, kind, request_id, length = _PREAMBLE.unpack_from(data)
+    is_announcement = (magic, version, kind, length) == (_MAGIC, _VERSION, _ANNOUNCEMENT, 0)
+    return int(request_id) if is_announcement else None
 
 
 def peek_request_id(data: bytes) -> int:

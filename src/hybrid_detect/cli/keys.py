@@ -1,0 +1,116 @@
+"""``hybrid-detect keys``: make, show and rotate the keys that pictures are encrypted to."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hybrid_detect.cli.table import table
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's `commands`."""
+    parser = commands.add_parser(
+        "keys", help="make, show and rotate the keys that pictures are encrypted to"
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, run, text in (
+        ("generate", run_generate, "make a server's first key"),
+        ("show", run_show, "print the public keys: the first word pins the server in a client"),
+        ("rotate", run_rotate, "make a new key the active one; the old go on until they end"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("file", type=Path, metavar="FILE", help="the server's key file")
+        action.set_defaults(run=run)
+        if name == "show":
+            action.add_argument(
+                "--public", action="store_true", help="print the active key alone, to pin it"
+            )
+            continue
+        action.add_argument("--suite", help="the new key's suite (default: as before)")
+        action.add_argument(
+            "--days", type=_days, metavar="N", help="days the new key is good for (default: 365)"
+        )
+        if name == "rotate":
+            action.add_argument(
+                "--revoke", action="store_true", help="end the old keys at once: one became known"
+            )
+
+
+def run_generate(arguments: argparse.Namespace) -> int:
+    """Write a file with one new key, where there is no file yet."""
+    from hybrid_detect.exchange.key_files import write_key_file
+    from hybrid_detect.exchange.key_ring import KeyRing
+
+    if arguments.file.exists():
+        print(f"{arguments.file} is there already: rotate it", file=sys.stderr)
+        return 1
+    ring = KeyRing((_new_key(arguments, arguments.suite or "x25519-chacha20"),))
+    write_key_file(arguments.file, ring)
+    print(ring.active.text)
+    return 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Print what may be known of the keys."""
+    from hybrid_detect.exchange.key_files import read_key_file
+
+    ring = read_key_file(arguments.file)
+    if arguments.public:
+        print(ring.active.text)
+        return 0
+    now = datetime.now(UTC)
+    accepted, published = ring.accepted(now), ring.published(now)
+    rows = []
+    for key in ring.keys:
+        public = key.public
+        state = "ended"
+        if public in published:
+            state = "active" if public == ring.active else "accepted"
+        elif public.id in accepted:
+            state = "ending"
+        rows.append(
+            (public.id, public.suite.value, f"{public.not_after:%Y-%m-%d}", state, public.text)
+        )
+    print(table(("id", "suite", "not after", "state", "public key"), rows))
+    return 0
+
+
+def run_rotate(arguments: argparse.Namespace) -> int:
+    """Put a new key in front of those that are there."""
+    from hybrid_detect.exchange.key_files import read_key_file, write_key_file
+
+    old = read_key_file(arguments.file)
+    suite = arguments.suite or old.active.suite.value
+    ring = old.rotated(_new_key(arguments, suite), now=datetime.now(UTC), revoke=arguments.revoke)
+    write_key_file(arguments.file, ring)
+    print(ring.active.text)
+    return 0
+
+
+def _new_key(arguments: argparse.Namespace, suite: str) -> Any:
+    # Here and above, because most commands have no use for cryptography.
+    from hybrid_detect.errors import ConfigurationError
+    from hybrid_detect.exchange.key_ring import VALIDITY
+    from hybrid_detect.exchange.keys import PrivateKey, Suite
+
+    try:
+        chosen = Suite(suite)
+    except ValueError:
+        names = ", ".join(known.value for known in Suite)
+        msg = f"--suite: expected one of {names}, got {suite!r}"
+        raise ConfigurationError(msg) from None
+    valid = VALIDITY if arguments.days is None else timedelta(days=arguments.days)
+    return PrivateKey.generate(chosen, datetime.now(UTC) + valid)
+
+
+def _days(text: str) -> int:
+    days = int(text)
+    if not 1 <= days <= 3650:
+        raise argparse.ArgumentTypeError(f"expected 1 to 3650 days, got {days}")  # noqa: EM102
+    return days
