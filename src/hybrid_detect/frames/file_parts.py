@@ -1,0 +1,31 @@
+"""File parts: the pieces an encoded image consists of, the picture's and all others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Never
+
+from hybrid_detect.errors import InvalidFrameError
+
+__all__ = ["Part", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A piece of an encoded image. What is kept of all pieces is a file with the picture alone."""
+
+    size_bytes: int
+    """Bytes it takes in the file."""
+    kept: bytes = field(default=b"", repr=False)
+    """What a file without metadata has in its place."""
+    name: str = ""
+    """What metadata it is; empty if it belongs to the picture."""
+
+
+def refuse(format: str, why: str) -> Never:
+    """Say that a file breaks its own format.
+
+    Raises:
+        InvalidFrameError: Always.
+    """
+    raise InvalidFrameError(expected=f"a readable {format} image", actual=why)
