@@ -18,6 +18,7 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import HybridDetectError
 from hybrid_detect.frames.codec import TurboCodec, jpeg_codec
 from hybrid_detect.selection.probes import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
+from hybrid_detect.selection.provider_facts import PROVIDER_FACTS
 from hybrid_detect.service import HybridDetectionService
 
 __all__ = ["add_parser"]
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"memory: {_memory(config)}")
     print(f"jpeg codec: {_jpeg_codec()}")
     print(f"endpoint: {config.endpoint or 'none'}\n")
+    print("what a provider says that it does with pictures sent to it:")
+    print("\n".join(_provider_facts()) + "\n")
     return asyncio.run(_ways(config))
 
 
@@ -89,6 +92,17 @@ def _jpeg_codec() -> str:
     if isinstance(jpeg_codec(), TurboCodec):
         return "simplejpeg"
     return "Pillow (slower than simplejpeg: pip install 'hybrid-detect[turbo]')"
+
+
+def _provider_facts() -> Iterator[str]:
+    for facts in PROVIDER_FACTS:
+        yield facts.provider
+        yield f"  keeps them: {facts.retention}"
+        yield f"  trains on them: {facts.training}"
+        if facts.opt_out:
+            yield f"  opt out: {facts.opt_out}"
+        yield f"  choice of region: {facts.region}"
+        yield f"  looked up {facts.looked_up}: {facts.source}"
 
 
 def _version(name: str) -> str:

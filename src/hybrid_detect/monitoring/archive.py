@@ -1,0 +1,75 @@
+"""A session as a ZIP archive, made piece by piece: it may be larger than memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+from hybrid_detect.monitoring.records import StoredResult
+
+__all__ = ["archive"]
+
+SUFFIXES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
+"""By the first bytes; Source: ITU T.81, PNG 1.2 (5.2), WebP container specification."""
+
+_HEAD = '{\n"session": %s,\n"results": ['
+_TAIL = "\n]\n}\n"
+
+
+def archive(session: str, results: Callable[[], Iterator[StoredResult]]) -> Iterator[bytes]:
+    """The pieces of a ZIP archive with ``results.json`` and a folder of ``images``.
+
+    What is deleted meanwhile is left out, wherever the archive has got to.
+
+    Args:
+        session: The session's name, for the archive's reader.
+        results: Reads the session's results; called twice.
+    """
+    sink = _Sink()
+    names: dict[int, str] = {}
+    with ZipFile(sink, "w") as bundle:  # type: ignore[call-overload]
+        for stored in results():
+            if stored.image is not None:
+                name = f"images/{stored.number:08}.{_suffix(stored.image)}"
+                bundle.writestr(ZipInfo(name), stored.image)  # as it is: pictures do not shrink
+                names[stored.number] = name
+                yield sink.take()
+        listing = ZipInfo("results.json")
+        listing.compress_type = ZIP_DEFLATED
+        with bundle.open(listing, "w", force_zip64=True) as file:
+            file.write((_HEAD % json.dumps(session)).encode())
+            between = "\n"
+            for stored in results():
+                line = {
+                    "recorded_at": stored.recorded_at.isoformat(),
+                    "image": names.get(stored.number),
+                    "result": stored.result,
+                }
+                file.write((between + json.dumps(line)).encode())
+                between = ",\n"
+                yield sink.take()
+            file.write(_TAIL.encode())
+    yield sink.take()
+
+
+def _suffix(image: bytes) -> str:
+    return next((name for start, name in SUFFIXES.items() if image.startswith(start)), "bin")
+
+
+class _Sink:
+    """What a `ZipFile` writes to that is taken away as it comes."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        taken, self._parts = b"".join(self._parts), []
+        return taken

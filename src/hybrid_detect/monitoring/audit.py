@@ -1,0 +1,93 @@
+"""The audit of a history: that something was exported or deleted, never what it was."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hybrid_detect.monitoring.records import Deleted
+
+__all__ = ["AUDIT_TABLE", "AuditLine", "audit_lines", "note"]
+
+logger = logging.getLogger("hybrid_detect.history")
+
+KEPT_LINES = 100_000
+"""The newest that stay: years, as what a history deletes by itself shares a line an hour."""
+
+MERGE_S = 3600.0
+
+MAX_CHARS = 1024
+"""Of the name of who asked."""
+
+AUDIT_TABLE = """CREATE TABLE IF NOT EXISTS audit (
+    id INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    who TEXT NOT NULL,
+    action TEXT NOT NULL,
+    session TEXT NOT NULL,
+    results INTEGER NOT NULL,
+    images INTEGER NOT NULL
+)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditLine:
+    """That something was done with what is kept."""
+
+    at: datetime
+    """When, in UTC; of what shares a line, when the first of it was."""
+    who: str
+    """Who asked for it; ``history`` for what it does by itself."""
+    action: str
+    """``exported``, ``erased``, ``expired`` or ``displaced`` (by newer results)."""
+    session: str
+    """The session's tag (see `DetectionHistory.tag()`), not its name; empty if by itself."""
+    results: int
+    images: int
+
+
+def note(
+    db: sqlite3.Connection, *, at: float, who: str, action: str, what: Deleted, session: str = ""
+) -> None:
+    """Write a line, in the transaction of what it is about."""
+    if not session and _added_to_last(db, at, action, what):
+        return
+    who = "".join(letter for letter in who if letter.isprintable())[:MAX_CHARS]
+    number = db.execute(
+        "INSERT INTO audit (at, who, action, session, results, images) VALUES (?, ?, ?, ?, ?, ?)",
+        (at, who, action, session, what.results, what.images),
+    ).lastrowid
+    db.execute("DELETE FROM audit WHERE id <= ?", ((number or 0) - KEPT_LINES,))
+    counts = f"{what.results} results with {what.images} images"
+    logger.info("%s by %s: %s of %s", action, who, counts, session or "any session")
+
+
+def _added_to_last(db: sqlite3.Connection, at: float, action: str, what: Deleted) -> bool:
+    last = db.execute(
+        "SELECT id, at FROM audit WHERE action = ? ORDER BY id DESC LIMIT 1", (action,)
+    ).fetchone()
+    if last is None or not 0 <= at - last[1] < MERGE_S:
+        return False
+    db.execute(
+        "UPDATE audit SET results = results + ?, images = images + ? WHERE id = ?",
+        (what.results, what.images, last[0]),
+    )
+    return True
+
+
+def audit_lines(db: sqlite3.Connection) -> tuple[AuditLine, ...]:
+    """Every line, oldest first."""
+    rows = db.execute("SELECT at, who, action, session, results, images FROM audit ORDER BY id")
+    return tuple(
+        AuditLine(
+            at=datetime.fromtimestamp(at, UTC),
+            who=who,
+            action=action,
+            session=session,
+            results=results,
+            images=images,
+        )
+        for at, who, action, session, results, images in rows
+    )

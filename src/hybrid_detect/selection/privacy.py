@@ -1,0 +1,149 @@
+"""What may leave the device, to whom and from where. Pure, and never raising.
+
+Whatever is not known denies: a frame whose privacy cannot be read stays, and so does one on its
+way to a host nobody named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.selection.consent import SEND_FRAMES, ConsentRecord
+from hybrid_detect.types import BackendKind
+
+__all__ = ["FramePrivacy", "PrivacyPolicy"]
+
+REMOTE = frozenset({BackendKind.CLOUD, BackendKind.STREAMING})
+"""The ways that take a frame off the device. One that is added later is denied until named."""
+
+
+class FramePrivacy(StrEnum):
+    """What may be done with one frame."""
+
+    DEFAULT = "default"
+    """Whatever the service's policy allows."""
+    LOCAL_ONLY = "local_only"
+    """It stays on the device, whatever the policy allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrivacyPolicy:
+    """Says for each frame whether a way may have it.
+
+    As it stands without arguments, frames may go to the endpoint the app has configured, and
+    nowhere while there is none.
+
+    Raises:
+        ConfigurationError: If a host is not a plain host name, if a way is no remote one, or if
+            consent is required but not to which version of the text.
+    """
+
+    may_leave: bool = True
+    """Whether any frame may leave the device at all."""
+    ways: frozenset[BackendKind] = REMOTE
+    """The remote ways that may be used."""
+    hosts: frozenset[str] | None = None
+    """The hosts a frame may go to, such as ``faces.example.com``; `None` for the one the app
+    has configured."""
+    sources: frozenset[str] | None = None
+    """The cameras or sessions, by your own names, whose frames may leave; `None` for all."""
+    require_consent: bool = False
+    """Whether a frame may leave only while a consent stands."""
+    consent_scope: str = SEND_FRAMES
+    """What has to have been agreed to."""
+    consent_version: str = ""
+    """The version of the text that has to have been shown."""
+
+    def __post_init__(self) -> None:
+        for name in ("may_leave", "require_consent"):
+            if not isinstance(getattr(self, name), bool):
+                msg = f"{name}: expected True or False, got {getattr(self, name)!r}"
+                raise ConfigurationError(msg)
+        ways = _texts(self.ways, "ways")
+        if not ways <= REMOTE:
+            msg = f"ways: expected some of {sorted(REMOTE)}, got {sorted(ways)}"
+            raise ConfigurationError(msg)
+        object.__setattr__(self, "ways", frozenset(map(BackendKind, ways)))
+        if self.hosts is not None:
+            hosts = {host: _host_name(host) for host in _texts(self.hosts, "hosts")}
+            for given, host in hosts.items():
+                if not host:
+                    msg = f"hosts: expected plain host names, got {given!r}"
+                    raise ConfigurationError(msg)
+            object.__setattr__(self, "hosts", frozenset(hosts.values()))
+        if self.sources is not None:
+            object.__setattr__(self, "sources", _texts(self.sources, "sources"))
+        if self.require_consent and not (self.consent_scope and self.consent_version):
+            msg = "require_consent needs consent_version=, the version of the text you show"
+            raise ConfigurationError(msg)
+
+    def why_not(
+        self,
+        kind: BackendKind,
+        *,
+        host: str | None,
+        now: datetime,
+        privacy: FramePrivacy = FramePrivacy.DEFAULT,
+        source: str | None = None,
+        consent: ConsentRecord | None = None,
+    ) -> str:
+        """Why a frame may not be given to `kind`, in words a person can read; empty if it may.
+
+        Args:
+            kind: The way. The device may have every frame: nothing leaves by it.
+            host: Name of the host the way leads to; `None` if none is configured.
+            now: The time, with its time zone.
+            privacy: The frame's own.
+            source: Name of the frame's camera or session.
+            consent: The consent of whoever is in the frame, as `ConsentLedger.current()` gives it.
+        """
+        if kind == BackendKind.DEVICE:
+            return ""
+        if privacy == FramePrivacy.LOCAL_ONLY:
+            return "the frame is local_only"
+        if privacy != FramePrivacy.DEFAULT:
+            return f"the frame's privacy is unknown ({privacy!r})"
+        if not self.may_leave:
+            return "the privacy policy lets no frame leave the device"
+        if not any(kind == way for way in self.ways):  # what is unknown may not be hashable
+            return f"the privacy policy does not allow the way {kind!s}"
+        if host is None or host == "":
+            return "no endpoint is configured"
+        name = _host_name(host)
+        if not name or (self.hosts is not None and name not in self.hosts):
+            return f"the privacy policy does not allow the host {host!r}"
+        if self.sources is not None and not any(source == name for name in self.sources):
+            return f"the privacy policy does not let frames of source {source!r} leave"
+        return self._why_no_consent(consent, now)
+
+    def _why_no_consent(self, consent: ConsentRecord | None, now: datetime) -> str:
+        if not self.require_consent:
+            return ""
+        if not isinstance(consent, ConsentRecord):
+            return f"no consent stands for {self.consent_scope!r}"
+        return consent.why_not(scope=self.consent_scope, version=self.consent_version, now=now)
+
+
+def _texts(values: Iterable[str], name: str) -> frozenset[str]:
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        msg = f"{name}: expected a set of texts, got {values!r}"
+        raise ConfigurationError(msg)
+    return frozenset(values)
+
+
+def _host_name(host: object) -> str:
+    """`host` as it is compared; empty if it is not a plain host name or address.
+
+    ASCII alone: a name with other letters is compared in its ``xn--`` form, since what looks or
+    folds alike is not the same host.
+    """
+    if not isinstance(host, str) or not host.isascii():
+        return ""
+    name = host.lower().removeprefix("[").removesuffix("]").removesuffix(".")
+    allowed = set("abcdefghijklmnopqrstuvwxyz0123456789-._:")
+    # A colon is an IPv6 address's, of which there are at least two; one alone is a port's.
+    return name if name and set(name) <= allowed and name.count(":") != 1 else ""

@@ -1,0 +1,408 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybrid_detect.errors import ClosedError, ConfigurationError, StorageError
+from hybrid_detect.selection.consent import ConsentLedger, ConsentRecord
+
+START = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **span: float) -> None:
+        self.now += timedelta(**span)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "consents.jsonl"
+
+
+def grant(ledger: ConsentLedger, subject: str = "ann", **options: object) -> ConsentRecord:
+    options = {"version": "3", "recorded_by": "screen", **options}
+    return ledger.grant(subject, **options)  # type: ignore[arg-type]
+
+
+def stands(ledger: ConsentLedger, subject: str = "ann", version: str = "3") -> bool:
+    return ledger.current(subject, version=version) is not None
+
+
+def test_a_grant_holds_for_its_subject_scope_and_version_alone(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    record = grant(ledger)
+    assert ledger.current("ann", version="3") == record
+    assert record.granted_at == START
+    assert ledger.current("bob", version="3") is None
+    assert ledger.current("ann", version="4") is None
+    assert ledger.current("ann", version="3", scope="train") is None
+
+
+def test_a_withdrawal_ends_it_and_is_kept(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    grant(ledger)
+    clock.advance(hours=1)
+    (withdrawn,) = ledger.withdraw("ann", recorded_by="settings page")
+    assert not stands(ledger)
+    assert withdrawn.withdrawn_at == START + timedelta(hours=1)
+    assert withdrawn.withdrawn_by == "settings page"
+    assert ledger.records("ann") == (withdrawn,)
+
+
+def test_consent_can_be_given_anew(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    grant(ledger)
+    ledger.withdraw("ann", recorded_by="ann")
+    again = grant(ledger)
+    assert ledger.current("ann", version="3") == again
+    assert len(ledger.records("ann")) == 2
+
+
+def test_a_withdrawal_of_one_scope_leaves_the_others(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    grant(ledger)
+    grant(ledger, scope="train")
+    ledger.withdraw("ann", recorded_by="ann", scope="train")
+    assert stands(ledger)
+    assert ledger.current("ann", version="3", scope="train") is None
+
+
+def test_a_withdrawal_takes_every_version(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    grant(ledger, version="2")
+    grant(ledger, version="3")
+    assert len(ledger.withdraw("ann", recorded_by="ann")) == 2
+    assert not stands(ledger, version="2")
+    assert not stands(ledger, version="3")
+
+
+def test_consent_ends_when_it_was_to_end(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    grant(ledger, expires_at=START + timedelta(days=1))
+    clock.advance(hours=24, seconds=-1)
+    assert stands(ledger)
+    clock.advance(seconds=1)
+    assert not stands(ledger)
+
+
+def test_a_grant_from_the_future_does_not_hold_yet(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    grant(ledger)
+    clock.advance(hours=-1)  # the clock was set right
+    assert not stands(ledger)
+    assert grant(ledger)
+    assert stands(ledger)
+
+
+def test_a_clock_set_back_does_not_bring_a_withdrawn_consent_back(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    grant(ledger)
+    clock.advance(hours=2)
+    ledger.withdraw("ann", recorded_by="ann")
+    clock.advance(hours=-1)
+    assert not stands(ledger)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subject": ""},
+        {"subject": "x" * 1025},
+        {"version": ""},
+        {"recorded_by": ""},
+        {"scope": ""},
+        {"version": 3},
+        {"expires_at": START},
+        {"expires_at": datetime(2030, 1, 1)},
+        {"expires_at": "tomorrow"},
+    ],
+)
+def test_an_unclear_grant_is_refused(path: Path, clock: Clock, options: dict[str, object]) -> None:
+    ledger = ConsentLedger(path, clock=clock)
+    with pytest.raises(ConfigurationError):
+        grant(ledger, **options)  # type: ignore[arg-type]
+    ledger.close()
+    assert path.read_bytes() == b""
+
+
+def test_a_clock_without_time_zone_records_nothing() -> None:
+    ledger = ConsentLedger(clock=lambda: datetime(2026, 11, 23))
+    with pytest.raises(ConfigurationError, match="time zone"):
+        grant(ledger)
+    assert ledger.records("ann") == ()
+
+
+def test_times_are_kept_in_utc(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    local = timezone(timedelta(hours=5))
+    record = grant(ledger, expires_at=datetime(2026, 11, 24, 5, tzinfo=local))
+    assert record.expires_at == datetime(2026, 11, 24, tzinfo=UTC)
+    assert record.expires_at.tzinfo is UTC
+
+
+# -- at once ---------------------------------------------------------------------------------
+
+
+def test_a_listener_is_told_when_the_consent_no_longer_stands(clock: Clock) -> None:
+    ledger = ConsentLedger(clock=clock)
+    told: list[tuple[str, bool]] = []
+    stop = ledger.on_withdrawal(lambda record: told.append((record.subject, stands(ledger))))
+    grant(ledger)
+    ledger.withdraw("ann", recorded_by="ann")
+    ledger.withdraw("ann", recorded_by="ann")  # nothing stands any more
+    assert told == [("ann", False)]
+    stop()
+    stop()
+    grant(ledger)
+    ledger.withdraw("ann", recorded_by="ann")
+    assert len(told) == 1
+
+
+def test_one_listener_s_bug_does_not_keep_the_others_from_hearing(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = ConsentLedger(clock=clock)
+    told: list[ConsentRecord] = []
+
+    def broken(record: ConsentRecord) -> None:
+        raise RuntimeError
+
+    ledger.on_withdrawal(broken)
+    ledger.on_withdrawal(told.append)
+    grant(ledger)
+    ledger.withdraw("ann", recorded_by="ann")
+    assert len(told) == 1
+    assert "has a bug" in caplog.text
+    assert "ann" not in caplog.messages[0]
+
+
+def test_a_withdrawal_holds_in_other_threads_while_it_is_still_being_written(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+    sync = os.fsync
+
+    def slow_disk(descriptor: int) -> None:
+        writing.set()
+        assert go_on.wait(5)
+        sync(descriptor)
+
+    with ConsentLedger(path, clock=clock) as ledger:
+        grant(ledger)
+        monkeypatch.setattr(os, "fsync", slow_disk)
+        thread = threading.Thread(
+            target=ledger.withdraw, args=("ann",), kwargs={"recorded_by": "a"}
+        )
+        thread.start()
+        assert writing.wait(5)
+        assert not stands(ledger)
+        go_on.set()
+        thread.join(5)
+
+
+def test_many_threads_lose_no_record(path: Path, clock: Clock) -> None:
+    def work(ledger: ConsentLedger, number: int) -> None:
+        for turn in range(5):
+            grant(ledger, f"s{number}", version=str(turn))
+        ledger.withdraw(f"s{number}", recorded_by="it", scope=None)
+        grant(ledger, f"s{number}", version="last")
+
+    with ConsentLedger(path, clock=clock) as ledger:
+        threads = [threading.Thread(target=work, args=(ledger, n)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    with ConsentLedger(path, clock=clock) as ledger:
+        for number in range(4):
+            assert len(ledger.records(f"s{number}")) == 6
+            assert stands(ledger, f"s{number}", "last")
+            assert not stands(ledger, f"s{number}", "1")
+
+
+# -- on the disk -----------------------------------------------------------------------------
+
+
+def test_a_ledger_is_the_same_after_a_restart(path: Path, clock: Clock) -> None:
+    clock.advance(microseconds=123456)
+    with ConsentLedger(path, clock=clock) as ledger:
+        grant(ledger, expires_at=clock.now + timedelta(microseconds=1))
+        grant(ledger, "bob\nwith \u2028 a strange name\udcff")
+        ledger.withdraw("ann", recorded_by="ann")
+        before = [ledger.records(s) for s in ("ann", "bob\nwith \u2028 a strange name\udcff")]
+    with ConsentLedger(path, clock=clock) as ledger:
+        assert [
+            ledger.records(s) for s in ("ann", "bob\nwith \u2028 a strange name\udcff")
+        ] == before
+
+
+def test_the_file_only_grows_by_lines_of_json(path: Path, clock: Clock) -> None:
+    with ConsentLedger(path, clock=clock) as ledger:
+        grant(ledger)
+        first = path.read_bytes()
+        ledger.withdraw("ann", recorded_by="ann")
+    assert path.read_bytes().startswith(first)
+    events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert events == ["grant", "withdraw"]
+
+
+def test_nobody_else_may_read_the_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ConsentLedger(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    ConsentLedger(path).close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "could be read by others" in caplog.text
+
+
+def test_one_ledger_at_a_time_has_the_file(path: Path) -> None:
+    with ConsentLedger(path), pytest.raises(StorageError, match="in use"):
+        ConsentLedger(path)
+    ConsentLedger(path).close()
+
+
+@pytest.mark.parametrize("torn", [b"{", b'{"event":"withdraw","subject":"ann"', b"\xff"])
+def test_an_unfinished_last_line_is_dropped(
+    path: Path, clock: Clock, torn: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ConsentLedger(path, clock=clock) as ledger:
+        grant(ledger)
+    with path.open("ab") as file:
+        file.write(torn)
+    with ConsentLedger(path, clock=clock) as ledger:
+        assert "unfinished" in caplog.text
+        assert stands(ledger)
+        grant(ledger, "bob")
+    with ConsentLedger(path, clock=clock) as ledger:
+        assert stands(ledger, "ann")
+        assert stands(ledger, "bob")
+
+
+GOOD = {
+    "event": "grant",
+    "subject": "canary",
+    "scope": "send_frames",
+    "version": "3",
+    "recorded_by": "me",
+    "at": "2026-11-23T12:00:00+00:00",
+    "expires_at": None,
+}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"\xff\xfe{}",
+        b"SQLite format 3\0",
+        b"[" * 100_000,
+        json.dumps({**GOOD, "event": "forget"}).encode(),
+        json.dumps({**GOOD, "at": "yesterday"}).encode(),
+        json.dumps({**GOOD, "at": "0001-01-01T00:00:00+23:00"}).encode(),
+        json.dumps({**GOOD, "at": "2026-11-23T12:00:00"}).encode(),
+        json.dumps({**GOOD, "version": None}).encode(),
+        json.dumps({**GOOD, "expires_at": 7}).encode(),
+        json.dumps({"event": "withdraw", "subject": "canary"}).encode(),
+    ],
+)
+def test_a_ledger_that_cannot_be_trusted_allows_nothing(path: Path, line: bytes) -> None:
+    good = json.dumps(GOOD).encode()
+    path.write_bytes(b"\n".join((good, line, good, b"")))
+    path.chmod(0o600)
+    with pytest.raises(StorageError, match="line 2") as caught:
+        ConsentLedger(path)
+    assert "canary" not in str(caught.value)
+
+
+@given(st.binary(max_size=200))
+def test_no_file_content_does_worse_than_be_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "consents.jsonl"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    try:
+        ledger = ConsentLedger(path)
+    except StorageError:
+        return
+    ledger.close()
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        ConsentLedger(tmp_path)
+    with pytest.raises(StorageError):
+        ConsentLedger(tmp_path / "no" / "folder")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="plain file"):
+        ConsentLedger(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError):
+        ConsentLedger(tmp_path / "link")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_full_disk_grants_nothing_but_withdraws(path: Path) -> None:
+    code = """
+import resource, signal, sys
+from hybrid_detect import ConsentLedger, StorageError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ledger = ConsentLedger(sys.argv[1])
+ledger.grant("ann", version="3", recorded_by="me")
+ledger.grant("bob", version="3", recorded_by="me")
+size = __import__("os").stat(sys.argv[1]).st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, resource.RLIM_INFINITY))
+for act in (
+    lambda: ledger.grant("eve", version="3", recorded_by="me"),
+    lambda: ledger.withdraw("ann", recorded_by="me"),
+):
+    try:
+        act()
+    except StorageError as error:
+        print(type(error).__name__)
+print(ledger.current("eve", version="3"), ledger.current("ann", version="3"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+ledger.withdraw("bob", recorded_by="me")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=30
+    )
+    assert done.stdout.split() == ["StorageError", "StorageError", "None", "None"], done.stderr
+    with ConsentLedger(path) as ledger:
+        assert ledger.records("eve") == ()
+        assert stands(ledger, "ann")  # as its error said: until it is opened again
+        assert not stands(ledger, "bob")
+
+
+def test_a_closed_ledger_records_nothing(path: Path) -> None:
+    ledger = ConsentLedger(path)
+    grant(ledger)
+    ledger.close()
+    ledger.close()
+    with pytest.raises(ClosedError):
+        grant(ledger, "bob")
+    assert not stands(ledger, "bob")
+    assert stands(ledger, "ann")
+    with pytest.raises(ClosedError):
+        ledger.withdraw("ann", recorded_by="ann")
+    assert not stands(ledger, "ann")
