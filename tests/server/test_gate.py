@@ -7,7 +7,7 @@ import pytest
 import uvicorn
 
 from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply, decode_reply
-from hybrid_detect.server import gate
+from hybrid_detect.server import bodies
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 
@@ -53,7 +53,7 @@ class HalfSent:
 async def test_a_body_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate, "RECEIVE_LIMIT_S", 0.01)
+    monkeypatch.setattr(bodies, "RECEIVE_LIMIT_S", 0.01)
     headers = {"Accept": CONTENT_TYPE}
     async with client_of(ServerConfig(max_uploads=1)) as client, asyncio.timeout(LIMIT_S):
         for _ in range(2):  # the first gives its place back
@@ -64,7 +64,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 
 
 async def test_a_link_whose_body_does_not_come_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "RECEIVE_LIMIT_S", 0.01)
+    monkeypatch.setattr(bodies, "RECEIVE_LIMIT_S", 0.01)
     app = create_app(ServerConfig(), NoDetector())  # type: ignore[arg-type]
     server = uvicorn.Server(uvicorn.Config(app, port=0, http="httptools", log_level="critical"))
     serving = asyncio.create_task(server._serve())

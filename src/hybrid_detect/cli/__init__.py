@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from hybrid_detect.cli import bench, demo, detect, doctor, models, serve
+from hybrid_detect.cli import api_keys, bench, demo, detect, doctor, keys, models, serve
 from hybrid_detect.errors import HybridDetectError
 
 __all__ = ["main"]
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=version("hybrid-detect"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, detect, serve, models, doctor, bench):
+    for command in (demo, detect, serve, api_keys, keys, models, doctor, bench):
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import os
 import secrets
 import sys
@@ -18,11 +17,13 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFont
+from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
+from hybrid_detect.cli import bench_policy
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
 from hybrid_detect.cli.options import add_service_options, service_config
+from hybrid_detect.cli.plotting import BLUE, GRID, INK, ORANGE, ticks, write
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError
@@ -73,6 +74,7 @@ def add_parser(commands: Any) -> None:
         memory.add_argument(name, type=int, default=default, metavar="N", help=told)
     memory.add_argument("--out", type=Path, metavar="FILE", help="write the curve as a PNG")
     memory.set_defaults(run=run_memory)
+    bench_policy.add_parser(actions)
 
 
 def run_memory(arguments: argparse.Namespace) -> int:
@@ -233,37 +235,26 @@ def _tell(lines: list[_Line], title: str) -> None:
 
 SIZE = (2400, 1600)
 """Pixels to draw on; the file has half as many each way, because Pillow's lines are jagged."""
-COLOURS = ("#0b63a5", "#c4540a")
-"""Blue and orange: told apart by everyone."""
-INK, GRID = "#333333", "#dddddd"
+COLOURS = (BLUE, ORANGE)
 
 
 def _plot(lines: list[_Line], title: str) -> Image.Image:
     """Two panels: what is held, from zero; and the same above the baseline, enlarged."""
     picture = Image.new("RGB", SIZE, "white")
     pen = Draw(picture)
-    _write(pen, (120, 40), title, size=36)
+    write(pen, (120, 40), title, size=36)
     for row, (line, colour) in enumerate(zip(lines, COLOURS, strict=False)):
         y = 124 + 48 * row
         pen.line([(124, y), (184, y)], colour, width=8)
         figures = zip(FIGURES, line.figures, strict=True)
         told = ", ".join(f"{name} {figure}" for name, figure in figures)
-        _write(pen, (204, y - 20), f"{line.name}: {told}", size=32)
+        write(pen, (204, y - 20), f"{line.name}: {told}", size=32)
     above = [[(x, y / MB) for x, y in line.points] for line in lines]
     held = [[(x, (y + line.sizes[0]) / MB) for x, y in line.points] for line in lines]
     _panel(pen, 300, "MB of private anonymous memory", held, least=0)
     _panel(pen, 940, "MB above the baseline", above)
-    _write(pen, (1160, 1530), "frames", size=30)
+    write(pen, (1160, 1530), "frames", size=30)
     return picture.reduce(2)
-
-
-def _write(
-    pen: ImageDraw, at: tuple[float, float], text: str, *, size: int = 28, anchor: str = "la"
-) -> None:
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        anchor = "la"  # the bitmap font of a Pillow without FreeType knows no other
-    pen.text(at, text, fill=INK, font=font, anchor=anchor)
 
 
 def _panel(
@@ -272,31 +263,22 @@ def _panel(
     """Axes and curves below `top`, from `least` or the lowest."""
     left, right, bottom = 180, 2320, top + 520
     values = [value for curve in curves for _, value in curve]
-    ticks = _ticks(min(values) if least is None else least, max(values))
-    low, high = ticks[0], ticks[-1]
+    marks = ticks(min(values) if least is None else least, max(values))
+    low, high = marks[0], marks[-1]
     last = max(curve[-1][0] for curve in curves)
 
     def place(frame: float, value: float) -> tuple[float, float]:
         right_part, up_part = frame / last, (value - low) / (high - low)
         return left + right_part * (right - left), bottom - up_part * (bottom - top)
 
-    _write(pen, (left - 60, top - 52), title, size=30)
-    for tick in ticks:
+    write(pen, (left - 60, top - 52), title, size=30)
+    for tick in marks:
         pen.line([place(0, tick), place(last, tick)], INK if tick == 0 else GRID, width=2)
-        _write(pen, (left - 16, place(0, tick)[1]), f"{tick:g}", anchor="rm")
-    for tick in _ticks(0, last):
+        write(pen, (left - 16, place(0, tick)[1]), f"{tick:g}", anchor="rm")
+    for tick in ticks(0, last):
         if tick <= last and tick.is_integer():
             x, _ = place(tick, low)
             pen.line([(x, bottom), (x, bottom + 10)], INK, width=2)
-            _write(pen, (x, bottom + 18), f"{tick:g}", anchor="ma")
+            write(pen, (x, bottom + 18), f"{tick:g}", anchor="ma")
     for curve, colour in zip(curves, COLOURS, strict=False):
         pen.line([place(*point) for point in curve], colour, width=4, joint="curve")
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Four to ten round numbers from at most `low` to at least `high`."""
-    span = max(high - low, 0.2)  # MB: noise of some pages shall look flat
-    step = 10.0 ** math.floor(math.log10(span / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 8)
-    first, last = math.floor(low / step), math.ceil((low + span) / step)
-    return [round(number * step, 6) for number in range(first, last + 1)]

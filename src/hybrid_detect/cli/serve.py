@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.extras import require
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.tls import TlsConfig
+    from hybrid_detect.server.tokens import JwtConfig
 
 __all__ = ["add_parser"]
 
@@ -26,6 +31,53 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--detectors", type=int, metavar="N", help="detectors (default: one a usable core)"
     )
+    gate = parser.add_argument_group("who may come in, and how often")
+    gate.add_argument(
+        "--api-keys", type=Path, metavar="FILE", help="API keys (see 'hybrid-detect api-keys')"
+    )
+    gate.add_argument("--jwt-issuer", metavar="URL", help="accept JSON Web Tokens of this issuer")
+    gate.add_argument("--jwt-audience", metavar="NAME", help="what their 'aud' must name")
+    gate.add_argument("--jwt-jwks", metavar="URL|FILE", help="the issuer's public keys")
+    gate.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="origin whose pages in a browser may come in; may be given more than once",
+    )
+    gate.add_argument(
+        "--rate", type=float, metavar="N", help="pictures a second of each caller; 0 for no limit"
+    )
+    gate.add_argument("--burst", type=int, metavar="N", help="pictures that may come at once")
+    gate.add_argument(
+        "--connections-per-peer", type=int, metavar="N", help="connections from one address"
+    )
+    tls = parser.add_argument_group("TLS")
+    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key, PEM")
+    tls.add_argument(
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="ask clients for a certificate of this CA",
+    )
+    parser.add_argument(
+        "--encryption-keys",
+        type=Path,
+        metavar="FILE",
+        help="take encrypted pictures, with the keys of 'hybrid-detect keys generate FILE'",
+    )
+    parser.add_argument("--require-encryption", action="store_true", help="take no other pictures")
+    parser.add_argument(
+        "--history",
+        type=Path,
+        metavar="FILE",
+        help="keep results by session, for their export (default: keep nothing)",
+    )
+    parser.add_argument("--history-images", action="store_true", help="keep the pictures, too")
+    parser.add_argument(
+        "--retention-hours", type=float, metavar="H", help="hours they are kept (default: 24)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -36,13 +88,51 @@ def run(arguments: argparse.Namespace) -> int:
     from hybrid_detect.server.config import ServerConfig
     from hybrid_detect.server.serving import TOKEN_VARIABLE, serve
 
-    detectors = {} if arguments.detectors is None else {"detectors": arguments.detectors}
+    limits = {
+        "detectors": arguments.detectors,
+        "rate_per_s": arguments.rate,
+        "burst": arguments.burst,
+        "max_connections_per_peer": arguments.connections_per_peer,
+        "history_retention_s": arguments.retention_hours and arguments.retention_hours * 3600,
+    }
     config = ServerConfig(
         host=arguments.host,
         port=arguments.port,
         auth_token=os.environ.get(TOKEN_VARIABLE) or None,
         model=arguments.model,
         model_path=arguments.model_path,
-        **detectors,
+        keys_path=arguments.encryption_keys,
+        require_encryption=arguments.require_encryption,
+        history_path=arguments.history,
+        history_images=arguments.history_images,
+        api_keys=arguments.api_keys,
+        jwt=_jwt(arguments),
+        allowed_origins=tuple(arguments.allow_origin),
+        tls=_tls(arguments),
+        **{name: value for name, value in limits.items() if value is not None},
     )
     return 0 if serve(config) else 1
+
+
+def _jwt(arguments: argparse.Namespace) -> JwtConfig | None:
+    from hybrid_detect.server.tokens import JwtConfig
+
+    given = (arguments.jwt_issuer, arguments.jwt_audience, arguments.jwt_jwks)
+    if given == (None, None, None):
+        return None
+    if None in given:
+        msg = "--jwt-issuer, --jwt-audience and --jwt-jwks go together"
+        raise ConfigurationError(msg)
+    return JwtConfig(issuer=given[0], audience=given[1], jwks=given[2])
+
+
+def _tls(arguments: argparse.Namespace) -> TlsConfig | None:
+    from hybrid_detect.server.tls import TlsConfig
+
+    cert, key, client_ca = arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca
+    if cert is key is client_ca is None:
+        return None
+    if cert is None or key is None:
+        msg = "--tls-cert and --tls-key go together, and --tls-client-ca with both"
+        raise ConfigurationError(msg)
+    return TlsConfig(cert=cert, key=key, client_ca=client_ca)

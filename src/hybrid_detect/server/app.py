@@ -10,13 +10,16 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from importlib.metadata import version
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -25,8 +28,10 @@ from hybrid_detect.errors import (
     BackendUnavailableError,
     HybridDetectError,
     InvalidFrameError,
+    ModelError,
     ProtocolError,
 )
+from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DETECT_PATH,
@@ -36,25 +41,30 @@ from hybrid_detect.exchange.wire import (
     DetectRequest,
     ErrorReply,
     ResultReply,
+    announced_request_id,
     decode_request,
     encode_reply,
     peek_request_id,
     reply_to_json,
 )
+from hybrid_detect.server.bodies import (
+    BodyReader,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    TooManyUploadsError,
+)
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import (
     Detector,
     DetectorPool,
     OverloadedError,
     TooLateError,
 )
-from hybrid_detect.server.gate import (
-    BodyReader,
-    BodyTooLargeError,
-    BodyTooSlowError,
-    TooManyUploadsError,
-    is_authorized,
-)
+from hybrid_detect.server.gate import OPENAPI_PATH, SECURITY_HEADERS, Gate
+from hybrid_detect.server.openapi import openapi
+from hybrid_detect.server.retention import Retention, owner_of
+from hybrid_detect.server.sealing import Received, Sealing, SealRefusedError
 
 __all__ = ["create_app"]
 
@@ -62,10 +72,6 @@ logger = logging.getLogger("hybrid_detect.server")
 
 RETRY_AFTER_S = 1.0
 """What an overloaded server asks for: about the time 16 waiting pictures take on two cores."""
-
-UNAUTHORIZED = ErrorReply(
-    request_id=0, status=401, code="unauthorized", detail="send Authorization: Bearer <token>"
-)
 
 TOO_SLOW = ErrorReply(
     request_id=0, status=408, code="too_slow", detail="the body did not come in time"
@@ -87,28 +93,38 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
         config: Limits, token and model.
         detector: What looks at the pictures, instead of MediaPipe in processes.
     """
+    gate = Middleware(Gate, config=config, credentials=Credentials(config), respond=_response)
     app = _App(config, detector or DetectorPool(config))
-    return Starlette(
+    made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
             Route(HEALTH_PATH, app.health, methods=["GET"]),
+            Route(OPENAPI_PATH, app.description, methods=["GET"]),
+            Route(KEYS_PATH, app.keys, methods=["GET"]),
             WebSocketRoute(STREAM_PATH, app.stream),
+            *app.retention.routes,
         ],
+        middleware=[gate],
         lifespan=app.lifespan,
-        exception_handlers={HTTPException: _no_such_thing},
+        exception_handlers={HTTPException: _no_such_thing, Exception: _bug},
     )
+    made.router.redirect_slashes = False  # a redirect would name the host that the client named
+    return made
 
 
 class _App:
     def __init__(self, config: ServerConfig, detector: Detector) -> None:
         self._config = config
         self._detector = detector
+        self._sealing = Sealing(config.keys_path, require=config.require_encryption)
+        self.retention = Retention(config, respond=_response)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         try:
             try:
+                await self.retention.start()
                 await self._detector.start()
             except HybridDetectError as error:
                 app.state.startup_error = error  # for `serve`, which nobody tells why it failed
@@ -116,19 +132,19 @@ class _App:
             yield
         finally:
             await self._detector.aclose()
+            await self.retention.aclose()
 
     async def health(self, request: Request) -> Response:
-        # A load balancer asks without a token. A client asks with one, to learn whether it fits.
-        if "Authorization" in request.headers and not is_authorized(
-            request, self._config.auth_token
-        ):
-            return _response(request, UNAUTHORIZED)
         body = {"status": "ok", "model": self._detector.model, "version": version("hybrid-detect")}
-        return JSONResponse(body, headers=_SAFE)
+        return JSONResponse(body)
+
+    async def description(self, request: Request) -> Response:
+        return JSONResponse(openapi(self._config))
+
+    async def keys(self, request: Request) -> Response:
+        return JSONResponse({"keys": self._sealing.published()})
 
     async def detect(self, request: Request) -> Response:
-        if not is_authorized(request, self._config.auth_token):
-            return _response(request, UNAUTHORIZED)
         try:
             body, receive_s = await self._bodies.read(request)
         except BodyTooLargeError:
@@ -139,49 +155,82 @@ class _App:
             return _response(request, TOO_MANY_UPLOADS)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody is there to read it
+        if (keys := self._sealing.answer(body)) is not None:
+            return Response(keys, media_type=SEALED_CONTENT_TYPE)
+        try:
+            received = self._sealing.receive(body)
+        except SealRefusedError as refusal:
+            return _response(request, refusal.reply)
+        message = received.message
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
-        is_wire = media_type == CONTENT_TYPE
+        is_wire = received.is_sealed or media_type == CONTENT_TYPE
 
         def read() -> DetectRequest:
-            return decode_request(body) if is_wire else DetectRequest(request_id=0, image=body)
+            return (
+                decode_request(message) if is_wire else DetectRequest(request_id=0, image=message)
+            )
 
         reply = await self._reply(
-            read, peek_request_id(body) if is_wire else 0, is_abandoned=request.is_disconnected
+            read,
+            peek_request_id(body) if is_wire else 0,
+            owner=owner_of(request),
+            is_abandoned=request.is_disconnected,
         )
         if isinstance(reply, ResultReply):
             reply = replace(reply, receive_s=receive_s)
-        return _response(request, reply)
+        return _response(request, reply, received)
 
     async def stream(self, websocket: WebSocket) -> None:
-        if not is_authorized(websocket, self._config.auth_token):
-            await websocket.send_denial_response(_json(UNAUTHORIZED))
-            return
         await websocket.accept(
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None
         )
         places = asyncio.Semaphore(self._config.stream_in_flight)
+        announced: tuple[int, float] | None = None
         async with asyncio.TaskGroup() as answers:
             while True:
-                # Not reading further while the places are taken lets TCP hold the sender back.
-                await places.acquire()
                 message = await websocket.receive()
                 if message["type"] == "websocket.disconnect":
                     break
                 data = message.get("bytes") or b""
-                answer = answers.create_task(self._answer(websocket, data))
+                now_s = time.monotonic()
+                if (request_id := announced_request_id(data)) is not None:
+                    announced = (request_id, now_s)
+                    continue
+                receive_s = None
+                if announced is not None and announced[0] == peek_request_id(data):
+                    receive_s = now_s - announced[1]
+                # Not reading further while the places are taken lets TCP hold the sender back.
+                await places.acquire()
+                answer = answers.create_task(self._answer(websocket, data, receive_s))
                 answer.add_done_callback(lambda _: places.release())
 
-    async def _answer(self, websocket: WebSocket, data: bytes) -> None:
-        reply = await self._reply(lambda: decode_request(data), peek_request_id(data))
+    async def _answer(self, websocket: WebSocket, data: bytes, receive_s: float | None) -> None:
+        reply = await self._answer_to(data, receive_s, owner=owner_of(websocket))
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             # The client may have gone meanwhile; Starlette then raises either of the two.
-            await websocket.send_bytes(encode_reply(reply))
+            await websocket.send_bytes(reply)
+
+    async def _answer_to(self, data: bytes, receive_s: float | None, *, owner: str) -> bytes:
+        """The message that answers a stream's message `data`, sealed if that was."""
+        if (keys := self._sealing.answer(data)) is not None:
+            return keys
+        try:
+            received = self._sealing.receive(data)
+        except SealRefusedError as refusal:
+            return encode_reply(refusal.reply)
+        reply = await self._reply(
+            lambda: decode_request(received.message), peek_request_id(data), owner=owner
+        )
+        if isinstance(reply, ResultReply):
+            reply = replace(reply, receive_s=receive_s)
+        return received.protected(encode_reply(reply))
 
     async def _reply(
         self,
         read: Callable[[], DetectRequest],
         request_id: int,
         *,
+        owner: str,
         is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> ResultReply | ErrorReply:
         """The answer to a request, or the error that says why there is none."""
@@ -198,14 +247,15 @@ class _App:
             return _error(
                 request_id, 503, "overloaded", "too many pictures are waiting", RETRY_AFTER_S
             )
-        except BackendUnavailableError as error:
+        except (BackendUnavailableError, ModelError) as error:
+            # The model is read again for a detector that is started anew.
             logger.warning("a picture met a dying detector: %s", error)
             return _error(request_id, 503, "detector_failed", "the detector failed; try again")
         except Exception:
             # A bug must not take a stream's other pictures with it, nor be shown to a stranger.
             logger.exception("detecting failed with a bug")
             return _error(request_id, 500, "internal", "the server has a bug; see its log")
-        return ResultReply(
+        reply = ResultReply(
             request_id=request.request_id,
             width=seen.width,
             height=seen.height,
@@ -214,6 +264,8 @@ class _App:
             queue_s=seen.queue_s,
             detect_s=seen.detect_s,
         )
+        self.retention.keep(owner, request, reply)
+        return reply
 
     def _too_large(self, request_id: int) -> ErrorReply:
         limit = self._config.max_body_bytes
@@ -232,11 +284,15 @@ def _error(
     )
 
 
-_SAFE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-
-
-def _response(request: Request, reply: ResultReply | ErrorReply) -> Response:
-    """`reply` as HTTP: in the wire format if the client speaks it, else as JSON."""
+def _response(
+    request: HTTPConnection, reply: ResultReply | ErrorReply, received: Received | None = None
+) -> Response:
+    """`reply` as HTTP: sealed if its request was, else in the format the client speaks."""
+    if received is not None and received.is_sealed:
+        headers = _headers(reply)
+        headers.pop("Server-Timing", None)  # whoever is between has no business with it
+        sealed = received.protected(encode_reply(reply))
+        return Response(sealed, _status(reply), media_type=SEALED_CONTENT_TYPE, headers=headers)
     if request.headers.get("Accept") != CONTENT_TYPE:
         return _json(reply)
     return Response(
@@ -249,6 +305,10 @@ async def _no_such_thing(request: Request, error: Exception) -> Response:
     response = _response(request, _error(0, error.status_code, "refused", error.detail))
     response.headers.update(error.headers or {})  # Allow, of a wrong method
     return response
+
+
+async def _bug(request: Request, _: Exception) -> Response:
+    return _response(request, _error(0, 500, "internal", "the server has a bug; see its log"))
 
 
 def _json(reply: ResultReply | ErrorReply) -> Response:
@@ -265,10 +325,10 @@ def _status(reply: ResultReply | ErrorReply) -> int:
 
 
 def _headers(reply: ResultReply | ErrorReply) -> dict[str, str]:
-    headers = dict(_SAFE)
+    headers = dict(SECURITY_HEADERS)
     if isinstance(reply, ErrorReply):
         if reply.retry_after_s is not None:
-            headers["Retry-After"] = f"{reply.retry_after_s:.0f}"
+            headers["Retry-After"] = str(math.ceil(reply.retry_after_s))
         if reply.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if reply.status == 408:

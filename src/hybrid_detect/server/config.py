@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,18 @@ from pathlib import Path
 from hybrid_detect.backends.remote import checked_token
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.monitoring.history import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_RETENTION_S,
+    MIN_MAX_BYTES,
+)
+from hybrid_detect.server.tls import TlsConfig
+from hybrid_detect.server.tokens import JwtConfig
 
 __all__ = ["ServerConfig"]
+
+MIN_TOKEN_CHARS = 16
+"""Of a token that the network can try: 104 bits if it is random, beyond guessing at any rate."""
 
 
 def _usable_cores() -> int:
@@ -26,15 +37,40 @@ class ServerConfig:
     """Everything the reference server can be told.
 
     Raises:
-        ConfigurationError: If it would be open to the network without a token, if no client could
-            send that token, or if a value is out of range.
+        ConfigurationError: If it would be open to the network without a credential or with a token
+            that can be guessed, if no client could send that token, or if a value is out of range.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes a free port; the server prints which."""
     auth_token: str | None = field(default=None, repr=False)
-    """Bearer token that clients must send; `None` only on this machine's own address."""
+    """Bearer token that clients may send. Without it, `api_keys` and `jwt` everyone may come in,
+    which is refused on any but this machine's own address."""
+    api_keys: Path | None = None
+    """File of API keys that clients may send; see ``hybrid-detect api-keys``."""
+    jwt: JwtConfig | None = None
+    """Whose JSON Web Tokens clients may send."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins (``https://app.example.com``) whose pages in a browser may come in."""
+    tls: TlsConfig | None = None
+    """Certificate and key; `None` for plain HTTP, behind a proxy that terminates TLS."""
+    rate_per_s: float = 30.0
+    """Pictures a second of each API key, JWT subject, or address of the token's users; 0 for no
+    limit. It is a camera's full rate, twice what our own client sends over a good link."""
+    burst: int = 60
+    """Pictures that may come at once after a pause: two seconds of them, as after an outage."""
+    max_per_caller: int = 32
+    """Requests under way and streams open of one caller: half of `max_uploads`, so that none can
+    take every place."""
+    max_streams: int = 64
+    """Streams open at the same time. Each may hold `stream_in_flight` messages and a half one."""
+    stream_idle_s: float = 300.0
+    """Seconds a stream may be open without a picture; our client opens another when it has one."""
+    max_connections: int = 512
+    """Connections of any kind; half of the 1024 files a process may have open on most systems."""
+    max_connections_per_peer: int = 256
+    """Connections from one address, so that none can take every place; raise it behind a proxy."""
     model: str = "full_range"
     """The larger model: it sees faces from about 5 % of the long side, short range from 10 %."""
     model_path: Path | None = None
@@ -51,14 +87,49 @@ class ServerConfig:
     answers 503 at once."""
     max_pixels: int = 16_000_000
     """Pixels of a picture, checked before it is decoded: 4K has 8.3 million."""
+    keys_path: Path | None = None
+    """File of the keys that pictures may be encrypted to; see ``hybrid-detect keys``."""
+    require_encryption: bool = False
+    """Whether to refuse pictures that are not encrypted to one of these keys."""
+    history_path: Path | None = None
+    """File to keep results in, by session, so that whom they are about can have them; `None` keeps
+    nothing."""
+    history_images: bool = False
+    """Whether to keep the pictures, too."""
+    history_retention_s: float = DEFAULT_RETENTION_S
+    """Seconds until what is kept is deleted."""
+    history_max_bytes: int = DEFAULT_MAX_BYTES
+    """The most the file may hold; the oldest make place for the newest."""
     stream_in_flight: int = 2
     """Pictures of one stream looked at at the same time; what comes beyond waits in TCP."""
 
     def __post_init__(self) -> None:
-        if self.auth_token is None and not self._is_local:
-            msg = f"host {self.host!r} is open to the network: set a token"
+        has_credentials = any(c is not None for c in (self.auth_token, self.api_keys, self.jwt))
+        if not self.is_local and not has_credentials:
+            msg = f"host {self.host!r} is open to the network: set a token, API keys or an issuer"
             raise ConfigurationError(msg)
         checked_token(self.auth_token)
+        if not self.is_local and 0 < len(self.auth_token or "") < MIN_TOKEN_CHARS:
+            msg = f"auth_token: expected at least {MIN_TOKEN_CHARS} characters on the network"
+            raise ConfigurationError(msg)
+        if not 0 < self.history_retention_s < math.inf:
+            msg = f"history_retention_s: expected seconds above 0, got {self.history_retention_s}"
+            raise ConfigurationError(msg)
+        if self.history_max_bytes < MIN_MAX_BYTES:
+            msg = f"history_max_bytes: expected at least {MIN_MAX_BYTES} bytes"
+            raise ConfigurationError(msg)
+        if self.history_images and self.history_path is None:
+            msg = "history_images: expected history_path as well, got none"
+            raise ConfigurationError(msg)
+        if not 0 <= self.rate_per_s < math.inf:
+            msg = f"rate_per_s: expected 0 or more, got {self.rate_per_s}"
+            raise ConfigurationError(msg)
+        if not 0 < self.stream_idle_s < math.inf:
+            msg = f"stream_idle_s: expected seconds above 0, got {self.stream_idle_s}"
+            raise ConfigurationError(msg)
+        if self.require_encryption and self.keys_path is None:
+            msg = "require_encryption: expected keys_path as well, got none"
+            raise ConfigurationError(msg)
         if not 0 <= self.port <= 65535:
             msg = f"port: expected 0 to 65535, got {self.port}"
             raise ConfigurationError(msg)
@@ -72,13 +143,19 @@ class ServerConfig:
             "max_uploads",
             "max_pixels",
             "stream_in_flight",
+            "burst",
+            "max_per_caller",
+            "max_streams",
+            "max_connections",
+            "max_connections_per_peer",
         ):
             if getattr(self, name) < 1:
                 msg = f"{name}: expected at least 1, got {getattr(self, name)}"
                 raise ConfigurationError(msg)
 
     @property
-    def _is_local(self) -> bool:
+    def is_local(self) -> bool:
+        """Whether it listens on this machine's own address alone."""
         if self.host == "localhost":
             return True
         try:

@@ -1,95 +1,251 @@
-"""Who may come in, and with how much."""
+"""Who may come in, and how often."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import contextlib
+import logging
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 
-from starlette.requests import HTTPConnection, Request
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from hybrid_detect.exchange.wire import (
+    HEALTH_PATH,
+    ErrorReply,
+    announced_request_id,
+    encode_reply,
+    peek_request_id,
+)
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
+from hybrid_detect.server.rate_limit import RateLimiter
 
 __all__ = [
-    "BodyReader",
-    "BodyTooLargeError",
-    "BodyTooSlowError",
-    "TooManyUploadsError",
-    "is_authorized",
+    "CALLER",
+    "OPENAPI_PATH",
+    "PUBLIC_PATHS",
+    "SECURITY_HEADERS",
+    "Gate",
 ]
 
-RECEIVE_LIMIT_S = 10.0
-"""A client's usual 80 KB come so fast at 64 kbit/s, the largest body at 3.4 Mbit/s. Whoever is
-slower has long missed its frame's deadline, or wants to hold the place."""
+logger = logging.getLogger("hybrid_detect.server")
+
+OPENAPI_PATH = "/v1/openapi.json"
+
+CALLER = "hybrid_detect.caller"
+"""Where the caller's name is in the ASGI scope of what it has let in."""
+
+PUBLIC_PATHS = frozenset({HEALTH_PATH, OPENAPI_PATH})
+"""Read without a credential: a load balancer has none, and the description is no secret. A wrong
+credential is refused here as well, so that a client can learn whether its own fits."""
+
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",  # where faces are is nobody's to keep on the way
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+"""On every answer, errors included: a browser keeps, runs, embeds and guesses nothing."""
+
+FAILURES_PER_S = 1.0
+FAILURES_AT_ONCE = 20
+"""Wrong credentials of one address that are looked into. This keeps the log readable and tells a
+misconfigured client to slow down; guessing is hopeless at any rate. A right credential is let in
+all the same, or one could shut out everyone behind the same proxy."""
+
+RECHECK_S = 60.0
+"""How long a stream lives on after its key was revoked or its token has expired."""
+
+UNAUTHORIZED = ErrorReply(
+    request_id=0, status=401, code="unauthorized", detail="send Authorization: Bearer <token>"
+)
+
+WRONG_ORIGIN = ErrorReply(
+    request_id=0, status=403, code="wrong_origin", detail="pages of this origin may not come in"
+)
+
+TOO_MANY_OF_YOURS = ErrorReply(
+    request_id=0,
+    status=429,
+    code="too_many",
+    detail="too many of your requests and streams are under way",
+    retry_after_s=1.0,
+)
+
+TOO_MANY_STREAMS = ErrorReply(
+    request_id=0,
+    status=503,
+    code="overloaded",
+    detail="too many streams are open",
+    retry_after_s=1.0,
+)
 
 
-class BodyTooLargeError(Exception):
-    """The body exceeds the limit."""
+class Gate:
+    """ASGI middleware before everything else: a route cannot forget to ask who comes.
 
+    It checks the origin and the credential, counts what each caller asks for, and sees to it that
+    every answer carries `SECURITY_HEADERS`. Only `PUBLIC_PATHS` can be read without a credential.
 
-class BodyTooSlowError(Exception):
-    """The body was not there in time."""
-
-
-class TooManyUploadsError(Exception):
-    """Too many bodies are being received already."""
-
-
-def is_authorized(connection: HTTPConnection, token: str | None) -> bool:
-    """Whether the request or WebSocket handshake carries the right bearer token.
-
-    The comparison takes the same time wherever the first difference is.
+    Args:
+        app: What is behind the gate.
+        config: The limits.
+        credentials: Who may come in.
+        respond: Makes an HTTP answer of an error.
+        clock: Seconds that only grow.
     """
-    if token is None:
-        return True
-    scheme, _, given = connection.headers.get("Authorization", "").partition(" ")
-    # Bytes, because compare_digest refuses texts outside ASCII.
-    return scheme.lower() == "bearer" and hmac.compare_digest(
-        given.strip().encode(), token.encode()
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        config: ServerConfig,
+        credentials: Credentials,
+        respond: Callable[[HTTPConnection, ErrorReply], Response],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._credentials = credentials
+        self._clock = clock
+        self._respond = respond
+        self._rates = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
+        self._failures = RateLimiter(rate_per_s=FAILURES_PER_S, burst=FAILURES_AT_ONCE, clock=clock)
+        self._under_way: Counter[str] = Counter()
+        self._streams = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let in what may come in; answer the rest."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        connection = HTTPConnection(scope)
+        send = _with_security_headers(send)
+        try:
+            caller = await self._admitted(connection)
+            scope[CALLER] = caller
+            async with self._place(caller, is_stream=scope["type"] == "websocket"):
+                if scope["type"] == "http":
+                    await self._app(scope, receive, send)
+                else:
+                    await self._app(scope, self._messages(connection, receive, send), send)
+        except _RefusedError as refusal:
+            response = self._respond(connection, refusal.reply)
+            if scope["type"] == "websocket":
+                await WebSocket(scope, receive, send).send_denial_response(response)
+            else:
+                await response(scope, receive, send)
+
+    async def _admitted(self, connection: HTTPConnection) -> str:
+        """The caller's name, if it may come in and has not asked for too much."""
+        # Browsers send it with whatever a page does to another site, and cannot leave it out.
+        origins = connection.headers.getlist("Origin")
+        if any(origin not in self._config.allowed_origins for origin in origins):
+            raise _RefusedError(WRONG_ORIGIN)
+        is_public = connection.scope["path"] in PUBLIC_PATHS
+        try:
+            caller = await self._credentials.caller(connection, is_public=is_public)
+        except WrongCredentialError:
+            peer = peer_of(connection)
+            wait_s = self._failures.take(peer)
+            if wait_s:
+                raise _RefusedError(_too_fast(0, wait_s)) from None
+            logger.warning("no or a wrong credential came from %s", peer)
+            raise _RefusedError(UNAUTHORIZED) from None
+        if connection.scope["type"] == "http" and (wait_s := self._rates.take(caller)):
+            raise _RefusedError(_too_fast(0, wait_s))
+        return caller
+
+    @contextlib.asynccontextmanager
+    async def _place(self, caller: str, *, is_stream: bool) -> AsyncIterator[None]:
+        """One of the places for `caller`, given back at the end."""
+        if self._under_way[caller] >= self._config.max_per_caller:
+            raise _RefusedError(TOO_MANY_OF_YOURS)
+        if is_stream and self._streams >= self._config.max_streams:
+            raise _RefusedError(TOO_MANY_STREAMS)
+        self._under_way[caller] += 1
+        self._streams += is_stream
+        try:
+            yield
+        finally:
+            self._streams -= is_stream
+            self._under_way[caller] -= 1
+            if not self._under_way[caller]:
+                del self._under_way[caller]  # or names would pile up
+
+    def _messages(self, connection: HTTPConnection, receive: Receive, send: Send) -> Receive:
+        """`receive` of a stream that was let in.
+
+        It ends the stream if nothing comes or its credential is none any more, and answers what
+        comes too fast.
+        """
+        caller: str = connection.scope[CALLER]
+        checked_s = self._clock()
+
+        async def closed(code: int, reason: str) -> Message:
+            with _client_may_be_gone():
+                await send({"type": "websocket.close", "code": code, "reason": reason})
+            return {"type": "websocket.disconnect", "code": code}
+
+        async def receive_admitted() -> Message:
+            nonlocal checked_s
+            while True:
+                try:
+                    async with asyncio.timeout(self._config.stream_idle_s):
+                        message = await receive()
+                except TimeoutError:
+                    return await closed(1001, "idle")
+                if self._clock() - checked_s >= RECHECK_S:
+                    checked_s = self._clock()
+                    try:
+                        await self._credentials.caller(connection)
+                    except WrongCredentialError:
+                        return await closed(1008, "the credential is none any more")
+                data = message.get("bytes") or b""
+                is_picture = (
+                    message["type"] == "websocket.receive" and announced_request_id(data) is None
+                )
+                if not is_picture or not (wait_s := self._rates.take(caller)):
+                    return message
+                reply = _too_fast(peek_request_id(data), wait_s)
+                with _client_may_be_gone():  # `receive` says so next
+                    await send({"type": "websocket.send", "bytes": encode_reply(reply)})
+
+        return receive_admitted
+
+
+class _RefusedError(Exception):
+    def __init__(self, reply: ErrorReply) -> None:
+        super().__init__(reply.code)
+        self.reply = reply
+
+
+def _client_may_be_gone() -> contextlib.suppress:
+    """What uvicorn raises for a message to a stream that has been closed meanwhile."""
+    return contextlib.suppress(OSError, RuntimeError)
+
+
+def _too_fast(request_id: int, wait_s: float) -> ErrorReply:
+    return ErrorReply(
+        request_id=request_id,
+        status=429,
+        code="too_fast",
+        detail="you send more than you may",
+        retry_after_s=round(wait_s, 3),
     )
 
 
-class BodyReader:
-    """Reads bodies: so many at the same time, each up to a size, and in a limited time.
+def _with_security_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] in {"http.response.start", "websocket.http.response.start"}:
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
 
-    Args:
-        limit_bytes: Size of the largest body.
-        max_uploads: Bodies received at the same time.
-    """
-
-    def __init__(self, *, limit_bytes: int, max_uploads: int) -> None:
-        self._limit_bytes = limit_bytes
-        self._max_uploads = max_uploads
-        self._uploads = 0
-
-    async def read(self, request: Request) -> tuple[bytes, float]:
-        """The body, and the seconds from its first to its last byte.
-
-        Raises:
-            BodyTooLargeError: As soon as the announced or the real length exceeds the limit.
-            BodyTooSlowError: If it is not there after `RECEIVE_LIMIT_S`.
-            TooManyUploadsError: If too many others are being received.
-        """
-        announced = request.headers.get("Content-Length", "")
-        if announced.isdecimal() and int(announced) > self._limit_bytes:
-            raise BodyTooLargeError
-        if self._uploads >= self._max_uploads:
-            raise TooManyUploadsError
-        self._uploads += 1
-        started_s = time.monotonic()
-        try:
-            async with asyncio.timeout(RECEIVE_LIMIT_S):
-                body = await self._read(request)
-        except TimeoutError as exc:
-            raise BodyTooSlowError from exc
-        finally:
-            self._uploads -= 1
-        return body, time.monotonic() - started_s
-
-    async def _read(self, request: Request) -> bytes:
-        parts: list[bytes] = []
-        size = 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self._limit_bytes:
-                raise BodyTooLargeError
-            parts.append(part)
-        return b"".join(parts)
+    return send_with_headers

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from hybrid_detect.errors import BackendUnavailableError, ClosedError, HybridDetectError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.connections import ConnectionLimits, http_protocol, websocket_protocol
+from hybrid_detect.server.tls import server_context
 
-__all__ = ["TOKEN_VARIABLE", "ServerProcess", "serve"]
+__all__ = ["TOKEN_VARIABLE", "ServerProcess", "serve", "uvicorn_config"]
 
 TOKEN_VARIABLE = "HYBRID_DETECT_SERVER_TOKEN"  # noqa: S105 - a name, not a token
 """The environment, because arguments can be read by every user of the machine."""
+
+logger = logging.getLogger("hybrid_detect.server")
 
 LISTENING = "listening on "
 
@@ -36,7 +43,36 @@ class _Server(uvicorn.Server):
             return
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = f"[{host}]" if ":" in host else host
-        print(f"{LISTENING}http://{host}:{port}", flush=True)  # noqa: T201 - whoever started it reads it
+        scheme = "https" if self.config.is_ssl else "http"
+        print(f"{LISTENING}{scheme}://{host}:{port}", flush=True)  # noqa: T201 - whoever started it reads it
+
+
+def uvicorn_config(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
+    """How uvicorn runs `app` under the limits of `config`.
+
+    Raises:
+        ConfigurationError: If a file of the TLS configuration cannot be used.
+    """
+    limits = ConnectionLimits(
+        connections=config.max_connections, connections_per_peer=config.max_connections_per_peer
+    )
+    context = server_context(config.tls) if config.tls is not None else None
+    return uvicorn.Config(
+        app,
+        host=config.host,
+        port=config.port,
+        http=http_protocol(limits),
+        # Pictures do not shrink: deflate would make a message 24 to 44 times as expensive.
+        ws=websocket_protocol(limits),
+        ws_per_message_deflate=False,
+        ws_max_size=config.max_body_bytes,
+        ssl_context_factory=(lambda *_: context) if context is not None else None,
+        timeout_graceful_shutdown=GRACE_S,
+        log_level="warning",
+        server_header=False,
+        # X-Forwarded-For is whatever the client wrote, and limits are counted by address.
+        proxy_headers=False,
+    )
 
 
 def serve(config: ServerConfig) -> bool:
@@ -47,24 +83,13 @@ def serve(config: ServerConfig) -> bool:
 
     Raises:
         ModelError: If the model can be had nowhere.
-        MissingExtraError: If MediaPipe is not installed.
+        MissingExtraError: If MediaPipe, or what verifies tokens, is not installed.
+        ConfigurationError: If a file of keys or certificates cannot be used.
     """
     app = create_app(config)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=config.host,
-            port=config.port,
-            http="httptools",
-            # Pictures do not shrink: deflate would make a message 24 to 44 times as expensive.
-            ws="websockets-sansio",
-            ws_per_message_deflate=False,
-            ws_max_size=config.max_body_bytes,
-            timeout_graceful_shutdown=GRACE_S,
-            log_level="warning",
-            server_header=False,
-        )
-    )
+    if config.tls is None and not config.is_local:
+        logger.warning("without TLS here, end it in front: credentials are sent in the clear")
+    server = _Server(uvicorn_config(app, config))
     with contextlib.suppress(SystemExit):  # how uvicorn says, after its log, that it cannot start
         server.run()
     error: HybridDetectError | None = getattr(app.state, "startup_error", None)
@@ -77,12 +102,15 @@ class ServerProcess:
     """The reference server in a process of its own, on this machine's own address.
 
     For demonstrations, tests and benchmarks: it can be killed, as servers are, and started
-    again at the same address.
+    again at the same address. It limits no rate, or measuring it would measure the limit.
 
     Args:
         auth_token: Token it asks for.
         model: Name of its model.
         model_path: File of its model.
+        keys_path: File of the keys that pictures may be encrypted to.
+        require_encryption: Whether it takes no other pictures.
+        options: Further arguments of ``hybrid-detect serve``.
         start_timeout_s: Seconds it may take to be ready.
     """
 
@@ -92,12 +120,20 @@ class ServerProcess:
         auth_token: str | None = None,
         model: str = "full_range",
         model_path: Path | None = None,
+        keys_path: Path | str | None = None,
+        require_encryption: bool = False,
+        options: Sequence[str] = (),
         start_timeout_s: float = 60.0,
     ) -> None:
         self._token = auth_token
-        self._arguments = ["--model", model]
+        self._arguments = ["--model", model, "--rate", "0"]
         if model_path is not None:
             self._arguments += ["--model-path", str(model_path)]
+        if keys_path is not None:
+            self._arguments += ["--encryption-keys", str(keys_path)]
+        if require_encryption:
+            self._arguments.append("--require-encryption")
+        self._arguments += options
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._url = ""

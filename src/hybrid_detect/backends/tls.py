@@ -1,0 +1,96 @@
+"""TLS of the remote ways: whom to believe, what to show, and what went wrong."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Never
+
+from hybrid_detect.errors import ConfigurationError
+
+__all__ = ["certificate_trouble", "client_context"]
+
+_TROUBLE = {
+    9: "the server's certificate is not valid yet: check this device's clock",
+    10: "the server's certificate has expired",
+    18: "the server's certificate is signed by itself: give its CA as ca_file",
+    19: "the server's certificate is of a CA that is not known here: give it as ca_file",
+    20: "the server's certificate is of a CA that is not known here: give it as ca_file",
+    62: "the server's certificate is for another host name",
+    64: "the server's certificate is for another IP address",
+}
+"""Source: OpenSSL, ``X509_V_ERR_*`` in ``x509_vfy.h``."""
+
+_CERTIFICATE_ALERTS = (
+    "CERTIFICATE_REQUIRED",
+    "BAD_CERTIFICATE",
+    "UNKNOWN_CA",
+    "CERTIFICATE_EXPIRED",
+    "CERTIFICATE_UNKNOWN",
+    "HANDSHAKE_FAILURE",
+)
+"""How a server that asks for a certificate refuses one, or none. Source: RFC 8446, 6.2."""
+
+
+def client_context(
+    *,
+    ca_file: Path | str | None = None,
+    client_cert: Path | str | None = None,
+    client_key: Path | str | None = None,
+) -> ssl.SSLContext | None:
+    """What to connect with: TLS 1.2 or newer, the server's certificate and name checked.
+
+    Args:
+        ca_file: The only CA to believe; `None` for the system's.
+        client_cert: What to show to a server that asks; with `client_key`.
+        client_key: Its private key, not encrypted.
+
+    Returns:
+        `None` if nothing is given: each library's own default is as strict.
+
+    Raises:
+        ConfigurationError: If a file cannot be used, or one of certificate and key is missing.
+    """
+    if ca_file is client_cert is client_key is None:
+        return None
+    if (client_cert is None) != (client_key is None):
+        msg = "client_cert and client_key: expected both or neither"
+        raise ConfigurationError(msg)
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (OSError, ValueError):
+        msg = f"ca_file: cannot read certificates in PEM form from {ca_file}"
+        raise ConfigurationError(msg) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: older ones must not be used
+    if client_cert is not None:
+        try:
+            context.load_cert_chain(client_cert, client_key, password=_no_password)
+        except (OSError, ValueError):
+            msg = (
+                f"client_cert and client_key: cannot use {client_cert} with {client_key}; expected "
+                "PEM files that belong together, the key not encrypted"
+            )
+            raise ConfigurationError(msg) from None
+    return context
+
+
+def certificate_trouble(error: BaseException | None) -> str | None:
+    """What is wrong with a certificate, if that is what `error` or a cause of it is about.
+
+    Trying again does not help then.
+    """
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return _TROUBLE.get(error.verify_code, "the server's certificate cannot be verified")
+        if isinstance(error, ssl.SSLError) and any(
+            alert in (error.reason or "") for alert in _CERTIFICATE_ALERTS
+        ):
+            return "the server broke TLS off: it asks for a client certificate or refuses this one"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _no_password() -> Never:
+    # Asked for it, OpenSSL would wait for somebody to type it in.
+    msg = "the key is encrypted"
+    raise ValueError(msg)

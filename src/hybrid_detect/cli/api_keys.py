@@ -1,0 +1,61 @@
+"""``hybrid-detect api-keys``: make, see and revoke the keys that the reference server accepts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybrid_detect.cli.table import table
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.api_keys import ApiKeyFile
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's `commands`."""
+    parser = commands.add_parser("api-keys", help="make, see and revoke the server's API keys")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, run, text, argument in (
+        ("add", run_add, "make a key and print it, once", "name"),
+        ("list", run_list, "show whose keys there are, without the keys", None),
+        ("revoke", run_revoke, "take a key out; a running server notices", "id"),
+    ):
+        action = actions.add_parser(name, help=text)
+        if argument is not None:
+            action.add_argument(argument, metavar=argument.upper())
+        action.add_argument(
+            "--file", type=Path, required=True, help="the file given to 'serve --api-keys'"
+        )
+        action.set_defaults(run=run)
+
+
+def run_add(arguments: argparse.Namespace) -> int:
+    """Print the new key alone on standard output, so that it can go where it must."""
+    print(_file(arguments).add(arguments.name))
+    print("It is shown this once: the file holds its hash alone.", file=sys.stderr)
+    return 0
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """Print what is known of each key."""
+    found = _file(arguments).read()
+    rows = ((key.id, key.created, key.name) for key in found)
+    print(table(("id", "created", "name"), rows))
+    return 0
+
+
+def run_revoke(arguments: argparse.Namespace) -> int:
+    """Take one out."""
+    key = _file(arguments).revoke(arguments.id)
+    print(f"{key.id} ({key.name}) is revoked")
+    return 0
+
+
+def _file(arguments: argparse.Namespace) -> ApiKeyFile:
+    from hybrid_detect.server.api_keys import ApiKeyFile
+
+    return ApiKeyFile(arguments.file)

@@ -1,0 +1,265 @@
+"""``hybrid-detect bench policy``: how well policies choose, over recorded networks."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hybrid_detect.cli.table import table
+
+if TYPE_CHECKING:
+    from hybrid_detect.testing.comparison import Row, Scenario, Summary
+
+__all__ = ["add_parser", "summary_table"]
+
+POLICIES = (
+    "auto",
+    "threshold-rule",
+    "last-latency",
+    "ewma-hysteresis",
+    "cloud-q80",
+    "cloud-360p",
+    "device",
+)
+"""What is compared if nothing else is asked for."""
+
+DEVICES = ("phone", "pi5", "desktop")
+
+SYNTHETIC_S = 60.0
+"""Seconds of each trace that is made when none is given."""
+
+HEADER = (
+    "policy",
+    "utility",
+    "regret %",
+    "95 % CI",
+    "p95 ms",
+    "in 200 ms %",
+    "switches/min",
+    "MB/min",
+    "wasted",
+    "cloud %",
+    "device %",
+    "worst against the best fixed way",
+)
+
+
+def add_parser(actions: Any) -> None:
+    """Add the command to the parser's `actions`."""
+    parser = actions.add_parser(
+        "policy", help="compare policies over recorded networks, beside one that knows the future"
+    )
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        metavar="PATH",
+        help="a trace or a folder of traces (*.csv); without it, networks are made up",
+    )
+    parser.add_argument(
+        "--policy",
+        nargs="+",
+        default=list(POLICIES),
+        metavar="NAME",
+        help="built in: auto, threshold-rule, last-latency, ewma-hysteresis, cloud-q80, cloud-q50, "
+        "cloud-540p, cloud-360p, device; yours: module:Name (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=_devices,
+        default=DEVICES,
+        metavar="LIST",
+        help=f"classes of device, with commas (default: {','.join(DEVICES)})",
+    )
+    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="worlds of each trace")
+    parser.add_argument(
+        "--uplink",
+        type=_factor,
+        default=1.0,
+        metavar="FACTOR",
+        help="factor of each trace's uplink (default: 1)",
+    )
+    parser.add_argument(
+        "--receive-times",
+        action="store_true",
+        help="the server tells how long it received each frame",
+    )
+    parser.add_argument(
+        "--sizes",
+        choices=("this", "previous"),
+        default="this",
+        help="whose weight policies are told: this frame's (default) or the one's before",
+    )
+    parser.add_argument(
+        "--device-end",
+        choices=("predicted", "known"),
+        default="predicted",
+        help="whether policies are told a busy device's end from its usual time (default) or as "
+        "it will be, as no client can know",
+    )
+    parser.add_argument("--processes", type=_count, metavar="N", help="at once (default: all)")
+    parser.add_argument(
+        "--png", type=Path, metavar="FILE", help="draw the first policy's first run as a PNG"
+    )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="FILE",
+        help="show recorded conditions to the first policy, and print how its decisions differ",
+    )
+    parser.set_defaults(run=run_policy)
+
+
+def run_policy(arguments: argparse.Namespace) -> int:
+    """Simulate or replay; 0 if it could be done."""
+    if any(":" in name for name in arguments.policy) and (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)  # where a policy of one's own lies, most likely
+    if arguments.replay is not None:
+        from hybrid_detect.cli.policy_replay import replay_file
+
+        return replay_file(arguments.replay, arguments.policy[0])
+    from hybrid_detect.testing.comparison import WITH_RECEIVE_TIMES, compare
+
+    policies = list(dict.fromkeys(arguments.policy))
+    if arguments.receive_times:
+        policies = [name + WITH_RECEIVE_TIMES for name in policies]
+    scenarios = _scenarios(arguments)
+    if arguments.png is not None:
+        try:
+            arguments.png.parent.mkdir(parents=True, exist_ok=True)
+            arguments.png.open("ab").close()  # now, rather than after minutes of simulating
+        except OSError as error:
+            print(f"--png: cannot write the file: {error.strerror}", file=sys.stderr)
+            return 2
+    rows = compare(
+        scenarios, policies, processes=arguments.processes, progress=_progress(sys.stderr)
+    )
+    _tell(rows, scenarios, arguments)
+    if arguments.png is not None:
+        from hybrid_detect.cli.timeline import timeline
+
+        picture = timeline(scenarios[0].run(policies[0]), policies[0])
+        picture.save(arguments.png, format="PNG")
+        print(f"\nThe timeline of {policies[0]} on {_named(scenarios[0])}: {arguments.png}")
+    return 0
+
+
+def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
+    from hybrid_detect.testing.comparison import Scenario
+    from hybrid_detect.testing.synthetic_traces import synthetic_traces
+    from hybrid_detect.testing.traces import read_traces
+
+    if arguments.trace is None:
+        traces = synthetic_traces(seconds=SYNTHETIC_S)
+        print("No trace given: the networks are made up, and so are the figures.")
+    else:
+        traces = read_traces(arguments.trace)
+    return [
+        Scenario(
+            trace=trace,
+            device=device,
+            seed=seed,
+            uplink=arguments.uplink,
+            sizes=arguments.sizes,
+            device_end=arguments.device_end,
+        )
+        for trace in traces
+        for device in arguments.devices
+        for seed in range(arguments.seeds)
+    ]
+
+
+def _progress(stream: Any) -> Any:
+    """A counter on a terminal; nothing elsewhere."""
+    if not stream.isatty():
+        return None
+
+    def progress(done: int, of: int) -> None:
+        end = "\n" if done == of else ""
+        print(f"\r{done} of {of} runs", end=end, file=stream, flush=True)
+
+    return progress
+
+
+def _named(scenario: Scenario) -> str:
+    return f"{scenario.trace.name}, {scenario.device}"
+
+
+# -- telling -------------------------------------------------------------------------------------
+
+
+def _tell(rows: list[Row], scenarios: list[Scenario], arguments: argparse.Namespace) -> None:
+    from hybrid_detect.testing.comparison import summarise
+
+    traces = len({scenario.trace.name for scenario in scenarios})
+    told = f"traces: {traces}, seeds: {arguments.seeds}, uplink x{arguments.uplink:g}"
+    groups = [(f"{device} ({told})", {device}) for device in arguments.devices]
+    if len(groups) > 1:
+        groups.append((f"all devices ({told})", set(arguments.devices)))
+    for title, devices in groups:
+        print(f"\n{title}\n")
+        print(summary_table(summarise(row for row in rows if row.device in devices)))
+
+
+def summary_table(summaries: Sequence[Summary]) -> str:
+    """The table of the documentation, as text."""
+    return table(HEADER, map(_cells, summaries))
+
+
+def _cells(summary: Summary) -> tuple[str, ...]:
+    figures = summary.figures
+    low, high = summary.regret_interval
+    worst = summary.worst
+    return (
+        summary.policy,
+        f"{summary.utility:.3f}",
+        f"{summary.regret:.1%}".rstrip("%"),
+        f"{low * 100:.1f} to {high * 100:.1f}",
+        _figure(figures["p95_s"] * 1000, 0),
+        _figure(figures["on_time"] * 100, 1),
+        _figure(figures["switches_per_min"], 1),
+        _figure(figures["sent_mb_per_min"], 1),
+        _figure(figures["wasted_mb_per_min"], 1),
+        _figure(figures["remote_share"] * 100, 0),
+        _figure(figures["device_share"] * 100, 0),
+        f"{summary.worst_vs_fixed:+.3f} {worst.trace}, {worst.device}",
+    )
+
+
+def _figure(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+# -- arguments -----------------------------------------------------------------------------------
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    from hybrid_detect.testing.environment import DEVICES as KNOWN
+
+    devices = tuple(dict.fromkeys(text.split(",")))
+    if unknown := [device for device in devices if device not in KNOWN]:
+        msg = f"expected some of {', '.join(KNOWN)}, got {', '.join(unknown)!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return devices
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        msg = f"expected a number of 1 or more, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def _factor(text: str) -> float:
+    try:
+        factor = float(text)
+    except ValueError:
+        factor = math.nan
+    if not (0 < factor < math.inf):
+        msg = f"expected a number above 0, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return factor

@@ -1,0 +1,111 @@
+"""Who a caller is: by API key, by bearer token, or, on this machine's own address, anyone."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections.abc import Callable
+
+from starlette.requests import HTTPConnection
+
+from hybrid_detect.server.api_keys import ApiKeyFile
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.tokens import TokenVerifier
+
+__all__ = ["Credentials", "WrongCredentialError", "peer_of"]
+
+API_KEY_HEADER = "X-API-Key"
+"""What many gateways and clients send; the same as ``Authorization: Bearer``."""
+
+
+class WrongCredentialError(Exception):
+    """None of what is accepted was sent, or more than one."""
+
+
+class Credentials:
+    """What the server accepts as proof of who is calling.
+
+    Args:
+        config: Token, API keys and issuer; without any, everyone is accepted.
+        clock: Seconds that only grow.
+
+    Raises:
+        ConfigurationError: If the API keys or the issuer's keys cannot be had.
+    """
+
+    def __init__(
+        self, config: ServerConfig, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._token = _digest(config.auth_token) if config.auth_token is not None else None
+        self._api_keys = ApiKeyFile(config.api_keys) if config.api_keys is not None else None
+        if self._api_keys is not None:
+            self._api_keys.read()  # said now, not by refusing everyone later
+        self._jwt = TokenVerifier(config.jwt, clock=clock) if config.jwt is not None else None
+        self._open = self._token is None and self._api_keys is None and self._jwt is None
+
+    async def caller(self, connection: HTTPConnection, *, is_public: bool = False) -> str:
+        """The name that limits are counted under.
+
+        Args:
+            connection: The request, or a WebSocket's handshake.
+            is_public: Whether it may come without a credential; a wrong one is wrong all the same.
+
+        Raises:
+            WrongCredentialError: If the caller may not come in.
+        """
+        peer = peer_of(connection)
+        if self._open:
+            return f"peer {peer}"
+        given = _given(connection)
+        if given is None:
+            if is_public:
+                return f"peer {peer}"
+            raise WrongCredentialError
+        # A shared token says nothing about who uses it: the address tells its users apart.
+        if self._token is not None and hmac.compare_digest(_digest(given), self._token):
+            return f"token {peer}"
+        if self._api_keys is not None and (key := self._api_keys.find(given)) is not None:
+            return f"key {key.id}"
+        if self._jwt is not None and (subject := await self._jwt.subject(given)) is not None:
+            return f"subject {subject}"
+        raise WrongCredentialError
+
+
+def peer_of(connection: HTTPConnection) -> str:
+    """The address at the other end of the connection; headers about another one are not believed.
+
+    One with IPv6 has at least 2^64 addresses (RFC 6177, 2), so its network stands for it.
+    """
+    host = connection.client.host if connection.client is not None else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+def _given(connection: HTTPConnection) -> str | None:
+    """The one credential that was sent; empty if it cannot be one."""
+    headers = connection.headers
+    authorization = headers.getlist("Authorization")
+    api_keys = headers.getlist(API_KEY_HEADER)
+    if not authorization and not api_keys:
+        return None
+    # With two of them, what is in front of this server may have checked the other one.
+    if len(authorization) + len(api_keys) > 1:
+        return ""
+    if api_keys:
+        return api_keys[0].strip(" \t")
+    scheme, _, given = authorization[0].partition(" ")
+    return given.strip(" \t") if scheme.lower() == "bearer" else ""
+
+
+def _digest(text: str) -> bytes:
+    """Of one length, so that comparing tells nothing about the length of the token either."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,66 @@
+"""How much each caller may ask for: token buckets, so many and no more."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+__all__ = ["RateLimiter"]
+
+MAX_BUCKETS = 10_000
+"""About 2 MiB. Who comes after has the place of whoever was away longest, whose bucket is most
+likely full again, so that nothing is forgotten by it."""
+
+
+class RateLimiter:
+    """A token bucket for each name: `burst` at once, then `rate_per_s`.
+
+    Args:
+        rate_per_s: What flows back each second; 0 for no limit.
+        burst: What a full bucket holds.
+        max_buckets: Names remembered at the same time.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_per_s: float,
+        burst: int,
+        max_buckets: int = MAX_BUCKETS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._max_buckets = max_buckets
+        self._clock = clock
+        # What was in the bucket, and when; the longest unused first.
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, name: str) -> float:
+        """Take one from the bucket of `name`.
+
+        Returns:
+            0 if it was there, else the seconds until it will be. Asking too early costs nothing.
+        """
+        if not self._rate_per_s:
+            return 0.0
+        now_s = self._clock()
+        left, then_s = self._buckets.get(name, (float(self._burst), now_s))
+        left = min(left + (now_s - then_s) * self._rate_per_s, float(self._burst))
+        wait_s = 0.0
+        # A bucket that just misses one by rounding would be asked for again after 0.0 seconds.
+        if left >= 1 or math.isclose(left, 1):
+            left = max(left - 1, 0.0)
+        else:
+            wait_s = (1 - left) / self._rate_per_s
+        self._buckets[name] = (left, now_s)
+        self._buckets.move_to_end(name)
+        if len(self._buckets) > self._max_buckets:
+            self._buckets.popitem(last=False)
+        return wait_s

@@ -1,0 +1,290 @@
+"""Connections that are held for nothing, over real sockets."""
+
+import asyncio
+import json
+import struct
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, decode_reply, encode_request
+from hybrid_detect.server import connections
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.connections import ConnectionLimits
+from hybrid_detect.server.gate import SECURITY_HEADERS
+
+from .loopback import LIMIT_S, Served, answer_of, jpeg, served, until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Either event loop has connections of its own making; `serve` runs on uvloop where it is."""
+    if request.param:
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param}
+
+
+PATIENT = {"head_s": LIMIT_S, "body_s": LIMIT_S, "message_s": LIMIT_S, "answer_s": LIMIT_S}
+
+
+def limits(**changed: float) -> ConnectionLimits:
+    """Limits that no test waits for, but for those given."""
+    return ConnectionLimits(connections=99, connections_per_peer=99, **{**PATIENT, **changed})
+
+
+def checked(answer: bytes, status: int) -> dict[str, object]:
+    """The JSON body of an answer made without the app."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0].startswith(f"HTTP/1.1 {status} ")
+    headers = dict(line.split(": ", 1) for line in lines[1:])
+    assert SECURITY_HEADERS.items() <= headers.items()
+    assert headers["Connection"] == "close"
+    assert "server" not in {name.lower() for name in headers}
+    parsed = json.loads(body)
+    assert parsed["status"] == status
+    return parsed
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"G",
+        b"GET /v1/health HTTP/1.1\r\nHost: x\r\nX-A",
+        b"GET /v1/health HTTP/1.1\r\nHost: x\r\n",
+    ],
+    ids=repr,
+)
+async def test_a_head_that_never_ends_is_not_waited_for(sent: bytes) -> None:
+    async with served(limits=limits(head_s=0.05)) as server:
+        assert checked(await server.raw(sent), 408)["code"] == "too_slow"
+
+
+async def test_a_head_that_trickles_gains_no_time() -> None:
+    async with served(limits=limits(head_s=0.1)) as server, server.dialled() as (reader, writer):
+        answer = asyncio.create_task(answer_of(reader))
+        writer.write(b"GET /v1/health HTTP/1.1\r\n")
+        while not (answer.done() or writer.is_closing()):
+            writer.write(b"A: b\r\n")
+            await asyncio.sleep(0.01)
+        checked(await answer, 408)
+
+
+async def test_a_second_request_has_a_limit_of_its_own() -> None:
+    whole = b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with served(limits=limits(head_s=0.05)) as server:
+        answer = await server.raw(whole + b"GET /v1/health HTTP/1.1\r\nHo")
+        assert answer.count(b"HTTP/1.1 200 OK") == 1
+        assert b"HTTP/1.1 408 " in answer
+
+
+async def test_empty_lines_between_requests_hold_no_connection() -> None:
+    async with served(limits=limits(head_s=0.05)) as server, server.dialled() as (reader, writer):
+        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"}")
+        writer.write(b"\r\n")  # ends uvicorn's own keep-alive limit of 5 s
+        checked(await answer_of(reader), 408)
+
+
+async def test_the_body_of_a_refused_request_is_not_waited_for() -> None:
+    config = ServerConfig(auth_token="a-token")
+    async with served(config, limits=limits(body_s=0.05)) as server:
+        head = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"
+        async with server.dialled() as (reader, writer):
+            answer = asyncio.create_task(answer_of(reader))
+            writer.write(head)
+            while not (answer.done() or writer.is_closing()):
+                writer.write(b"x")
+                await asyncio.sleep(0.01)
+            assert (await answer).startswith(b"HTTP/1.1 401 ")
+        assert server.detector.looks == 0
+
+
+@pytest.mark.parametrize("newlines", [True, False])
+async def test_a_head_that_is_too_large_is_refused(newlines: bool) -> None:
+    async with served(limits=limits()) as server, server.dialled() as (reader, writer):
+        answer = asyncio.create_task(answer_of(reader))
+        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\nA: ")
+        for _ in range(4 * connections.MAX_HEAD_BYTES // 1000):
+            if answer.done() or writer.is_closing():
+                break
+            writer.write(b"x" * 990 + (b"\r\nA: " if newlines else b""))
+            await asyncio.sleep(0)
+        checked(await answer, 431)
+
+
+@pytest.mark.parametrize("piece", [b"T: " + b"x" * 990 + b"\r\n", b"x" * 997])
+async def test_trailers_that_never_end_are_refused(piece: bytes) -> None:
+    async with served(limits=limits()) as server, server.dialled() as (reader, writer):
+        ended = asyncio.create_task(answer_of(reader))
+        writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"1\r\nx\r\n0\r\nT: x")
+        for _ in range(4 * connections.MAX_HEAD_BYTES // 1000):
+            if ended.done() or writer.is_closing():
+                break
+            writer.write(piece)
+            await asyncio.sleep(0)
+        await ended
+        assert server.detector.looks == 0
+
+
+async def test_many_requests_at_once_do_not_count_as_one_head() -> None:
+    request = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 1000 + b"\r\n\r\n"
+    count = 3 * connections.MAX_HEAD_BYTES // len(request)
+    async with served(ServerConfig(rate_per_s=0), limits=limits(head_s=1.0)) as server:
+        answer = await server.raw(request * count + b"GET /v1/health")
+    assert answer.count(b"HTTP/1.1 200 OK") == count
+    assert b"HTTP/1.1 408 " in answer
+
+
+async def test_a_large_body_does_not_count_as_head() -> None:
+    body = jpeg() + bytes(10 * connections.MAX_HEAD_BYTES)
+    async with served(limits=limits()) as server:
+        head = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        answer = await server.raw(head + b"Content-Length: %d\r\n\r\n" % len(body), body)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_no_more_connections_than_allowed_are_held() -> None:
+    async with served(limits=ConnectionLimits(connections=2, connections_per_peer=9)) as server:
+        async with server.dialled(), server.dialled():
+            await until(lambda: server.connections == 2)
+            assert checked(await server.raw(), 503)["code"] == "overloaded"
+        await until(lambda: server.connections == 0)
+        assert b"200 OK" in await server.raw(
+            b"GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+
+
+async def test_one_address_does_not_get_all_connections() -> None:
+    async with (
+        served(limits=ConnectionLimits(connections=9, connections_per_peer=1)) as server,
+        server.dialled(),
+    ):
+        await until(lambda: server.connections == 1)
+        checked(await server.raw(), 503)
+
+
+# -- WebSocket -------------------------------------------------------------------------------
+
+
+def stream_url(server: Served) -> str:
+    return f"ws://127.0.0.1:{server.port}/v1/stream"
+
+
+def frame(payload: bytes, *, opcode: int = 2, fin: bool = True, announced: int = 0) -> bytes:
+    """A masked frame (RFC 6455, 5.2), with the mask 0."""
+    size = announced or len(payload)
+    return struct.pack("!BBH4x", opcode | (0x80 if fin else 0), 0x80 | 126, size) + payload
+
+
+MESSAGE = encode_request(DetectRequest(request_id=1, image=jpeg()))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        frame(b"half", announced=1000),
+        frame(b"a", fin=False),
+        frame(b"a", fin=False) + frame(b"", opcode=9),
+        frame(MESSAGE) + frame(b"half", announced=1000),
+    ],
+    ids=["half a frame", "a fragment", "a fragment and a ping", "half after a whole one"],
+)
+async def test_half_a_message_is_not_waited_for(sent: bytes) -> None:
+    async with (
+        served(limits=limits(message_s=0.05)) as server,
+        connect(stream_url(server), compression=None, ping_interval=None) as link,
+    ):
+        link.transport.write(sent)
+        await link.wait_closed()
+        assert link.close_code == 1008
+
+
+async def test_messages_that_overlap_their_pieces_go_on() -> None:
+    """Each has its own time: a busy link is never without half a message."""
+    async with (
+        served(limits=limits(message_s=1.0)) as server,
+        connect(stream_url(server), compression=None, ping_interval=None) as link,
+    ):
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + 1.2
+        whole = frame(MESSAGE)
+        link.transport.write(whole[:10])
+        answers = 0
+        while loop.time() < ends_s:
+            link.transport.write(whole[10:] + whole[:10])
+            decode_reply(await link.recv())
+            answers += 1
+        assert answers > 1
+
+
+async def test_a_message_in_countless_pieces_is_refused() -> None:
+    async with (
+        served(limits=limits()) as server,
+        connect(stream_url(server), compression=None, ping_interval=None) as link,
+    ):
+        empty = frame(b"", opcode=0, fin=False) * (connections.MAX_FRAGMENTS + 1)
+        link.transport.write(frame(b"", fin=False) + empty)
+        with pytest.raises(ConnectionClosed) as caught:
+            await link.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1008
+
+
+async def test_a_stream_without_pictures_is_closed() -> None:
+    config = ServerConfig(stream_idle_s=0.05)
+    async with served(config, limits=limits()) as server:
+        async with connect(stream_url(server), compression=None) as link:
+            with pytest.raises(ConnectionClosed) as caught:
+                await link.recv()
+            assert caught.value.rcvd is not None
+            assert caught.value.rcvd.code == 1001
+        await until(lambda: server.connections == 0)
+
+
+async def test_answers_that_nobody_takes_hold_no_connection() -> None:
+    async with served(ServerConfig(rate_per_s=0), limits=limits(answer_s=0.05)) as server:
+        request = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with asyncio.timeout(LIMIT_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(request * 5000)  # more than the buffers of both ends hold
+            await until(lambda: server.connections == 1)
+            await until(lambda: server.connections == 0)
+            writer.transport.abort()
+
+
+async def test_a_stream_s_refusals_have_the_same_shape() -> None:
+    async with served(limits=limits()) as server:
+        answer = await server.raw(
+            b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 7\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        head = answer.partition(b"\r\n\r\n")[0].decode().lower()
+        assert head.startswith("http/1.1 4")
+        for name, value in SECURITY_HEADERS.items():
+            assert f"{name}: {value}".lower() in head
+        assert "\r\nserver:" not in head
+
+
+async def test_an_error_of_a_stream_is_an_error_reply() -> None:
+    config = ServerConfig(rate_per_s=0.001, burst=2)
+    async with (
+        served(config, limits=limits()) as server,
+        connect(stream_url(server), compression=None) as link,
+    ):
+        replies = []
+        for number in range(3):
+            await link.send(encode_request(DetectRequest(request_id=number, image=jpeg())))
+            replies.append(decode_reply(await link.recv()))
+        refusal = replies[2]
+        assert isinstance(refusal, ErrorReply)
+        assert (refusal.request_id, refusal.status, refusal.code) == (2, 429, "too_fast")
+        assert refusal.retry_after_s is not None
+        assert 900 < refusal.retry_after_s <= 1000
+        assert server.detector.looks == 2

@@ -1,0 +1,73 @@
+"""What the command line of `hybrid-detect serve` makes of its options."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybrid_detect.cli import main
+from hybrid_detect.server import serving
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.tls import TlsConfig
+from hybrid_detect.server.tokens import JwtConfig
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[ServerConfig]:
+    """The configurations that were served."""
+    seen: list[ServerConfig] = []
+    monkeypatch.delenv(serving.TOKEN_VARIABLE, raising=False)
+    monkeypatch.setattr(serving, "serve", lambda config: seen.append(config) or True)
+    return seen
+
+
+JWT = ["--jwt-issuer", "https://id", "--jwt-audience", "faces", "--jwt-jwks", "https://id/jwks"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], {"rate_per_s": 30.0, "burst": 60, "tls": None, "jwt": None, "allowed_origins": ()}),
+        (["--rate", "0", "--burst", "5"], {"rate_per_s": 0.0, "burst": 5}),
+        (["--connections-per-peer", "9"], {"max_connections_per_peer": 9}),
+        (["--api-keys", "keys.json"], {"api_keys": Path("keys.json")}),
+        (
+            ["--allow-origin", "https://a", "--allow-origin", "https://b"],
+            {"allowed_origins": ("https://a", "https://b")},
+        ),
+        (JWT, {"jwt": JwtConfig(issuer="https://id", audience="faces", jwks="https://id/jwks")}),
+        (
+            ["--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "ca"],
+            {"tls": TlsConfig(cert=Path("c"), key=Path("k"), client_ca=Path("ca"))},
+        ),
+        (["--host", "0.0.0.0", *JWT], {"host": "0.0.0.0", "auth_token": None}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_options_become_the_configuration(
+    served: list[ServerConfig], options: list[str], expected: dict[str, Any]
+) -> None:
+    assert main(["serve", *options]) == 0
+    (config,) = served
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "options", [JWT[:2], JWT[:4], JWT[2:], ["--tls-cert", "c"], ["--tls-client-ca", "ca"]]
+)
+def test_options_that_go_together_are_asked_for_together(
+    served: list[ServerConfig], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *options]) == 1
+    assert "go together" in capsys.readouterr().err
+    assert served == []
+
+
+def test_files_that_are_not_there_stop_the_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(serving.TOKEN_VARIABLE, raising=False)
+    assert main(["serve", "--api-keys", "/no/such/file"]) == 1
+    assert "cannot read the API keys in /no/such/file" in capsys.readouterr().err
+    assert main(["serve", "--tls-cert", "/no/such/cert", "--tls-key", "/no/such/key"]) == 1
+    assert "cannot use the certificate /no/such/cert" in capsys.readouterr().err

@@ -1,0 +1,273 @@
+"""TLS between our clients and our server, with a CA made here."""
+
+import asyncio
+import datetime
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybrid_detect.backends import create_backend
+from hybrid_detect.backends.tls import client_context
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import BackendError, BackendUnavailableError, ConfigurationError
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.serving import uvicorn_config
+from hybrid_detect.server.tls import TlsConfig, server_context
+from hybrid_detect.types import BackendKind, Plan
+
+from .loopback import LIMIT_S, answer_of, jpeg, served
+
+trustme = pytest.importorskip("trustme")
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Either event loop has connections of its own making; `serve` runs on uvloop where it is."""
+    if request.param:
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param}
+
+
+REMOTE = [BackendKind.CLOUD, BackendKind.STREAMING]
+
+
+@dataclass(frozen=True)
+class Files:
+    cert: Path
+    key: Path
+
+
+@dataclass
+class Authority:
+    """A CA whose file and certificates lie in `folder`."""
+
+    folder: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        self._ca = trustme.CA(organization_name=self.name)
+        self.file = self.folder / f"{self.name}-ca.pem"
+        self._ca.cert_pem.write_to_path(self.file)
+
+    def issue(self, *names: str, **options: Any) -> Files:
+        made = self._ca.issue_cert(*names, **options)
+        label = f"{self.name}-{names[0]}-{len(list(self.folder.iterdir()))}"
+        files = Files(self.folder / f"{label}.pem", self.folder / f"{label}.key")
+        for number, blob in enumerate(made.cert_chain_pems):
+            blob.write_to_path(files.cert, append=number > 0)
+        made.private_key_pem.write_to_path(files.key)
+        return files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tls")
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> Authority:
+    return Authority(folder, "ours")
+
+
+@pytest.fixture(scope="module")
+def another(folder: Path) -> Authority:
+    return Authority(folder, "another")
+
+
+@pytest.fixture(scope="module")
+def good(ours: Authority) -> Files:
+    return ours.issue("localhost", "127.0.0.1")
+
+
+@asynccontextmanager
+async def served_over_tls(files: Files, client_ca: Path | None = None) -> AsyncIterator[int]:
+    config = ServerConfig(tls=TlsConfig(cert=files.cert, key=files.key, client_ca=client_ca))
+    async with served(config) as server:
+        yield server.port
+
+
+async def look(kind: BackendKind, port: int, host: str = "localhost", **tls: Any) -> Any:
+    """One picture over `kind`, as the service would send it."""
+    config = ServiceConfig(endpoint=f"https://{host}:{port}", **tls)
+    backend = create_backend(kind, config)
+    plan = Plan(backend=kind, deadline_s=LIMIT_S, retries=0, reason="a test")
+    try:
+        return await backend.detect(Frame.of(jpeg()), plan)
+    finally:
+        await backend.aclose()
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_both_remote_ways_speak_tls_to_a_private_ca(
+    kind: BackendKind, host: str, ours: Authority, good: Files
+) -> None:
+    async with served_over_tls(good) as port:
+        assert (await look(kind, port, host, ca_file=ours.file)).faces
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_and_show_a_certificate_if_asked(
+    kind: BackendKind, ours: Authority, good: Files
+) -> None:
+    client = ours.issue("a-camera")
+    shown = {"client_cert": client.cert, "client_key": client.key}
+    async with served_over_tls(good, client_ca=ours.file) as port:
+        assert (await look(kind, port, ca_file=ours.file, **shown)).faces
+
+
+def long_ago() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+
+
+Issue = Callable[[Authority, Authority], Files]
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+@pytest.mark.parametrize(
+    ("issue", "told"),
+    [
+        (lambda ours, _: ours.issue("faces.example.com"), "for another host name"),
+        (lambda ours, _: ours.issue("localhost", not_after=long_ago()), "has expired"),
+        (lambda _, another: another.issue("localhost"), "of a CA that is not known here"),
+    ],
+    ids=["wrong host", "expired", "another CA"],
+)
+async def test_a_server_that_cannot_prove_who_it_is_gets_no_picture(
+    kind: BackendKind, issue: Issue, told: str, ours: Authority, another: Authority
+) -> None:
+    async with served_over_tls(issue(ours, another)) as port:
+        with pytest.raises(BackendUnavailableError, match=told) as caught:
+            await look(kind, port, ca_file=ours.file)
+    assert not caught.value.retryable, "the next try would end the same way"
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_a_private_ca_is_not_believed_unless_it_is_given(
+    kind: BackendKind, good: Files
+) -> None:
+    async with served_over_tls(good) as port:
+        with pytest.raises(BackendUnavailableError, match="CA"):
+            await look(kind, port)
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+@pytest.mark.parametrize("shows", [False, True], ids=["no certificate", "another CA's"])
+async def test_a_client_without_a_certificate_of_the_ca_does_not_come_in(
+    kind: BackendKind, shows: bool, ours: Authority, another: Authority, good: Files
+) -> None:
+    wrong = another.issue("a-camera")
+    shown = {"client_cert": wrong.cert, "client_key": wrong.key} if shows else {}
+    config = ServerConfig(tls=TlsConfig(cert=good.cert, key=good.key, client_ca=ours.file))
+    async with served(config) as server:
+        with pytest.raises(BackendError) as caught:
+            await look(kind, server.port, ca_file=ours.file, **shown)
+        assert isinstance(caught.value, BackendUnavailableError)
+        assert server.detector.looks == 0
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+async def test_older_versions_are_not_spoken(
+    version: ssl.TLSVersion, ours: Authority, good: Files
+) -> None:
+    context = ssl.create_default_context(cafile=ours.file)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = version
+    async with served_over_tls(good) as port:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("localhost", port, ssl=context)
+
+
+async def test_plain_http_to_a_tls_port_is_not_answered(good: Files) -> None:
+    config = ServerConfig(tls=TlsConfig(cert=good.cert, key=good.key))
+    async with served(config) as server, server.dialled() as (reader, writer):
+        writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"HTTP" not in await answer_of(reader)
+
+
+# -- files -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encrypted(good: Files, tmp_path: Path) -> Path:
+    from cryptography.hazmat.primitives import serialization
+
+    key = serialization.load_pem_private_key(good.key.read_bytes(), None)
+    path = tmp_path / "encrypted.key"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"password"),
+        )
+    )
+    return path
+
+
+async def test_a_server_s_files_that_cannot_be_used_are_a_clear_error(
+    good: Files, another: Authority, encrypted: Path, tmp_path: Path
+) -> None:
+    other, none = another.issue("localhost"), tmp_path / "none"
+    for cert, key, client_ca in (
+        (none, good.key, None),
+        (good.cert, none, None),
+        (good.cert, other.key, None),
+        (good.key, good.cert, None),
+        (good.cert, encrypted, None),
+        (good.cert, good.key, none),
+        (good.cert, good.key, good.key),
+    ):
+        with pytest.raises(ConfigurationError, match="cannot use") as caught:
+            server_context(TlsConfig(cert=cert, key=key, client_ca=client_ca))
+        assert "BEGIN" not in str(caught.value)
+
+
+async def test_a_client_s_files_that_cannot_be_used_are_a_clear_error(
+    good: Files, another: Authority, encrypted: Path, tmp_path: Path
+) -> None:
+    other, none = another.issue("localhost"), tmp_path / "none"
+    for files in (
+        {"ca_file": none},
+        {"ca_file": good.key},
+        {"client_cert": good.cert},
+        {"client_key": good.key},
+        {"client_cert": good.cert, "client_key": other.key},
+        {"client_cert": good.cert, "client_key": encrypted},
+        {"client_cert": none, "client_key": none},
+    ):
+        with pytest.raises(ConfigurationError, match=next(iter(files))):
+            client_context(**files)
+    assert client_context() is None
+
+
+async def test_the_environment_names_the_files(good: Files, ours: Authority) -> None:
+    config = ServiceConfig.from_env(
+        {
+            "HYBRID_DETECT_CA_FILE": str(ours.file),
+            "HYBRID_DETECT_CLIENT_CERT": str(good.cert),
+            "HYBRID_DETECT_CLIENT_KEY": str(good.key),
+        }
+    )
+    assert (config.ca_file, config.client_cert, config.client_key) == (
+        ours.file,
+        good.cert,
+        good.key,
+    )
+
+
+async def test_the_server_takes_tls_1_2_and_newer(good: Files) -> None:
+    config = ServerConfig(tls=TlsConfig(cert=good.cert, key=good.key))
+    settings = uvicorn_config(lambda *_: None, config)  # type: ignore[arg-type]
+    settings.load()
+    assert settings.ssl is not None
+    assert settings.ssl.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert settings.ssl.verify_mode is ssl.CERT_NONE
