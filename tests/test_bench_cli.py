@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hybrid_detect.backends.models import find_model
-from hybrid_detect.cli import bench, main
+from hybrid_detect.cli import bench, main, plotting
 from hybrid_detect.extras import is_installed
 from hybrid_detect.selection.probes import child_pids
 from hybrid_detect.testing import FakeBackend
@@ -193,7 +193,7 @@ def test_frames_are_distinct_and_share_one_buffer() -> None:
     ("low", "high"), [(0, 0), (0, 60), (0, 1000), (-0.3, 0.1), (48.7, 48.9), (-5, -5), (0, 10**6)]
 )
 def test_axes_have_few_round_numbers_around_all_values(low: float, high: float) -> None:
-    ticks = bench._ticks(low, high)
+    ticks = plotting.ticks(low, high)
     assert 4 <= len(ticks) <= 10
     assert ticks[0] <= low <= high <= ticks[-1]
     assert ticks == sorted(set(ticks))

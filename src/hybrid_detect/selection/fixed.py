@@ -1,0 +1,50 @@
+"""Always one way at one quality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybrid_detect.selection.conditions import Conditions
+from hybrid_detect.types import BackendKind, Plan
+
+__all__ = ["FixedPolicy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPolicy:
+    """Takes `backend` for every frame, whatever the network does.
+
+    To measure against, and for who has decided. A frame that may be left out is, while
+    `max_in_flight` are under way: a longer queue only makes all answers late.
+    """
+
+    backend: BackendKind | str
+    quality: int = 80
+    max_side_px: int | None = 1280
+    target_bytes: int = 80 * 1024
+    max_in_flight: int = 2
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", BackendKind(self.backend))
+
+    def decide(self, conditions: Conditions) -> Plan:
+        """The plan for a frame under `conditions`."""
+        kind = BackendKind(self.backend)
+        way = conditions.way(kind)
+        under_way = conditions.link.in_flight if conditions.link else 0
+        is_full = kind is not BackendKind.DEVICE and under_way >= self.max_in_flight
+        skip = is_full and not conditions.must_answer
+        if way is None or not way.usable:
+            why = way.why_not if way else "this service has no such way"
+            reason = f"fixed: {kind.value} is out ({why})"
+        else:
+            reason = f"fixed: {kind.value}" + (f", {under_way} under way" if skip else "")
+        return Plan(
+            backend=kind if way and way.usable and not skip else None,
+            skip=skip,
+            deadline_s=conditions.deadline_s,
+            quality=self.quality,
+            max_side_px=self.max_side_px,
+            target_bytes=self.target_bytes,
+            reason=reason,
+        )

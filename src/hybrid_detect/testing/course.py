@@ -1,0 +1,269 @@
+"""What becomes of the frames of a simulated run: one uplink, one server, one device.
+
+The physics only. Who acts is either a policy, which sees what a client can see (`simulator`), or
+an oracle that sees everything (`oracle`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_detect.testing.environment import (
+    DEADLINE_S,
+    ENCODE_S,
+    FRAMING_BITS,
+    IDLE_S,
+    INITIAL_WINDOW_BITS,
+    MAX_BITS,
+    PRICE_PER_BIT,
+    STALE_S,
+    TIMEOUT_S,
+    Environment,
+    worth,
+)
+from hybrid_detect.types import BackendKind
+
+__all__ = ["RUNGS", "Course", "Outcome", "Rung", "Upload", "compressed", "slow_start_rounds"]
+
+
+class Rung(NamedTuple):
+    """What a picture weighs and is worth at one quality and size."""
+
+    share: float
+    """Of what it weighs at 1280 pixels and quality 80."""
+    accuracy: float
+    """Of the server's answer, as a share of that for the full picture."""
+
+
+RUNGS = {
+    (80, 1280): Rung(1.00, 1.000),
+    (50, 1280): Rung(0.54, 0.985),
+    (50, 960): Rung(0.34, 0.960),
+    (50, 640): Rung(0.18, 0.900),
+}
+"""By quality and longest side. Shares: measured on photos, `docs/explanation/compression.md`;
+accuracies: assumed. The oracle knows these four."""
+
+_BITS_PER_QUALITY = math.log(1 / 0.54) / 30
+_QUALITY_LOSS = 1 - 0.985
+_MIDDLE, _SMALL = 0.960 / 0.985, 0.900 / 0.985
+_SIDE_POWER = math.log((1 - _SMALL) / (1 - _MIDDLE)) / math.log(math.log(2) / math.log(4 / 3))
+_SIDE_LOSS = (1 - _SMALL) / math.pow(math.log(2), _SIDE_POWER)
+_SIDE_SHARES = ((640, 0.18 / 0.54), (960, 0.34 / 0.54), (1280, 1.0))
+
+
+def compressed(
+    raw_bits: float, quality: int, max_side_px: int | None, target_bytes: int
+) -> tuple[float, float]:
+    """Bits of a picture on the wire, and the accuracy of the server's answer to it.
+
+    The four `RUNGS` are exact. Between them the logarithm of the weight is linear in quality and
+    in the logarithm of the side; the accuracy lost is cubic in the quality below 80 (assumed: so
+    steep that the rungs stay the better bargain, as they are in practice), and a power of the
+    logarithm of the side below 1280, through the same four. More than quality 80 or 1280 pixels
+    weighs more and is worth no more. At MAX_BITS the encoder cuts for nothing, as it
+    does at each rung; a budget below what the rung would weigh costs the quality that the cut
+    takes.
+
+    Args:
+        raw_bits: The picture at 1280 pixels and quality 80, uncut.
+        quality: JPEG quality, 1 to 95.
+        max_side_px: Longest side; `None` for 1280.
+        target_bytes: The most the picture may weigh.
+    """
+    side_px = 1280 if max_side_px is None else max_side_px
+    rung = RUNGS.get((quality, side_px)) or Rung(
+        _side_share(side_px) * math.exp((quality - 80) * _BITS_PER_QUALITY),
+        _accuracy(quality, side_px),
+    )
+    bits = min(raw_bits * rung.share, MAX_BITS)
+    budget = 8.0 * max(target_bytes, 1)
+    accuracy = rung.accuracy
+    if budget < bits:
+        cut_quality = quality - math.log(bits / budget) / _BITS_PER_QUALITY
+        bits, accuracy = budget, _accuracy(cut_quality, side_px)
+    return bits + FRAMING_BITS, accuracy
+
+
+def _side_share(side_px: int) -> float:
+    low, middle, high = _SIDE_SHARES
+    (small_px, small), (large_px, large) = (low, middle) if side_px < middle[0] else (middle, high)
+    power = math.log(large / small) / math.log(large_px / small_px)
+    return large * math.pow(max(side_px, 1) / large_px, power)
+
+
+def _accuracy(quality: float, side_px: int) -> float:
+    by_quality = 1 - _QUALITY_LOSS * (max(80 - quality, 0.0) / 30) ** 3
+    smaller = math.log(1280 / min(max(side_px, 1), 1280))
+    by_side = 1 - _SIDE_LOSS * math.pow(smaller, _SIDE_POWER)
+    return max(by_quality, 0.0) * max(by_side, 0.0)
+
+
+def slow_start_rounds(bits: float) -> int:
+    """Round trips that TCP's slow start adds to an upload after a pause."""
+    return max(0, math.ceil(math.log2(bits / INITIAL_WINDOW_BITS + 1)) - 1)
+
+
+class Upload(NamedTuple):
+    """An upload as it will have gone: not for a policy's eyes."""
+
+    began_s: float
+    """When its first bit left, which is after its sending if the link was busy."""
+    ended_s: float
+    """When its last bit had left, or it was aborted."""
+    answered_s: float
+    """When its answer was there; infinite if it was aborted."""
+
+
+class Course:
+    """One run, frame by frame. A frame's time is `frame * environment.interval_s`."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
+        self.link_free_s = 0.0
+        """When the link has carried all that was given to it."""
+        self.link_used_s = -9.0
+        """When it last carried something."""
+        self.device_free_s = 0.0
+        """When the device is done with its frame."""
+        count = environment.frames
+        self._upload_s = np.full(count, np.inf)
+        self._upload_worth = np.zeros(count)
+        self._accuracy = np.full(count, np.nan)
+        self._bits = np.zeros(count)
+        self._device_s = np.full(count, np.inf)
+        self._device_worth = np.zeros(count)
+        self._cost = np.zeros(count)
+        self._choices: list[BackendKind] = []
+
+    def upload(self, frame: int, at_s: float, bits: float, accuracy: float) -> Upload:
+        """Compress at `at_s`, then upload behind what is still to be uploaded."""
+        world = self.environment
+        began_s = max(at_s + ENCODE_S, self.link_free_s)
+        slow_start_s = 0.0
+        if began_s - self.link_used_s > IDLE_S:
+            slow_start_s = slow_start_rounds(bits) * world.rtt_at(began_s)
+        ended_s = world.uploaded_s(began_s, bits) + slow_start_s
+        answered_s = math.inf
+        if ended_s - began_s > TIMEOUT_S:
+            ended_s = began_s + TIMEOUT_S
+        else:
+            since_s = frame * world.interval_s
+            latency_s = ended_s - since_s + world.rtt_at(ended_s) + float(world.server_s[frame])
+            answered_s = since_s + latency_s
+            self._upload_s[frame] = latency_s
+            self._upload_worth[frame] = accuracy * worth(latency_s)
+        self.link_free_s = self.link_used_s = ended_s
+        self._accuracy[frame] = accuracy
+        self._bits[frame] = bits
+        self._cost[frame] += PRICE_PER_BIT * bits
+        return Upload(began_s, ended_s, answered_s)
+
+    def look(self, frame: int, at_s: float) -> float | None:
+        """Give the frame to the device at `at_s`; when it will be done, `None` if it is busy."""
+        if at_s < self.device_free_s - 1e-9:
+            return None
+        world = self.environment
+        latency_s = at_s - frame * world.interval_s + float(world.device_s[frame])
+        self.device_free_s = at_s + float(world.device_s[frame])
+        self._device_s[frame] = latency_s
+        self._device_worth[frame] = world.device_accuracy * worth(latency_s)
+        self._cost[frame] += world.profile.cost
+        return self.device_free_s
+
+    def chose(self, kind: BackendKind) -> None:
+        """Take note of the way a frame was meant for, for counting switches."""
+        self._choices.append(kind)
+
+    def outcome(self) -> Outcome:
+        """What came of it all."""
+        pairs = zip(self._choices, self._choices[1:], strict=False)
+        return Outcome(
+            environment=self.environment,
+            upload_s=self._upload_s,
+            upload_worth=self._upload_worth,
+            accuracy=self._accuracy,
+            sent_bits=self._bits,
+            device_s=self._device_s,
+            device_worth=self._device_worth,
+            cost=self._cost,
+            switches=sum(before is not after for before, after in pairs),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """What came of a run. Arrays have one value for each frame, in seconds and perfect answers."""
+
+    environment: Environment
+    upload_s: NDArray[np.float64]
+    """Until the server's answer; infinite without one."""
+    upload_worth: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    """Of the server's answer if it were in time; NaN if nothing was sent."""
+    sent_bits: NDArray[np.float64]
+    device_s: NDArray[np.float64]
+    """Until the device's answer; infinite without one."""
+    device_worth: NDArray[np.float64]
+    cost: NDArray[np.float64]
+    switches: int
+    """Changes between remote and device of consecutive choices, probes left out."""
+
+    @cached_property
+    def utilities(self) -> NDArray[np.float64]:
+        """The better answer's worth less what was spent, for each frame."""
+        return np.maximum(self.upload_worth, self.device_worth) - self.cost
+
+    @cached_property
+    def latencies_s(self) -> NDArray[np.float64]:
+        """Age of the answer that was taken; infinite where none was worth anything."""
+        taken = np.where(self.upload_worth >= self.device_worth, self.upload_s, self.device_s)
+        has_answer = np.maximum(self.upload_worth, self.device_worth) > 0
+        return np.where(has_answer, taken, np.inf)
+
+    @property
+    def utility(self) -> float:
+        """Mean over the frames."""
+        return float(self.utilities.mean())
+
+    def latency_s(self, share: float) -> float:
+        """Quantile of the ages; no answer counts as `STALE_S`."""
+        ages = np.sort(np.where(np.isfinite(self.latencies_s), self.latencies_s, STALE_S))
+        return float(ages[int(share * (len(ages) - 1))])
+
+    @property
+    def on_time(self) -> float:
+        """Share of the frames answered within `DEADLINE_S`."""
+        return float(np.mean(self.latencies_s <= DEADLINE_S))
+
+    @property
+    def switches_per_min(self) -> float:
+        """See `switches`."""
+        return self.switches / self.environment.minutes
+
+    @property
+    def sent_mb_per_min(self) -> float:
+        """Megabytes (1,000,000) given to the network in a minute."""
+        return float(self.sent_bits.sum()) / 8e6 / self.environment.minutes
+
+    @property
+    def wasted_mb_per_min(self) -> float:
+        """Those of answers that were late, or no better than the device's."""
+        is_waste = (self.upload_worth <= self.device_worth) | (self.upload_s > DEADLINE_S)
+        return float(self.sent_bits[is_waste].sum()) / 8e6 / self.environment.minutes
+
+    @property
+    def remote_share(self) -> float:
+        """Share of the frames that were sent."""
+        return float(np.mean(self.sent_bits > 0))
+
+    @property
+    def device_share(self) -> float:
+        """Share of the frames that the device looked at."""
+        return float(np.mean(np.isfinite(self.device_s)))
