@@ -39,6 +39,7 @@ from hybrid_detect.exchange.wire import (
     DetectRequest,
     ErrorReply,
     ResultReply,
+    announced_request_id,
     decode_request,
     encode_reply,
     encode_request,
@@ -88,8 +89,19 @@ def reply_to(message: bytes) -> bytes:
     )
 
 
-async def answer_all(link: ServerConnection) -> None:
+async def pictures(link: ServerConnection) -> AsyncIterator[bytes]:
+    """The messages of a stream that want an answer, each of which was announced."""
+    announced = None
     async for message in link:
+        if (request_id := announced_request_id(message)) is not None:
+            announced = request_id
+        else:
+            assert announced == peek_request_id(message)
+            yield message
+
+
+async def answer_all(link: ServerConnection) -> None:
+    async for message in pictures(link):
         assert isinstance(message, bytes)
         await link.send(reply_to(message))
 
@@ -101,7 +113,7 @@ class Asked:
         self.requests: asyncio.Queue[tuple[ServerConnection, bytes]] = asyncio.Queue()
 
     async def __call__(self, link: ServerConnection) -> None:
-        async for message in link:
+        async for message in pictures(link):
             assert isinstance(message, bytes)
             self.requests.put_nowait((link, message))
 
@@ -486,7 +498,7 @@ async def test_a_text_message_is_a_protocol_error_and_ends_the_link() -> None:
         links += 1
         if links > 1:
             await answer_all(link)
-        async for _ in link:
+        async for _ in pictures(link):
             await link.send("hello from a chat server")
 
     async with websocket_server(chat) as url, connected(url) as service:

@@ -34,6 +34,16 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
     if config.endpoint is None:
         msg = "no endpoint is configured"
         raise ConfigurationError(msg)
+    encryption = None
+    if config.server_public_key is not None or config.trust_on_first_use:
+        from hybrid_detect.exchange.trust import TrustedKey
+
+        encryption = TrustedKey.from_config(config)
+    from hybrid_detect.backends.tls import client_context
+
+    tls = client_context(
+        ca_file=config.ca_file, client_cert=config.client_cert, client_key=config.client_key
+    )
     if kind is BackendKind.CLOUD:
         from hybrid_detect.backends.cloud import CloudDetectionService
 
@@ -43,6 +53,8 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
             allow_insecure_http=config.allow_insecure_http,
             min_confidence=config.min_confidence,
             session_id=config.session_id,
+            encryption=encryption,
+            ssl_context=tls,
         )
     from hybrid_detect.backends.streaming import StreamingService
 
@@ -52,4 +64,6 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
         allow_insecure_http=config.allow_insecure_http,
         min_confidence=config.min_confidence,
         session_id=config.session_id,
+        encryption=encryption,
+        ssl_context=tls,
     )

@@ -1,7 +1,7 @@
-"""What every remote way has in common: prepare, exchange, restore.
+"""What every remote way has in common: prepare, protect, exchange, restore.
 
 A subclass implements `exchange`, which carries bytes. It sees neither pixels nor faces, so
-it cannot forget to protect them.
+it cannot forget to protect them. With a key of the server, what it carries is sealed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import re
 import time
 from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from typing import Never
+from typing import TYPE_CHECKING, ClassVar, Never
 
 from hybrid_detect.backends.base import Backend
+from hybrid_detect.backends.link_meter import LinkMeter, current_upload
 from hybrid_detect.backends.retries import RetryBudget, retry
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
@@ -22,8 +23,10 @@ from hybrid_detect.errors import (
     BackendTimeoutError,
     ClosedError,
     ConfigurationError,
+    EncryptionError,
 )
-from hybrid_detect.exchange.pipeline import Prepared, prepare, restore
+from hybrid_detect.exchange.envelope import KEYS_REQUEST, decode_keys, kind_of
+from hybrid_detect.exchange.pipeline import Prepared, prepare, protect, restore
 from hybrid_detect.exchange.wire import (
     MAX_TEXT_CHARS,
     ErrorReply,
@@ -33,6 +36,10 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import DetectionResult, Plan, Timings
+
+if TYPE_CHECKING:
+    from hybrid_detect.exchange.encryption import SecureImageTransmission
+    from hybrid_detect.exchange.trust import TrustedKey
 
 __all__ = ["RemoteBackend", "checked_token"]
 
@@ -48,11 +55,14 @@ MAX_REPLY_BYTES = 2 * 1024 * 1024
 _MEANING = {
     400: "the server could not read the request",
     401: "the server does not accept the auth token",
-    403: "the server refuses this auth token",
+    403: "the server refuses this auth token, or pictures that are not encrypted",
     404: "there is no detection service at this endpoint",
     405: "there is no detection service at this endpoint",
+    409: "the server has seen this sealed request before",
+    412: "this device's clock and the server's are too far apart for sealed requests",
     413: "the picture is too large for the server",
     415: "the server does not take this picture format",
+    421: "the server does not have the key that pictures are encrypted to",
     422: "the server could not decode the picture",
     429: "the server asks to send less",
     503: "the server is overloaded or stopping",
@@ -82,6 +92,9 @@ class RemoteBackend(Backend):
         min_confidence: Faces below this score are left out, 0 to 1.
         session_id: The caller's own name for this run, at most 1024 characters.
         compressor: What makes the JPEG.
+        encryption: The server's key. With it, nothing but sealed pictures is ever sent: if one
+            cannot be sealed, that is an `EncryptionError`, and the next way's turn.
+        meter: Learns from its uploads what the link carries; ways to one server share it.
 
     Raises:
         ConfigurationError: If a value is out of range, so that every frame would be refused.
@@ -93,6 +106,8 @@ class RemoteBackend(Backend):
         min_confidence: float = DEFAULT_MIN_CONFIDENCE,
         session_id: str | None = None,
         compressor: ImageCompressionService | None = None,
+        encryption: TrustedKey | None = None,
+        meter: LinkMeter | None = None,
     ) -> None:
         if not 0 <= min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
@@ -103,11 +118,16 @@ class RemoteBackend(Backend):
         self._min_confidence = min_confidence
         self._session_id = session_id
         self._compressor = compressor or ImageCompressionService()
+        self._encryption = encryption
+        self.meter = meter or LinkMeter()
         self._budget = RetryBudget()
         # One encoding thread: with four, Pillow peaked at 50 MB instead of 16
         # (docs/explanation/performance.md).
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix=f"hybrid-detect-{self.kind.value}")
         self._closed = False
+
+    answers_late: ClassVar[bool] = False
+    """Whether a request that nobody waits for any more goes on over the link all the same."""
 
     @abstractmethod
     async def exchange(self, request: bytes, *, deadline_s: float) -> bytes:
@@ -130,10 +150,14 @@ class RemoteBackend(Backend):
                 prepared = await asyncio.get_running_loop().run_in_executor(
                     self._encoder, self._prepare, frame, plan
                 )
+                if prepared.quality is not None:
+                    self.meter.weighed(
+                        prepared.picture_bytes, quality=prepared.quality, scale=prepared.scale
+                    )
                 sent_s = time.monotonic()
                 ends_s = started_s + plan.deadline_s
-                reply = await retry(
-                    lambda: self._ask(prepared.request, ends_s - time.monotonic()),
+                reply, bytes_sent = await retry(
+                    lambda: self._ask(prepared, ends_s, probe=plan.probe),
                     retries=plan.retries,
                     deadline_s=ends_s - sent_s,
                     budget=self._budget,
@@ -169,7 +193,7 @@ class RemoteBackend(Backend):
             restore(reply, prepared),
             model=reply.model,
             timings=timings,
-            bytes_sent=len(prepared.request),
+            bytes_sent=bytes_sent,
         )
 
     def _require_open(self) -> None:
@@ -187,12 +211,64 @@ class RemoteBackend(Backend):
             session_id=self._session_id,
         )
 
-    async def _ask(self, request: bytes, deadline_s: float) -> ResultReply:
+    async def _ask(
+        self, prepared: Prepared, ends_s: float, *, probe: bool
+    ) -> tuple[ResultReply, int]:
+        """Send a request once; its reply, and the bytes that were sent."""
         self._require_open()
-        reply = decode_reply(await self.exchange(request, deadline_s=deadline_s))
-        if isinstance(reply, ErrorReply):
-            self._refuse(reply.status, retry_after_s=reply.retry_after_s, code=reply.code)
-        return reply
+        transmission = None
+        if self._encryption is not None:
+            transmission = await self._transmission(
+                self._encryption, deadline_s=ends_s - time.monotonic()
+            )
+        # Here and not before the retries: a server refuses a seal that it has seen.
+        protected = protect(prepared, transmission)
+        upload = self.meter.upload(len(protected.request), probe=probe)
+        token = current_upload.set(upload)
+        try:
+            data = await self.exchange(protected.request, deadline_s=ends_s - time.monotonic())
+            arrived_s = self.meter.clock()
+            reply = protected.read(data)
+            if isinstance(reply, ErrorReply):
+                self._refuse(reply.status, retry_after_s=reply.retry_after_s, code=reply.code)
+        except (asyncio.CancelledError, BackendTimeoutError):
+            upload.given_up(still_comes=self.answers_late)
+            raise
+        except BaseException:
+            upload.failed()
+            raise
+        finally:
+            current_upload.reset(token)
+        upload.answered(
+            now_s=arrived_s, server_s=_sum(reply.queue_s, reply.detect_s), receive_s=reply.receive_s
+        )
+        return reply, len(protected.request)
+
+    async def _transmission(self, key: TrustedKey, *, deadline_s: float) -> SecureImageTransmission:
+        if key.transmission is None:
+            await self.check_key(deadline_s=deadline_s)
+        if key.transmission is None:  # what learn() would have raised for
+            msg = "there is no key to encrypt to"
+            raise EncryptionError(msg)
+        return key.transmission
+
+    async def check_key(self, *, deadline_s: float) -> None:
+        """Ask the server for its keys, to learn whether it has the one that is sealed to.
+
+        For a subclass's `check` to end with. Does nothing without encryption.
+
+        Raises:
+            UnknownKeyError: If it does not have that key.
+            BackendError: If it did not say.
+        """
+        if self._encryption is None:
+            return
+        data = await self.exchange(KEYS_REQUEST, deadline_s=deadline_s)
+        if kind_of(data) is None:
+            reply = decode_reply(data)
+            if isinstance(reply, ErrorReply):
+                self._refuse(reply.status, retry_after_s=reply.retry_after_s, code=reply.code)
+        self._encryption.learn(decode_keys(data))
 
     def _refuse(self, status: int, *, retry_after_s: float | None = None, code: str = "") -> Never:
         """Raise what an error status means. What else the peer wrote is not repeated."""
@@ -212,6 +288,10 @@ class RemoteBackend(Backend):
         # Frames that wait for it fail at once, as closed; cancelling them would look to their
         # callers as if somebody had cancelled the call.
         await asyncio.to_thread(self._encoder.shutdown, wait=True)
+
+
+def _sum(queue_s: float | None, detect_s: float | None) -> float | None:
+    return None if detect_s is None else detect_s + (queue_s or 0.0)
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -6,17 +6,24 @@ The only module that meets websockets.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import logging
 import math
 import random
+import socket
+import ssl
+import sys
 import time
 from typing import Any
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from hybrid_detect.backends.link_meter import current_upload
 from hybrid_detect.backends.remote import MAX_REPLY_BYTES, RemoteBackend, checked_token
+from hybrid_detect.backends.retries import retry_after_s
+from hybrid_detect.backends.tls import certificate_trouble
 from hybrid_detect.backends.turns import Turns
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
@@ -29,6 +36,7 @@ from hybrid_detect.errors import (
 from hybrid_detect.exchange.wire import (
     STREAM_PATH,
     SUBPROTOCOL,
+    encode_announcement,
     peek_request_id,
     with_request_id,
 )
@@ -50,6 +58,16 @@ link to 11 s, because the link is closed politely before it is given up."""
 
 OPEN_TIMEOUT_S = 3.0
 """Seconds for TCP, TLS and the opening handshake: three round trips over a slow link."""
+
+NOT_SENT_BYTES = 16 * 1024
+"""What the system may hold that it has not sent: enough to fill every gap, a fifth of a frame."""
+
+PING_S = 0.2
+"""A ping for every second frame at 10 fps, at most one under way: 60 bytes each, 0.3 KB/s. Source:
+of the settings tried over recorded network traces the best, `docs/explanation/choosing.md`."""
+
+BUSY_S = 2.0
+"""So long after the last frame the link is of interest; then the heartbeat is enough."""
 
 RECONNECT_BASE_S = 0.1
 RECONNECT_CAP_S = 2.0
@@ -80,15 +98,18 @@ class StreamingService(RemoteBackend):
         endpoint: The server's URL, such as ``https://faces.example.com``.
         auth_token: Bearer token.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
+        ssl_context: Whom to believe and what to show over https; `None` for the system's CAs.
         max_in_flight: Frames that may be under way at the same time.
         heartbeat_s: Seconds between pings, and for a ping's answer.
-        **options: `min_confidence`, `session_id` and `compressor`, as in `RemoteBackend`.
+        **options: `min_confidence`, `session_id`, `compressor` and `encryption`, as in
+            `RemoteBackend`.
 
     Raises:
         ConfigurationError: If the endpoint is no https URL.
     """
 
     kind = BackendKind.STREAMING
+    answers_late = True
 
     def __init__(
         self,
@@ -96,12 +117,14 @@ class StreamingService(RemoteBackend):
         endpoint: str,
         auth_token: str | None = None,
         allow_insecure_http: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
         heartbeat_s: float = HEARTBEAT_S,
         **options: Any,
     ) -> None:
         self._endpoint = Endpoint.parse(endpoint, allow_insecure_http=allow_insecure_http)
         self._token = checked_token(auth_token)
+        self._ssl_context = ssl_context
         self._heartbeat_s = heartbeat_s
         self._max_in_flight = max_in_flight
         self._link: ClientConnection | None = None
@@ -110,6 +133,7 @@ class StreamingService(RemoteBackend):
         self._trouble: BackendError | None = None
         self._requests = 0
         self._sent_bytes = 0
+        self._last_sent_s = -math.inf
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._turns = Turns(self.kind, places=max_in_flight)
         super().__init__(**options)
@@ -142,6 +166,7 @@ class StreamingService(RemoteBackend):
                     raise self._lost()
                 # A link stands for a while after the server at its end has stopped.
                 await (await self._link.ping())
+                await self.check_key(deadline_s=deadline_s)
         except TimeoutError:
             msg = f"no sign of life within {deadline_s:.3f} s"
             raise BackendTimeoutError(msg, backend=self.kind.value, deadline_s=deadline_s) from None
@@ -173,6 +198,10 @@ class StreamingService(RemoteBackend):
             # link they would pile up, and be carried for nothing once it goes on.
             await link.drain()
             self._sent_bytes += len(request)
+            self._last_sent_s = time.monotonic()
+            if (upload := current_upload.get()) is not None:
+                upload.handed_over()
+            await link.send(encode_announcement(request_id))
             await link.send(with_request_id(request, request_id))
             return await reply
         except (OSError, websockets.ConnectionClosed):
@@ -201,10 +230,14 @@ class StreamingService(RemoteBackend):
             try:
                 async with self._connection() as link:
                     opened_s = time.monotonic()
+                    _keep_queue_short(link)
                     self._trouble = None
                     self._link = link
                     self._outcome.set()
-                    watch = asyncio.create_task(self._watch(link))
+                    watchers = (
+                        asyncio.create_task(self._watch(link)),
+                        asyncio.create_task(self._measure(link)),
+                    )
                     try:
                         await self._read(link)
                     except asyncio.CancelledError:
@@ -212,7 +245,8 @@ class StreamingService(RemoteBackend):
                         await link.close()
                         raise
                     finally:
-                        watch.cancel()
+                        for watcher in watchers:
+                            watcher.cancel()
                 self._trouble = self._unavailable("the server closed the link")
             except (
                 OSError,
@@ -224,6 +258,7 @@ class StreamingService(RemoteBackend):
                 self._trouble = self._translated(exc).with_traceback(None)
             finally:
                 self._link = None
+                self.meter.link.broken()
                 self._outcome.set()
                 for reply in self._replies.values():
                     if not reply.done():
@@ -254,6 +289,19 @@ class StreamingService(RemoteBackend):
             taken = self._sent_bytes - unsent
         link.transport.abort()
 
+    async def _measure(self, link: ClientConnection) -> None:
+        """Ping while frames flow: a round trip of its own tells a slow link from a large frame."""
+        while True:
+            is_busy = time.monotonic() - self._last_sent_s < BUSY_S
+            await asyncio.sleep(PING_S if is_busy else self._heartbeat_s)
+            sent_s = self.meter.clock()
+            self.meter.link.pinged(now_s=sent_s)
+            try:
+                await (await link.ping())
+            except websockets.ConnectionClosed:
+                return
+            self.meter.link.ponged(sent_s, now_s=self.meter.clock())
+
     def _connection(self) -> connect:
         headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         return _Connect(
@@ -262,6 +310,7 @@ class StreamingService(RemoteBackend):
             additional_headers=headers,
             user_agent_header="hybrid-detect",
             logger=_log,
+            ssl=(self._ssl_context or True) if self._endpoint.url.startswith("https:") else None,
             # Plain http is meant to stay on this machine.
             proxy=None if self._endpoint.is_local else True,
             # JPEG does not shrink, and deflate makes a message 24 to 44 times as expensive.
@@ -281,15 +330,22 @@ class StreamingService(RemoteBackend):
                 msg = "expected binary messages; another kind of server answered"
                 raise ProtocolError(msg, backend=self.kind.value)
             reply = self._replies.get(peek_request_id(message))
-            if reply is not None and not reply.done():
+            if reply is None or reply.done():
+                self.meter.link.answered_late(now_s=self.meter.clock())
+            else:
                 reply.set_result(message)
 
     def _translated(self, exc: Exception) -> BackendError:
         if isinstance(exc, BackendError):
             return exc
+        if (trouble := certificate_trouble(exc)) is not None:
+            return BackendUnavailableError(trouble, backend=self.kind.value)
         if isinstance(exc, websockets.InvalidStatus):
             try:
-                self._refuse(exc.response.status_code)
+                self._refuse(
+                    exc.response.status_code,
+                    retry_after_s=retry_after_s(exc.response.headers.get("Retry-After")),
+                )
             except BackendError as refusal:
                 return refusal
         meaning = {
@@ -314,3 +370,17 @@ class StreamingService(RemoteBackend):
             await asyncio.wait([keeper])
         self._turns.refuse_waiting(self._lost())
         await super().aclose()
+
+
+def _keep_queue_short(link: ClientConnection) -> None:
+    """Have the system hold little more than what is on its way.
+
+    Otherwise it takes megabytes into its buffer, and over a slow link a frame waits there behind
+    others that are of no use any more, with everyone believing that it has left.
+    """
+    # Linux and macOS; Python names it from 3.12 on, and Linux's number is 25.
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
+    connection = link.transport.get_extra_info("socket")
+    if option is not None and connection is not None:
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, option, NOT_SENT_BYTES)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from hybrid_detect.config import detection_mode
-from hybrid_detect.types import BackendKind, Conditions, DetectionMode, Plan, WayConditions
+from hybrid_detect.selection.conditions import Conditions, WayConditions
+from hybrid_detect.types import BackendKind, DetectionMode, Plan
 
 __all__ = ["ModePolicy", "Policy"]
 
@@ -71,7 +73,7 @@ class ModePolicy:
         known = [way for kind in ORDERS[DetectionMode(self.mode)] if (way := conditions.way(kind))]
         usable = [way for way in known if way.usable]
         if not usable:
-            return self._plan(conditions, None, (), _why_none(known))
+            return self._plan(conditions, None, (), why_none(known))
         in_time = [way for way in usable if (way.latency_s or 0.0) <= conditions.deadline_s]
         chosen = in_time[0] if in_time else min(usable, key=lambda way: way.latency_s or 0.0)
         fallbacks = tuple(way for way in usable if way is not chosen)
@@ -89,7 +91,7 @@ class ModePolicy:
             backend=chosen.kind if chosen else None,
             fallbacks=tuple(way.kind for way in fallbacks),
             deadline_s=conditions.deadline_s,
-            reserve_s=_reserve_s(fallbacks, conditions.deadline_s),
+            reserve_s=fallback_reserve_s(fallbacks, conditions.deadline_s),
             # Another way that is ready beats asking the one that has just failed.
             retries=0 if fallbacks else RETRIES_ALONE,
             target_bytes=self.target_bytes,
@@ -105,7 +107,8 @@ class ModePolicy:
         return f"{text}; {'; '.join(passed)}" if passed else text
 
 
-def _reserve_s(fallbacks: tuple[WayConditions, ...], deadline_s: float) -> float:
+def fallback_reserve_s(fallbacks: Sequence[WayConditions], deadline_s: float) -> float:
+    """Seconds of `deadline_s` to keep for the first of `fallbacks`."""
     if not fallbacks:
         return 0.0
     latency_s = fallbacks[0].latency_s
@@ -119,7 +122,8 @@ def _why_passed(way: WayConditions, deadline_s: float) -> str:
     return f"{way.kind.value} would be late ({_ms(way.latency_s or 0.0)} of {_ms(deadline_s)})"
 
 
-def _why_none(known: list[WayConditions]) -> str:
+def why_none(known: Iterable[WayConditions]) -> str:
+    """Why none of the `known` ways can be taken, in words a person can read."""
     reasons = "; ".join(f"{way.kind.value}: {way.why_not}" for way in known)
     return f"no way is usable: {reasons or 'none is configured'}"
 

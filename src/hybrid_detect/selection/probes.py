@@ -1,4 +1,4 @@
-"""Readings of the machine that decisions rest on; the one module that meets psutil.
+"""Readings of the machine's memory that decisions rest on.
 
 What a process holds, what can still be had before the system or a memory cgroup is at its limit,
 and how long tasks stall for want of it. Every part is optional: what a platform does not tell is

@@ -1,0 +1,93 @@
+"""What a remote way tells of its uploads, so that the next frame is decided on better grounds."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from hybrid_detect.selection.link import LinkEstimator
+from hybrid_detect.selection.utility import weight_share
+
+__all__ = ["LinkMeter", "Upload"]
+
+_numbers = itertools.count()
+
+
+class Upload:
+    """One request on its way; made by `LinkMeter.upload`."""
+
+    def __init__(self, meter: LinkMeter, size_bytes: int, *, probe: bool) -> None:
+        self._meter = meter
+        self._number = next(_numbers)
+        self._size_bytes = size_bytes
+        self._probe = probe
+        self._begun_s = meter.clock()
+        self._is_sent = False
+
+    def handed_over(self) -> None:
+        """The network has it from now on."""
+        self._begun_s = self._meter.clock()
+        self._send()
+
+    def _send(self) -> None:
+        if not self._is_sent:
+            self._is_sent = True
+            self._meter.link.sent(
+                self._number, self._size_bytes, now_s=self._begun_s, probe=self._probe
+            )
+
+    def answered(self, *, now_s: float, server_s: float | None, receive_s: float | None) -> None:
+        """Its answer was complete at `now_s`."""
+        self._send()  # by a channel that does not tell when it hands over
+        self._meter.link.answered(self._number, now_s=now_s, server_s=server_s, receive_s=receive_s)
+
+    def given_up(self, *, still_comes: bool) -> None:
+        """Nobody waits for it any more.
+
+        Args:
+            still_comes: Whether it goes on over the link all the same, and is answered.
+        """
+        if self._is_sent:
+            self._meter.wasted_bytes += self._size_bytes
+        if still_comes:
+            self._meter.link.overdue(self._number)
+        else:
+            self._meter.link.lost(self._number, now_s=self._meter.clock())
+
+    def failed(self) -> None:
+        """It was refused, or its connection broke: that says nothing of the link's rate."""
+        self._meter.link.withdrawn(self._number)
+
+
+class LinkMeter:
+    """Watches the uploads of the remote ways to one server.
+
+    Args:
+        link: What learns from them; the ways to one server share it.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self, link: LinkEstimator | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.link = link or LinkEstimator()
+        self.clock = clock
+        self.wasted_bytes = 0
+        """Bytes of the uploads whose answers nobody waited for to the end."""
+        self.frame_bytes: float | None = None
+        """What the last frame would have weighed at full size and quality 80."""
+
+    def weighed(self, size_bytes: int, *, quality: int, scale: float) -> None:
+        """A picture came to `size_bytes` at a `quality` and a `scale`: the next will be alike."""
+        self.frame_bytes = size_bytes / weight_share(quality, scale)
+
+    def upload(self, size_bytes: int, *, probe: bool = False) -> Upload:
+        """A request of `size_bytes` is about to be sent."""
+        return Upload(self, size_bytes, probe=probe)
+
+
+current_upload: ContextVar[Upload | None] = ContextVar("current_upload", default=None)
+"""The upload that the running `exchange` carries. A context variable, because an exchange is
+given bytes and nothing else, and most channels have nothing to tell of them."""

@@ -1,0 +1,242 @@
+"""The policy of `DetectionMode.AUTO`: the way of the highest expected worth, frame by frame.
+
+Hard rules come first: a way that is not usable (its breaker is open, consent or privacy forbid it,
+memory is short, its extra is missing) does not take part. Among the others the expected worth
+decides: the predicted chance of being in time, accuracy, bytes, energy and the cost of switching,
+for this frame and, because a frame in the queue delays the next, for those after it.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass, field, replace
+
+from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
+from hybrid_detect.selection.lookahead import Choice, World, best_choice
+from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s
+from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Utility
+from hybrid_detect.types import BackendKind, DetectionMode, Plan
+
+__all__ = ["AutoPolicy"]
+
+_REMOTE = (BackendKind.STREAMING, BackendKind.CLOUD)
+"""The stream first: it costs no handshake and no headers, and its pings measure the link."""
+
+MAX_IN_FLIGHT = 3
+"""Frames under way on the link: a fourth would be late whatever became of it."""
+
+TYPICAL_FRAME_BYTES = 100e3
+"""A 1280x720 JPEG of quality 80 where nothing is known of its like: median of photos with faces,
+`docs/explanation/compression.md`."""
+
+TYPICAL_DEVICE_S = 0.1
+"""A device that has not been measured yet: between a desktop (6 ms) and a slow phone (270 ms)."""
+
+# Worlds are rounded, so that one that has been looked ahead from is met again. The steps are
+# well below what an estimate is good for.
+_LOG_BITS_STEP = 0.11
+_LEAST_LOG_BITS, _MOST_LOG_BITS = math.log(1e3), math.log(1e10)
+_SPREADS = (0.05, 0.2, 0.4, 0.7, 1.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoPolicy:
+    """Takes the choice of the highest expected worth.
+
+    Args:
+        utility: What answers are worth and what they cost.
+        target_bytes: The most a picture may weigh.
+        quality: The highest JPEG quality worth sending; a cap on the ladder's own.
+        max_side_px: The longest side worth sending, likewise.
+    """
+
+    utility: Utility = field(default_factory=Utility)
+    target_bytes: int = 80 * 1024
+    quality: int = 80
+    max_side_px: int | None = 1280
+
+    def decide(self, conditions: Conditions) -> Plan:
+        """The plan for a frame under `conditions`."""
+        device = _usable(conditions, BackendKind.DEVICE)
+        remotes = [way for kind in _REMOTE if (way := _usable(conditions, kind))]
+        if conditions.spent >= 1.0 and device:
+            return self._without_link(_without_spending(conditions))
+        remote = remotes[0] if remotes else None
+        if remote is None or conditions.link is None:
+            return self._without_link(conditions)
+        return self._weighed(conditions, conditions.link, remotes, device)
+
+    def _without_link(self, conditions: Conditions) -> Plan:
+        """The first way in time: there is one way only, or nothing is known of the link."""
+        order = ModePolicy(
+            mode=DetectionMode.AUTO,
+            target_bytes=self.target_bytes,
+            quality=self.quality,
+            max_side_px=self.max_side_px,
+        )
+        return order.decide(conditions)
+
+    def _weighed(
+        self,
+        conditions: Conditions,
+        link: LinkConditions,
+        remotes: list[WayConditions],
+        device: WayConditions | None,
+    ) -> Plan:
+        remote = remotes[0]
+        choice = best_choice(
+            self._world(conditions, link, remote, device),
+            backlog_s=link.backlog_s,
+            busy_s=device.busy_s if device else 0.0,
+            remote_last=conditions.previous is not BackendKind.DEVICE,
+            must_answer=conditions.must_answer,
+        )
+        rung, with_device = choice.rung, choice.device
+        if rung is not None and link.in_flight >= MAX_IN_FLIGHT and not conditions.must_answer:
+            rung, with_device = None, device is not None and device.busy_s <= 0
+        probe = rung is None and link.probe_due and self._would_gain(remote, device)
+        if probe:
+            rung = len(RUNGS) - 1
+        if rung is None and not with_device:
+            return Plan(
+                backend=None,
+                skip=True,
+                deadline_s=conditions.deadline_s,
+                reason=f"auto: left out, {_queue(link, device)}",
+            )
+        if rung is None:
+            assert device is not None  # noqa: S101 - the choice was to use it
+            return Plan(
+                backend=BackendKind.DEVICE,
+                fallbacks=tuple(way.kind for way in remotes),
+                deadline_s=conditions.deadline_s,
+                reserve_s=fallback_reserve_s(remotes, conditions.deadline_s),
+                retries=0,
+                target_bytes=self.target_bytes,
+                reason=f"auto: device, {_told(choice, link)}",
+            )
+        step = RUNGS[rung]
+        others = tuple(way.kind for way in remotes[1:])
+        spare = (BackendKind.DEVICE, *others) if device else others
+        what = "probe" if probe else f"{step.max_side_px} px q{step.quality}"
+        reserve_s = fallback_reserve_s([device] if device else remotes[1:], conditions.deadline_s)
+        # A deadline may leave less than the time in which an answer is worth everything.
+        latest_s = max(conditions.deadline_s - reserve_s, 0.0)
+        hedged = f", device after {choice.hedge_after_s * 1000:.0f} ms" if with_device else ""
+        return Plan(
+            backend=remote.kind,
+            fallbacks=spare,
+            deadline_s=conditions.deadline_s,
+            reserve_s=reserve_s,
+            retries=0 if spare else RETRIES_ALONE,
+            target_bytes=self.target_bytes,
+            quality=min(step.quality, self.quality),
+            max_side_px=min(step.max_side_px, self.max_side_px or step.max_side_px),
+            hedge=BackendKind.DEVICE if with_device else None,
+            hedge_after_s=0.0 if probe else min(choice.hedge_after_s, latest_s),
+            probe=probe,
+            reason=f"auto: {remote.kind.value} {what}{hedged}, {_told(choice, link)}",
+        )
+
+    def _would_gain(self, remote: WayConditions, device: WayConditions | None) -> bool:
+        """Whether a frame sent over the best of links would be worth more than the device's."""
+        best = remote.accuracy - self.utility.cost_per_byte * self.target_bytes
+        return device is None or best > device.accuracy - device.cost + 0.02
+
+    def _world(
+        self,
+        conditions: Conditions,
+        link: LinkConditions,
+        remote: WayConditions,
+        device: WayConditions | None,
+    ) -> World:
+        weight = (conditions.frame_bytes or TYPICAL_FRAME_BYTES) / TYPICAL_FRAME_BYTES
+        # A heavier frame over a link is a usual one over a slower link: the table need not know.
+        # Nor need it know links that carry nothing, or everything at once.
+        log_bits = math.log(max(link.bits_per_s, 1.0)) - math.log(max(weight, 1e-3))
+        log_bits = min(max(log_bits, _LEAST_LOG_BITS), _MOST_LOG_BITS)
+        rtt_s = link.rtt_s + 0.5 * link.rtt_deviation_s
+        if link.idle_s > 1.0:
+            rtt_s += link.rtt_s  # TCP starts slowly again after a pause
+        energy = self._energy_factor(conditions)
+        bytes_ = [
+            min(TYPICAL_FRAME_BYTES * rung.share, self.target_bytes) + FRAMING_BYTES
+            for rung in RUNGS
+        ]
+        price = self.utility.cost_per_byte * (
+            self.utility.metered_factor if conditions.metered else 1.0
+        )
+        return World(
+            bits_per_s=math.exp(round(log_bits / _LOG_BITS_STEP) * _LOG_BITS_STEP),
+            spread=_nearest(_SPREADS, link.spread),
+            rtt_s=_round(rtt_s),
+            server_s=_round(link.server_s),
+            interval_s=max(round(min(conditions.interval_s, 1.0), 2), 0.01),
+            deadline_s=round(conditions.deadline_s, 1),
+            frame_bits=tuple(8.0 * each for each in bytes_),
+            frame_cost=tuple(price * each for each in bytes_),
+            remote_accuracy=remote.accuracy,
+            device_s=_round(TYPICAL_DEVICE_S if device.latency_s is None else device.latency_s)
+            if device
+            else math.inf,
+            device_accuracy=device.accuracy if device else 0.0,
+            device_cost=device.cost * energy if device else 0.0,
+            utility=self._utility(conditions),
+        )
+
+    def _utility(self, conditions: Conditions) -> Utility:
+        if math.isfinite(conditions.interval_s):
+            return self.utility
+        # Nobody watches a lone picture move: what matters is that the answer comes at all, with
+        # half of the deadline kept for what cannot be foreseen.
+        return replace(self.utility, on_time_s=max(round(conditions.deadline_s, 1), 0.1) / 2)
+
+    def _energy_factor(self, conditions: Conditions) -> float:
+        power = conditions.power
+        charge = 1.0 if power.battery is None else power.battery
+        is_low = power.on_battery and charge < self.utility.low_battery
+        return self.utility.low_power_factor if is_low or power.throttled else 1.0
+
+
+def _usable(conditions: Conditions, kind: BackendKind) -> WayConditions | None:
+    way = conditions.way(kind)
+    return way if way is not None and way.usable else None
+
+
+def _without_spending(conditions: Conditions) -> Conditions:
+    """`conditions` in which no remote way can be used, because each of its frames costs money."""
+    why_not = "the spending cap is reached"
+    ways = (
+        way if way.kind is BackendKind.DEVICE else replace(way, usable=False, why_not=why_not)
+        for way in conditions.ways
+    )
+    return replace(conditions, ways=tuple(ways))
+
+
+def _nearest(steps: tuple[float, ...], value: float) -> float:
+    """The step nearest to `value` by ratio."""
+    after = bisect_left(steps, value)
+    if after == 0:
+        return steps[0]
+    if after == len(steps):
+        return steps[-1]
+    low, high = steps[after - 1], steps[after]
+    return low if value * value < low * high else high
+
+
+def _round(seconds: float) -> float:
+    """`seconds` to a step of about a fifth of itself."""
+    return math.exp(round(math.log(max(seconds, 1e-3)) * 5) / 5)
+
+
+def _told(choice: Choice, link: LinkConditions) -> str:
+    return (
+        f"{choice.on_time:.0%} in time at {link.bits_per_s / 1e6:.1f} Mbit/s, "
+        f"round trip {link.rtt_s * 1000:.0f} ms"
+    )
+
+
+def _queue(link: LinkConditions, device: WayConditions | None) -> str:
+    busy = f", the device is busy for {device.busy_s * 1000:.0f} ms" if device else ""
+    return f"{link.backlog_s * 1000:.0f} ms are queued on the link{busy}"

@@ -1,0 +1,120 @@
+"""What a policy may see when it decides: frozen values that probes and estimators write.
+
+Nothing here is of the future, and nothing of a queue that only the network can look into: a
+client can know all of it at the moment of deciding.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hybrid_detect.types import BackendKind
+
+__all__ = ["Conditions", "LinkConditions", "NetworkClass", "PowerConditions", "WayConditions"]
+
+
+class NetworkClass(StrEnum):
+    """The network in a word."""
+
+    UNKNOWN = "unknown"
+    """Nothing has been measured yet."""
+    OFFLINE = "offline"
+    """Nothing comes back."""
+    SLOW = "slow"
+    """A compressed frame is late, or arrives only as a small picture."""
+    MODERATE = "moderate"
+    """A frame arrives in time with some of its quality given up."""
+    GOOD = "good"
+    """A frame arrives in time at full quality."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkConditions:
+    """What is believed about the path to the server."""
+
+    bits_per_s: float
+    """Median of what the uplink is believed to carry, in bits per second."""
+    spread: float
+    """Standard deviation of the natural logarithm of `bits_per_s`; 1.0 is close to not knowing."""
+    rtt_s: float
+    """Round trip of a message that weighs nothing, in seconds, own queue excluded."""
+    rtt_deviation_s: float
+    """Mean deviation of `rtt_s`, in seconds."""
+    server_s: float
+    """Seconds the server takes for a frame once it has it."""
+    backlog_s: float = 0.0
+    """Seconds until what was sent earlier is believed to have left."""
+    in_flight: int = 0
+    """Frames sent and not answered."""
+    idle_s: float = math.inf
+    """Seconds since a frame was last sent."""
+    probe_due: bool = False
+    """Whether a probe is allowed now: none is under way and the pause since the last is over."""
+    silent_s: float = 0.0
+    """Seconds for which something has been asked and nothing has come back."""
+    network: NetworkClass = NetworkClass.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerConditions:
+    """What the platform tells of its energy and heat; `None` where it does not tell."""
+
+    battery: float | None = None
+    """Charge, 0 to 1."""
+    on_battery: bool | None = None
+    """Whether it runs down."""
+    throttled: bool | None = None
+    """Whether the processor is slowed down to cool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayConditions:
+    """What is known about one way at the moment of deciding."""
+
+    kind: BackendKind
+    usable: bool
+    """Whether a frame may be given to it now."""
+    why_not: str = ""
+    """If not usable: why, in words a person can read."""
+    latency_s: float | None = None
+    """Predicted seconds for one frame; `None` when there is no recent measurement."""
+    busy_s: float = 0.0
+    """Seconds until it can begin with a frame."""
+    accuracy: float = 1.0
+    """What an answer of it is worth, full quality supposed: 1.0 is the best way's."""
+    cost: float = 0.0
+    """What a frame costs there besides bytes (energy, money), in answers: 0.03 means that
+    33 frames cost as much as one perfect answer is worth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """Everything a policy may see."""
+
+    now_s: float
+    """Monotonic time in seconds."""
+    ways: tuple[WayConditions, ...]
+    deadline_s: float
+    """Seconds this frame has; a later answer is worth nothing."""
+    link: LinkConditions | None = None
+    """The path to the server; `None` without a remote way."""
+    interval_s: float = math.inf
+    """Seconds until the next frame of the same stream; infinite for a lone picture."""
+    must_answer: bool = True
+    """Whether the frame may not be left out."""
+    frame_bytes: float | None = None
+    """What this frame is believed to weigh at full size and the highest quality, before any
+    budget; `None` if nothing is known of its like."""
+    previous: BackendKind | None = None
+    """The way of the last frame that was not left out."""
+    metered: bool = False
+    """Whether bytes on this network cost the user money."""
+    spent: float = 0.0
+    """Share of the spending cap that is used up; 1.0 and more is all of it."""
+    power: PowerConditions = PowerConditions()
+
+    def way(self, kind: BackendKind) -> WayConditions | None:
+        """The conditions of `kind`; `None` if the service does not have that way."""
+        return next((way for way in self.ways if way.kind is kind), None)

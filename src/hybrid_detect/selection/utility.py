@@ -1,0 +1,90 @@
+"""What an answer is worth and what it costs, in one number: the explicit trade of the policy.
+
+One unit is what a perfect answer in time is worth. Everything else is measured against it, so
+that an app that disagrees changes a number, not code.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["RUNGS", "Rung", "Utility"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One step of the quality ladder of a remote way."""
+
+    quality: int
+    """Highest JPEG quality, 1 to 95."""
+    max_side_px: int
+    """Longest side in pixels."""
+    share: float
+    """Weight as a share of a 1280x720 JPEG of quality 80."""
+    accuracy: float
+    """What a perfect server makes of it, as a share of what it makes of the full picture."""
+
+
+RUNGS = (
+    Rung(80, 1280, 1.00, 1.000),
+    Rung(50, 1280, 0.54, 0.985),
+    Rung(50, 960, 0.34, 0.960),
+    Rung(50, 640, 0.18, 0.900),
+)
+"""From the mission's good-link preset to a quarter of the pixels of its slow-link preset.
+
+Shares: measured on photos, `docs/explanation/compression.md`. Accuracies: assumed, near what
+the F1 of the full-range model loses on group photos; see `docs/explanation/choosing.md`."""
+
+
+def weight_share(quality: int, scale: float) -> float:
+    """Weight of a JPEG as a share of the same picture's at full size and quality 80.
+
+    Args:
+        quality: JPEG quality, 1 to 95.
+        scale: Its width as a share of the full width.
+
+    Powers that go through the shares of `RUNGS`.
+    """
+    return float((quality / 80) ** 1.31 * scale**1.59)
+
+
+FRAMING_BYTES = 300
+"""Headers of a message, TLS and TCP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Utility:
+    """The worth of an answer, in perfect answers."""
+
+    on_time_s: float = 0.2
+    """An answer is worth everything up to this age: an overlay on a moving face is then still on
+    the face (`docs/explanation/choosing.md`)."""
+    decay_s: float = 0.2
+    """After `on_time_s`, the worth falls by a factor of e in so many seconds."""
+    cost_per_byte: float = 0.04 / 80e3
+    """80 KB cost 4 % of a perfect answer."""
+    switch_cost: float = 0.2
+    """What changing between remote and device costs: boxes of two models do not lie alike, and
+    each switch shows. 0.06 gives 14 switches a minute on the measured traces, 0.2 gives 8, for no
+    measurable loss."""
+    metered_factor: float = 5.0
+    """How much dearer a byte is on a metered network. Chosen."""
+    low_power_factor: float = 2.0
+    """How much dearer energy is on a battery below `low_battery`, or if slowed by heat. Chosen."""
+    low_battery: float = 0.2
+
+    def worth(self, latency_s: NDArray[np.float64], *, deadline_s: float) -> NDArray[np.float64]:
+        """Share of the worth that is left of answers after `latency_s`, 0 to 1."""
+        late_s = np.maximum(latency_s - self.on_time_s, 0.0)
+        return np.where(latency_s > deadline_s, 0.0, np.exp(-late_s / self.decay_s))
+
+    def worth_of(self, latency_s: float, *, deadline_s: float) -> float:
+        """`worth` of one answer."""
+        if latency_s > deadline_s:
+            return 0.0
+        return math.exp(-max(latency_s - self.on_time_s, 0.0) / self.decay_s)
