@@ -46,6 +46,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Send the server whatever there is, for some minutes; schemathesis included."""
+    session.install(".[all,test,fuzz]")
+    session.env["HYBRID_DETECT_FUZZ_EXAMPLES"] = "1000"
+    tests = ("tests/server/test_fuzz.py", "tests/server/test_schema_fuzz.py")
+    session.run("pytest", "--timeout=0", *tests, *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Run every code block of README and docs."""
     session.install(".[all,test]")

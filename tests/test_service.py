@@ -1,6 +1,7 @@
 import asyncio
 import io
 import logging
+import math
 import os
 import threading
 import time
@@ -27,12 +28,14 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.selection.conditions import Conditions
+from hybrid_detect.selection.consent import ConsentLedger
+from hybrid_detect.selection.privacy import PrivacyPolicy
 from hybrid_detect.service import HybridDetectionService
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import (
     BackendKind,
     BoundingBox,
-    Conditions,
     DetectionMode,
     DetectionResult,
     DetectionStatus,
@@ -799,3 +802,49 @@ async def test_a_broken_camera_is_told_after_the_frames_before_it() -> None:
         with pytest.raises(OSError, match="the cable"):
             await watch(service)
     assert seen == 2
+
+
+async def test_a_consent_that_is_withdrawn_recalls_the_frames_under_way() -> None:
+    ledger = ConsentLedger()
+    ledger.grant("s", version="1", recorded_by="test")
+    cloud = FakeBackend(BackendKind.CLOUD, latency_s=math.inf)
+    device = FakeBackend(BackendKind.DEVICE)
+    service = HybridDetectionService(
+        mode=DetectionMode.PREFER_CLOUD,
+        session_id="s",
+        backends=[cloud, device],
+        privacy=PrivacyPolicy(require_consent=True, consent_version="1"),
+        consent=ledger,
+    )
+    async with service:
+        await service.settled()
+        asked = asyncio.create_task(service.process_image(IMAGE, deadline_s=30))
+        while not cloud.plans:
+            await asyncio.sleep(0)
+        await asyncio.to_thread(ledger.withdraw, "s", recorded_by="test")
+        result = await asyncio.wait_for(asked, 5)
+        assert result.backend is BackendKind.DEVICE
+        assert "withdrawn" in result.reason or "no consent" in result.reason
+        assert (await service.process_image(IMAGE)).backend is BackendKind.DEVICE
+    assert len(cloud.plans) == 1
+
+
+async def test_a_local_frame_stays_and_unchanged_frames_are_stale() -> None:
+    stream = FakeBackend(BackendKind.STREAMING)
+    device = FakeBackend(BackendKind.DEVICE)
+    async with HybridDetectionService(backends=[stream, device]) as service:
+        await service.settled()
+        result = await service.process_image(IMAGE, privacy="local_only")
+        assert result.backend is BackendKind.DEVICE
+        with pytest.raises(ConfigurationError, match="local_only"):
+            await service.process_image(IMAGE, privacy="secret")
+        results = [
+            each
+            async for each in service.start_detection(
+                [IMAGE] * 4, max_fps=None, privacy="local_only", skip_unchanged=True
+            )
+        ]
+    assert not stream.plans
+    assert [each.status.value for each in results[-1:]] == ["stale"]
+    assert results[-1].age_s >= 0
+    assert results[-1].answered

@@ -14,18 +14,17 @@ from hybrid_detect.errors import (
     HybridDetectError,
     InvalidFrameError,
 )
+from hybrid_detect.selection.conditions import Conditions, WayConditions
 from hybrid_detect.types import (
     KEYPOINT_NAMES,
     Attempt,
     BackendKind,
     BoundingBox,
-    Conditions,
     DetectionResult,
     DetectionStatus,
     Face,
     Keypoint,
     Timings,
-    WayConditions,
 )
 
 FACE = Face(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybrid_detect import sync
+    from hybrid_detect.attempts import HedgeCounts
     from hybrid_detect.backends.base import Backend
     from hybrid_detect.backends.cloud import CloudDetectionService
     from hybrid_detect.backends.device import OnDeviceDetectionService
@@ -25,26 +26,51 @@ if TYPE_CHECKING:
         BackendUnavailableError,
         ClosedError,
         ConfigurationError,
+        EncryptionError,
         HybridDetectError,
         InvalidFrameError,
         MissingExtraError,
         ModelError,
         ModelIntegrityError,
         ProtocolError,
+        ReplayError,
+        StaleRequestError,
+        StorageError,
         SupersededError,
+        UnknownKeyError,
     )
+    from hybrid_detect.exchange.encryption import SecureImageTransmission
+    from hybrid_detect.exchange.keys import PublicKey
+    from hybrid_detect.exchange.trust import TrustedKey
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
     from hybrid_detect.frames.compression import PRESETS, CompressedImage, ImageCompressionService
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
+    from hybrid_detect.frames.privacy import PrivacyFilter
     from hybrid_detect.frames.rate_control import RateController
+    from hybrid_detect.monitoring.history import DetectionHistory
+    from hybrid_detect.selection.auto import AutoPolicy
+    from hybrid_detect.selection.conditions import (
+        Conditions,
+        LinkConditions,
+        NetworkClass,
+        PowerConditions,
+        WayConditions,
+    )
+    from hybrid_detect.selection.consent import ConsentLedger, ConsentRecord
+    from hybrid_detect.selection.escalation import CascadePolicy
+    from hybrid_detect.selection.fixed import FixedPolicy
     from hybrid_detect.selection.policy import ModePolicy, Policy
-    from hybrid_detect.service import HybridDetectionService, ServiceStatus
+    from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
+    from hybrid_detect.selection.recording import RecordingPolicy
+    from hybrid_detect.selection.threshold import ThresholdPolicy
+    from hybrid_detect.selection.utility import RUNGS, Rung, Utility
+    from hybrid_detect.service import HybridDetectionService
+    from hybrid_detect.service_status import ServiceStatus, Traffic
     from hybrid_detect.types import (
         Attempt,
         BackendKind,
         BoundingBox,
-        Conditions,
         DetectionMode,
         DetectionResult,
         DetectionStatus,
@@ -52,7 +78,6 @@ if TYPE_CHECKING:
         Keypoint,
         Plan,
         Timings,
-        WayConditions,
     )
     from hybrid_detect.ways import WayStatus
 
@@ -71,26 +96,52 @@ _HOMES = {
         "BackendUnavailableError",
         "ClosedError",
         "ConfigurationError",
+        "EncryptionError",
         "HybridDetectError",
         "InvalidFrameError",
         "MissingExtraError",
         "ModelError",
         "ModelIntegrityError",
         "ProtocolError",
+        "ReplayError",
+        "StaleRequestError",
+        "StorageError",
         "SupersededError",
+        "UnknownKeyError",
     ),
+    "exchange.encryption": ("SecureImageTransmission",),
+    "exchange.keys": ("PublicKey",),
+    "exchange.trust": ("TrustedKey",),
     "frames.camera": ("CameraFormat", "CameraImage", "Plane"),
     "frames.compression": ("PRESETS", "CompressedImage", "ImageCompressionService"),
     "frames.drawing": ("draw",),
     "frames.frame": ("Frame", "PixelFormat"),
+    "frames.privacy": ("PrivacyFilter",),
     "frames.rate_control": ("RateController",),
+    "monitoring.history": ("DetectionHistory",),
+    "attempts": ("HedgeCounts",),
+    "selection.auto": ("AutoPolicy",),
+    "selection.escalation": ("CascadePolicy",),
+    "selection.utility": ("RUNGS", "Rung", "Utility"),
+    "selection.conditions": (
+        "Conditions",
+        "LinkConditions",
+        "NetworkClass",
+        "PowerConditions",
+        "WayConditions",
+    ),
+    "selection.consent": ("ConsentLedger", "ConsentRecord"),
+    "selection.fixed": ("FixedPolicy",),
     "selection.policy": ("ModePolicy", "Policy"),
-    "service": ("HybridDetectionService", "ServiceStatus"),
+    "selection.privacy": ("FramePrivacy", "PrivacyPolicy"),
+    "selection.recording": ("RecordingPolicy",),
+    "selection.threshold": ("ThresholdPolicy",),
+    "service": ("HybridDetectionService",),
+    "service_status": ("ServiceStatus", "Traffic"),
     "types": (
         "Attempt",
         "BackendKind",
         "BoundingBox",
-        "Conditions",
         "DetectionMode",
         "DetectionResult",
         "DetectionStatus",
@@ -98,7 +149,6 @@ _HOMES = {
         "Keypoint",
         "Plan",
         "Timings",
-        "WayConditions",
     ),
     "ways": ("WayStatus",),
 }
@@ -107,6 +157,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "AllBackendsFailedError",
     "Attempt",
+    "AutoPolicy",
     "Backend",
     "BackendError",
     "BackendKind",
@@ -116,41 +167,67 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "BoundingBox",
     "CameraFormat",
     "CameraImage",
+    "CascadePolicy",
     "ClosedError",
     "CloudDetectionService",
     "CompressedImage",
     "Conditions",
     "ConfigurationError",
+    "ConsentLedger",
+    "ConsentRecord",
+    "DetectionHistory",
     "DetectionMode",
     "DetectionResult",
     "DetectionStatus",
     "draw",
+    "EncryptionError",
     "Face",
+    "FixedPolicy",
     "Frame",
+    "FramePrivacy",
+    "HedgeCounts",
     "HybridDetectError",
     "HybridDetectionService",
     "ImageCompressionService",
     "InvalidFrameError",
     "Keypoint",
+    "LinkConditions",
     "MissingExtraError",
     "ModelError",
     "ModelIntegrityError",
     "ModePolicy",
+    "NetworkClass",
     "OnDeviceDetectionService",
     "PixelFormat",
     "Plan",
     "Plane",
     "Policy",
+    "PowerConditions",
     "PRESETS",
+    "PrivacyFilter",
+    "PrivacyPolicy",
     "ProtocolError",
+    "PublicKey",
     "RateController",
+    "RecordingPolicy",
     "RemoteBackend",
+    "ReplayError",
+    "Rung",
+    "RUNGS",
+    "SecureImageTransmission",
     "ServiceConfig",
     "ServiceStatus",
+    "StaleRequestError",
+    "StorageError",
     "StreamingService",
     "SupersededError",
     "sync",
+    "ThresholdPolicy",
     "Timings",
+    "Traffic",
+    "TrustedKey",
+    "UnknownKeyError",
+    "Utility",
     "WayConditions",
     "WayStatus",
 ]

@@ -35,6 +35,14 @@ DEFAULT_QUALITY = 80
 DEFAULT_MAX_SIDE_PX = 1280
 """The longer side of the mission's 1280x720 frame."""
 
+DEFAULT_DEVICE_ACCURACY = 0.8
+"""Share of the server's faces that the device finds on photos of a few people; far fewer of a
+crowd, as many of a selfie (`docs/explanation/choosing.md`)."""
+
+DEFAULT_DEVICE_COST = 0.03
+"""Of a Raspberry Pi 5; a desktop's is nearer 0.01, a slow phone's 0.06. Assumed, as in the
+project's simulator."""
+
 ENV_PREFIX = "HYBRID_DETECT_"
 
 
@@ -141,8 +149,34 @@ class ServiceConfig:
     memory_budget_bytes: int | None = None
     """The most that the app and its children may hold before the device's detector is unloaded;
     `None` for whatever the system or the cgroup has."""
+    device_accuracy: float = DEFAULT_DEVICE_ACCURACY
+    """What the device's answers are worth beside the server's, 0 to 1."""
+    device_cost: float = DEFAULT_DEVICE_COST
+    """What looking once on the device costs (energy, heat), in perfect answers."""
+    metered: bool = False
+    """Whether bytes cost the user money on this network."""
+    price_per_frame: float = 0.0
+    """What the server's operator asks for a frame, in any currency."""
+    spend_cap: float | None = None
+    """The most that frames may cost while the service is open, in the same currency; from then on
+    the device is used wherever there is one."""
     allow_insecure_http: bool = False
     """Whether plain ``http`` may leave this machine. Pictures and token would be readable."""
+    server_public_key: str | None = field(default=None, repr=False)
+    """The server's key, or the name of a file with it, as ``hybrid-detect keys show`` prints it.
+    With it, pictures are encrypted to the server, and sent in no other way."""
+    trust_on_first_use: bool = False
+    """Whether to encrypt to the key the server gives when it is first met, and to that key and its
+    successors from then on. Whoever is between the two at that moment can pass for the server."""
+    known_keys_path: Path | None = None
+    """Where keys trusted on first use are kept; below the home folder if `None`."""
+
+    ca_file: Path | str | None = None
+    """Certificates (PEM) of the CA that the server's must come from, in place of the system's."""
+    client_cert: Path | str | None = None
+    """Certificate (PEM) to show to a server that asks for one (mTLS), with those up to its CA."""
+    client_key: Path | str | None = None
+    """Its private key (PEM), not encrypted."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mode", detection_mode(self.mode))
@@ -169,6 +203,16 @@ class ServiceConfig:
             "memory_budget_bytes",
             "above 0",
             self.memory_budget_bytes,
+        )
+        for name in ("device_accuracy", "device_cost"):
+            _check(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
+        _check(self.price_per_frame >= 0, "price_per_frame", "0 or more", self.price_per_frame)
+        _check(self.spend_cap is None or self.spend_cap > 0, "spend_cap", "above 0", self.spend_cap)
+        _check(
+            not (self.server_public_key and self.trust_on_first_use),
+            "trust_on_first_use",
+            "one of it and server_public_key",
+            "both",
         )
         if self.endpoint is not None:
             Endpoint.parse(self.endpoint, allow_insecure_http=self.allow_insecure_http)

@@ -9,11 +9,16 @@
       InvalidFrameError (ValueError)       .expected .actual
       ModelError                           .name
         ModelIntegrityError                the hash differs; the file was not kept
+      StorageError                         what is kept cannot be read, written or erased
       BackendError                         .backend .retryable .elapsed_s .retry_after_s
         BackendUnavailableError            refused, closed, not found, not ready
         BackendTimeoutError (TimeoutError) .deadline_s
         BackendResponseError               .status_code .code
         ProtocolError                      the peer's bytes break the wire format
+        EncryptionError                    could not be sealed or opened; nothing went in the clear
+          UnknownKeyError                  .key_id; sealed to a key that is not there
+          StaleRequestError                sealed too long ago, or by a clock that is ahead
+          ReplayError                      the same sealed request has come before
         SupersededError                    a newer frame took this one's place
       AllBackendsFailedError               .attempts, in the order tried
 
@@ -32,13 +37,18 @@ __all__ = [
     "BackendUnavailableError",
     "ClosedError",
     "ConfigurationError",
+    "EncryptionError",
     "HybridDetectError",
     "InvalidFrameError",
     "MissingExtraError",
     "ModelError",
     "ModelIntegrityError",
     "ProtocolError",
+    "ReplayError",
+    "StaleRequestError",
+    "StorageError",
     "SupersededError",
+    "UnknownKeyError",
 ]
 
 
@@ -100,6 +110,10 @@ class ModelIntegrityError(ModelError):
     """A model file is not the published one. A fetched file is not kept."""
 
 
+class StorageError(HybridDetectError):
+    """What is kept on disk (results, consents) cannot be read, written or erased."""
+
+
 class BackendError(HybridDetectError):
     """One way of detecting could not answer for this frame."""
 
@@ -126,6 +140,11 @@ class BackendError(HybridDetectError):
         self.retryable = retryable
         self.elapsed_s = elapsed_s
         self.retry_after_s = retry_after_s
+
+    @property
+    def is_configuration(self) -> bool:
+        """Whether every further frame would fail as well, until somebody changes something."""
+        return False
 
 
 class BackendUnavailableError(BackendError):
@@ -183,11 +202,47 @@ class BackendResponseError(BackendError):
     @property
     def is_configuration(self) -> bool:
         """Whether every further frame would be refused as well: wrong key, wrong address."""
-        return self.status_code in {401, 402, 403, 404, 405}
+        return self.status_code in {401, 402, 403, 404, 405, 421}
 
 
 class ProtocolError(BackendError):
     """The peer's bytes are not the wire format."""
+
+
+class EncryptionError(BackendError):
+    """A message could not be sealed or opened. Nothing of it was sent in the clear."""
+
+
+class UnknownKeyError(EncryptionError):
+    """A request is sealed to a key that the server does not have, or has no longer."""
+
+    key_id: str
+    """The key's id, which is public."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        backend: str = "",
+        retryable: bool = False,
+        elapsed_s: float = 0.0,
+        key_id: str = "",
+    ) -> None:
+        super().__init__(message, backend=backend, retryable=retryable, elapsed_s=elapsed_s)
+        self.key_id = key_id
+
+    @property
+    def is_configuration(self) -> bool:
+        """Always: the key does not come back by itself."""
+        return True
+
+
+class StaleRequestError(EncryptionError):
+    """A request was sealed too long ago, or by a clock that is ahead of the server's."""
+
+
+class ReplayError(EncryptionError):
+    """The same sealed request has come before."""
 
 
 class SupersededError(BackendError):

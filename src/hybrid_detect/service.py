@@ -10,54 +10,47 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from hybrid_detect.attempts import Runner
 from hybrid_detect.backends import create_backend
 from hybrid_detect.backends.base import Backend, open_frame
+from hybrid_detect.backends.link_meter import LinkMeter
+from hybrid_detect.backends.remote import RemoteBackend
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
-    AllBackendsFailedError,
-    BackendError,
-    BackendTimeoutError,
-    BackendUnavailableError,
     ClosedError,
     ConfigurationError,
-    HybridDetectError,
     InvalidFrameError,
-    SupersededError,
 )
+from hybrid_detect.frames.difference import ChangeGate
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
-from hybrid_detect.frames.sources import FrameSource, OpenSource, Shot, open_source
+from hybrid_detect.frames.sources import (
+    FrameSource,
+    OpenSource,
+    Shot,
+    open_source,
+)
+from hybrid_detect.observation import FrameTerms, Observer, frame_privacy
+from hybrid_detect.selection.auto import AutoPolicy
+from hybrid_detect.selection.consent import ConsentLedger, ConsentRecord
 from hybrid_detect.selection.policy import ORDERS, ModePolicy, Policy
-from hybrid_detect.streams import results_in_order
+from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
+from hybrid_detect.service_status import ServiceStatus, Traffic
+from hybrid_detect.streams import Stream, results_in_order
 from hybrid_detect.types import (
-    Attempt,
     BackendKind,
-    Conditions,
     DetectionMode,
     DetectionResult,
     DetectionStatus,
     Plan,
-    WayConditions,
 )
 from hybrid_detect.ways import Way, WayStatus
 
-__all__ = ["HybridDetectionService", "ServiceStatus"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceStatus:
-    """What the service would do now, and why."""
-
-    mode: DetectionMode
-    plan: Plan
-    """The plan the next frame would get."""
-    ways: tuple[WayStatus, ...]
-    frames_dropped: int
-    """Frames that cameras gave and newer ones replaced before anybody could look."""
+__all__ = ["HybridDetectionService"]
 
 
 class HybridDetectionService:
@@ -74,7 +67,9 @@ class HybridDetectionService:
         session_id: Your own name for this run of the app.
         config: Everything else; the arguments above win over its fields.
         backends: The ways to use instead of those that the configuration asks for.
-        policy: Decides instead of the mode's own order.
+        policy: Decides instead of the mode's own.
+        privacy: What may leave the device; by default whatever is sent to the endpoint.
+        consent: The consents that `privacy` asks for, of the subject named by `session_id`.
         clock: Monotonic time in seconds.
 
     Raises:
@@ -91,6 +86,8 @@ class HybridDetectionService:
         config: ServiceConfig | None = None,
         backends: Iterable[Backend] | None = None,
         policy: Policy | None = None,
+        privacy: PrivacyPolicy | None = None,
+        consent: ConsentLedger | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         given: dict[str, Any] = {
@@ -102,22 +99,50 @@ class HybridDetectionService:
         explicit = {name: value for name, value in given.items() if value is not None}
         self.config = replace(config or ServiceConfig(), **explicit)
         self._clock = clock
-        self._policy = policy or ModePolicy(
-            mode=self.config.mode,
-            target_bytes=int(self.config.target_file_size_kb * 1024),
-            quality=self.config.quality,
-            max_side_px=self.config.max_side_px,
-        )
+        self._policy = policy or self._default_policy()
         self._missing: dict[BackendKind, str] = {}
         made = self._create_backends() if backends is None else list(backends)
         self._ways = {backend.kind: Way(backend, clock=clock) for backend in made}
         if len(self._ways) < len(made):
             msg = f"backends: expected one of each kind, got {[b.kind.value for b in made]}"
             raise ConfigurationError(msg)
+        remote = [backend for backend in made if isinstance(backend, RemoteBackend)]
+        meter = LinkMeter(clock=clock)
+        for backend in remote:  # the ways to one server share what is known of the link
+            backend.meter = meter
+        self._meter = meter if remote else None
+        self._observer = Observer(
+            self.config,
+            self._ways,
+            self._missing,
+            meter=self._meter,
+            privacy=privacy or PrivacyPolicy(),
+            consent=consent,
+            clock=clock,
+        )
+        self._runner = Runner(
+            self._ways,
+            self._missing,
+            clock=clock,
+            spawn=self._spawn,
+            why_not_leave=self._observer.why_not_leave,
+        )
+        self._consent = consent
+        self._consent_stops: Callable[[], None] | None = None
         self._is_open = False
         self._streams: set[asyncio.Task[Any]] = set()
         self._sources: set[OpenSource] = set()
         self._dropped = 0
+
+    def _default_policy(self) -> Policy:
+        limits: dict[str, Any] = {
+            "target_bytes": int(self.config.target_file_size_kb * 1024),
+            "quality": self.config.quality,
+            "max_side_px": self.config.max_side_px,
+        }
+        if self.config.mode is DetectionMode.AUTO:
+            return AutoPolicy(**limits)
+        return ModePolicy(mode=self.config.mode, **limits)
 
     def _create_backends(self) -> list[Backend]:
         made = []
@@ -144,6 +169,7 @@ class HybridDetectionService:
         *,
         pixel_format: PixelFormat | str = PixelFormat.RGB,
         deadline_s: float | None = None,
+        privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
     ) -> DetectionResult:
         """Find the faces in one image.
 
@@ -152,6 +178,7 @@ class HybridDetectionService:
                 `CameraImage`. Arrays must not be changed until this returns.
             pixel_format: What the channels of an ndarray are; other inputs say it themselves.
             deadline_s: Seconds this image has; the configuration's if `None`.
+            privacy: ``local_only`` keeps this image on the device, whatever else is allowed.
 
         Returns:
             Who answered, and what they saw. The status is ``skipped`` if a newer image took this
@@ -165,101 +192,39 @@ class HybridDetectionService:
         if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
             msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
             raise ConfigurationError(msg)
-        ends_s = self._clock() + deadline_s
+        terms = FrameTerms(ends_s=self._clock() + deadline_s, privacy=frame_privacy(privacy))
         frame = await open_frame(image, pixel_format=pixel_format)
-        result = await self._look(frame, ends_s)
+        result = await self._look(frame, terms)
         if result.status is DetectionStatus.FAILED:
             result.raise_for_status()
         return result
 
-    async def _look(self, frame: Frame, ends_s: float) -> DetectionResult:
+    async def _look(self, frame: Frame, terms: FrameTerms) -> DetectionResult:
+        """Observe, decide, detect (and fall back), feed back."""
         self._require_open()
         started_s = self._clock()
-        plan = await self._decide(ends_s)
-        attempts: list[BackendError] = []
-        for kind in (plan.backend, *plan.fallbacks) if plan.backend else ():
-            left_s = ends_s - self._clock() - (0.0 if attempts else plan.reserve_s)
-            way = self._ways.get(kind)
-            if way is None:  # the policy asked for what is not there
-                why = self._missing.get(kind, "this service has no such way")
-                attempts.append(BackendUnavailableError(why, backend=kind.value))
-                continue
-            if left_s <= 0:
-                attempts.append(BackendTimeoutError("no time was left for it", backend=kind.value))
-                continue
-            try:
-                result = await way.detect(frame, replace(plan, backend=kind, deadline_s=left_s))
-            except SupersededError as error:
-                return self._without_answer(frame, plan, attempts, error)
-            except BackendError as error:
-                # Its traceback would keep the frame alive for as long as the result is kept.
-                attempts.append(error.with_traceback(None))
-            else:
-                return self._with_answer(result, frame, attempts, self._clock() - started_s)
-        return self._without_answer(frame, plan, attempts, None)
+        plan = await self._decide(terms)
+        outcome = await self._runner.carry_out(plan, frame, terms)
+        result = outcome.told(
+            frame, plan, total_s=self._clock() - started_s, session_id=self.config.session_id
+        )
+        self._observer.on_result(result)
+        return result
 
     def _require_open(self) -> None:
         if not self._is_open:
             msg = "the service is not open: use it as 'async with HybridDetectionService(...)'"
             raise ClosedError(msg)
 
-    async def _decide(self, ends_s: float) -> Plan:
+    async def _decide(self, terms: FrameTerms) -> Plan:
         """Observe and decide; wait for a way that is still starting if there is no other."""
         while True:
-            plan = self._policy.decide(self._observe(ends_s - self._clock()))
+            plan = self._policy.decide(self._observer.conditions(terms))
             starting = [way for way in self._ways.values() if not way.settled.is_set()]
-            if plan.backend is not None or not starting:
+            if plan.backend is not None or plan.skip or not starting:
                 return plan
-            if not await _first_settled(starting, timeout_s=ends_s - self._clock()):
+            if not await _first_settled(starting, timeout_s=terms.ends_s - self._clock()):
                 return plan
-
-    def _observe(self, deadline_s: float) -> Conditions:
-        known = tuple(way.conditions() for way in self._ways.values())
-        missing = tuple(
-            WayConditions(kind=kind, usable=False, why_not=why)
-            for kind, why in self._missing.items()
-        )
-        return Conditions(now_s=self._clock(), ways=known + missing, deadline_s=deadline_s)
-
-    def _with_answer(
-        self,
-        result: DetectionResult,
-        frame: Frame,
-        attempts: list[BackendError],
-        total_s: float,
-    ) -> DetectionResult:
-        status = DetectionStatus.DEGRADED if attempts else result.status
-        return replace(
-            result,
-            status=status,
-            reason="; ".join((result.reason, *map(_told, attempts))),
-            attempts=tuple(map(Attempt.from_error, attempts)),
-            timings=replace(result.timings, total_s=total_s),
-            age_s=frame.age_s(),
-            session_id=self.config.session_id,
-        )
-
-    def _without_answer(
-        self,
-        frame: Frame,
-        plan: Plan,
-        attempts: list[BackendError],
-        skipped: SupersededError | None,
-    ) -> DetectionResult:
-        reason = "; ".join((plan.reason, *map(_told, attempts)))
-        message = f"no way could answer: {reason}" if attempts else reason
-        error = skipped or AllBackendsFailedError(message, attempts=tuple(attempts))
-        return DetectionResult(
-            status=DetectionStatus.SKIPPED if skipped else DetectionStatus.FAILED,
-            width=frame.width,
-            height=frame.height,
-            reason=reason,
-            attempts=tuple(map(Attempt.from_error, attempts)),
-            age_s=frame.age_s(),
-            frame_id=frame.frame_id,
-            session_id=self.config.session_id,
-            error=error,
-        )
 
     # -- many frames -------------------------------------------------------------------------
 
@@ -270,6 +235,8 @@ class HybridDetectionService:
         max_fps: float | None = 10,
         every_frame: bool | None = None,
         pixel_format: PixelFormat | str = PixelFormat.RGB,
+        privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
+        skip_unchanged: bool = False,
     ) -> AsyncGenerator[DetectionResult]:
         """Yield a result for each frame taken from `camera`, in the frames' order.
 
@@ -283,17 +250,26 @@ class HybridDetectionService:
             every_frame: Whether to make the source wait rather than drop frames. By default a
                 camera's frames are dropped when newer ones are there, an iterable's never.
             pixel_format: What the channels of ndarrays are (``cv2`` gives ``bgr``).
+            privacy: ``local_only`` keeps these frames on the device.
+            skip_unchanged: Whether a frame that looks like the last one that was looked at gets
+                that one's faces, with status ``stale`` and their age, at most for a second.
 
         Raises:
             ConfigurationError: If `camera` is no source of frames.
             ClosedError: If the service is not open, or is closed meanwhile.
         """
         self._require_open()
+        kept = frame_privacy(privacy)
         async with open_source(camera, max_fps=max_fps, every_frame=every_frame) as source:
             self._sources.add(source)
-            results = results_in_order(
-                source, partial(self._look_at, pixel_format), spawn=self._spawn
+            stream = Stream(
+                pixel_format=pixel_format,
+                privacy=kept,
+                max_fps=max_fps,
+                must_answer=not source.drops,
+                gate=ChangeGate() if skip_unchanged else None,
             )
+            results = results_in_order(source, partial(self._look_at, stream), spawn=self._spawn)
             async with aclosing(results):
                 try:
                     async for result in results:
@@ -308,13 +284,17 @@ class HybridDetectionService:
                     self._sources.discard(source)
                     self._dropped += source.dropped
 
-    async def _look_at(self, pixel_format: PixelFormat | str, shot: Shot) -> DetectionResult:
-        ends_s = self._clock() + self.config.deadline_s
+    async def _look_at(self, stream: Stream, shot: Shot) -> DetectionResult:
+        terms = stream.terms(shot, ends_s=self._clock() + self.config.deadline_s)
         try:
             frame = await open_frame(
-                shot.image, pixel_format=pixel_format, captured_at_s=shot.captured_at_s
+                shot.image, pixel_format=stream.pixel_format, captured_at_s=shot.captured_at_s
             )
-            return await self._look(frame, ends_s)
+            if (known := stream.unchanged(frame, now_s=self._clock())) is not None:
+                return known
+            result = await self._look(frame, terms)
+            stream.looked_at(frame, result, now_s=self._clock())
+            return result
         except InvalidFrameError as error:
             return DetectionResult(
                 status=DetectionStatus.FAILED,
@@ -349,13 +329,33 @@ class HybridDetectionService:
         )
         return ServiceStatus(
             mode=self.config.mode,
-            plan=self._policy.decide(self._observe(self.config.deadline_s)),
+            plan=self._policy.decide(
+                self._observer.conditions(FrameTerms(ends_s=self._clock() + self.config.deadline_s))
+            ),
             ways=tuple(way.status() for way in self._ways.values()) + missing,
             frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
+            hedges=replace(self._runner.hedges),
+            traffic=self._traffic(),
+        )
+
+    def _traffic(self) -> Traffic:
+        if self._meter is None:
+            return Traffic()
+        link = self._meter.link
+        return Traffic(
+            sent_bytes=link.bytes_sent,
+            wasted_bytes=self._meter.wasted_bytes,
+            probe_bytes=link.bytes_probing,
+            pings=link.pings,
         )
 
     async def __aenter__(self) -> Self:
         try:
+            if self._consent is not None:
+                loop = asyncio.get_running_loop()
+                self._consent_stops = self._consent.on_withdrawal(
+                    partial(self._on_withdrawal, loop)
+                )
             for kind, way in tuple(self._ways.items()):
                 try:
                     await way.start()
@@ -370,6 +370,11 @@ class HybridDetectionService:
             await self.aclose()
             raise
         return self
+
+    def _on_withdrawal(self, loop: asyncio.AbstractEventLoop, record: ConsentRecord) -> None:
+        """Called in whatever thread withdraws."""
+        if record.subject == self.config.session_id:
+            loop.call_soon_threadsafe(self._runner.recall)
 
     async def settled(self) -> None:
         """Wait until every way has either become ready or failed to for the first time."""
@@ -396,6 +401,9 @@ class HybridDetectionService:
     async def aclose(self) -> None:
         """Stop everything; frames under way fail. May be called more than once."""
         self._is_open = False
+        if self._consent_stops is not None:
+            self._consent_stops()
+            self._consent_stops = None
         for task in tuple(self._streams):
             task.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
@@ -413,8 +421,3 @@ async def _first_settled(ways: Iterable[Way], *, timeout_s: float | None) -> boo
     finally:
         for wait in waits:
             wait.cancel()
-
-
-def _told(error: HybridDetectError) -> str:
-    backend = error.backend if isinstance(error, BackendError) else "?"
-    return f"{backend} could not answer ({error})"

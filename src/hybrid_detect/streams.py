@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
+from hybrid_detect.frames.difference import ChangeGate
+from hybrid_detect.frames.frame import Frame, PixelFormat
 from hybrid_detect.frames.sources import OpenSource, Shot
-from hybrid_detect.types import DetectionResult
+from hybrid_detect.observation import FrameTerms
+from hybrid_detect.selection.privacy import FramePrivacy
+from hybrid_detect.types import DetectionResult, DetectionStatus, Timings
 
-__all__ = ["IN_FLIGHT", "results_in_order"]
+__all__ = ["IN_FLIGHT", "Stream", "results_in_order"]
 
 IN_FLIGHT = 2
 """Frames of one stream under way at the same time. The second uses the time that the first
 spends on the network; a third would only make each result older. Source: measured over emulated
 links, `docs/explanation/performance.md`."""
+
+MAX_INTERVAL_S = 1.0
+"""A source slower than this gives lone pictures, as far as deciding is concerned."""
 
 
 async def results_in_order(
@@ -62,3 +71,68 @@ async def results_in_order(
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
+
+
+class Stream:
+    """One run of `start_detection`: its terms, and the last frame that was looked at.
+
+    Args:
+        pixel_format: What the channels of ndarrays are.
+        privacy: What may be done with its frames.
+        max_fps: Most frames in a second; `None` if the source sets the pace.
+        must_answer: Whether no frame may be left out.
+        gate: Tells frames that show nothing new; `None` to look at all of them.
+    """
+
+    def __init__(
+        self,
+        *,
+        pixel_format: PixelFormat | str,
+        privacy: FramePrivacy,
+        max_fps: float | None,
+        must_answer: bool,
+        gate: ChangeGate | None,
+    ) -> None:
+        self.pixel_format = pixel_format
+        self._privacy = privacy
+        self._interval_s = 0.0 if max_fps is None else 1 / max_fps
+        self._must_answer = must_answer
+        self._gate = gate
+        self._last: DetectionResult | None = None
+        self._last_captured_s = 0.0
+        self._shot_s: float | None = None
+
+    def terms(self, shot: Shot, *, ends_s: float) -> FrameTerms:
+        """What holds for `shot`, whose deadline is `ends_s`."""
+        since_s = math.inf if self._shot_s is None else shot.captured_at_s - self._shot_s
+        self._shot_s = shot.captured_at_s
+        return FrameTerms(
+            ends_s=ends_s,
+            # The source may be slower than it is allowed to be.
+            interval_s=max(self._interval_s, min(since_s, MAX_INTERVAL_S)),
+            must_answer=self._must_answer,
+            privacy=self._privacy,
+        )
+
+    def unchanged(self, frame: Frame, *, now_s: float) -> DetectionResult | None:
+        """The faces of an earlier frame if `frame` shows nothing new, else `None`."""
+        if self._gate is None or self._last is None:
+            return None
+        if not self._gate.is_unchanged(frame, now_s=now_s):
+            return None
+        return replace(
+            self._last,
+            status=DetectionStatus.STALE,
+            reason=f"nothing has changed since frame {self._last.frame_id}",
+            timings=Timings(),
+            age_s=frame.age_s() + frame.captured_at_s - self._last_captured_s,
+            bytes_sent=0,
+            attempts=(),
+            frame_id=frame.frame_id,
+        )
+
+    def looked_at(self, frame: Frame, result: DetectionResult, *, now_s: float) -> None:
+        """Somebody looked at `frame`, or nobody could."""
+        if self._gate is not None and result.answered:
+            self._gate.looked_at(frame, now_s=now_s)
+            self._last, self._last_captured_s = result, frame.captured_at_s

@@ -19,6 +19,8 @@ from hybrid_detect import service as _async
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.frames.sources import FrameSource
+from hybrid_detect.selection.privacy import FramePrivacy
+from hybrid_detect.service_status import ServiceStatus
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["HybridDetectionService"]
@@ -47,6 +49,7 @@ class HybridDetectionService:
         *,
         pixel_format: PixelFormat | str = PixelFormat.RGB,
         deadline_s: float | None = None,
+        privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
     ) -> DetectionResult:
         """Find the faces in one image; see the async method of this name."""
         return self._wait_for(
@@ -55,6 +58,7 @@ class HybridDetectionService:
                 image,
                 pixel_format=pixel_format,
                 deadline_s=deadline_s,
+                privacy=privacy,
             )
         )
 
@@ -65,11 +69,18 @@ class HybridDetectionService:
         max_fps: float | None = 10,
         every_frame: bool | None = None,
         pixel_format: PixelFormat | str = PixelFormat.RGB,
+        privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
+        skip_unchanged: bool = False,
     ) -> Iterator[DetectionResult]:
         """Yield a result for each frame of `camera`; see the async method of this name."""
         self._require_portal()
         results = self._service.start_detection(
-            camera, max_fps=max_fps, every_frame=every_frame, pixel_format=pixel_format
+            camera,
+            max_fps=max_fps,
+            every_frame=every_frame,
+            pixel_format=pixel_format,
+            privacy=privacy,
+            skip_unchanged=skip_unchanged,
         )
         try:
             while True:
@@ -82,7 +93,7 @@ class HybridDetectionService:
             if self._portal is not None:  # else closing the service has ended them
                 self._wait_for(results.aclose)
 
-    def status(self) -> _async.ServiceStatus:
+    def status(self) -> ServiceStatus:
         """What the next frame would get, and how each way stands."""
         return self._require_portal().call(self._service.status)
 

@@ -26,7 +26,6 @@ __all__ = [
     "Attempt",
     "BackendKind",
     "BoundingBox",
-    "Conditions",
     "DetectionMode",
     "DetectionResult",
     "DetectionStatus",
@@ -34,7 +33,6 @@ __all__ = [
     "Keypoint",
     "Plan",
     "Timings",
-    "WayConditions",
 ]
 
 KEYPOINT_NAMES = (
@@ -86,7 +84,7 @@ class DetectionStatus(StrEnum):
     STALE = "stale"
     """Nobody looked at this frame; the faces are an earlier frame's (see `age_s`)."""
     SKIPPED = "skipped"
-    """Nobody looked at this frame: a newer one took its place."""
+    """Nobody looked at this frame: a newer one took its place, or it was left out for later ones."""
     FAILED = "failed"
     """Nobody could look at this frame."""
 
@@ -246,34 +244,16 @@ class Plan:
     """Highest JPEG quality worth sending, 1 to 95."""
     max_side_px: int | None = 1280
     """Longest side sent, in pixels; `None` sends the full size."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WayConditions:
-    """What is known about one way at the moment of deciding."""
-
-    kind: BackendKind
-    usable: bool
-    """Whether a frame may be given to it now."""
-    why_not: str = ""
-    """If not usable: why, in words a person can read."""
-    latency_s: float | None = None
-    """Predicted seconds for one frame; `None` when there is no recent measurement."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """Everything a policy may see. Probes write it, policies read it."""
-
-    now_s: float
-    """Monotonic time in seconds."""
-    ways: tuple[WayConditions, ...]
-    deadline_s: float
-    """Seconds this frame has."""
-
-    def way(self, kind: BackendKind) -> WayConditions | None:
-        """The conditions of `kind`; `None` if the service does not have that way."""
-        return next((way for way in self.ways if way.kind is kind), None)
+    hedge: BackendKind | None = None
+    """A second way that starts while the first is still under way; the first good answer wins."""
+    hedge_after_s: float = 0.0
+    """Seconds after which `hedge` starts; 0 starts both at once."""
+    probe: bool = False
+    """Whether the frame is sent mainly to learn what the network carries."""
+    skip: bool = False
+    """Whether to leave this frame out on purpose, because a later one will be served better."""
+    escalation: BackendKind | None = None
+    """The way to ask as well when the answer of `backend` is not sure enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from hybrid_detect.backends.base import Backend
 from hybrid_detect.errors import (
     BackendError,
-    BackendResponseError,
     BackendTimeoutError,
     HybridDetectError,
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
+from hybrid_detect.selection.conditions import WayConditions
 from hybrid_detect.selection.estimators import LatencyEstimate
-from hybrid_detect.types import BackendKind, DetectionResult, Plan, WayConditions
+from hybrid_detect.selection.quantiles import WindowedQuantile
+from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
 __all__ = ["Way", "WayStatus"]
 
 logger = logging.getLogger("hybrid_detect")
+
+
+SLOW_SHARE = 0.8
+"""An answer that took more of its frame's time than this counts as slow: one in which a little
+more would have gone wrong is missed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +62,12 @@ class Way:
         self._clock = clock
         self._breaker = CircuitBreaker()
         self._latency = LatencyEstimate()
+        self._median = WindowedQuantile()
         self._opened = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
         self._trouble = ""
         self._trouble_kind: type[Exception] | None = None
+        self._running: dict[int, float] = {}
         self._answered = 0
         self._failed = 0
 
@@ -77,8 +85,24 @@ class Way:
             kind=self.kind,
             usable=not why_not,
             why_not=why_not,
-            latency_s=self._latency.predict_s(now_s=self._clock()),
+            latency_s=self._latency_s(),
+            busy_s=self._busy_s(),
         )
+
+    def _latency_s(self) -> float | None:
+        """Predicted seconds for one frame; `None` if nothing is known."""
+        if self.kind is BackendKind.DEVICE:
+            # Nothing but its own load moves it, so that what was seen long ago still holds.
+            return self._median.predict()
+        return self._latency.predict_s(now_s=self._clock())
+
+    def _busy_s(self) -> float:
+        """Seconds until the frames it has are done, if it takes one after the other."""
+        if self.kind is not BackendKind.DEVICE or not self._running:
+            return 0.0
+        usual_s = self._latency_s() or 0.0
+        first_s = max(usual_s - (self._clock() - min(self._running.values())), 0.0)
+        return first_s + usual_s * (len(self._running) - 1)
 
     def status(self) -> WayStatus:
         """What a person may want to know about this way now."""
@@ -105,6 +129,7 @@ class Way:
             BackendError: If it could not answer.
         """
         started_s = self._clock()
+        self._running[frame.frame_id] = started_s
         try:
             result = await self._backend.detect(frame, plan)
         except SupersededError:
@@ -115,17 +140,28 @@ class Way:
                 self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
             self._on_failure(error)
             raise
+        except asyncio.CancelledError:
+            # Another way was faster: this one takes at least so long.
+            self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
+            raise
+        finally:
+            del self._running[frame.frame_id]
+        elapsed_s = self._clock() - started_s
         self._answered += 1
-        self._latency.observe(self._clock() - started_s, now_s=self._clock())
-        self._breaker.on_success()
+        self._latency.observe(elapsed_s, now_s=self._clock())
+        self._median.observe(elapsed_s)
+        # Without another way a slow answer is the best there is, and the device is that other way.
+        has_other = self.kind is not BackendKind.DEVICE and bool(plan.fallbacks or plan.hedge)
+        slow = has_other and elapsed_s > SLOW_SHARE * plan.deadline_s
+        self._breaker.on_success(now_s=self._clock(), slow=slow)
+        if self._breaker.state is BreakerState.OPEN:
+            self._trouble, self._trouble_kind = self._breaker.why_open, None
+            logger.warning("%s is out: %s", self.kind.value, self._trouble)
+            self._opened.set()
         return result
 
     def _on_failure(self, error: HybridDetectError) -> None:
-        for_good = (
-            error.is_configuration
-            if isinstance(error, BackendResponseError)
-            else not isinstance(error, BackendError)
-        )
+        for_good = error.is_configuration if isinstance(error, BackendError) else True
         was_closed = self._breaker.state is BreakerState.CLOSED
         self._breaker.on_failure(now_s=self._clock(), for_good=for_good)
         if self._breaker.state is not BreakerState.OPEN:

@@ -25,6 +25,7 @@ from hybrid_detect import (
     OnDeviceDetectionService,
     Plan,
     Policy,
+    PrivacyFilter,
     ServiceConfig,
     StreamingService,
     draw,
@@ -61,6 +62,9 @@ async def asynchronous(picture: NDArray[np.uint8]) -> None:
         async for one in service.start_detection([picture], max_fps=10):
             assert_type(one, DetectionResult)
         draw(picture, result).save("faces.png")
+        assert_type(PrivacyFilter().remove_pii("photo.jpg"), bytes)
+        assert_type(PrivacyFilter().anonymize(picture, result), NDArray[np.uint8])
+        assert_type(PrivacyFilter().redact(picture, result.faces, margin=0.5), NDArray[np.uint8])
 
 
 async def single_ways() -> None:

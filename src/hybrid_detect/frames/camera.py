@@ -17,14 +17,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.plane import (
+    Extent,
+    Plane,
+    as_length,
+    check_plane,
+    flat_bytes,
+    rows_of,
+)
 from hybrid_detect.frames.raster import Planes, Scratch, half_up
 from hybrid_detect.frames.scaling import REDUCING_GAP, fitted_size, resized
+from hybrid_detect.frames.yuv import (
+    expanded_chroma,
+    expanded_luma,
+    half_rows,
+    in_full_range,
+    split_pairs,
+)
 
 __all__ = ["CameraFormat", "CameraImage", "Plane"]
-
-
-_BAND = 64
-"""Rows worked on at once: what they need stays in the cache."""
 
 
 class CameraFormat(StrEnum):
@@ -54,18 +65,6 @@ _CLOCKWISE = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plane:
-    """One buffer of samples. Never modified, and not copied before it is needed."""
-
-    data: Any = field(repr=False)
-    """Any C-contiguous buffer of bytes: `bytes`, `memoryview`, a uint8 array, ..."""
-    row_stride: int
-    """Bytes from the start of one row to the start of the next."""
-    pixel_stride: int = 1
-    """Bytes from one sample to the next: 2 where Android shows interleaved chroma as planes."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CameraImage:
     """One camera picture in planes, with what is needed to show it upright.
@@ -93,11 +92,12 @@ class CameraImage:
     crop: tuple[int, int, int, int] | None = None
     """The part to show: left, top, width and height in pixels as stored, before `rotation`;
     `None` shows all. An odd left or top moves chroma by half a sample in `yuv` and `raster`."""
+    _extents: tuple[Extent, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "format", _as_format(self.format))
         for name in ("width", "height"):
-            object.__setattr__(self, name, _as_size(name, getattr(self, name)))
+            object.__setattr__(self, name, as_length(name, getattr(self, name)))
         if self.rotation not in (0, 90, 180, 270):
             raise InvalidFrameError(
                 expected="rotation of 0, 90, 180 or 270 degrees", actual=repr(self.rotation)
@@ -113,8 +113,13 @@ class CameraImage:
                 actual=_describe_planes(self.planes),
             )
         object.__setattr__(self, "planes", tuple(self.planes))
-        for index in range(count):
-            self._check_plane(index)
+        extents = []
+        for index, plane in enumerate(self.planes):
+            strides = (1, 2) if index else (1,)
+            # Of a plane whose pixel stride is wrong, the extent says the name only.
+            extents.append(self._extent(index))
+            check_plane(plane, extents[-1], pixel_strides=strides)
+        object.__setattr__(self, "_extents", tuple(extents))
         if self.crop is not None:
             object.__setattr__(self, "crop", self._checked_crop(self.crop))
 
@@ -150,11 +155,11 @@ class CameraImage:
             InvalidFrameError: If a value is out of range or the buffer too short for it.
         """
         layout = _as_format(format)
-        width, height = _as_size("width", width), _as_size("height", height)
+        width, height = as_length("width", width), as_length("height", height)
         columns, rows = half_up(width), half_up(height)
         tight = 4 * columns if layout is CameraFormat.YUYV else width
-        stride = tight if row_stride is None else _as_size("row_stride", row_stride)
-        flat = _flat(data)
+        stride = tight if row_stride is None else as_length("row_stride", row_stride)
+        flat = flat_bytes(data)
         if layout is CameraFormat.YUYV:
             planes = [Plane(flat, stride)]
         elif layout is CameraFormat.I420:
@@ -212,7 +217,7 @@ class CameraImage:
         if size is not None:
             planes = planes.resized(self._turned_size(size))
         if not self.full_range:
-            planes = _in_full_range(planes)
+            planes = in_full_range(planes)
         return planes.turned(self.rotation, mirror=self.mirror)
 
     def picture(self, *, max_side_px: int | None = None) -> Image.Image:
@@ -223,7 +228,7 @@ class CameraImage:
         """
         y, u, v = self._stored_planes()
         if not self.full_range:
-            y, u, v = _expanded_luma(y), _expanded_chroma(u), _expanded_chroma(v)
+            y, u, v = expanded_luma(y), expanded_chroma(u), expanded_chroma(v)
         left, top, width, height = self._area
         size = fitted_size(width, height, max_side_px=max_side_px)
         # An odd side has half a chroma sample more than it needs: the box leaves it out.
@@ -243,60 +248,21 @@ class CameraImage:
             merged = merged.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return merged
 
-    def _plane_extent(self, index: int) -> tuple[str, int, int, int]:
-        """Name, rows, bytes used of each row, and bytes that may lack at the end."""
+    def _extent(self, index: int) -> Extent:
         columns, rows = half_up(self.width), half_up(self.height)
         if self.format is CameraFormat.YUYV:
-            return "YUYV", self.height, 4 * columns, 0
+            return Extent("YUYV", self.height, 4 * columns)
         if index == 0:
-            return "Y", self.height, self.width, 0
+            return Extent("Y", self.height, self.width)
         if self.format is CameraFormat.I420:
             used = (columns - 1) * self.planes[index].pixel_stride + 1
-            return "YUV"[index], rows, used, 0
+            return Extent("YUV"[index], rows, used)
         # Android's chroma buffers end with their own last sample, so one that is taken for
         # the interleaved plane lacks the other component's. Source: libyuv-android issue 132.
-        return "chroma", rows, 2 * columns, 1
-
-    def _check_plane(self, index: int) -> None:
-        plane = self.planes[index]
-        strides = (1, 2) if index else (1,)
-        name = self._plane_extent(index)[0]
-        if plane.pixel_stride not in strides:
-            raise InvalidFrameError(
-                expected=f"pixel_stride {' or '.join(map(str, strides))} for the {name} plane",
-                actual=repr(plane.pixel_stride),
-            )
-        name, rows, used, slack = self._plane_extent(index)
-        if _as_size("row_stride", plane.row_stride) < used:
-            raise InvalidFrameError(
-                expected=f"row_stride of at least {used} bytes for the {name} plane",
-                actual=f"{plane.row_stride}",
-            )
-        needed = (rows - 1) * plane.row_stride + used - slack
-        given = _flat(plane.data).size
-        if given < needed:
-            raise InvalidFrameError(
-                expected=f"at least {needed} bytes in the {name} plane "
-                f"({rows} rows of {plane.row_stride})",
-                actual=f"{given}",
-            )
+        return Extent("chroma", rows, 2 * columns, slack=1)
 
     def _rows(self, index: int) -> NDArray[np.uint8]:
-        """A plane's used bytes, shape ``(rows, used)``: a view, or a copy if its end is short."""
-        self._check_plane(index)  # Again: a bytearray may have shrunk since.
-        _, rows, used, _ = self._plane_extent(index)
-        flat, stride = _flat(self.planes[index].data), self.planes[index].row_stride
-        if flat.size >= rows * stride:
-            return flat[: rows * stride].reshape(rows, stride)[:, :used]
-        copied = np.empty((rows, used), dtype=np.uint8)
-        whole = (rows - 1) * stride
-        copied[:-1] = flat[:whole].reshape(rows - 1, stride)[:, :used]
-        tail = flat[whole : whole + used]
-        copied[-1, : tail.size] = tail
-        if tail.size < used:
-            # One chroma sample is missing: take the one to its left, else above, else grey.
-            copied[-1, -1] = copied[-1, -3] if used > 2 else copied[-2, -1] if rows > 1 else 128
-        return copied
+        return rows_of(self.planes[index], self._extents[index])
 
     @property
     def _area(self) -> tuple[int, int, int, int]:
@@ -330,8 +296,8 @@ class CameraImage:
         down = slice(top // 2, half_up(top + height))
         first = self._rows(0)
         if self.format is CameraFormat.YUYV:
-            y, chroma = _split(first[2 * down.start : 2 * down.stop], scratch, "Y", "chroma")
-            u, v = _split(_half_rows(chroma), scratch, "even", "odd")
+            y, chroma = split_pairs(first[2 * down.start : 2 * down.stop], scratch, "Y", "chroma")
+            u, v = split_pairs(half_rows(chroma), scratch, "even", "odd")
             y = y[top % 2 : top % 2 + height]
             return y[:, left : left + width], u[:, across], v[:, across]
         y = first[top : top + height, left : left + width]
@@ -342,74 +308,8 @@ class CameraImage:
             )
             return y, u, v
         pairs = self._rows(1)[down, 2 * across.start : 2 * across.stop]
-        u, v = _split(pairs, scratch, "even", "odd")
+        u, v = split_pairs(pairs, scratch, "even", "odd")
         return (y, v, u) if self.format is CameraFormat.NV21 else (y, u, v)
-
-
-def _split(
-    pairs: NDArray[np.uint8], scratch: Scratch, even: str, odd: str
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Even and odd columns, taken apart as 16-bit numbers: faster than with a stride of 2."""
-    both = pairs.view("<u2")
-    low, high = scratch.plane(even, both.shape), scratch.plane(odd, both.shape)
-    np.copyto(low, both, casting="unsafe")
-    np.right_shift(both, np.uint16(8), out=high, casting="unsafe")
-    return low, high
-
-
-# Limited range is Y 16 to 235 and C 16 to 240. Source: ITU-R BT.601-7, section 2.5.3. Both
-# functions work in 16 bits, at half the time of a table, and are off by 1 for 6 values of 445.
-
-
-def _in_full_range(planes: Planes) -> Planes:
-    return Planes(_expanded_luma(planes.y), *(_expanded_chroma(c) for c in planes.chroma))
-
-
-def _expanded_luma(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``(Y - 16) * 255 / 219``, which is ``Y - 16`` and its 36 / 219 on top."""
-    expanded = np.empty(samples.shape, np.uint8)
-    for top in range(0, len(samples), _BAND):
-        above = expanded[top : top + _BAND]
-        np.clip(samples[top : top + _BAND], 16, 235, out=above)
-        above -= np.uint8(16)
-        part = np.multiply(above, 169, dtype=np.uint16)
-        part += np.uint16(448)
-        part >>= np.uint16(10)
-        np.add(above, part, out=above, casting="unsafe")
-    return expanded
-
-
-def _expanded_chroma(samples: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """``(C - 128) * 255 / 224 + 128``, which is ``C - 16`` and its 31 / 224 and a half on top."""
-    above = np.clip(samples, 16, 240).astype(np.uint16)
-    above -= np.uint16(16)
-    part = above * np.uint16(71)
-    part += np.uint16(496)
-    part >>= np.uint16(9)
-    above += part
-    return np.minimum(above, np.uint16(255)).astype(np.uint8)
-
-
-def _half_rows(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Means of pairs of rows; an odd last row stands alone."""
-    upper = plane[0::2].astype(np.uint16)
-    lower = plane[1::2]
-    upper[: len(lower)] += lower
-    upper[len(lower) :] *= 2
-    return ((upper + 1) >> 1).astype(np.uint8)
-
-
-def _flat(data: Any) -> NDArray[np.uint8]:
-    """`data` as one row of bytes, without copying."""
-    try:
-        view = memoryview(data)
-        if view.itemsize == 1 and view.c_contiguous:
-            # NumPy refuses to look at nothing at all.
-            return np.frombuffer(data, dtype=np.uint8) if view.nbytes else np.empty(0, np.uint8)
-        actual = f"{type(data).__name__} of {view.itemsize}-byte items, or with gaps"
-    except (TypeError, ValueError, BufferError):
-        actual = type(data).__name__
-    raise InvalidFrameError(expected="a contiguous buffer of bytes", actual=actual)
 
 
 def _as_format(value: object) -> CameraFormat:
@@ -420,16 +320,6 @@ def _as_format(value: object) -> CameraFormat:
         raise InvalidFrameError(
             expected=f"a camera format ({known})", actual=repr(value)[:40]
         ) from None
-
-
-def _as_size(name: str, value: Any) -> int:
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = 0
-    if size < 1:
-        raise InvalidFrameError(expected=f"{name} of at least 1", actual=repr(value)[:40])
-    return size
 
 
 def _describe_planes(planes: object) -> str:

@@ -24,9 +24,6 @@ __all__ = ["Codec", "Encode", "PillowCodec", "TurboCodec", "jpeg_codec"]
 Encode: TypeAlias = Callable[[int], bytes]
 """From a quality of 1 to 95 to the encoded picture."""
 
-_BAND = 64
-"""Rows merged at once, an even number: what they need stays in the cache."""
-
 _EXTENDED: dict[str, dict[str, Any]] = {"webp": {"method": 0}, "avif": {"speed": 9}}
 """Pillow's options for the formats other than JPEG: the fastest that still compress better."""
 
@@ -104,6 +101,8 @@ def jpeg_codec() -> Codec:
 
 def _as_rows(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`array` itself if its rows are dense and lie one after the other, else a copy."""
+    if array.ndim == 2 and array.strides[1] == 1 and array.strides[0] >= array.shape[1]:
+        return array
     dense = math.prod(array.shape[1:])
     rows = array[0] if array.shape[0] else array
     if rows.flags.c_contiguous and array.strides[0] >= dense:
@@ -131,18 +130,11 @@ def _with_margin(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _merged(planes: Planes) -> Image.Image:
     """A Pillow image of `planes`, whose encoder's own averaging gives the chroma back exactly."""
     width, height = planes.size
-    if planes.u is None or planes.v is None:
-        return Image.fromarray(planes.y)
-    # Four bytes a pixel, as Pillow stores it; writing 32 bits at once is the fastest way there.
-    pixels = np.empty((height, width), "<u4")
-    for top in range(0, height, _BAND):
-        rows = slice(top // 2, (top + _BAND) // 2)
-        pair = planes.v[rows].astype(np.uint32)
-        pair <<= np.uint32(8)
-        pair |= planes.u[rows]
-        pair <<= np.uint32(8)
-        wide = np.repeat(pair, 2, axis=1)[:, :width]
-        for row in (top, top + 1):
-            luma = planes.y[row : top + _BAND : 2]
-            np.bitwise_or(luma, wide[: len(luma)], out=pixels[row : top + _BAND : 2])
-    return Image.frombytes("YCbCr", (width, height), pixels, "raw", "YCbCrX", 0, 1)
+    luma = Image.fromarray(planes.y)
+    # Each sample is repeated; an odd side has half a sample more than it needs.
+    box = (0.0, 0.0, width / 2, height / 2)
+    chroma = (
+        Image.fromarray(plane).resize(luma.size, Image.Resampling.NEAREST, box)
+        for plane in planes.chroma
+    )
+    return Image.merge("YCbCr", (luma, *chroma)) if planes.chroma else luma

@@ -7,12 +7,9 @@ quality is found in about one encode is told in `rate_control`.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from hybrid_detect.config import (
@@ -21,40 +18,20 @@ from hybrid_detect.config import (
     DEFAULT_TARGET_FILE_SIZE_KB,
 )
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.frames.codec import Codec, Encode, PillowCodec, jpeg_codec
+from hybrid_detect.frames.codec import Codec, PillowCodec, jpeg_codec
+from hybrid_detect.frames.compressed_image import PRESETS, CompressedImage, Preset
 from hybrid_detect.frames.frame import Frame, ImageLike
+from hybrid_detect.frames.frame_subject import FrameSubject
 from hybrid_detect.frames.jpeg_markers import quality_of, without_metadata
-from hybrid_detect.frames.raster import Raster, Scratch
-from hybrid_detect.frames.rate_control import HEADER_BYTES, Outcome, RateController
+from hybrid_detect.frames.ladder import ladder_of
+from hybrid_detect.frames.raster import Scratch
+from hybrid_detect.frames.rate_control import Outcome, RateController
 from hybrid_detect.frames.scaling import fitted_size
 
 __all__ = ["PRESETS", "CompressedImage", "ImageCompressionService", "ImageFormat", "Preset"]
 
 ImageFormat: TypeAlias = Literal["jpeg", "webp", "avif"]
 OnImpossible: TypeAlias = Literal["error", "smallest"]
-
-MIN_SIDE_PX = 64
-"""No longer side is shrunk below this: a face in it could hardly be told from noise."""
-
-FACE_SIDE_PX = 14
-"""The height a face needs in the compressed picture to be found.
-
-Source: docs/explanation/compression.md; a cascade lost nothing at 14 to 16 px, a sixth at 10.
-"""
-
-_FLOORS = ((960, 40), (480, 25), (0, 10))
-"""Longer side from which on a quality is the lowest worth sending at that size.
-
-Below it the picture of half the size, at a better quality, shows more in as many bytes.
-"""
-
-_SAMPLE_BIAS = 0.984
-"""Samples weigh 1.7 % more than their share of the whole (measured)."""
-
-_BYTES_PER_PIXEL = 0.03
-_ACTIVITY_EXPONENT = 0.85
-_LEAST_ACTIVITY = 0.1
-"""What a picture weighs at quality 60, from its activity alone: off by 10 to 16 % on photos."""
 
 _MAX_STREAMS = 8
 """Sizes of picture one service remembers the past of: a few cameras, both ways up."""
@@ -66,66 +43,6 @@ WEBP_MAX_SIDE_PX = 16_383
 """The longest side WebP can say. Source: RFC 9649, section 2.5."""
 
 _MAX_SIDES_PX = {"jpeg": JPEG_MAX_SIDE_PX, "webp": WEBP_MAX_SIDE_PX, "avif": JPEG_MAX_SIDE_PX}
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """What a kind of link is good for."""
-
-    quality: int
-    """Highest JPEG quality worth sending."""
-    fps: int
-    """Most frames per second worth sending."""
-
-
-PRESETS: Mapping[str, Preset] = {
-    "low": Preset(quality=50, fps=5),
-    "medium": Preset(quality=65, fps=10),
-    "high": Preset(quality=80, fps=15),
-}
-"""``low`` is the mission's preset for a slow link, ``high`` that for a good one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompressedImage:
-    """A compressed picture: upright, without metadata."""
-
-    data: bytes = field(repr=False)
-    width: int
-    """Pixels of the compressed picture."""
-    height: int
-    """Pixels of the compressed picture."""
-    original_width: int
-    """Pixels of the upright picture it was made from."""
-    original_height: int
-    """Pixels of the upright picture it was made from."""
-    quality: int
-    """Quality, 1 to 95; of a JPEG passed through, what its tables correspond to, up to 100."""
-    encodes: int
-    """How often the picture was encoded to meet the budget; 0 if it was passed through."""
-    format: str = "jpeg"
-    fits: bool = True
-    """Whether it meets the budget; `False` only with ``on_impossible="smallest"``."""
-
-    @property
-    def scale_x(self) -> float:
-        """Upright pixels per compressed pixel along x, at least 1."""
-        return self.original_width / self.width
-
-    @property
-    def scale_y(self) -> float:
-        """Upright pixels per compressed pixel along y; differs from `scale_x` by rounding only."""
-        return self.original_height / self.height
-
-    @property
-    def scale(self) -> float:
-        """Upright pixels per compressed pixel along the longer side, at least 1."""
-        return self.scale_x if self.original_width >= self.original_height else self.scale_y
-
-    @property
-    def file_size_kb(self) -> float:
-        """Size of `data` in units of 1024 bytes."""
-        return len(self.data) / 1024
 
 
 class ImageCompressionService:
@@ -189,9 +106,10 @@ class ImageCompressionService:
     ) -> CompressedImage:
         """Compress `image` to at most `target_bytes`.
 
-        Quality gives way first, down to a floor; then size, by halves; then, for a picture that
-        cannot reasonably be smaller, quality again. A JPEG file that already fits, is upright
-        and small enough is passed through as it is, or without its metadata if it has any.
+        Quality gives way first, down to a floor; then size, by halves, and for planes by three
+        quarters in between; then, for a picture that cannot reasonably be smaller, quality
+        again. A JPEG file that already fits, is upright and small enough is passed through as
+        it is, or without its metadata if it has any.
 
         Args:
             image: A frame, or anything `Frame.of` takes.
@@ -228,13 +146,15 @@ class ImageCompressionService:
             passed = _passed_through(frame, target_bytes)
             if passed:
                 return passed
-        sizes, floors = _ladder(size, max(frame.width, frame.height), min_face_px)
+        fine, longer_side = frame.has_planes, max(frame.width, frame.height)
+        ladder = ladder_of(size, longer_side, min_face_px, fine=fine)
         codec = self._codec if format == "jpeg" else PillowCodec(format)
-        outcome = self._stream(frame, size, format).compress(
-            _Picture(frame, codec, sizes, self._scratch),
+        outcome = self._stream((frame.width, frame.height, size, format, fine)).compress(
+            FrameSubject(frame, codec, ladder.sizes, self._scratch),
             target_bytes=target_bytes,
             max_quality=quality,
-            floors=floors,
+            floors=ladder.floors,
+            scales=ladder.scales,
         )
         if not outcome.fits and on_impossible == "error":
             msg = (
@@ -242,65 +162,18 @@ class ImageCompressionService:
                 f"least, got a budget of {target_bytes}"
             )
             raise ConfigurationError(msg)
-        return _compressed(frame, outcome, sizes[outcome.step], format)
+        return _compressed(frame, outcome, ladder.sizes[outcome.step], format)
 
-    def _stream(self, frame: Frame, size: tuple[int, int], format: str) -> RateController:
-        """The controller of frames like this one."""
-        key = (frame.width, frame.height, size, format)
+    def _stream(self, key: object) -> RateController:
+        """The controller of frames that have this in common."""
         with self._lock:
-            controller = self._streams.setdefault(key, RateController())
+            controller = self._streams.get(key)
+            if controller is None:
+                controller = self._streams[key] = RateController()
             self._streams.move_to_end(key)
             if len(self._streams) > _MAX_STREAMS:
                 self._streams.popitem(last=False)
         return controller
-
-
-class _Picture:
-    """A frame as the rate control's subject: each size is made once, when it is asked for."""
-
-    def __init__(
-        self, frame: Frame, codec: Codec, sizes: Sequence[tuple[int, int]], scratch: Scratch
-    ) -> None:
-        self._frame = frame
-        self._scratch = scratch
-        self._codec = codec
-        self._sizes = sizes
-        self._rasters: dict[int, Raster] = {}
-        self._encoders: dict[int, Encode] = {}
-        self._samplers: dict[int, tuple[Encode, float] | None] = {}
-
-    def encode(self, step: int, quality: int) -> bytes:
-        if step not in self._encoders:
-            self._encoders[step] = self._codec.encoder(self._raster(step))
-        return self._encoders[step](quality)
-
-    def estimate(self, step: int, quality: int) -> float | None:
-        if step not in self._samplers:
-            sample = self._raster(step).sample()
-            self._samplers[step] = sample and (self._codec.encoder(sample[0]), sample[1])
-        sampler = self._samplers[step]
-        if sampler is None:
-            return None
-        encode, times = sampler
-        body = len(encode(quality)) - HEADER_BYTES
-        return HEADER_BYTES + max(1, body) * times * _SAMPLE_BIAS
-
-    def glance(self, step: int) -> float:
-        width, height = self._sizes[step]
-        detail = math.pow(self._raster(step).activity() + _LEAST_ACTIVITY, _ACTIVITY_EXPONENT)
-        return HEADER_BYTES + _BYTES_PER_PIXEL * width * height * detail
-
-    def _raster(self, step: int) -> Raster:
-        if step not in self._rasters:
-            larger = [made for made in self._rasters if made < step]
-            size = self._sizes[step]
-            # From the nearest larger one there is, so that nothing is decoded or turned twice.
-            self._rasters[step] = (
-                self._rasters[max(larger)].resized(size)
-                if larger
-                else self._frame.raster(size, scratch=self._scratch)
-            )
-        return self._rasters[step]
 
 
 def _passed_through(frame: Frame, target_bytes: int) -> CompressedImage | None:
@@ -333,31 +206,6 @@ def _compressed(
         format=format,
         fits=outcome.fits,
     )
-
-
-@lru_cache(maxsize=32)
-def _ladder(
-    size: tuple[int, int], longer_side: int, min_face_px: float | None
-) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """`size` and its halves, as long as they show anything, and the quality floor of each.
-
-    Args:
-        size: Width and height of the largest.
-        longer_side: Of the picture in which faces are at least `min_face_px` high.
-        min_face_px: That height.
-    """
-    sizes = [size]
-    while True:
-        halved = tuple(max(1, round(side / 2 ** len(sizes))) for side in size)
-        scale = longer_side / max(halved)
-        is_too_small = max(halved) < MIN_SIDE_PX
-        if is_too_small or (min_face_px is not None and min_face_px < FACE_SIDE_PX * scale):
-            return tuple(sizes), tuple(_floor(size) for size in sizes)
-        sizes.append((halved[0], halved[1]))
-
-
-def _floor(size: tuple[int, int]) -> int:
-    return next(quality for side, quality in _FLOORS if max(size) >= side)
 
 
 def _checked_quality(quality: int, options: Mapping[str, str] | None) -> int:

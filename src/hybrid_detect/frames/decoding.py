@@ -57,6 +57,14 @@ _PLUGINS = {
     "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
 }
+_START_OF_SCAN = b"\xff\xda"
+"""Source: ITU-T T.81, table B.1. Among compressed data 0xFF is followed by 0 or a restart."""
+
+MAX_SCANS = 100
+"""A progressive JPEG has about ten. Each costs a walk over every pixel, 21 ms for 16 million, and
+can be 31 bytes long: 4 MiB of them would keep a core busy for 47 minutes. Source of the number:
+libtiff's ``JPEG_MAX_ALLOWED_SCAN_NUMBER``."""
+
 _KNOWN = "a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
 
 
@@ -74,6 +82,14 @@ def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
         raise InvalidFrameError(
             expected=f"at most {max_pixels} pixels (max_pixels=)",
             actual=f"{width}x{height}, which is {width * height}",
+        )
+
+
+def _check_scans(data: bytes, name: str) -> None:
+    scans = data.count(_START_OF_SCAN) if name == "JPEG" else 0
+    if scans > MAX_SCANS:
+        raise InvalidFrameError(
+            expected=f"a JPEG of at most {MAX_SCANS} scans", actual=f"one of {scans}"
         )
 
 
@@ -103,6 +119,7 @@ class EncodedPicture:
             orientation = _orientation_of(image, loading=False)
             check_pixels(*image.size, max_pixels=max_pixels)
             _check_mode(image.mode)
+        _check_scans(data, name)
         return cls(data, name, *_turned_size(image.size, orientation), orientation)
 
     @property
@@ -129,6 +146,18 @@ class EncodedPicture:
             InvalidFrameError: If the data is damaged.
         """
         return raster_of(self._sized(size))
+
+    def original(self) -> Image.Image:
+        """The upright picture as the file has it: its mode, transparency and colour profile.
+
+        Raises:
+            InvalidFrameError: If the data is damaged.
+        """
+        with _damage_reported(self.format):
+            image = _opened(self.data, self.format)
+            image.load()
+            turn = _UPRIGHT.get(self.orientation)
+            return image if turn is None else image.transpose(turn)
 
     def _sized(self, upright_size: tuple[int, int]) -> Image.Image:
         size = _turned_size(upright_size, self.orientation)

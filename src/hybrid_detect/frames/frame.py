@@ -192,6 +192,19 @@ class Frame:
         return self._source.raster(size, scratch=scratch)
 
     @property
+    def encoded(self) -> EncodedPicture | None:
+        """The encoded image this frame was made from, metadata and all; `None` if from pixels."""
+        return self._source if isinstance(self._source, EncodedPicture) else None
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether `raster` gives planes of luma and chroma, or luma alone, rather than RGB."""
+        source = self._source
+        if isinstance(source, _ArrayPicture):
+            return source.pixel_format is PixelFormat.GRAY
+        return isinstance(source, _CameraPicture)
+
+    @property
     def jpeg(self) -> bytes | None:
         """The JPEG file this frame was made from, if it was and the file is upright as stored."""
         source = self._source

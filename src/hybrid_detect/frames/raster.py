@@ -8,7 +8,6 @@ memory and are never written to.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -16,29 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hybrid_detect.frames.sampling import activity, tiles
 from hybrid_detect.frames.scaling import REDUCING_GAP, resized
+from hybrid_detect.frames.shrinking import halved, shrinks_fast, three_quarters
 
 __all__ = ["Interleaved", "Planes", "Raster", "Scratch", "dense_rows", "half_up", "raster_of"]
 
-_TILES = ((960, 8, 3), (0, 5, 2))
-"""Width from which on; a sample is one tile of so many in each row of blocks; how many tiles
-further the next row's lies, so that no two neighbours lie below each other.
-
-Predicts the size of the whole with a spread of 2.8 % (8) and 1.8 % (5) at 1280x720, and of 3.8 %
-and 2.9 % at 640x360. Source: docs/explanation/compression.md.
-"""
-
-_BLOCK = 16
-"""Side of what JPEG codes at once at 4:2:0, in pixels. Source: ITU-T T.81, A.2.3."""
-
-_ACTIVITY_ROWS = 64
-"""One row in so many is looked at for the activity."""
-
 _BAND = 128
 """Columns turned at once: what they touch stays in the cache, for half the time of all at once."""
-
-_STEEP = 16
-"""Differences of neighbours count up to this: a contour costs JPEG little more than a step."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +49,10 @@ class Planes:
     def resized(self, size: tuple[int, int]) -> Planes:
         """The same picture at `size` (width, height), not larger than it is."""
         planes = self
-        while _is_half(size, planes.size) and all(_is_even(c) for c in (planes.y, *planes.chroma)):
-            planes = Planes(*(_halved(plane) for plane in (planes.y, *planes.chroma)))
+        while planes.size != size and planes._shrinks_fast(size):
+            is_near = 2 * size[0] > planes.size[0]
+            shrink = three_quarters if is_near else halved
+            planes = Planes(*(shrink(dense_rows(c)) for c in (planes.y, *planes.chroma)))
         if planes.size == size:
             return planes
         y = np.asarray(resized(Image.fromarray(planes.y), size))
@@ -89,6 +75,12 @@ class Planes:
         )
         return Planes(y, *chroma)
 
+    def _shrinks_fast(self, size: tuple[int, int]) -> bool:
+        """Whether the next step towards `size` needs no resampling, of any plane."""
+        near = 4 if 2 * size[0] > self.size[0] else 2
+        whole = all(not side % near for plane in (self.y, *self.chroma) for side in plane.shape)
+        return whole and shrinks_fast(self.size, size)
+
     def turned(self, rotation: int, *, mirror: bool) -> Planes:
         """Turned clockwise by `rotation` degrees, then mirrored; contiguous if changed.
 
@@ -99,17 +91,21 @@ class Planes:
             return self
         return Planes(*(_turned(plane, rotation, mirror) for plane in (self.y, *self.chroma)))
 
-    def sample(self) -> tuple[Planes, float] | None:
-        """Tiles along diagonals, and how much larger the whole is; `None` if it is too small."""
+    def sample(self, part: int = 0) -> tuple[Planes, float] | None:
+        """Tiles from all over, and how much larger the whole is; `None` if it is too small.
+
+        Args:
+            part: 0, 1 or 2: which tiles; 0 has half as many.
+        """
         width, height = self.size
-        tiles = _tiles((self.y, *self.chroma), width, height)
-        if tiles is None:
+        taken = tiles((self.y, *self.chroma), width, height, part)
+        if taken is None:
             return None
-        return Planes(*tiles), width * height / tiles[0].size
+        return Planes(*taken), width * height / taken[0].size
 
     def activity(self) -> float:
         """How much neighbouring pixels differ, 0 to 16."""
-        return _activity(self.y)
+        return activity(self.y)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,17 +134,21 @@ class Interleaved:
             return self
         return Interleaved(np.asarray(resized(self.picture(), size)), "RGB")
 
-    def sample(self) -> tuple[Interleaved, float] | None:
-        """Tiles along diagonals, and how much larger the whole is; `None` if it is too small."""
+    def sample(self, part: int = 0) -> tuple[Interleaved, float] | None:
+        """Tiles from all over, and how much larger the whole is; `None` if it is too small.
+
+        Args:
+            part: 0, 1 or 2: which tiles; 0 has half as many.
+        """
         width, height = self.size
-        tiles = _tiles((self.pixels,), width, height)
-        if tiles is None:
+        taken = tiles((self.pixels,), width, height, part)
+        if taken is None:
             return None
-        return Interleaved(tiles[0], self.order), width * height / tiles[0][:, :, 0].size
+        return Interleaved(taken[0], self.order), width * height / taken[0][:, :, 0].size
 
     def activity(self) -> float:
         """How much neighbouring pixels differ in green, 0 to 16."""
-        return _activity(self.pixels[:, :, 1])
+        return activity(self.pixels[:, :, 1])
 
 
 Raster: TypeAlias = Planes | Interleaved
@@ -187,28 +187,6 @@ def half_up(length: int) -> int:
     return (length + 1) // 2
 
 
-def _is_half(size: tuple[int, int], of: tuple[int, int]) -> bool:
-    """Whether halving `of` once or more gives `size` exactly."""
-    times = of[0] // size[0]
-    halvings = times > 1 and times & (times - 1) == 0
-    return halvings and of == (times * size[0], times * size[1])
-
-
-def _is_even(plane: NDArray[np.uint8]) -> bool:
-    return not any(side % 2 for side in plane.shape)
-
-
-def _halved(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Means of 2x2 samples: two at once as one 16-bit number, then the two rows' sums."""
-    pairs = dense_rows(plane).view("<u2")
-    sums = pairs & np.uint16(0xFF)
-    sums += pairs >> np.uint16(8)
-    total = sums[0::2] + sums[1::2]
-    total += np.uint16(2)
-    total >>= np.uint16(2)
-    return total.astype(np.uint8)
-
-
 def dense_rows(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`plane` itself if the samples of its rows lie side by side, else a copy."""
     return plane if plane.strides[-1] == 1 else np.ascontiguousarray(plane)
@@ -222,41 +200,3 @@ def _turned(plane: NDArray[np.uint8], rotation: int, mirror: bool) -> NDArray[np
     for left in range(0, turned.shape[1], _BAND):
         copied[:, left : left + _BAND] = turned[:, left : left + _BAND]
     return copied
-
-
-def _tiles(
-    arrays: Sequence[NDArray[np.uint8]], width: int, height: int
-) -> list[NDArray[np.uint8]] | None:
-    """From each row of blocks one tile, below each other; `None` if there is less than a tile.
-
-    Args:
-        arrays: What covers the picture: planes of it at full or half size, or its pixels.
-        width: Of the picture.
-        height: Of the picture.
-    """
-    count, shift = next(rest for at_least, *rest in _TILES if width >= at_least)
-    rows, columns = height // _BLOCK, width // count // _BLOCK * _BLOCK
-    if not rows or not columns:
-        return None
-    row = np.arange(rows)
-    taken = []
-    for array in arrays:
-        part = 1 if array.shape[:2] == (height, width) else 2
-        high, wide = _BLOCK // part, columns // part
-        used = array[: rows * high, : count * wide]
-        # Splitting axes is always a view, and it cannot reach outside the array.
-        grid = used.reshape(rows, high, count, wide, *array.shape[2:])
-        tiles = grid[row, :, row * shift % count]
-        taken.append(tiles.reshape(rows * high, wide, *array.shape[2:]))
-    return taken
-
-
-def _activity(luma: NDArray[np.uint8]) -> float:
-    rows = luma[_ACTIVITY_ROWS // 2 :: _ACTIVITY_ROWS]
-    if not rows.size or rows.shape[1] < 2:
-        return 0.0
-    left, right = rows[:, :-1], rows[:, 1:]
-    steps = np.maximum(left, right)
-    steps -= np.minimum(left, right)
-    np.minimum(steps, _STEEP, out=steps)
-    return int(steps.sum(dtype=np.uint32)) / steps.size

@@ -48,6 +48,9 @@ class Shot:
 class OpenSource(ABC):
     """A source that is being read."""
 
+    drops = False
+    """Whether it gives up frames for newer ones, so that any one frame may be left out."""
+
     @property
     def dropped(self) -> int:
         """Frames that were read but replaced by a newer one before anybody took them."""
@@ -130,6 +133,8 @@ class _AsyncPulled(OpenSource):
 class _AsyncNewest(OpenSource):
     """Reads all the time, in a task of its own, and keeps the newest image."""
 
+    drops = True
+
     def __init__(self, images: AsyncIterable[Any]) -> None:
         self._source = _AsyncPulled(images)
         self._arrived = asyncio.Event()
@@ -185,6 +190,8 @@ class _Pulled(OpenSource):
 
 class _Newest(OpenSource):
     """Reads all the time, in one thread of its own, and keeps the newest image."""
+
+    drops = True
 
     def __init__(self, images: Iterator[Any]) -> None:
         self._images = images
@@ -245,6 +252,7 @@ class _Throttled(OpenSource):
 
     def __init__(self, source: OpenSource, period_s: float) -> None:
         self._source = source
+        self.drops = source.drops
         self._period_s = period_s
         self._due_s = float("-inf")
 

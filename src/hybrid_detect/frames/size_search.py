@@ -1,0 +1,250 @@
+"""The search for a picture's size and quality: by samples where its past does not say them.
+
+Nothing here knows pixels or codecs: a `Subject` encodes, this decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from hybrid_detect.frames.size_law import SizeLaw
+
+__all__ = ["COLD_AIM", "Outcome", "SizeSearch", "Subject"]
+
+# The constants were measured; docs/explanation/compression.md says how, and on what.
+
+GROWTH = 1.63
+"""The power of its sides that a file goes with: 3.1 for twice the sides; 2.9 to 3.3 on photos."""
+
+_GROWTH_RANGE = (0.8, 2.4)
+"""What a measured growth is held to."""
+
+RETURN_MARGIN = 1.25
+"""A larger size is taken again when its predicted quality is this far above the floor."""
+
+COLD_AIM = 0.97
+"""Two samples are 1.5 % off in the middle (one sigma), so nearly all first encodes fit."""
+
+CORRECTION_AIM = 0.98
+"""A correction knows the picture itself at a quality nearby."""
+
+REFILL = 0.75
+"""A file that leaves more of the budget unused than this is worth one more encode, once."""
+
+REFILL_AIM = 0.94
+"""That encode is far from the first, and in vain if it does not fit."""
+
+_HOPELESS = 1.5
+"""What is predicted to miss the floor even at so many times its quality needs no closer look."""
+
+_SAMPLE_TOLERANCE = 0.12
+"""How far off the aim a second sample may be to be the last one."""
+
+_ROOM = 0.04
+"""A sample at the highest quality that leaves this much, as a logarithm, needs no second."""
+
+_MAX_SAMPLES = 3
+
+_MAX_SECANT_STEPS = 3
+"""Corrections of one size before quality is halved instead, for pictures that obey no law."""
+
+
+class Subject(Protocol):
+    """A picture to be encoded at sizes 0, 1, 2, ..., each smaller than the last."""
+
+    def encode(self, step: int, quality: int) -> bytes:
+        """The whole picture."""
+
+    def estimate(self, step: int, quality: int, part: int) -> float | None:
+        """About how many bytes `encode` would give; `None` if that costs as much to know.
+
+        Args:
+            step: The size.
+            quality: The quality.
+            part: 0, 1 or 2: which part of the picture to tell it from, 0 being half as large.
+        """
+
+    def glance(self, step: int) -> float:
+        """Very roughly what it weighs at `GLANCE_QUALITY`, for next to nothing; above 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A picture encoded to a budget."""
+
+    data: bytes = field(repr=False)
+    step: int
+    """The size: 0 is the largest."""
+    quality: int
+    encodes: int
+    """How often the whole picture was encoded."""
+    samples: int
+    """How often a part of it was encoded to predict its size."""
+    fits: bool
+    """Whether it meets the budget; if not, this is the smallest it can be."""
+
+
+class SizeSearch:
+    """The search for one picture's size and quality.
+
+    Args:
+        subject: The picture.
+        target: The budget in bytes.
+        ceiling: Highest quality worth spending.
+        floors: For each size, the quality below which a smaller one shows more.
+        scales: For each size, its sides as a share of the largest's.
+        growth: The power of its sides that a file goes with, as far as it is known.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        target: int,
+        ceiling: int,
+        floors: Sequence[int],
+        scales: Sequence[float],
+        growth: float = GROWTH,
+    ) -> None:
+        self.subject = subject
+        self.target = target
+        self.ceiling = ceiling
+        self.floors = floors
+        self.scales = scales
+        self.last_step = len(floors) - 1
+        self.growth = growth
+        self.encodes = 0
+        self.samples = 0
+
+    def search(
+        self, step: int, guess: SizeLaw, *, largest: int = 0, came_from: int | None = None
+    ) -> tuple[int, int, float]:
+        """Size, quality and exponent for a picture whose past does not say them.
+
+        Args:
+            step: The size to start at.
+            guess: What is thought of it so far.
+            largest: The largest size still open; larger ones were tried in vain.
+            came_from: The size that `guess` was measured at, if not `step`.
+        """
+        if self.is_below_floor(step, _HOPELESS * self.fitting(guess, COLD_AIM)):
+            smaller = self._smaller(step, guess)
+            step, guess = smaller, self._at_size(guess, step, smaller)
+            came_from = None  # That was no measurement.
+        while True:
+            sampled = self._sampled(step, guess)
+            if sampled is not None and came_from is not None:
+                self._learn_growth(came_from, step, sampled.size / guess.size_at(sampled.quality))
+            # One too small to take a part of is cheap to try.
+            law = guess if sampled is None else sampled
+            quality = self.fitting(law, COLD_AIM)
+            if sampled is not None and self.is_below_floor(step, quality):
+                largest = step + 1
+                wanted = self._smaller(step, law)
+            else:
+                wanted = self.larger(step, law, largest)
+            if wanted == step:
+                return step, quality, law.exponent
+            came_from, step, guess = step, wanted, self._at_size(law, step, wanted)
+
+    def _sampled(self, step: int, guess: SizeLaw) -> SizeLaw | None:
+        """The law of this picture at this size, from samples of it."""
+        quality = min(max(self.fitting(guess, COLD_AIM), 10), self.ceiling)
+        aim = COLD_AIM * self.target
+        law: SizeLaw | None = None
+        for part in range(_MAX_SAMPLES):
+            size = self.subject.estimate(step, quality, part)
+            if size is None:
+                return None
+            self.samples += 1
+            law = guess.moved(quality, size) if law is None else law.with_sample(quality, size)
+            off = math.log(size / aim)
+            wanted = self.fitting(law, COLD_AIM)
+            has_room = quality == self.ceiling and off < -_ROOM
+            hopeless = self.is_below_floor(step, _HOPELESS * wanted)
+            if has_room or hopeless or (part and abs(off) < _SAMPLE_TOLERANCE):
+                break
+            quality = wanted
+        return law
+
+    def encode(self, step: int, quality: int, exponent: float) -> tuple[Outcome, SizeLaw]:
+        """Encode until it fits, and once more if it leaves much unused."""
+        law: SizeLaw | None = None
+        ceiling, failures = self.ceiling, 0
+        while True:
+            data = self._encoded(step, quality)
+            size = len(data)
+            law = SizeLaw(quality, size, exponent) if law is None else law.through(quality, size)
+            if size <= self.target or (quality == 1 and step == self.last_step):
+                break
+            failures += 1
+            ceiling = quality - 1
+            quality = min(self.fitting(law, CORRECTION_AIM), ceiling)
+            if self.is_below_floor(step, quality):
+                smaller = self._smaller(step, law)
+                guess = self._at_size(law, step, smaller)
+                step, quality, exponent = self.search(
+                    smaller, guess, largest=step + 1, came_from=step
+                )
+                law, ceiling, failures = None, self.ceiling, 0
+            elif failures > _MAX_SECANT_STEPS:
+                quality = max(1, min(quality, ceiling // 2))
+        if size < REFILL * self.target and quality < ceiling:
+            higher = min(self.fitting(law, REFILL_AIM), ceiling)
+            if higher > quality:
+                more = self._encoded(step, higher)
+                law = law.through(higher, len(more))
+                if len(more) <= self.target:
+                    data, quality = more, higher
+        if law.quality != quality:
+            law = law.moved(quality, len(data))
+        outcome = Outcome(
+            data=data,
+            step=step,
+            quality=quality,
+            encodes=self.encodes,
+            samples=self.samples,
+            fits=len(data) <= self.target,
+        )
+        return outcome, law
+
+    def _encoded(self, step: int, quality: int) -> bytes:
+        self.encodes += 1
+        return self.subject.encode(step, quality)
+
+    def fitting(self, law: SizeLaw, aim: float) -> int:
+        """The highest quality whose predicted size is within `aim` of the budget."""
+        return max(1, min(int(law.quality_for(aim * self.target)), self.ceiling))
+
+    def is_below_floor(self, step: int, quality: float) -> bool:
+        """Whether a smaller size would show more than this one at `quality`."""
+        return step < self.last_step and quality < min(self.floors[step], self.ceiling)
+
+    def _smaller(self, step: int, law: SizeLaw) -> int:
+        """The largest of the smaller sizes that would keep its quality above its floor."""
+        for smaller in range(step + 1, self.last_step):
+            quality = self.fitting(self._at_size(law, step, smaller), COLD_AIM)
+            if not self.is_below_floor(smaller, quality):
+                return smaller
+        return self.last_step
+
+    def larger(self, step: int, law: SizeLaw, largest: int = 0) -> int:
+        """The largest size from `largest` on that would keep a quality well above its floor."""
+        for larger in range(step - 1, largest - 1, -1):
+            quality = self.fitting(self._at_size(law, step, larger), COLD_AIM)
+            if quality < min(RETURN_MARGIN * self.floors[larger], self.ceiling):
+                break
+            step, law = larger, self._at_size(law, step, larger)
+        return step
+
+    def _learn_growth(self, step: int, other: int, surprise: float) -> None:
+        """Take into account how far off the size was that `_at_size` said."""
+        low, high = _GROWTH_RANGE
+        growth = self.growth + math.log(surprise) / math.log(self.scales[other] / self.scales[step])
+        self.growth = min(max(growth, low), high)
+
+    def _at_size(self, law: SizeLaw, step: int, other: int) -> SizeLaw:
+        change = self.scales[other] / self.scales[step]
+        return law.moved(law.quality, law.size * math.pow(change, self.growth))

@@ -1,0 +1,160 @@
+"""Observing: what is known at the moment of deciding, put together for the policy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from hybrid_detect.backends.link_meter import LinkMeter
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
+from hybrid_detect.selection.consent import ConsentLedger
+from hybrid_detect.selection.network import NetworkClassifier
+from hybrid_detect.selection.power import PowerProbe
+from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
+from hybrid_detect.types import BackendKind, DetectionResult
+from hybrid_detect.ways import Way
+
+__all__ = ["FrameTerms", "Observer", "frame_privacy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameTerms:
+    """What holds for one frame, whichever way it takes."""
+
+    ends_s: float
+    """When its deadline passes, in seconds of the service's clock."""
+    interval_s: float = math.inf
+    """Seconds until the next frame of its stream; infinite for a lone picture."""
+    must_answer: bool = True
+    """Whether it may not be left out."""
+    privacy: FramePrivacy = FramePrivacy.DEFAULT
+    """What may be done with it."""
+
+
+class Observer:
+    """Asks every probe and puts the answers together.
+
+    Args:
+        config: What the user knows and no probe can see: prices, caps, a metered network.
+        ways: The ways there are.
+        missing: Why the others are not there.
+        meter: Knows the link to the server; `None` if no way has one.
+        privacy: What may leave the device.
+        consent: The consents that `privacy` may ask for.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        ways: Mapping[BackendKind, Way],
+        missing: Mapping[BackendKind, str],
+        *,
+        meter: LinkMeter | None,
+        privacy: PrivacyPolicy,
+        consent: ConsentLedger | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._ways = ways
+        self._missing = missing
+        self._meter = meter
+        self._privacy = privacy
+        self._consent = consent
+        self._clock = clock
+        self._host = urlsplit(config.endpoint).hostname if config.endpoint else None
+        self._network = NetworkClassifier()
+        self._power = PowerProbe()
+        self._previous: BackendKind | None = None
+        self._spent = 0.0
+
+    def conditions(self, terms: FrameTerms) -> Conditions:
+        """What is known now, for a frame under `terms`."""
+        now_s = self._clock()
+        missing = tuple(
+            WayConditions(kind=kind, usable=False, why_not=why)
+            for kind, why in self._missing.items()
+        )
+        return Conditions(
+            now_s=now_s,
+            ways=tuple(self._way(way, terms.privacy) for way in self._ways.values()) + missing,
+            deadline_s=terms.ends_s - now_s,
+            link=self._link(now_s),
+            interval_s=terms.interval_s,
+            must_answer=terms.must_answer,
+            frame_bytes=self._meter.frame_bytes if self._meter else None,
+            previous=self._previous,
+            metered=self._config.metered,
+            spent=self._spent / self._config.spend_cap if self._config.spend_cap else 0.0,
+            power=self._power.read(),
+        )
+
+    def _way(self, way: Way, privacy: FramePrivacy) -> WayConditions:
+        known = way.conditions()
+        if way.kind is BackendKind.DEVICE:
+            return replace(
+                known, accuracy=self._config.device_accuracy, cost=self._config.device_cost
+            )
+        why_not = self.why_not_leave(way.kind, privacy)
+        return replace(known, usable=False, why_not=why_not) if why_not else known
+
+    def why_not_leave(self, kind: BackendKind, privacy: FramePrivacy) -> str:
+        """Why a frame may not be given to `kind` now; empty if it may."""
+        source = self._config.session_id
+        # Backends that the app brings have no endpoint of ours, but lead where the app wants.
+        host = self._host or "localhost"
+        record = (
+            self._consent.current(
+                source, scope=self._privacy.consent_scope, version=self._privacy.consent_version
+            )
+            if self._consent is not None and source
+            else None
+        )
+        return self._privacy.why_not(
+            kind,
+            host=host,
+            now=datetime.now(UTC),
+            privacy=privacy,
+            source=source,
+            consent=record,
+        )
+
+    def _link(self, now_s: float) -> LinkConditions | None:
+        if self._meter is None:
+            return None
+        link = self._meter.link.conditions(now_s=now_s)
+        is_measured = self._meter.link.is_measured
+        network = self._network.classify(
+            now_s=now_s,
+            rtt_s=link.rtt_s if is_measured else None,
+            bits_per_s=link.bits_per_s if is_measured else None,
+            silent_s=link.silent_s,
+        )
+        return replace(link, network=network)
+
+    def on_result(self, result: DetectionResult) -> None:
+        """Take in what became of a frame."""
+        if result.backend is None:
+            return
+        self._previous = result.backend
+        if result.backend is not BackendKind.DEVICE:
+            self._spent += self._config.price_per_frame
+
+
+def frame_privacy(value: str) -> FramePrivacy:
+    """The privacy called `value`.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    try:
+        return FramePrivacy(value)
+    except ValueError:
+        names = ", ".join(privacy.value for privacy in FramePrivacy)
+        msg = f"privacy: expected one of {names}, got {value!r}"
+        raise ConfigurationError(msg) from None
