@@ -48,7 +48,7 @@ class InstantDetector:
 
 
 def serve_instant(port: int) -> None:
-    app = create_app(ServerConfig(), InstantDetector())
+    app = create_app(ServerConfig(rate_per_s=0), InstantDetector())
     uvicorn.run(
         app,
         port=port,
