@@ -13,7 +13,6 @@ The method and the constants were measured against an oracle over recorded netwo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,6 +31,10 @@ QUEUE_S = 1.0
 
 DISCOUNT = 0.95
 """Per frame: at 10 fps the next two seconds count, about as long as a link keeps its state."""
+
+WORLDS = 512
+"""Solved worlds remembered: 5 KB each. A link that wanders through more of them within the time
+that any one is met again is solved anew, a millisecond at a time."""
 
 PRECISION = 2e-3
 MAX_ROUNDS = 60
@@ -92,144 +95,182 @@ class Choice(NamedTuple):
     """Predicted probability that an answer comes in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Solution:
-    best: NDArray[np.uint8]
-    """Index of the best action for [mode, queue, busy]."""
-    allowed: NDArray[np.uint8]
-    """The best action that answers, if any does."""
-    on_time: NDArray[np.float64]
-    """Probability of an answer in time by [action, queue]."""
-    hedge_s: NDArray[np.float64]
-    """When a late hedge starts by [rung, queue]."""
-
-
 _QUEUES = np.arange(0.0, QUEUE_S + STEP_S / 2, STEP_S)
-_REMOTE, _DEVICE_MODE = 0, 1
+
+# Actions: nothing, the device, and for each rung: sent alone, with the device at once, with the
+# device if the answer is late.
+_NOTHING, _DEVICE_ALONE, _FIRST_RUNG, _HOWS = 0, 1, 2, 3
+_ALONE, _AT_ONCE, _IF_LATE = range(_HOWS)
+_ACTIONS = _FIRST_RUNG + _HOWS * len(RUNGS)
+
+# What was used last.
+_REMOTE, _ON_DEVICE = 0, 1
 
 
 def best_choice(
     world: World, *, backlog_s: float, busy_s: float, remote_last: bool, must_answer: bool
 ) -> Choice:
     """The choice of the highest expected worth, this frame's and the following ones'."""
-    solution = _solve(world)
+    process = _solved(world)
     queue = min(round(backlog_s / STEP_S), len(_QUEUES) - 1)
-    busy = min(math.ceil(busy_s / STEP_S - 1e-6), solution.best.shape[2] - 1) if busy_s > 0 else 0
-    mode = _REMOTE if remote_last else _DEVICE_MODE
-    table = solution.allowed if must_answer else solution.best
-    action = int(table[mode, queue, busy])
-    rung, how = divmod(action - 2, 3) if action >= 2 else (None, action)
-    if rung is None:
-        return Choice(None, action == 1, 0.0, float(solution.on_time[action, queue]))
-    hedge_s = float(solution.hedge_s[rung, queue]) if how == 2 else 0.0
-    return Choice(rung, how > 0, hedge_s, float(solution.on_time[action, queue]))
+    last_busy = process.best.shape[2] - 1
+    busy = min(math.ceil(busy_s / STEP_S - 1e-6), last_busy) if busy_s > 0 else 0
+    mode = _REMOTE if remote_last else _ON_DEVICE
+    action = int((process.best_answer if must_answer else process.best)[mode, queue, busy])
+    on_time = float(process.on_time[action, queue])
+    if action < _FIRST_RUNG:
+        return Choice(None, action == _DEVICE_ALONE, 0.0, on_time)
+    rung, how = divmod(action - _FIRST_RUNG, _HOWS)
+    hedge_s = float(process.hedge_s[rung, queue]) if how == _IF_LATE else 0.0
+    return Choice(rung, how != _ALONE, hedge_s, on_time)
 
 
-# Actions: 0 nothing, 1 device, then for each rung: sent alone, device at once, device late.
+@lru_cache(maxsize=WORLDS)
+def _solved(world: World) -> _Process:
+    process = _Process(world)
+    process.add_nothing()
+    process.add_device()
+    for rung in range(len(RUNGS)):
+        process.add_rung(rung)
+    process.iterate()
+    return process
 
 
-@lru_cache(maxsize=4096)
-def _solve(world: World) -> _Solution:
-    utility = world.utility
-    has_device = math.isfinite(world.device_s)
-    busy_most_s = min(max(world.device_s - world.interval_s, 0.0), QUEUE_S) if has_device else 0.0
-    busies = np.arange(0.0, busy_most_s + STEP_S, STEP_S) if busy_most_s > 0 else np.zeros(1)
-    n, m = len(_QUEUES), len(busies)
-    rungs = len(RUNGS)
-    # A device that cannot look at every frame takes turns with the server, which is no change of
-    # mind; the slower it is, the less a change of way says.
-    switch_cost = utility.switch_cost * min(1.0, world.interval_s / world.device_s) ** 2
-    reward = np.full((2 + 3 * rungs, 2, n, m), -1e9)
-    following = np.zeros((2 + 3 * rungs, 2, n, m), np.intp)
-    on_time = np.zeros((2 + 3 * rungs, n))
-    hedge_s = np.zeros((rungs, n))
+class _Process:
+    """The decision process of one world; its states are [way last taken, queue, device busy]."""
 
-    device_s = world.device_s * _DEVICE if has_device else np.array([math.inf])
-    device_worth = (
-        world.device_accuracy * float(np.mean(utility.worth(device_s, deadline_s=world.deadline_s)))
-        if has_device
-        else 0.0
-    )
-    device_on_time = float(np.mean(device_s <= utility.on_time_s))
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._has_device = math.isfinite(world.device_s)
+        # Work of the device that reaches into the next frame's time.
+        after_s = min(max(world.device_s - world.interval_s, 0.0), QUEUE_S)
+        busies = np.arange(0.0, after_s + STEP_S, STEP_S) if self._has_device and after_s else 0.0
+        self._busies = np.atleast_1d(busies)
+        queues, busy = len(_QUEUES), len(self._busies)
+        self._drained = _index(_QUEUES - world.interval_s, queues)
+        self._rested = _index(self._busies - world.interval_s, busy)
+        worked = min(round(after_s / STEP_S), busy - 1) if self._has_device else 0
+        self._worked = np.full(busy, worked, np.intp)
+        self._can = self._busies <= 1e-9
+        shape = (_ACTIONS, 2, queues, busy)
+        self._reward = np.full(shape, -1e9)  # of what cannot be done
+        self._next = np.zeros(shape, np.intp)
+        self.on_time = np.zeros((_ACTIONS, queues), np.float32)
+        """Probability of an answer in time by [action, queue]."""
+        self.hedge_s = np.zeros((len(RUNGS), queues), np.float32)
+        """When a late hedge starts by [rung, queue]."""
+        self.best = np.zeros(shape[1:], np.uint8)
+        """Index of the best action for each state."""
+        self.best_answer = self.best
+        """The best action that answers, if any does."""
+        device_s = world.device_s * _DEVICE
+        worth = world.utility.worth(device_s, deadline_s=world.deadline_s).mean()
+        self._device_worth = world.device_accuracy * float(worth) if self._has_device else 0.0
+        self._device_on_time = float(np.mean(device_s <= world.utility.on_time_s))
+        # A device that cannot look at every frame takes turns with the server, which is no change
+        # of mind; the slower it is, the less a change of way says.
+        turns = min(1.0, world.interval_s / world.device_s)
+        self._switch_cost = world.utility.switch_cost * turns**2
 
-    drained = _index(_QUEUES - world.interval_s, n)
-    rested = _index(busies - world.interval_s, m)
-    worked = (
-        min(round(max(world.device_s - world.interval_s, 0.0) / STEP_S), m - 1) if has_device else 0
-    )
-    can = busies <= 1e-9
+    def add_nothing(self) -> None:
+        """The frame is left out."""
+        for mode in (_REMOTE, _ON_DEVICE):
+            self._reward[_NOTHING, mode] = 0.0
+            self._next[_NOTHING, mode] = self._state(mode, self._drained, self._rested)
 
-    def lead_to(
-        mode: int | NDArray[np.intp], queue: NDArray[np.intp], busy: NDArray[np.intp]
-    ) -> NDArray[np.intp]:
-        return (np.asarray(mode) * n + queue[:, None]) * m + busy[None, :]
+    def add_device(self) -> None:
+        """The device looks, and nothing is sent."""
+        if self._has_device:
+            gain = np.full(len(_QUEUES), self._device_worth - self._world.device_cost)
+            self._add(_DEVICE_ALONE, gain, to=_ON_DEVICE, queue=self._drained, device=True)
+            self.on_time[_DEVICE_ALONE] = self._device_on_time
 
-    for mode in (_REMOTE, _DEVICE_MODE):
-        reward[0, mode] = 0.0
-        following[0, mode] = lead_to(mode, drained, rested)
-    if has_device:
-        after_work = np.full(m, worked, np.intp)
-        for mode in (_REMOTE, _DEVICE_MODE):
-            flip = switch_cost if mode == _REMOTE else 0.0
-            reward[1, mode][:, can] = device_worth - world.device_cost - flip
-            following[1, mode] = lead_to(_DEVICE_MODE, drained, after_work)
-        on_time[1] = device_on_time
-
-    carried = world.bits_per_s * np.exp(world.spread * _NORMAL)
-    latest_s = utility.on_time_s - float(_DEVICE[-1]) * world.device_s if has_device else -math.inf
-    for rung, (bits, cost) in enumerate(zip(world.frame_bits, world.frame_cost, strict=True)):
+    def add_rung(self, rung: int) -> None:
+        """The frame is sent at `rung`: alone, with the device at once, and with it if late."""
+        world, utility = self._world, self._world.utility
+        bits, cost = world.frame_bits[rung], world.frame_cost[rung]
+        carried = world.bits_per_s * np.exp(world.spread * _NORMAL)
         latency_s = (
             ENCODE_S
             + (bits / carried)[:, None, None]
             + (world.rtt_s * _RTT)[None, :, None]
             + (world.server_s * _SERVER)[None, None, :]
         ).reshape(-1, 1) + _QUEUES
-        accuracy = world.remote_accuracy * RUNGS[rung].accuracy
-        worth = (1 - STALLS) * accuracy * utility.worth(latency_s, deadline_s=world.deadline_s)
         in_time = latency_s <= utility.on_time_s
-        queued = _index(_QUEUES + bits / world.bits_per_s - world.interval_s, n)
-        alone, at_once, late = 2 + 3 * rung, 3 + 3 * rung, 4 + 3 * rung
-        for mode in (_REMOTE, _DEVICE_MODE):
-            flip = switch_cost if mode == _DEVICE_MODE else 0.0
-            reward[alone, mode] = (worth.mean(0) - cost - flip)[:, None]
-            following[alone, mode] = lead_to(_REMOTE, queued, rested)
-        on_time[alone] = in_time.mean(0)
-        if not has_device:
-            continue
-        both = np.maximum(worth, device_worth).mean(0) - cost - world.device_cost
-        for mode in (_REMOTE, _DEVICE_MODE):
-            flip = switch_cost if mode == _DEVICE_MODE else 0.0
-            reward[at_once, mode][:, can] = (both - flip)[:, None]
-            following[at_once, mode] = lead_to(_REMOTE, queued, after_work)
-        on_time[at_once] = np.maximum(in_time, device_on_time).mean(0)
+        accuracy = (1 - STALLS) * world.remote_accuracy * RUNGS[rung].accuracy
+        worth = accuracy * utility.worth(latency_s, deadline_s=world.deadline_s)
+        queue = _index(_QUEUES + bits / world.bits_per_s - world.interval_s, len(_QUEUES))
+        first = _FIRST_RUNG + _HOWS * rung
+
+        self._add(first + _ALONE, worth.mean(0) - cost, to=_REMOTE, queue=queue)
+        self.on_time[first + _ALONE] = in_time.mean(0)
+        if not self._has_device:
+            return
+        with_device = np.maximum(worth, self._device_worth)
+        either_on_time = np.maximum(in_time, self._device_on_time).mean(0)
+        gain = with_device.mean(0) - cost - world.device_cost
+        self._add(first + _AT_ONCE, gain, to=_REMOTE, queue=queue, device=True)
+        self.on_time[first + _AT_ONCE] = either_on_time
+
+        latest_s = utility.on_time_s - float(_DEVICE[-1]) * world.device_s
         if latest_s <= 0:
-            continue
+            return
         # Past its own p95 the remote answer is given up on; past the latest start the device
         # could not be in time itself.
-        hedge_s[rung] = np.minimum(np.quantile(latency_s, 0.95, axis=0), latest_s)
-        needed = latency_s > hedge_s[rung]
-        hedged = np.where(needed, np.maximum(worth, device_worth), worth) + STALLS * device_worth
-        spent = cost + world.device_cost * np.maximum(needed.mean(0), STALLS)
-        for mode in (_REMOTE, _DEVICE_MODE):
-            flip = switch_cost if mode == _DEVICE_MODE else 0.0
-            reward[late, mode] = (hedged.mean(0) - spent - flip)[:, None]
-            following[late, mode] = lead_to(_REMOTE, queued, rested)
-        on_time[late] = np.maximum(in_time, device_on_time).mean(0)
+        self.hedge_s[rung] = np.minimum(np.quantile(latency_s, 0.95, axis=0), latest_s)
+        is_late = latency_s > self.hedge_s[rung]
+        hedged = np.where(is_late, with_device, worth).mean(0) + STALLS * self._device_worth
+        gain = hedged - cost - world.device_cost * np.maximum(is_late.mean(0), STALLS)
+        self._add(first + _IF_LATE, gain, to=_REMOTE, queue=queue)
+        self.on_time[first + _IF_LATE] = either_on_time
 
-    value = np.zeros(2 * n * m)
-    flat_reward = reward.reshape(len(reward), -1)
-    flat_following = following.reshape(len(following), -1)
-    for _ in range(MAX_ROUNDS):
-        worths = flat_reward + DISCOUNT * value[flat_following]
-        new = worths.max(0)
-        settled = float(np.max(np.abs(new - value))) < PRECISION
-        value = new
-        if settled:
-            break
-    shape = reward.shape[1:]
-    best = worths.argmax(0).astype(np.uint8).reshape(shape)
-    answering = (1 + worths[1:].argmax(0)).astype(np.uint8).reshape(shape)
-    return _Solution(best, answering, on_time, hedge_s)
+    def _add(
+        self,
+        action: int,
+        gain: NDArray[np.float64],
+        *,
+        to: int,
+        queue: NDArray[np.intp],
+        device: bool = False,
+    ) -> None:
+        """An action of `gain` by queue, after which way `to` was taken last.
+
+        Args:
+            action: Its index.
+            gain: Expected worth less cost, by queue.
+            to: The way it takes.
+            queue: The queue it leaves behind, by queue.
+            device: Whether it starts the device at once, which must be free for that.
+        """
+        when = self._can if device else np.ones(len(self._busies), bool)
+        busy = self._worked if device else self._rested
+        for mode in (_REMOTE, _ON_DEVICE):
+            switch = self._switch_cost if mode != to else 0.0
+            self._reward[action, mode][:, when] = (gain - switch)[:, None]
+            self._next[action, mode] = self._state(to, queue, busy)
+
+    def _state(
+        self, mode: int, queue: NDArray[np.intp], busy: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Flat indices of states, by queue and busy."""
+        return (mode * len(_QUEUES) + queue[:, None]) * len(self._busies) + busy[None, :]
+
+    def iterate(self) -> None:
+        """Find the best actions by value iteration."""
+        reward = self._reward.reshape(_ACTIONS, -1)
+        following = self._next.reshape(_ACTIONS, -1)
+        value = np.zeros(reward.shape[1])
+        for _ in range(MAX_ROUNDS):
+            worth = reward + DISCOUNT * value[following]
+            new = worth.max(0)
+            change, value = float(np.max(np.abs(new - value))), new
+            if change < PRECISION:
+                break
+        shape = self.best.shape
+        self.best = worth.argmax(0).astype(np.uint8).reshape(shape)
+        answers = worth[_NOTHING + 1 :].argmax(0) + _NOTHING + 1
+        self.best_answer = answers.astype(np.uint8).reshape(shape)
+        del self._reward, self._next  # a megabyte each for a slow device
 
 
 def _index(seconds: NDArray[np.float64], size: int) -> NDArray[np.intp]:
