@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.lookahead import QUEUE_S, STEP_S, Choice, World, _solve, best_choice
+from hybrid_detect.selection.lookahead import QUEUE_S, STEP_S, Choice, World, _solved, best_choice
 from hybrid_detect.selection.utility import RUNGS, Utility
 
 BITS = tuple(8 * 100e3 * rung.share for rung in RUNGS)
@@ -74,8 +74,8 @@ def test_a_choice_is_one_that_can_be_made(
         must_answer=must_answer,
     )
     assert choice.rung is None or 0 <= choice.rung < len(RUNGS)
-    assert 0 <= choice.on_time <= 1
-    assert 0 <= choice.hedge_after_s <= known.utility.on_time_s
+    assert 0 <= choice.on_time <= 1 + 1e-6
+    assert 0 <= choice.hedge_after_s <= known.utility.on_time_s + 1e-6
     if math.isinf(known.device_s):
         assert not choice.device
     if must_answer:
@@ -122,7 +122,7 @@ def test_changing_the_way_has_its_price() -> None:
 
 def test_the_table_does_not_grow_with_the_time_of_a_slow_device() -> None:
     """It is made while a frame waits: half a second for a device of ten, if it grew."""
-    slow, slower = (_solve(world(device_s=device_s)).best.size for device_s in (1.2, 1e4))
+    slow, slower = (_solved(world(device_s=device_s)).best.size for device_s in (1.2, 1e4))
     assert slower <= slow
 
 
@@ -135,4 +135,4 @@ def test_a_late_hedge_leaves_the_device_its_time(mode: bool) -> None:
         if choice.rung is not None and choice.hedge_after_s > 0
     ]
     assert late
-    assert max(late) <= Utility().on_time_s - 1.3 * 0.05 + 1e-9
+    assert max(late) <= Utility().on_time_s - 1.3 * 0.05 + 1e-6
