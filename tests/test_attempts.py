@@ -598,7 +598,6 @@ async def test_what_hedges_cost_and_bring_is_in_the_status() -> None:
         assert (hedges.started, hedges.won, hedges.denied) == (1, 1, 0)
 
 
-@pytest.mark.xfail(reason="a way counts its frames by their number", strict=True)
 async def test_one_frame_may_be_looked_at_twice_at_the_same_time() -> None:
     device = Told(DEVICE, waits=True)
     async with HybridDetectionService(backends=[device]) as service:

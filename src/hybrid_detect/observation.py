@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from hybrid_detect.selection.consent import ConsentLedger
 from hybrid_detect.selection.network import NetworkClassifier
 from hybrid_detect.selection.power import PowerProbe
 from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
-from hybrid_detect.types import BackendKind, DetectionResult
+from hybrid_detect.types import BackendKind, DetectionResult, Plan
 from hybrid_detect.ways import Way
 
 __all__ = ["FrameTerms", "Observer", "frame_privacy"]
@@ -34,6 +35,10 @@ class FrameTerms:
     """Whether it may not be left out."""
     privacy: FramePrivacy = FramePrivacy.DEFAULT
     """What may be done with it."""
+    captured_at_s: float | None = None
+    """When it was captured, in seconds of `time.monotonic`; `None` counts as now."""
+    side_px: int | None = None
+    """Its longer side; `None` if unknown."""
 
 
 class Observer:
@@ -87,6 +92,10 @@ class Observer:
             link=self._link(now_s),
             interval_s=terms.interval_s,
             must_answer=terms.must_answer,
+            age_s=0.0
+            if terms.captured_at_s is None
+            else max(time.monotonic() - terms.captured_at_s, 0.0),
+            frame_side_px=terms.side_px,
             frame_bytes=self._meter.frame_bytes if self._meter else None,
             previous=self._previous,
             metered=self._config.metered,
@@ -137,12 +146,12 @@ class Observer:
         )
         return replace(link, network=network)
 
-    def on_result(self, result: DetectionResult) -> None:
+    def on_result(self, plan: Plan, result: DetectionResult) -> None:
         """Take in what became of a frame."""
-        if result.backend is None:
-            return
-        self._previous = result.backend
-        if result.backend is not BackendKind.DEVICE:
+        chosen = plan.hedge if plan.probe else plan.backend
+        if chosen is not None:
+            self._previous = chosen
+        if result.backend not in {None, BackendKind.DEVICE}:
             self._spent += self._config.price_per_frame
 
 

@@ -203,12 +203,15 @@ class HybridDetectionService:
         """Observe, decide, detect (and fall back), feed back."""
         self._require_open()
         started_s = self._clock()
+        terms = replace(
+            terms, captured_at_s=frame.captured_at_s, side_px=max(frame.width, frame.height)
+        )
         plan = await self._decide(terms)
         outcome = await self._runner.carry_out(plan, frame, terms)
         result = outcome.told(
             frame, plan, total_s=self._clock() - started_s, session_id=self.config.session_id
         )
-        self._observer.on_result(result)
+        self._observer.on_result(plan, result)
         return result
 
     def _require_open(self) -> None:

@@ -84,7 +84,7 @@ class DetectionStatus(StrEnum):
     STALE = "stale"
     """Nobody looked at this frame; the faces are an earlier frame's (see `age_s`)."""
     SKIPPED = "skipped"
-    """Nobody looked at this frame: a newer one took its place, or it was left out for later ones."""
+    """Nobody looked at this frame: a newer one took its place, or later ones needed the time."""
     FAILED = "failed"
     """Nobody could look at this frame."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ __all__ = ["Way", "WayStatus"]
 
 logger = logging.getLogger("hybrid_detect")
 
+
+MAX_WAIT_S = 30.0
+"""Longest wait a server is granted by Retry-After: it may be wrong, and a camera goes on."""
 
 SLOW_SHARE = 0.8
 """An answer that took more of its frame's time than this counts as slow: one in which a little
@@ -67,7 +71,8 @@ class Way:
         self._watcher: asyncio.Task[None] | None = None
         self._trouble = ""
         self._trouble_kind: type[Exception] | None = None
-        self._running: dict[int, float] = {}
+        self._running: dict[object, float] = {}
+        self._asked_to_wait_until_s = -math.inf
         self._answered = 0
         self._failed = 0
 
@@ -118,6 +123,9 @@ class Way:
         )
 
     def _why_not(self) -> str:
+        wait_s = self._asked_to_wait_until_s - self._clock()
+        if wait_s > 0:
+            return f"the server asks to wait {wait_s:.1f} s"
         if self._breaker.state is BreakerState.CLOSED:
             return self._backend.why_not
         return self._trouble or self._backend.why_not or "starting"
@@ -129,13 +137,17 @@ class Way:
             BackendError: If it could not answer.
         """
         started_s = self._clock()
-        self._running[frame.frame_id] = started_s
+        call = object()  # the same frame may be looked at twice at once
+        self._running[call] = started_s
         try:
             result = await self._backend.detect(frame, plan)
         except SupersededError:
             raise  # says nothing about the way
         except BackendError as error:
             self._failed += 1
+            if error.retry_after_s is not None:
+                wait_s = min(error.retry_after_s, MAX_WAIT_S)
+                self._asked_to_wait_until_s = self._clock() + wait_s
             if isinstance(error, BackendTimeoutError):
                 self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
             self._on_failure(error)
@@ -145,7 +157,7 @@ class Way:
             self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
             raise
         finally:
-            del self._running[frame.frame_id]
+            del self._running[call]
         elapsed_s = self._clock() - started_s
         self._answered += 1
         self._latency.observe(elapsed_s, now_s=self._clock())

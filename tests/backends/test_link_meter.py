@@ -136,9 +136,6 @@ async def test_a_refused_upload_says_nothing_of_the_link(kind: str) -> None:
         ),
     ],
 )
-@pytest.mark.xfail(
-    reason="an answer in the moment of the cancellation is not matched to its upload", strict=True
-)
 async def test_an_answer_in_the_moment_of_the_cancellation_ends_the_upload(
     cancel_soon: Callable[[asyncio.Task[Any]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

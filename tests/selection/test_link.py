@@ -223,26 +223,8 @@ def test_a_frame_lost_at_once_says_nothing_of_the_rate() -> None:
 def test_a_frame_without_an_answer_is_given_up_in_the_end() -> None:
     estimator = LinkEstimator()
     estimator.sent(1, 20_000, now_s=0.0)
-    estimator.overdue(1)
     assert estimator.conditions(now_s=LOST_S).in_flight == 1
     assert estimator.conditions(now_s=LOST_S + 0.1).in_flight == 0
-
-
-def test_a_late_answer_is_the_oldest_overdue_frame_s() -> None:
-    estimator = LinkEstimator()
-    for number in range(3):
-        estimator.sent(number, 20_000, now_s=0.1 * number)
-    estimator.answered_late(now_s=0.4)  # nobody is overdue: not ours
-    assert estimator.conditions(now_s=0.4).in_flight == 3
-    estimator.overdue(1)
-    estimator.overdue(2)
-    estimator.answered_late(now_s=0.5)
-    assert estimator.conditions(now_s=0.5).in_flight == 2
-    estimator.answered(1, now_s=0.5, server_s=0.04)  # it was that one's
-    assert estimator.conditions(now_s=0.5).in_flight == 2
-    estimator.answered(2, now_s=0.5, server_s=0.04)
-    estimator.answered(0, now_s=0.5, server_s=0.04)
-    assert estimator.conditions(now_s=0.5).in_flight == 0
 
 
 @pytest.mark.parametrize("leave", ["withdrawn", "broken"])
@@ -265,9 +247,7 @@ def test_reports_on_unknown_frames_are_ignored() -> None:
     before = estimator.conditions(now_s=0.0)
     estimator.answered("?", now_s=0.0, server_s=0.1)
     estimator.lost("?", now_s=0.0)
-    estimator.overdue("?")
     estimator.withdrawn("?")
-    estimator.answered_late(now_s=0.0)
     estimator.ponged(0.0, now_s=0.0)
     assert estimator.conditions(now_s=0.0) == before
 
@@ -395,7 +375,7 @@ def test_traffic_is_counted() -> None:
 
 SECONDS = st.floats(0, 1e6) | st.sampled_from([0.0, 1e-12, 1e300])
 WHAT = (
-    *("sent", "probe", "answered", "overdue", "late", "lost"),
+    *("sent", "probe", "answered", "lost"),
     *("withdrawn", "broken", "pinged", "ponged", "look"),
 )
 EVENTS = st.lists(
@@ -421,10 +401,6 @@ def test_beliefs_stay_numbers_whatever_happens(events: list[Any]) -> None:
             estimator.sent(number, size, now_s=now_s, probe=what == "probe")
         elif what == "answered":
             estimator.answered(number, now_s=now_s, server_s=server_s, receive_s=receive_s)
-        elif what == "overdue":
-            estimator.overdue(number)
-        elif what == "late":
-            estimator.answered_late(now_s=now_s)
         elif what == "lost":
             estimator.lost(number, now_s=now_s)
         elif what == "withdrawn":
@@ -457,9 +433,7 @@ def test_memory_is_bounded_over_100_000_events() -> None:
         now_s += 0.05
         estimator.sent(number, 20_000, now_s=now_s, probe=number % 7 == 0)
         estimator.pinged(now_s=now_s)
-        if number % 3 == 0:
-            estimator.overdue(number)
-        elif number % 3 == 1:
+        if number % 3 == 1:
             estimator.answered(number, now_s=now_s + 0.04, server_s=0.02)
         if number % 5 == 0:
             estimator.ponged(now_s, now_s=now_s + 0.04)

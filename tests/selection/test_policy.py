@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.policy import MAX_RESERVE_SHARE, ORDERS, ModePolicy
 from hybrid_detect.selection.conditions import Conditions, WayConditions
+from hybrid_detect.selection.policy import MAX_RESERVE_SHARE, ORDERS, ModePolicy
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
 
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE

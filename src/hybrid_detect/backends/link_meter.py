@@ -43,6 +43,10 @@ class Upload:
         self._send()  # by a channel that does not tell when it hands over
         self._meter.link.answered(self._number, now_s=now_s, server_s=server_s, receive_s=receive_s)
 
+    def answered_unread(self) -> None:
+        """Its answer has come, and nobody waits for it any more."""
+        self.answered(now_s=self._meter.clock(), server_s=None, receive_s=None)
+
     def given_up(self, *, still_comes: bool) -> None:
         """Nobody waits for it any more.
 
@@ -51,9 +55,7 @@ class Upload:
         """
         if self._is_sent:
             self._meter.wasted_bytes += self._size_bytes
-        if still_comes:
-            self._meter.link.overdue(self._number)
-        else:
+        if not still_comes:
             self._meter.link.lost(self._number, now_s=self._meter.clock())
 
     def failed(self) -> None:

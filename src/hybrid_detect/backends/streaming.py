@@ -20,7 +20,7 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from hybrid_detect.backends.link_meter import current_upload
+from hybrid_detect.backends.link_meter import Upload, current_upload
 from hybrid_detect.backends.remote import MAX_REPLY_BYTES, RemoteBackend, checked_token
 from hybrid_detect.backends.retries import retry_after_s
 from hybrid_detect.backends.tls import certificate_trouble
@@ -135,6 +135,7 @@ class StreamingService(RemoteBackend):
         self._sent_bytes = 0
         self._last_sent_s = -math.inf
         self._replies: dict[int, asyncio.Future[bytes]] = {}
+        self._uploads: dict[int, Upload] = {}
         self._turns = Turns(self.kind, places=max_in_flight)
         super().__init__(**options)
 
@@ -188,6 +189,7 @@ class StreamingService(RemoteBackend):
 
     async def _send_and_wait(self, request: bytes, request_id: int) -> bytes:
         link = self._link
+        upload = None
         if link is None:
             # Whether to wait for the next link is not for this way to decide: another may be ready.
             raise self._lost()
@@ -201,9 +203,15 @@ class StreamingService(RemoteBackend):
             self._last_sent_s = time.monotonic()
             if (upload := current_upload.get()) is not None:
                 upload.handed_over()
+                self._uploads[request_id] = upload
             await link.send(encode_announcement(request_id))
             await link.send(with_request_id(request, request_id))
             return await reply
+        except asyncio.CancelledError:
+            if reply.done() and not reply.cancelled() and upload is not None:
+                # It came in the same moment; nobody else will say so.
+                upload.answered_unread()
+            raise
         except (OSError, websockets.ConnectionClosed):
             raise self._lost() from None
         finally:
@@ -258,6 +266,7 @@ class StreamingService(RemoteBackend):
                 self._trouble = self._translated(exc).with_traceback(None)
             finally:
                 self._link = None
+                self._uploads.clear()
                 self.meter.link.broken()
                 self._outcome.set()
                 for reply in self._replies.values():
@@ -329,11 +338,13 @@ class StreamingService(RemoteBackend):
             if isinstance(message, str):
                 msg = "expected binary messages; another kind of server answered"
                 raise ProtocolError(msg, backend=self.kind.value)
-            reply = self._replies.get(peek_request_id(message))
-            if reply is None or reply.done():
-                self.meter.link.answered_late(now_s=self.meter.clock())
-            else:
+            request_id = peek_request_id(message)
+            reply = self._replies.get(request_id)
+            upload = self._uploads.pop(request_id, None)
+            if reply is not None and not reply.done():
                 reply.set_result(message)
+            elif upload is not None:
+                upload.answered_unread()
 
     def _translated(self, exc: Exception) -> BackendError:
         if isinstance(exc, BackendError):

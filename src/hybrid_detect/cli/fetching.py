@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hybrid_detect.backends.models import Progress, load_model
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.errors import ConfigurationError, ModelError
+from hybrid_detect.errors import ConfigurationError, MissingExtraError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.types import DetectionMode
 
@@ -50,15 +51,22 @@ def fetch_for_device(config: ServiceConfig) -> None:
         print(f"hybrid-detect: going on without the device: {error}", file=sys.stderr)
 
 
-def fetch_for_server() -> None:
+def fetch_for_server(model: str = SERVER_MODEL, *, path: Path | None = None) -> None:
     """Fetch the model of a reference server that is about to be started, if it is not here.
 
     Raises:
         ModelError: If it cannot be had.
+        ConfigurationError: If there is no model of that name.
+        MissingExtraError: If there is nothing to use it with.
     """
-    if is_installed("mediapipe"):  # else the server says what it lacks
-        with progress_line() as progress:
-            load_model(SERVER_MODEL, progress=progress)
+    if not is_installed("mediapipe"):
+        msg = (
+            "the server needs mediapipe, which is not installed: "
+            "pip install 'hybrid-detect[device]'"
+        )
+        raise MissingExtraError(msg, extra="device")
+    with progress_line() as progress:
+        load_model(model, path=path, progress=progress)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
 from hybrid_detect.selection.lookahead import Choice, World, best_choice
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s
-from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Utility
+from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility, weight_share
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
 
 __all__ = ["AutoPolicy"]
@@ -30,12 +30,16 @@ TYPICAL_FRAME_BYTES = 100e3
 """A 1280x720 JPEG of quality 80 where nothing is known of its like: median of photos with faces,
 `docs/explanation/compression.md`."""
 
+LEAST_GAIN = 0.02
+"""What a frame on the server has to be worth more than one on the device for probes to be sent:
+half of what 80 KB cost."""
+
 TYPICAL_DEVICE_S = 0.1
 """A device that has not been measured yet: between a desktop (6 ms) and a slow phone (270 ms)."""
 
 # Worlds are rounded, so that one that has been looked ahead from is met again. The steps are
 # well below what an estimate is good for.
-_LOG_BITS_STEP = 0.11
+_LOG_BITS_STEP = 0.15
 _LEAST_LOG_BITS, _MOST_LOG_BITS = math.log(1e3), math.log(1e10)
 _SPREADS = (0.05, 0.2, 0.4, 0.7, 1.1)
 
@@ -95,7 +99,7 @@ class AutoPolicy:
         rung, with_device = choice.rung, choice.device
         if rung is not None and link.in_flight >= MAX_IN_FLIGHT and not conditions.must_answer:
             rung, with_device = None, device is not None and device.busy_s <= 0
-        probe = rung is None and link.probe_due and self._would_gain(remote, device)
+        probe = rung is None and link.probe_due and self._would_gain(conditions, remote, device)
         if probe:
             rung = len(RUNGS) - 1
         if rung is None and not with_device:
@@ -123,7 +127,11 @@ class AutoPolicy:
         reserve_s = fallback_reserve_s([device] if device else remotes[1:], conditions.deadline_s)
         # A deadline may leave less than the time in which an answer is worth everything.
         latest_s = max(conditions.deadline_s - reserve_s, 0.0)
-        hedged = f", device after {choice.hedge_after_s * 1000:.0f} ms" if with_device else ""
+        # The answer counts from the capture, and some time has passed since.
+        hedge_after_s = min(max(choice.hedge_after_s - conditions.age_s, 0.0), latest_s)
+        if probe or not with_device:
+            hedge_after_s = 0.0
+        hedged = f", device after {hedge_after_s * 1000:.0f} ms" if with_device else ""
         return Plan(
             backend=remote.kind,
             fallbacks=spare,
@@ -134,15 +142,23 @@ class AutoPolicy:
             quality=min(step.quality, self.quality),
             max_side_px=min(step.max_side_px, self.max_side_px or step.max_side_px),
             hedge=BackendKind.DEVICE if with_device else None,
-            hedge_after_s=0.0 if probe else min(choice.hedge_after_s, latest_s),
+            hedge_after_s=hedge_after_s,
             probe=probe,
             reason=f"auto: {remote.kind.value} {what}{hedged}, {_told(choice, link)}",
         )
 
-    def _would_gain(self, remote: WayConditions, device: WayConditions | None) -> bool:
+    def _would_gain(
+        self, conditions: Conditions, remote: WayConditions, device: WayConditions | None
+    ) -> bool:
         """Whether a frame sent over the best of links would be worth more than the device's."""
-        best = remote.accuracy - self.utility.cost_per_byte * self.target_bytes
-        return device is None or best > device.accuracy - device.cost + 0.02
+        if device is None:
+            return True
+        best = remote.accuracy - self._price_per_byte(conditions) * self.target_bytes
+        return best > device.accuracy - device.cost * self._energy_factor(conditions) + LEAST_GAIN
+
+    def _price_per_byte(self, conditions: Conditions) -> float:
+        factor = self.utility.metered_factor if conditions.metered else 1.0
+        return self.utility.cost_per_byte * factor
 
     def _world(
         self,
@@ -161,17 +177,16 @@ class AutoPolicy:
             rtt_s += link.rtt_s  # TCP starts slowly again after a pause
         energy = self._energy_factor(conditions)
         bytes_ = [
-            min(TYPICAL_FRAME_BYTES * rung.share, self.target_bytes) + FRAMING_BYTES
+            min(TYPICAL_FRAME_BYTES * _share(rung, conditions.frame_side_px), self.target_bytes)
+            + FRAMING_BYTES
             for rung in RUNGS
         ]
-        price = self.utility.cost_per_byte * (
-            self.utility.metered_factor if conditions.metered else 1.0
-        )
+        price = self._price_per_byte(conditions)
         return World(
             bits_per_s=math.exp(round(log_bits / _LOG_BITS_STEP) * _LOG_BITS_STEP),
             spread=_nearest(_SPREADS, link.spread),
-            rtt_s=_round(rtt_s),
-            server_s=_round(link.server_s),
+            rtt_s=_round(rtt_s, 0.25),
+            server_s=_round(link.server_s, 0.5),
             interval_s=max(round(min(conditions.interval_s, 1.0), 2), 0.01),
             deadline_s=round(conditions.deadline_s, 1),
             frame_bits=tuple(8.0 * each for each in bytes_),
@@ -214,6 +229,13 @@ def _without_spending(conditions: Conditions) -> Conditions:
     return replace(conditions, ways=tuple(ways))
 
 
+def _share(rung: Rung, side_px: int | None) -> float:
+    """Weight of a frame at `rung` as a share of its weight at full size and quality 80."""
+    if side_px is None or side_px >= RUNGS[0].max_side_px:
+        return rung.share
+    return weight_share(rung.quality, min(1.0, rung.max_side_px / side_px))
+
+
 def _nearest(steps: tuple[float, ...], value: float) -> float:
     """The step nearest to `value` by ratio."""
     after = bisect_left(steps, value)
@@ -225,9 +247,9 @@ def _nearest(steps: tuple[float, ...], value: float) -> float:
     return low if value * value < low * high else high
 
 
-def _round(seconds: float) -> float:
-    """`seconds` to a step of about a fifth of itself."""
-    return math.exp(round(math.log(max(seconds, 1e-3)) * 5) / 5)
+def _round(seconds: float, step: float = 0.2) -> float:
+    """`seconds` to a step of about `step` of itself, through 100 ms."""
+    return 0.1 * math.exp(round(math.log(max(seconds, 1e-3) / 0.1) / step) * step)
 
 
 def _told(choice: Choice, link: LinkConditions) -> str:

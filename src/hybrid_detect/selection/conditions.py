@@ -104,11 +104,15 @@ class Conditions:
     """Seconds until the next frame of the same stream; infinite for a lone picture."""
     must_answer: bool = True
     """Whether the frame may not be left out."""
+    age_s: float = 0.0
+    """Seconds since the frame was captured."""
     frame_bytes: float | None = None
-    """What this frame is believed to weigh at full size and the highest quality, before any
-    budget; `None` if nothing is known of its like."""
+    """What this frame is believed to weigh at full size and quality 80, before any budget;
+    `None` if nothing is known of its like."""
+    frame_side_px: int | None = None
+    """Its longer side; `None` if unknown."""
     previous: BackendKind | None = None
-    """The way of the last frame that was not left out."""
+    """The way that was chosen for the last frame that was not left out, probes aside."""
     metered: bool = False
     """Whether bytes on this network cost the user money."""
     spent: float = 0.0

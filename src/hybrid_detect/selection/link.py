@@ -79,7 +79,6 @@ class _Upload:
     sent_s: float
     bits: float
     probe: bool
-    overdue: bool = False
 
 
 class LinkEstimator:
@@ -173,18 +172,6 @@ class LinkEstimator:
             self._observe(math.log(upload.bits / transfer_s), OBSERVATION_VARIANCE + doubt**2)
         self._drained_s = max(self._drained_s, ended_s)
         self._after_probe(upload, on_time=now_s - upload.sent_s <= ON_TIME_S)
-
-    def overdue(self, request_id: Hashable) -> None:
-        """Nobody waits for the answer to a frame any more, but it is still on its way."""
-        if (upload := self._uploads.get(request_id)) is not None:
-            upload.overdue = True
-
-    def answered_late(self, *, now_s: float) -> None:
-        """The answer came to the oldest of the frames that are overdue."""
-        for request_id, upload in self._uploads.items():
-            if upload.overdue:
-                self.answered(request_id, now_s=now_s, server_s=None)
-                return
 
     def lost(self, request_id: Hashable, *, now_s: float) -> None:
         """A frame was given up, and what of it had not left was thrown away."""

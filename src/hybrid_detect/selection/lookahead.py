@@ -190,12 +190,13 @@ class _Process:
         world, utility = self._world, self._world.utility
         bits, cost = world.frame_bits[rung], world.frame_cost[rung]
         carried = world.bits_per_s * np.exp(world.spread * _NORMAL)
-        latency_s = (
+        unqueued_s = (
             ENCODE_S
             + (bits / carried)[:, None, None]
             + (world.rtt_s * _RTT)[None, :, None]
             + (world.server_s * _SERVER)[None, None, :]
-        ).reshape(-1, 1) + _QUEUES
+        ).reshape(-1, 1)
+        latency_s = unqueued_s + _QUEUES
         in_time = latency_s <= utility.on_time_s
         accuracy = (1 - STALLS) * world.remote_accuracy * RUNGS[rung].accuracy
         worth = accuracy * utility.worth(latency_s, deadline_s=world.deadline_s)
@@ -217,7 +218,8 @@ class _Process:
             return
         # Past its own p95 the remote answer is given up on; past the latest start the device
         # could not be in time itself.
-        self.hedge_s[rung] = np.minimum(np.quantile(latency_s, 0.95, axis=0), latest_s)
+        late_s = float(np.sort(unqueued_s, axis=None)[-1 - len(unqueued_s) // 20])
+        self.hedge_s[rung] = np.minimum(late_s + _QUEUES, latest_s)
         is_late = latency_s > self.hedge_s[rung]
         hedged = np.where(is_late, with_device, worth).mean(0) + STALLS * self._device_worth
         gain = hedged - cost - world.device_cost * np.maximum(is_late.mean(0), STALLS)
