@@ -15,11 +15,11 @@ from PIL import Image, ImageCms
 
 from hybrid_detect import extras
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError
-from hybrid_detect.frames import compression
 from hybrid_detect.frames.camera import CameraImage
 from hybrid_detect.frames.codec import Codec, PillowCodec, TurboCodec, jpeg_codec
 from hybrid_detect.frames.compression import PRESETS, CompressedImage, ImageCompressionService
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.frames.ladder import MIN_SIDE_PX
 
 CODECS = ["pillow", "turbo"]
 
@@ -52,6 +52,14 @@ def markers(jpeg: bytes) -> list[int]:
         if found[-1] == 0xDA:
             return found
         position += 2 + struct.unpack(">H", jpeg[position + 2 : position + 4])[0]
+
+
+def nv21(photo: np.ndarray, **options: Any) -> CameraImage:
+    ycc = np.asarray(Image.fromarray(photo).convert("YCbCr"))
+    chroma = ycc[::2, ::2, :0:-1]  # V before U.
+    data = np.concatenate([ycc[:, :, 0].ravel(), np.ascontiguousarray(chroma).ravel()])
+    height, width = photo.shape[:2]
+    return CameraImage.from_buffer(data, format="nv21", width=width, height=height, **options)
 
 
 def opened(compressed: CompressedImage) -> Image.Image:
@@ -93,12 +101,26 @@ def test_size_gives_way_before_quality_becomes_poor(
     assert compressed.width < 1280
 
 
+def test_planes_have_sizes_in_between(service: ImageCompressionService, photo: np.ndarray) -> None:
+    camera = nv21(photo)
+    widths = []
+    for target_kb in (110, 74, 50, 34, 22, 14):
+        compressed = service.compress(camera, target_bytes=target_kb * 1024, quality=92)
+        assert len(compressed.data) <= target_kb * 1024
+        assert compressed.scale_x == pytest.approx(compressed.scale_y)
+        wanted = Image.fromarray(photo).resize((compressed.width, compressed.height))
+        assert np.abs(np.asarray(opened(compressed), int) - np.asarray(wanted)).mean() < 9
+        widths.append(compressed.width)
+    assert {960, 640} <= set(widths) <= {1280, 960, 640, 480, 320}
+    assert widths == sorted(widths, reverse=True)
+
+
 def test_the_smallest_picture_gives_up_quality(
     service: ImageCompressionService, photo: np.ndarray
 ) -> None:
     compressed = service.compress(photo, target_bytes=1024)
     assert compressed.width == 80
-    assert compressed.width / 2 < compression.MIN_SIDE_PX
+    assert compressed.width / 2 < MIN_SIDE_PX
     assert compressed.quality < 10
 
 
@@ -244,10 +266,7 @@ def test_colour_is_subsampled_and_grey_has_one_channel(
 def test_camera_planes_are_encoded_from_their_own_samples(
     service: ImageCompressionService, photo: np.ndarray
 ) -> None:
-    ycc = np.asarray(Image.fromarray(photo).convert("YCbCr"))
-    chroma = ycc[::2, ::2, :0:-1]  # V before U.
-    data = np.concatenate([ycc[:, :, 0].ravel(), np.ascontiguousarray(chroma).ravel()])
-    camera = CameraImage.from_buffer(data, format="nv21", width=1280, height=720, rotation=90)
+    camera = nv21(photo, rotation=90)
     compressed = service.compress_camera_image(camera)
     assert compressed.file_size_kb <= 80
     assert compressed.original_width == 720

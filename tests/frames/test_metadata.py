@@ -264,6 +264,19 @@ def test_a_colour_chunk_with_more_in_it_is_left_out(kind: bytes) -> None:
     assert FILTER.remove_pii(data) == encoded(picture(), "PNG")
 
 
+@pytest.mark.parametrize("kind", [b"IDAT", b"PLTE", b"gAMA"])
+@pytest.mark.parametrize("mode", ["RGB", "P"])
+def test_what_a_png_has_twice_is_left_out(mode: str, kind: bytes) -> None:
+    plain = encoded(picture().convert(mode), "PNG")
+    gamma = chunk(b"gAMA", bytes(4))
+    hidden = chunk(kind, b"HIDE" * (3 if kind == b"PLTE" else 1))
+    data = plain[:33] + gamma + plain[33:-12] + chunk(b"tEXt", b"a\0b") + hidden + plain[-12:]
+    clean = FILTER.remove_pii(data)
+    assert b"HIDE" not in clean
+    assert FILTER.find_metadata(clean) == ()
+    assert np.array_equal(Frame.of(clean).rgb(), Frame.of(plain).rgb())
+
+
 def test_a_png_of_16_bit_colours_keeps_them() -> None:
     rows = np.random.default_rng(3).integers(0, 256, (9, 1 + 7 * 6), dtype=np.uint8)
     rows[:, 0] = 0

@@ -16,6 +16,7 @@ from hybrid_detect.frames.camera import CameraImage
 from hybrid_detect.frames.codec import Codec, PillowCodec, TurboCodec
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.frames.raster import Interleaved, Planes, Raster, Scratch
+from hybrid_detect.frames.shrinking import shrinks_fast, three_quarters
 
 from .test_camera import LAYOUTS, corners, planes_of
 
@@ -175,17 +176,59 @@ def test_halving_takes_the_mean_of_four() -> None:
     assert np.array_equal(quartered.y, Planes(halved.y).resized((24, 16)).y)
 
 
+def test_three_quarters_are_means_of_what_they_cover() -> None:
+    rng = np.random.default_rng(4)
+    memory = rng.integers(0, 256, (72, 112), dtype=np.uint8)
+    luma, chroma = memory[:, :96], rng.integers(0, 256, (2, 36, 48), dtype=np.uint8)
+    shrunk = Planes(luma, *chroma).resized((72, 54))
+    weights = np.array([[3, 1, 0, 0], [0, 2, 2, 0], [0, 0, 1, 3]]) / 4
+    for whole, small in ((luma, shrunk.y), (chroma[0], shrunk.u), (chroma[1], shrunk.v)):
+        high, wide = whole.shape
+        grid = whole.reshape(high // 4, 4, wide // 4, 4).astype(float)
+        means = np.einsum("ip,jq,hpwq->hiwj", weights, weights, grid).reshape(small.shape)
+        assert np.abs(small - means).max() <= 2.5
+        assert abs((small - means).mean()) <= 0.5
+    for level in (0, 1, 128, 254, 255):
+        flat = three_quarters(np.full((8, 16), level, np.uint8))
+        assert np.abs(flat.astype(int) - level).max() <= 1
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 3), st.booleans(), st.booleans())
+def test_what_shrinks_fast_keeps_its_picture(
+    across: int, down: int, halvings: int, is_three_quarters: bool, grey: bool
+) -> None:
+    unit = 8 << halvings
+    picture = Image.new("RGB", (unit * across, unit * down), (180, 90, 60))
+    size = (unit * across >> halvings, unit * down >> halvings)
+    if is_three_quarters:
+        size = (size[0] // 4 * 3, size[1] // 4 * 3)
+    assert shrinks_fast(picture.size, size)
+    camera = planes_of(picture, "nv21", padding=6)
+    whole = Planes(camera.raster().y) if grey else camera.raster()
+    shrunk = whole.resized(size)
+    assert shrunk.size == size
+    for before, after in zip((whole.y, *whole.chroma), (shrunk.y, *shrunk.chroma), strict=True):
+        assert np.abs(after.astype(int) - int(before[0, 0])).max() <= 1
+
+
+@pytest.mark.parametrize("to", [(1280, 720), (96, 54), (128, 72), (1, 1), (100, 54), (144, 80)])
+def test_other_shares_do_not_shrink_fast(to: tuple[int, int]) -> None:
+    assert shrinks_fast((192, 108), to) == (to == (96, 54))
+
+
+@pytest.mark.parametrize("part", [0, 1, 2])
 @pytest.mark.parametrize("size", [(1280, 720), (640, 360), (333, 111)])
-def test_a_sample_has_its_share_of_every_column(size: tuple[int, int]) -> None:
+def test_a_sample_has_its_share_of_every_column(size: tuple[int, int], part: int) -> None:
     width, height = size
     ramp = np.broadcast_to((np.arange(width) * 256 // width).astype(np.uint8), (height, width))
-    sample = Planes(ramp).sample()
+    sample = Planes(ramp).sample(part)
     assert sample is not None
     tiles, times = sample
     assert times == pytest.approx(width * height / tiles.y.size)
-    assert 5 <= times <= 13
+    assert 5 <= times <= (13 if part else 25)
     assert abs(float(tiles.y.mean()) - float(ramp.mean())) < 30
-    colour = Interleaved(np.repeat(ramp[:, :, None], 3, axis=2), "RGB").sample()
+    colour = Interleaved(np.repeat(ramp[:, :, None], 3, axis=2), "RGB").sample(part)
     assert colour is not None
     assert np.array_equal(colour[0].pixels[:, :, 0], tiles.y)
 
@@ -200,7 +243,8 @@ def test_activity_tells_flat_from_busy() -> None:
     flat = Planes(np.full((200, 300), 9, np.uint8)).activity()
     noise = np.random.default_rng(3).integers(0, 256, (200, 300), dtype=np.uint8)
     assert flat == 0 < 10 < Planes(noise).activity() <= 16
-    assert Planes(noise[:5]).activity() == Planes(noise[:, :1]).activity() == 0
+    assert 10 < Planes(noise[:1]).activity() <= 16
+    assert Planes(noise[:, :1]).activity() == Planes(noise[:0]).activity() == 0
 
 
 def test_scratch_memory_is_used_again_and_holds_until_then() -> None:

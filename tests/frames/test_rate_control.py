@@ -12,12 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_detect.frames.rate_control import (
-    QUALITY_CAP,
-    RateController,
-    quality_at,
-    quantiser_scale,
-)
+from hybrid_detect.frames.rate_control import QUALITY_CAP, RateController
+from hybrid_detect.frames.size_law import quality_at, quantiser_scale
 
 KB = 1024
 
@@ -45,11 +41,22 @@ class Formula:
         self.calls.append((step, quality))
         return bytes(self.size(step, quality))
 
-    def estimate(self, step: int, quality: int) -> float | None:
+    def estimate(self, step: int, quality: int, part: int) -> float | None:
         return self.size(step, quality) * self.sample_error if self.can_sample else None
 
     def glance(self, step: int) -> float:
         return 600 + 20_000 * self.detail**0.85 / 3.1**step
+
+
+@dataclass
+class Scaled(Formula):
+    """A formula whose sizes are those of `FINE_SCALES`."""
+
+    power: float = 1.63
+
+    def size(self, step: int, quality: int) -> int:
+        change = (quantiser_scale(quality) / 100) ** self.exponent
+        return 600 + int(self.body * change * FINE_SCALES[step] ** self.power)
 
 
 FLOORS = (40, 25, 10)
@@ -140,6 +147,76 @@ def test_between_two_sizes_it_does_not_swing() -> None:
             formula = Formula(body, growth=growth)
             steps.append(controller.compress(formula, target_bytes=80 * KB, floors=FLOORS).step)
         assert sum(one != other for one, other in itertools.pairwise(steps)) <= 2
+
+
+FINE = (40, 50, 25, 20, 10)
+FINE_SCALES = (1.0, 0.75, 0.5, 0.375, 0.25)
+
+
+def test_sizes_in_between_are_taken_where_they_keep_more() -> None:
+    steps = {}
+    for body in (60_000, 85_000, 100_000, 120_000, 150_000, 1_000_000):
+        outcome = RateController().compress(
+            Scaled(body), target_bytes=80 * KB, floors=FINE, scales=FINE_SCALES
+        )
+        assert (outcome.encodes, outcome.fits) == (1, True)
+        assert outcome.quality >= FINE[outcome.step]
+        steps[body] = outcome.step
+    assert steps == {
+        60_000: 0,
+        85_000: 0,
+        100_000: 1,
+        120_000: 1,
+        150_000: 2,
+        1_000_000: 4,
+    }
+
+
+@pytest.mark.parametrize("growth", [1.3, 1.63, 1.95])
+@pytest.mark.parametrize("body", [85_000, 95_000, 105_000, 115_000, 160_000, 200_000])
+def test_between_fine_sizes_it_does_not_swing(growth: float, body: float) -> None:
+    rng, controller, steps = random.Random(4), RateController(), []
+    for _ in range(200):
+        picture = Scaled(body * math.exp(rng.gauss(0, 0.02)), power=growth)
+        outcome = controller.compress(
+            picture, target_bytes=80 * KB, floors=FINE, scales=FINE_SCALES
+        )
+        steps.append(outcome.step)
+    assert sum(one != other for one, other in itertools.pairwise(steps)) <= 2
+
+
+def test_what_goes_on_changing_is_foreseen() -> None:
+    controller, outcomes = RateController(), []
+    for index in range(200):
+        body = 65_000 * math.exp(0.2 * math.cos(index / 8))
+        outcomes.append(controller.compress(Formula(body), target_bytes=80 * KB))
+    fills = [len(outcome.data) / (80 * KB) for outcome in outcomes[20:]]
+    assert sum(fills) / len(fills) >= 0.97
+    assert sum(outcome.encodes for outcome in outcomes) <= 1.03 * len(outcomes)
+
+
+def test_a_calm_stream_is_not_looked_at_and_one_with_cuts_is() -> None:
+    looks = 0
+
+    class Looked(Formula):
+        def glance(self, step: int) -> float:
+            nonlocal looks
+            looks += 1
+            return super().glance(step)
+
+    controller = RateController()
+    for _ in range(50):
+        controller.compress(Looked(65_000), target_bytes=80 * KB)
+    assert looks == 1
+    # A cut that nobody looked out for costs an encode; the next ones do not.
+    sharp, dull = {"body": 120_000.0, "detail": 8.0}, {"body": 65_000.0, "detail": 4.0}
+    encodes = []
+    for number in range(60):
+        picture = Looked(**(sharp if number // 10 % 2 == 0 else dull))
+        encodes.append(controller.compress(picture, target_bytes=80 * KB).encodes)
+    assert looks > 50
+    assert sum(encodes) == 61
+    assert encodes[0] == 2
 
 
 def test_the_budget_may_change_from_frame_to_frame() -> None:

@@ -19,6 +19,8 @@ _FRAME_LENGTH = 12
 _TYPE = re.compile(rb"[A-Za-z]{4}")
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples of a pixel by colour type."""
+_INDEXED = 3
+"""The colour type whose samples are places in a palette."""
 
 _COLOUR_LENGTHS = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
 """What says how bright and which colours the samples are, in numbers of fixed length."""
@@ -26,6 +28,7 @@ _COLOUR_LENGTHS = {b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"cICP": 4}
 _NAMES = {
     b"eXIf": "EXIF",
     b"iCCP": "ICC profile",
+    b"PLTE": "palette",
     b"tEXt": "text",
     b"zTXt": "text",
     b"iTXt": "text",
@@ -79,14 +82,19 @@ def png_parts(data: bytes) -> Iterator[Part]:
     has_profile = any(chunk.type == b"iCCP" for chunk in chunks)
     yield Part(_SIGNATURE_LENGTH, data[:_SIGNATURE_LENGTH])
     pixels: list[_Chunk] = []
+    has_pixels = False
+    seen: set[bytes] = set()
     for number, chunk in enumerate(chunks):
-        if chunk.type == b"IDAT":
+        if chunk.type != b"IDAT":
+            yield _part(chunk, chunks[0], is_first=chunk.type not in seen, has_profile=has_profile)
+            seen.add(chunk.type)
+        elif has_pixels:  # decoders stop at the first other chunk
+            yield Part(chunk.size_bytes, name="bytes behind the pixels")
+        else:
             pixels.append(chunk)
             if chunks[number + 1].type != b"IDAT":
+                has_pixels = True
                 yield from _pixel_parts(chunks[0], pixels)
-                pixels = []
-        else:
-            yield _part(chunk, is_header=number == 0, has_profile=has_profile)
     if end < len(data):
         yield Part(len(data) - end, name="bytes behind the picture")
 
@@ -106,14 +114,24 @@ def _chunks(data: bytes) -> tuple[list[_Chunk], int]:
     return chunks, position
 
 
-def _part(chunk: _Chunk, *, is_header: bool, has_profile: bool) -> Part:
-    """A chunk other than the pixels'."""
-    if is_header or chunk.type in {b"PLTE", b"tRNS"}:
+def _part(chunk: _Chunk, header: _Chunk, *, is_first: bool, has_profile: bool) -> Part:
+    """A chunk other than the pixels'.
+
+    Args:
+        chunk: The chunk.
+        header: The file's first chunk.
+        is_first: Whether it is the first of its type.
+        has_profile: Whether the file has a colour profile.
+    """
+    if chunk is header:
         return Part(chunk.size_bytes, chunk.framed)
     if chunk.type == b"IEND":
         return Part(chunk.size_bytes, _Chunk(b"IEND", b"").framed, "text" if chunk.body else "")
+    # In a picture that has colours of its own, a palette is advice for displays that are gone.
+    is_read = chunk.type == b"tRNS" or (chunk.type == b"PLTE" and header.body[9] == _INDEXED)
     # Beside a profile these are its approximation for simple decoders, and go with it.
-    if len(chunk.body) == _COLOUR_LENGTHS.get(chunk.type) and not has_profile:
+    tells_colour = len(chunk.body) == _COLOUR_LENGTHS.get(chunk.type) and not has_profile
+    if is_first and (is_read or tells_colour):
         return Part(chunk.size_bytes, chunk.framed)
     name = _NAMES.get(chunk.type) or f"chunk {chunk.type.decode('ascii')}"
     return Part(chunk.size_bytes, name=name)

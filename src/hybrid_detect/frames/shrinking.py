@@ -1,4 +1,4 @@
-"""Planes shrunk to halves and three quarters, in a third to an eighth of Pillow's time."""
+"""Planes shrunk to halves and three quarters, in about half of Pillow's time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 __all__ = ["halved", "shrinks_fast", "three_quarters"]
 
 _BAND = 360
-"""Rows worked on at once, a multiple of 4: what they need stays in the cache."""
+_HALVED_BAND = 144
+"""Rows worked on at once, multiples of 4 and of 2: what they need stays in the cache."""
 
 _WORD = np.uint64
 _HALF_BYTES = _WORD(0x7F7F7F7F7F7F7F7F)
@@ -32,13 +33,17 @@ def halved(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Args:
         plane: Shape ``(height, width)``, both even; rows are dense.
     """
-    pairs = plane.view("<u2")
-    sums = pairs & np.uint16(0xFF)
-    sums += pairs >> np.uint16(8)
-    total = sums[0::2] + sums[1::2]
-    total += np.uint16(2)
-    total >>= np.uint16(2)
-    return total.astype(np.uint8)
+    height, width = plane.shape
+    shrunk = np.empty((height // 2, width // 2), np.uint8)
+    for top in range(0, height, _HALVED_BAND):
+        pairs = plane[top : top + _HALVED_BAND].view("<u2")
+        sums = pairs & np.uint16(0xFF)
+        sums += pairs >> np.uint16(8)
+        total = sums[0::2] + sums[1::2]
+        total += np.uint16(2)
+        total >>= np.uint16(2)
+        np.copyto(shrunk[top // 2 : top // 2 + len(total)], total, casting="unsafe")
+    return shrunk
 
 
 def three_quarters(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:

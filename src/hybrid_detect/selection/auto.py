@@ -39,7 +39,7 @@ TYPICAL_DEVICE_S = 0.1
 
 # Worlds are rounded, so that one that has been looked ahead from is met again. The steps are
 # well below what an estimate is good for.
-_LOG_BITS_STEP = 0.15
+_LOG_BITS_STEP = 0.11
 _LEAST_LOG_BITS, _MOST_LOG_BITS = math.log(1e3), math.log(1e10)
 _SPREADS = (0.05, 0.2, 0.4, 0.7, 1.1)
 
@@ -185,8 +185,8 @@ class AutoPolicy:
         return World(
             bits_per_s=math.exp(round(log_bits / _LOG_BITS_STEP) * _LOG_BITS_STEP),
             spread=_nearest(_SPREADS, link.spread),
-            rtt_s=_round(rtt_s, 0.25),
-            server_s=_round(link.server_s, 0.5),
+            rtt_s=_round(rtt_s),
+            server_s=_round(link.server_s, 0.4),
             interval_s=max(round(min(conditions.interval_s, 1.0), 2), 0.01),
             deadline_s=round(conditions.deadline_s, 1),
             frame_bits=tuple(8.0 * each for each in bytes_),
