@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.types import BackendKind
@@ -44,26 +44,19 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
     tls = client_context(
         ca_file=config.ca_file, client_cert=config.client_cert, client_key=config.client_key
     )
+    options: dict[str, Any] = {
+        "endpoint": config.endpoint,
+        "auth_token": config.auth_token,
+        "allow_insecure_http": config.allow_insecure_http,
+        "min_confidence": config.min_confidence,
+        "session_id": config.session_id,
+        "encryption": encryption,
+        "ssl_context": tls,
+    }
     if kind is BackendKind.CLOUD:
         from hybrid_detect.backends.cloud import CloudDetectionService
 
-        return CloudDetectionService(
-            endpoint=config.endpoint,
-            auth_token=config.auth_token,
-            allow_insecure_http=config.allow_insecure_http,
-            min_confidence=config.min_confidence,
-            session_id=config.session_id,
-            encryption=encryption,
-            ssl_context=tls,
-        )
+        return CloudDetectionService(**options)
     from hybrid_detect.backends.streaming import StreamingService
 
-    return StreamingService(
-        endpoint=config.endpoint,
-        auth_token=config.auth_token,
-        allow_insecure_http=config.allow_insecure_http,
-        min_confidence=config.min_confidence,
-        session_id=config.session_id,
-        encryption=encryption,
-        ssl_context=tls,
-    )
+    return StreamingService(**options)
