@@ -14,6 +14,18 @@ nox.options.sessions = ["lint", "typing", "layers", "tests"]
 
 ROOT = Path(__file__).parent
 
+FUZZED = (
+    "tests/exchange/test_encryption.py",
+    "tests/exchange/test_wire.py",
+    "tests/frames/test_frame.py",
+    "tests/frames/test_jpeg_markers.py",
+    "tests/frames/test_metadata.py",
+    "tests/server/test_fuzz.py",
+    "tests/server/test_schema_fuzz.py",
+    "tests/server/test_sealing.py",
+)
+"""What asks `tests/fuzzing.py` for how long: wire format, seals, image files, endpoints."""
+
 
 @nox.session
 def lint(session: nox.Session) -> None:
@@ -47,11 +59,10 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Send the server whatever there is, for some minutes; schemathesis included."""
+    """Feed whatever there is to server and parsers, for some minutes; schemathesis included."""
     session.install(".[all,test,fuzz]")
     session.env["HYBRID_DETECT_FUZZ_EXAMPLES"] = "1000"
-    tests = ("tests/server/test_fuzz.py", "tests/server/test_schema_fuzz.py")
-    session.run("pytest", "--timeout=0", *tests, *session.posargs)
+    session.run("pytest", "--timeout=0", *FUZZED, *session.posargs)
 
 
 @nox.session
@@ -70,7 +81,7 @@ def examples(session: nox.Session) -> None:
 
 @nox.session
 def benchmarks(session: nox.Session) -> None:
-    """Measure what the documentation claims; takes some minutes."""
+    """Measure what the documentation claims; takes about an hour."""
     session.install(".[all,test]")
     for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
         session.run("python", str(script), *session.posargs)

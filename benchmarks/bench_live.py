@@ -242,17 +242,28 @@ def main() -> None:
         print(f"skipped: no traces in {arguments.traces}")
         return
     print(f"{arguments.device}, {arguments.seconds:.0f} s of each trace at {FPS} fps")
-    print(f"{'trace':30s} {'on time':>8s} {'simulated':>9s} {'differ':>7s} {'answered':>8s} "
-          f"{'p95 ms':>7s} {'device':>7s} {'flips/min':>9s} {'MB/min':>7s} {'wasted':>7s}")  # fmt: skip
+    names = (
+        "on time",
+        "simulated",
+        "differ",
+        "answered",
+        "p95 ms",
+        "device",
+        "flips/min",
+        "MB/min",
+    )
+    print(f"{'trace':30s}" + "".join(f"{name:>10s}" for name in (*names, "wasted")))
     places = threading.Semaphore(arguments.at_once)
 
     def one(number: int, name: str) -> None:
         with places:
             row = run(arguments, number, name)
         differ = row["on_time"] - row["simulated"]
-        print(f"{name:30s} {row['on_time']:8.1%} {row['simulated']:9.1%} {differ:+7.1%} "
-              f"{row['answered']:8.1%} {row['p95_ms']:7.0f} {row['device']:7.1%} "
-              f"{row['flips_min']:9.1f} {row['mb_min']:7.1f} {row['wasted']:7.1%}", flush=True)  # fmt: skip
+        shares = (
+            f"{row['on_time']:10.1%}{row['simulated']:10.1%}{differ:+10.1%}{row['answered']:10.1%}"
+        )
+        rest = f"{row['p95_ms']:10.0f}{row['device']:10.1%}{row['flips_min']:10.1f}"
+        print(f"{name:30s}{shares}{rest}{row['mb_min']:10.1f}{row['wasted']:10.1%}", flush=True)
 
     threads = [threading.Thread(target=one, args=each) for each in enumerate(arguments.only)]
     for thread in threads:

@@ -32,6 +32,8 @@ async def main(source: str, frames: int) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in {2, 3}:
+        sys.exit(__doc__)
     try:
         asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))
     except HybridDetectError as error:

@@ -19,4 +19,6 @@ async def main(photo: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:3]))
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,5 +1,8 @@
 import json
+import re
 import sys
+import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,11 @@ from PIL import Image
 
 from hybrid_detect.backends.models import MODELS, find_model
 from hybrid_detect.cli import main
+from hybrid_detect.cli.doctor import PARTS
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import ModelError
+from hybrid_detect.exchange.key_files import KnownKeys
+from hybrid_detect.exchange.keys import PrivateKey, Suite
 from hybrid_detect.extras import is_installed
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BoundingBox, Face
@@ -18,7 +24,10 @@ from hybrid_detect.types import BoundingBox, Face
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ENDPOINT", "AUTH_TOKEN", "MODE", "DEADLINE_S", "SERVER_TOKEN"):
+    for name in (
+        *("ENDPOINT", "AUTH_TOKEN", "MODE", "DEADLINE_S", "SERVER_TOKEN"),
+        *("SERVER_PUBLIC_KEY", "TRUST_ON_FIRST_USE", "KNOWN_KEYS_PATH"),
+    ):
         monkeypatch.delenv(f"HYBRID_DETECT_{name}", raising=False)
 
 
@@ -112,6 +121,17 @@ def test_detect_writes_the_picture_with_its_faces(photo: Path, tmp_path: Path) -
     with Image.open(out / "photo.faces.png") as drawn:
         assert drawn.size == (64, 48)
         assert np.asarray(drawn.convert("RGB")).any(), "the box is not black"
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_picture_that_cannot_be_written_is_told_and_the_next_one_is_looked_at(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    (out / f"{photo.stem}.faces.png").mkdir(parents=True)
+    assert main(["detect", str(photo), str(photo), "--out", str(out)]) == 1
+    assert "cannot be written: " in capsys.readouterr().err
+    assert (out / f"{photo.stem}-2.faces.png").is_file()
 
 
 @pytest.mark.usefixtures("fake_device")
@@ -353,6 +373,30 @@ def test_doctor_tells_what_is_there_and_what_would_be_done(
 
 
 @pytest.mark.usefixtures("fake_device")
+def test_doctor_tells_what_pictures_are_encrypted_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def told() -> str:
+        main(["doctor"])
+        out = capsys.readouterr().out
+        return next(line for line in out.splitlines() if line.startswith("encryption: "))
+
+    key = PrivateKey.generate(Suite.X25519_CHACHA20, datetime(2030, 1, 2, tzinfo=UTC)).public
+    assert "https alone" in told()
+    with monkeypatch.context() as patch:
+        patch.setenv("HYBRID_DETECT_SERVER_PUBLIC_KEY", key.text)
+        assert told() == f"encryption: to key {key.id} (pinned, x25519-chacha20, until 2030-01-02)"
+        patch.setenv("HYBRID_DETECT_SERVER_PUBLIC_KEY", "/nonexistent")
+        assert "cannot work, so nothing is sent" in told()
+    monkeypatch.setenv("HYBRID_DETECT_ENDPOINT", "https://a.example")
+    monkeypatch.setenv("HYBRID_DETECT_TRUST_ON_FIRST_USE", "1")
+    monkeypatch.setenv("HYBRID_DETECT_KNOWN_KEYS_PATH", str(tmp_path / "known.json"))
+    assert "which it has not been" in told()
+    KnownKeys(tmp_path / "known.json").put("https://a.example", key)
+    assert f"to key {key.id} (trusted since it was first met" in told()
+
+
+@pytest.mark.usefixtures("fake_device")
 def test_doctor_tells_what_is_wrong_with_a_model_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,7 +427,7 @@ def test_doctor_names_the_jpeg_codec(
 
 def test_doctor_says_what_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--mode", "cloud"]) == 1
-    assert "cloud cannot work: no endpoint" in capsys.readouterr().err
+    assert "hybrid-detect: no endpoint is configured" in capsys.readouterr().err
 
 
 def test_doctor_never_prints_the_token(
@@ -437,6 +481,70 @@ def test_demo_with_a_bad_photo_is_told_before_anything_is_started(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "missing.jpg" in printed.err
+
+
+def test_demo_that_cannot_write_its_picture_says_so_before_it_starts_anything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], photo: Path
+) -> None:
+    pytest.importorskip("uvicorn")
+    assert main(["demo", str(photo), "--out", str(photo / "faces.png")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("--out: cannot write the file: ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--model", "huge"], "model: expected one of short_range"),
+        (["--model-path", "nowhere.tflite"], "cannot read nowhere.tflite"),
+    ],
+)
+def test_serve_says_what_is_wrong_with_its_model_without_a_traceback(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("uvicorn", "mediapipe"):
+        pytest.importorskip(module)
+    assert main(["serve", *argv]) == 1
+    err = capsys.readouterr().err
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_serve_without_mediapipe_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("uvicorn")
+    monkeypatch.setattr("hybrid_detect.cli.fetching.is_installed", lambda _: False)
+    assert main(["serve"]) == 1
+    err = capsys.readouterr().err
+    assert err.rstrip().endswith("pip install 'hybrid-detect[device]'")
+    assert "Traceback" not in err
+
+
+def test_every_command_says_what_it_is_for_and_what_its_arguments_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in (
+        *("demo", "detect", "serve", "doctor", "bench memory", "bench policy"),
+        *("keys generate", "keys show", "keys rotate"),
+        *("api-keys add", "api-keys list", "api-keys revoke"),
+        *("models list", "models pull", "models verify"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*command.split(), "--help"])
+        told = capsys.readouterr().out
+        purpose = told.split("\n\n")[1]
+        assert purpose[0].isupper(), command
+        assert purpose.endswith("."), command
+        # argparse puts an option without help on a line of its own.
+        assert not re.search(r"^  \S+( [A-Z|]+)?$\n(?!  {10,}\S)", told, re.MULTILINE), command
+
+
+def test_doctor_knows_every_extra_that_users_install() -> None:
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    extras = tomllib.loads(text)["project"]["optional-dependencies"]
+    assert set(PARTS) == set(extras) - {"all", "fuzz", "test"}
 
 
 def test_a_table_is_aligned() -> None:

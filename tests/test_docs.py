@@ -95,8 +95,14 @@ def test_shell_command_runs(line, photo, server):
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for link in re.findall(r"\]\(([^):]+)\)", page.read_text(encoding="utf-8")):
+            target, _, anchor = link.partition("#")
+            there = page.parent / target if target else page
+            assert there.exists(), f"{page.name} links to {link}"
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+                assert anchor in anchors, f"{page.name} links to {link}"
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -80,6 +80,16 @@ def test_an_example_that_cannot_work_says_so_and_ends(name, variables, told, tmp
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", sorted(example.name for example in EXAMPLES.glob("*.py")))
+def test_an_example_without_arguments_says_how_to_run_it(name, tmp_path):
+    if name == "edge_camera.py":
+        pytest.importorskip("cv2")
+    done = started(name, cwd=tmp_path, environ=dict(os.environ))
+    assert done.returncode == 1
+    assert f"\npython examples/{name} " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text(encoding="utf-8")
     for example in EXAMPLES.glob("*.py"):

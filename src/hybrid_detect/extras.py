@@ -31,5 +31,6 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         return import_module(module)
     except ImportError as exc:
         missing = exc.name or module
-        msg = f"{purpose} needs {missing}, not installed: pip install 'hybrid-detect[{extra}]'"
+        msg = f"{purpose} needs {missing}, which is not installed: "
+        msg += f"pip install 'hybrid-detect[{extra}]'"
         raise MissingExtraError(msg, extra=extra) from exc

@@ -1,4 +1,4 @@
-"""``hybrid-detect api-keys``: make, see and revoke the keys that the reference server accepts."""
+"""``hybrid-detect api-keys``: make, list and revoke the keys that the reference server accepts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.cli.options import described
 from hybrid_detect.cli.table import table
 
 if TYPE_CHECKING:
@@ -17,18 +18,24 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
-    parser = commands.add_parser("api-keys", help="make, see and revoke the server's API keys")
+    parser = commands.add_parser(
+        "api-keys", **described("make, list and revoke the server's API keys")
+    )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, run, text, argument in (
-        ("add", run_add, "make a key and print it, once", "name"),
+        ("add", run_add, "make a key and print it, once", ("name", "whose key it is")),
         ("list", run_list, "show whose keys there are, without the keys", None),
-        ("revoke", run_revoke, "take a key out; a running server notices", "id"),
+        ("revoke", run_revoke, "take a key out; a running server notices", ("id", "as listed")),
     ):
-        action = actions.add_parser(name, help=text)
+        action = actions.add_parser(name, **described(text))
         if argument is not None:
-            action.add_argument(argument, metavar=argument.upper())
+            action.add_argument(argument[0], metavar=argument[0].upper(), help=argument[1])
         action.add_argument(
-            "--file", type=Path, required=True, help="the file given to 'serve --api-keys'"
+            "--file",
+            type=Path,
+            required=True,
+            metavar="FILE",
+            help="the file given to 'hybrid-detect serve --api-keys'",
         )
         action.set_defaults(run=run)
 

@@ -22,7 +22,12 @@ from PIL.ImageDraw import Draw, ImageDraw
 
 from hybrid_detect.cli import bench_policy
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
-from hybrid_detect.cli.options import add_service_options, service_config
+from hybrid_detect.cli.options import (
+    add_service_options,
+    can_write,
+    described,
+    service_config,
+)
 from hybrid_detect.cli.plotting import BLUE, GRID, INK, ORANGE, ticks, write
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
@@ -60,10 +65,10 @@ Curve = list[tuple[int, float]]
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
-    parser = commands.add_parser("bench", help="measure on this machine")
+    parser = commands.add_parser("bench", **described("measure on this machine"))
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     memory = actions.add_parser(
-        "memory", help="draw how much memory this process holds, over many distinct frames"
+        "memory", **described("draw how much memory this process holds, over many distinct frames")
     )
     add_service_options(memory)
     for name, default, meaning in (
@@ -83,13 +88,8 @@ def run_memory(arguments: argparse.Namespace) -> int:
     if arguments.deadline_s is None:
         config = replace(config, deadline_s=DEADLINE_S)
     budget = MemoryBudget(NO_LIMIT, frames=arguments.frames, warm_up=arguments.warm_up)
-    if arguments.out is not None:
-        try:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.open("ab").close()  # now, rather than after minutes of measuring
-        except OSError as error:
-            print(f"--out: cannot write the file: {error.strerror}", file=sys.stderr)
-            return 2
+    if arguments.out is not None and not can_write(arguments.out, option="--out"):
+        return 2
     with _endpoint(config) as (config, server_pid):
         fetch_for_device(config)
         lines, title, unanswered = asyncio.run(_measure(config, budget, server_pid))
@@ -109,7 +109,7 @@ def _endpoint(config: ServiceConfig) -> Iterator[tuple[ServiceConfig, int | None
         yield config, None
         return
     for module in ("uvicorn", "starlette", "httptools"):
-        require(module, extra="server", purpose="'bench memory' without --endpoint")
+        require(module, extra="server", purpose="'hybrid-detect bench memory' without --endpoint")
     from hybrid_detect.server.serving import ServerProcess
 
     fetch_for_server()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.cli.options import can_write, described
 from hybrid_detect.cli.table import table
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ HEADER = (
 def add_parser(actions: Any) -> None:
     """Add the command to the parser's `actions`."""
     parser = actions.add_parser(
-        "policy", help="compare policies over recorded networks, beside one that knows the future"
+        "policy",
+        **described("compare policies over recorded networks, beside one that knows the future"),
     )
     parser.add_argument(
         "--trace",
@@ -66,7 +68,7 @@ def add_parser(actions: Any) -> None:
         default=list(POLICIES),
         metavar="NAME",
         help="built in: auto, threshold-rule, last-latency, ewma-hysteresis, cloud-q80, cloud-q50, "
-        "cloud-540p, cloud-360p, device; yours: module:Name (default: %(default)s)",
+        f"cloud-540p, cloud-360p, device; yours: module:Name (default: {' '.join(POLICIES)})",
     )
     parser.add_argument(
         "--devices",
@@ -75,33 +77,44 @@ def add_parser(actions: Any) -> None:
         metavar="LIST",
         help=f"classes of device, with commas (default: {','.join(DEVICES)})",
     )
-    parser.add_argument("--seeds", type=_count, default=1, metavar="N", help="worlds of each trace")
+    parser.add_argument(
+        "--seeds",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="runs of each trace, with other chances each time (default: %(default)s)",
+    )
     parser.add_argument(
         "--uplink",
         type=_factor,
         default=1.0,
         metavar="FACTOR",
-        help="factor of each trace's uplink (default: 1)",
+        help="multiply each trace's uplink by it (default: 1)",
     )
     parser.add_argument(
         "--receive-times",
         action="store_true",
-        help="the server tells how long it received each frame",
+        help="the server tells how long it took to receive each frame",
     )
     parser.add_argument(
         "--sizes",
         choices=("this", "previous"),
         default="this",
-        help="whose weight policies are told: this frame's (default) or the one's before",
+        help="whose size policies are told: this frame's (default) or the last one's",
     )
     parser.add_argument(
         "--device-end",
         choices=("predicted", "known"),
         default="predicted",
-        help="whether policies are told a busy device's end from its usual time (default) or as "
-        "it will be, as no client can know",
+        help="when a busy device will be free, as policies are told: predicted from its usual "
+        "time (default), or known, as no client can know it",
     )
-    parser.add_argument("--processes", type=_count, metavar="N", help="at once (default: all)")
+    parser.add_argument(
+        "--processes",
+        type=_count,
+        metavar="N",
+        help="processes that simulate at once (default: one for each core)",
+    )
     parser.add_argument(
         "--png", type=Path, metavar="FILE", help="draw the first policy's first run as a PNG"
     )
@@ -128,13 +141,8 @@ def run_policy(arguments: argparse.Namespace) -> int:
     if arguments.receive_times:
         policies = [name + WITH_RECEIVE_TIMES for name in policies]
     scenarios = _scenarios(arguments)
-    if arguments.png is not None:
-        try:
-            arguments.png.parent.mkdir(parents=True, exist_ok=True)
-            arguments.png.open("ab").close()  # now, rather than after minutes of simulating
-        except OSError as error:
-            print(f"--png: cannot write the file: {error.strerror}", file=sys.stderr)
-            return 2
+    if arguments.png is not None and not can_write(arguments.png, option="--png"):
+        return 2
     rows = compare(
         scenarios, policies, processes=arguments.processes, progress=_progress(sys.stderr)
     )

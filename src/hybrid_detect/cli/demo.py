@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
+from hybrid_detect.cli.options import can_write, described
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.extras import is_installed, require
@@ -48,15 +49,20 @@ or install the sample photo: pip install scikit-image"""
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser(
-        "demo", help="look at one photo in three ways and survive a cut network"
+        "demo", **described("look at one photo in three ways and survive a server that dies")
     )
-    parser.add_argument("image", nargs="?", metavar="IMAGE", help="a photo with a face")
+    parser.add_argument(
+        "image",
+        nargs="?",
+        metavar="IMAGE",
+        help="a photo with a face (default: scikit-image's astronaut)",
+    )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("hybrid-detect-demo.png"),
         metavar="FILE",
-        help="where to write the photo with its faces marked (default: %(default)s)",
+        help="write the photo with its faces marked as a PNG (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
@@ -69,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     for module in ("uvicorn", "starlette", "httptools"):
         require(module, extra="server", purpose="'hybrid-detect demo'")
     photo = _photo(arguments.image)
+    if not can_write(arguments.out, option="--out"):
+        return 2
     fetch_for_server()
     fetch_for_device(ServiceConfig())
     return asyncio.run(_demo(photo, arguments.out))
@@ -121,7 +129,7 @@ async def _three_ways(photo: NDArray[np.uint8], config: ServiceConfig) -> list[D
 
 
 def _save(photo: NDArray[np.uint8], results: list[DetectionResult], out: Path) -> None:
-    draw(photo, results[0]).save(out)
+    draw(photo, results[0]).save(out, format="PNG")
     print(f"The photo with what the cloud way saw: {out}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_detect.cli.fetching import fetch_for_device
-from hybrid_detect.cli.options import add_service_options, service_config
+from hybrid_detect.cli.options import add_service_options, described, service_config
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError, InvalidFrameError
@@ -24,10 +24,12 @@ __all__ = ["add_parser"]
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
-    parser = commands.add_parser("detect", help="find the faces in pictures")
+    parser = commands.add_parser("detect", **described("find the faces in pictures"))
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file")
     add_service_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a picture")
+    parser.add_argument(
+        "--json", action="store_true", help="print one line of JSON for each picture"
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write each picture with its faces marked into DIR"
     )
@@ -63,7 +65,12 @@ async def _run(arguments: argparse.Namespace, config: ServiceConfig) -> int:
                 stem = Path(name).stem
                 written[stem] += 1
                 mark = "" if written[stem] == 1 else f"-{written[stem]}"  # a/x.jpg and b/x.jpg
-                draw(name, result).save(arguments.out / f"{stem}{mark}.faces.png")
+                drawn = arguments.out / f"{stem}{mark}.faces.png"
+                try:
+                    draw(name, result).save(drawn)
+                except OSError as error:
+                    failures += 1
+                    print(f"{drawn}: cannot be written: {error.strerror}", file=sys.stderr)
     return 1 if failures else 0
 
 

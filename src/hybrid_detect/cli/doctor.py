@@ -1,4 +1,4 @@
-"""``hybrid-detect doctor``: what is installed, reachable and there, and what AUTO would do."""
+"""``hybrid-detect doctor``: what is installed, reachable and there, and what would be done."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from hybrid_detect.backends.models import MODELS
 from hybrid_detect.cli.models import where
-from hybrid_detect.cli.options import add_service_options, service_config
+from hybrid_detect.cli.options import add_service_options, described, service_config
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.errors import HybridDetectError
+from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.frames.codec import TurboCodec, jpeg_codec
 from hybrid_detect.selection.probes import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
 from hybrid_detect.selection.provider_facts import PROVIDER_FACTS
@@ -29,6 +29,7 @@ UVLOOP = () if sys.platform == "win32" else ("uvloop",)
 PARTS = {
     "device": ("mediapipe",),
     "server": ("starlette", "uvicorn", "httptools", *UVLOOP),
+    "jwt": ("pyjwt",),
     "turbo": ("simplejpeg",),
     "supervision": ("supervision",),
 }
@@ -40,7 +41,7 @@ MIB = 1024 * 1024
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser(
-        "doctor", help="show what is installed and reachable, and what would be done"
+        "doctor", **described("show what is installed and reachable, and what would be done")
     )
     add_service_options(parser)
     parser.set_defaults(run=run)
@@ -55,8 +56,12 @@ def run(arguments: argparse.Namespace) -> int:
     print()
     print(f"memory: {_memory(config)}")
     print(f"jpeg codec: {_jpeg_codec()}")
-    print(f"endpoint: {config.endpoint or 'none'}\n")
-    print("what a provider says that it does with pictures sent to it:")
+    print(f"endpoint: {config.endpoint or 'none'}")
+    print(f"encryption: {_encryption(config)}\n")
+    print(
+        "what providers say that they do with pictures (this version sends to custom_backend only,"
+    )
+    print("which is this library's own server):")
     print("\n".join(_provider_facts()) + "\n")
     return asyncio.run(_ways(config))
 
@@ -94,6 +99,22 @@ def _jpeg_codec() -> str:
     return "Pillow (slower than simplejpeg: pip install 'hybrid-detect[turbo]')"
 
 
+def _encryption(config: ServiceConfig) -> str:
+    if config.server_public_key is None and not config.trust_on_first_use:
+        return "that of https alone (see server_public_key)"
+    from hybrid_detect.exchange.trust import TrustedKey
+
+    try:
+        trusted = TrustedKey.from_config(config)
+    except ConfigurationError as error:
+        return f"cannot work, so nothing is sent: {error}"
+    if trusted is None or trusted.transmission is None:
+        return "to the key that the server gives when it is first met, which it has not been"
+    key = trusted.transmission.public_key
+    why = "trusted since it was first met" if config.trust_on_first_use else "pinned"
+    return f"to key {key.id} ({why}, {key.suite.value}, until {key.not_after:%Y-%m-%d})"
+
+
 def _provider_facts() -> Iterator[str]:
     for facts in PROVIDER_FACTS:
         yield facts.provider
@@ -120,13 +141,9 @@ def _models(config: ServiceConfig) -> Iterator[tuple[str, int, str]]:
 
 
 async def _ways(config: ServiceConfig) -> int:
-    try:
-        async with HybridDetectionService(config=config) as service:
-            await service.settled()
-            status = service.status()
-    except HybridDetectError as error:
-        print(f"{config.mode.value} cannot work: {error}", file=sys.stderr)
-        return 1
+    async with HybridDetectionService(config=config) as service:
+        await service.settled()
+        status = service.status()
     rows = [(way.kind.value, "yes" if way.usable else "no", way.why_not) for way in status.ways]
     print(table(("way", "usable", "why not"), rows))
     print(f"\nthe next picture: {status.plan.reason}")

@@ -8,31 +8,42 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from hybrid_detect.cli.options import described
 from hybrid_detect.cli.table import table
 
 __all__ = ["add_parser"]
+
+CURE = "take another name, or 'hybrid-detect keys rotate' if it holds keys"
+"""For who would write over a file."""
 
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser(
-        "keys", help="make, show and rotate the keys that pictures are encrypted to"
+        "keys", **described("make, show and rotate the keys that pictures are encrypted to")
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, run, text in (
-        ("generate", run_generate, "make a server's first key"),
-        ("show", run_show, "print the public keys: the first word pins the server in a client"),
+        ("generate", run_generate, "make a server's first key, and print its public half"),
+        ("show", run_show, "print the public keys and how long they are good for"),
         ("rotate", run_rotate, "make a new key the active one; the old go on until they end"),
     ):
-        action = actions.add_parser(name, help=text)
+        action = actions.add_parser(name, **described(text))
         action.add_argument("file", type=Path, metavar="FILE", help="the server's key file")
         action.set_defaults(run=run)
         if name == "show":
             action.add_argument(
-                "--public", action="store_true", help="print the active key alone, to pin it"
+                "--public",
+                action="store_true",
+                help="print the active key alone, to pin it in a client",
             )
             continue
-        action.add_argument("--suite", help="the new key's suite (default: as before)")
+        before = "x25519-chacha20" if name == "generate" else "as before"
+        action.add_argument(
+            "--suite",
+            help="x25519-chacha20, x25519-aes256gcm or mlkem768-x25519, which a quantum computer "
+            f"does not open either (default: {before})",
+        )
         action.add_argument(
             "--days", type=_days, metavar="N", help="days the new key is good for (default: 365)"
         )
@@ -48,7 +59,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     from hybrid_detect.exchange.key_ring import KeyRing
 
     if arguments.file.exists():
-        print(f"{arguments.file} is there already: rotate it", file=sys.stderr)
+        print(f"{arguments.file} is there already: {CURE}", file=sys.stderr)
         return 1
     ring = KeyRing((_new_key(arguments, arguments.suite or "x25519-chacha20"),))
     write_key_file(arguments.file, ring)
@@ -110,7 +121,8 @@ def _new_key(arguments: argparse.Namespace, suite: str) -> Any:
 
 
 def _days(text: str) -> int:
-    days = int(text)
+    days = int(text) if text.isdecimal() else 0
     if not 1 <= days <= 3650:
-        raise argparse.ArgumentTypeError(f"expected 1 to 3650 days, got {days}")  # noqa: EM102
+        msg = f"expected 1 to 3650 days, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
     return days

@@ -1,4 +1,4 @@
-"""``hybrid-detect models``: see, fetch and verify the face models."""
+"""``hybrid-detect models``: list, fetch and verify the face models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from hybrid_detect.backends.models import MODELS, fetch_model, find_model, verify_model
 from hybrid_detect.cli.fetching import progress_line
+from hybrid_detect.cli.options import described
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import ModelError, ModelIntegrityError
 
@@ -17,16 +18,18 @@ __all__ = ["add_parser", "where"]
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
-    parser = commands.add_parser("models", help="see, fetch and verify the face models")
+    parser = commands.add_parser("models", **described("list, fetch and verify the face models"))
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for name, run, text in (
         ("list", run_list, "show the models and where they are"),
         ("pull", run_pull, "fetch models that are not here yet"),
         ("verify", run_verify, "check the size and SHA-256 of the models that are here"),
     ):
-        action = actions.add_parser(name, help=text)
+        action = actions.add_parser(name, **described(text))
         if name != "list":
-            action.add_argument("names", nargs="*", metavar="MODEL", help="default: all")
+            action.add_argument(
+                "names", nargs="*", metavar="MODEL", help="a model's name (default: all)"
+            )
         action.set_defaults(run=run)
 
 
@@ -77,6 +80,6 @@ def where(name: str, *, path: Path | None = None, missing: str) -> str:
 def _names(arguments: argparse.Namespace) -> list[str]:
     unknown = [name for name in arguments.names if name not in MODELS]
     if unknown:
-        print(f"expected one of {', '.join(MODELS)}, got {unknown[0]!r}", file=sys.stderr)
+        print(f"MODEL: expected one of {', '.join(MODELS)}, got {unknown[0]!r}", file=sys.stderr)
         raise SystemExit(2)
     return arguments.names or list(MODELS)

@@ -1,14 +1,21 @@
-"""Command-line options that several commands share."""
+"""What several commands share: options, descriptions, and files to be written."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 from typing import Any
 
-from hybrid_detect.config import ENV_PREFIX, ServiceConfig
+from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, ENV_PREFIX, ServiceConfig
 from hybrid_detect.types import DetectionMode
 
-__all__ = ["add_service_options", "service_config"]
+__all__ = ["add_service_options", "can_write", "described", "service_config"]
+
+
+def described(text: str) -> dict[str, str]:
+    """`text` as a parser's line in the list of commands, and as the head of its own help."""
+    return {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
 
 
 def add_service_options(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +33,22 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deadline", dest="deadline_s", type=float, metavar="S", help="seconds each picture has"
     )
-    parser.add_argument("--model", help="the on-device model (see 'hybrid-detect models list')")
     parser.add_argument(
-        "--min-confidence", type=float, metavar="SCORE", help="leave out faces below it, 0 to 1"
+        "--model",
+        help="the on-device model (see 'hybrid-detect models list'; "
+        f"default: {ENV_PREFIX}MODEL, else short_range)",
     )
-    parser.epilog = f"The server's token is read from {ENV_PREFIX}AUTH_TOKEN."
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        metavar="SCORE",
+        help="leave out faces below it, 0 to 1 "
+        f"(default: {ENV_PREFIX}MIN_CONFIDENCE, else {DEFAULT_MIN_CONFIDENCE})",
+    )
+    parser.epilog = (
+        f"The server's token is read from {ENV_PREFIX}AUTH_TOKEN, the key that pictures are "
+        f"encrypted to from {ENV_PREFIX}SERVER_PUBLIC_KEY."
+    )
 
 
 def service_config(arguments: argparse.Namespace) -> ServiceConfig:
@@ -40,3 +58,17 @@ def service_config(arguments: argparse.Namespace) -> ServiceConfig:
         name: value for name in names if (value := getattr(arguments, name)) is not None
     }
     return ServiceConfig.from_env(**given)
+
+
+def can_write(file: Path, *, option: str) -> bool:
+    """Whether `file` can be written, its folder made if need be; if not, says why.
+
+    Asked before the work, rather than found out after minutes of it.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("ab").close()
+    except OSError as error:
+        print(f"{option}: cannot write the file: {error.strerror}", file=sys.stderr)
+        return False
+    return True

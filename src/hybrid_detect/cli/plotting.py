@@ -7,11 +7,11 @@ import math
 from PIL import ImageFont
 from PIL.ImageDraw import ImageDraw
 
-__all__ = ["BLUE", "GRID", "INK", "ORANGE", "ticks", "write"]
+__all__ = ["BLUE", "GREY", "GRID", "INK", "ORANGE", "ticks", "write"]
 
 BLUE, ORANGE = "#0b63a5", "#c4540a"
 """Told apart by everyone."""
-INK, GRID = "#333333", "#dddddd"
+INK, GREY, GRID = "#333333", "#999999", "#dddddd"
 
 
 def write(

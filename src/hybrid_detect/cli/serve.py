@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_server
+from hybrid_detect.cli.options import described
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.extras import require
 
@@ -21,15 +23,26 @@ def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser(
         "serve",
-        help="run the reference server",
-        epilog="The token clients must send is read from HYBRID_DETECT_SERVER_TOKEN.",
+        **described("run the reference server"),
+        epilog="The token that clients must send is read from HYBRID_DETECT_SERVER_TOKEN.",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one")
-    parser.add_argument("--model", default="full_range", help="the model (see 'models list')")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        default=SERVER_MODEL,
+        help="the model (see 'hybrid-detect models list'; default: %(default)s)",
+    )
     parser.add_argument("--model-path", type=Path, metavar="FILE", help="the model's file")
     parser.add_argument(
-        "--detectors", type=int, metavar="N", help="detectors (default: one a usable core)"
+        "--detectors",
+        type=int,
+        metavar="N",
+        help="detector processes (default: one for each usable core)",
     )
     gate = parser.add_argument_group("who may come in, and how often")
     gate.add_argument(
@@ -46,11 +59,19 @@ def add_parser(commands: Any) -> None:
         help="origin whose pages in a browser may come in; may be given more than once",
     )
     gate.add_argument(
-        "--rate", type=float, metavar="N", help="pictures a second of each caller; 0 for no limit"
+        "--rate",
+        type=float,
+        metavar="N",
+        help="pictures a second of each caller (default: 30); 0 for no limit",
     )
-    gate.add_argument("--burst", type=int, metavar="N", help="pictures that may come at once")
     gate.add_argument(
-        "--connections-per-peer", type=int, metavar="N", help="connections from one address"
+        "--burst", type=int, metavar="N", help="pictures that may come at once (default: 60)"
+    )
+    gate.add_argument(
+        "--connections-per-peer",
+        type=int,
+        metavar="N",
+        help="connections from one address (default: 256)",
     )
     tls = parser.add_argument_group("TLS")
     tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain, PEM")
@@ -65,18 +86,27 @@ def add_parser(commands: Any) -> None:
         "--encryption-keys",
         type=Path,
         metavar="FILE",
-        help="take encrypted pictures, with the keys of 'hybrid-detect keys generate FILE'",
+        help="take encrypted pictures, with the keys in FILE (see 'hybrid-detect keys')",
     )
-    parser.add_argument("--require-encryption", action="store_true", help="take no other pictures")
+    parser.add_argument(
+        "--require-encryption",
+        action="store_true",
+        help="refuse pictures that are not encrypted (needs --encryption-keys)",
+    )
     parser.add_argument(
         "--history",
         type=Path,
         metavar="FILE",
-        help="keep results by session, for their export (default: keep nothing)",
+        help="keep results by session, to be exported and erased (default: keep nothing)",
     )
-    parser.add_argument("--history-images", action="store_true", help="keep the pictures, too")
     parser.add_argument(
-        "--retention-hours", type=float, metavar="H", help="hours they are kept (default: 24)"
+        "--history-images", action="store_true", help="keep the pictures, too (needs --history)"
+    )
+    parser.add_argument(
+        "--retention-hours",
+        type=float,
+        metavar="H",
+        help="hours that results and pictures are kept (default: 24)",
     )
     parser.set_defaults(run=run)
 
@@ -88,6 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
     from hybrid_detect.server.config import ServerConfig
     from hybrid_detect.server.serving import TOKEN_VARIABLE, serve
 
+    if arguments.retention_hours is not None and arguments.history is None:
+        msg = "--retention-hours: expected --history FILE as well, got none"
+        raise ConfigurationError(msg)
     limits = {
         "detectors": arguments.detectors,
         "rate_per_s": arguments.rate,
@@ -111,6 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
         tls=_tls(arguments),
         **{name: value for name, value in limits.items() if value is not None},
     )
+    fetch_for_server(config.model, path=config.model_path)
     return 0 if serve(config) else 1
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
-from hybrid_detect.cli.plotting import BLUE, GRID, INK, ORANGE, ticks, write
+from hybrid_detect.cli.plotting import BLUE, GREY, GRID, INK, ORANGE, ticks, write
 from hybrid_detect.testing.course import RUNGS, Outcome
 from hybrid_detect.testing.environment import DEADLINE_S, GRID_PER_S, STALE_S
 
@@ -95,8 +95,13 @@ def timeline(outcome: Outcome, policy: str) -> Image.Image:
     ages = [(0.0, "0"), (DEADLINE_S * 1000, "200"), (500.0, "500"), (STALE_S * 1000, "1000")]
     latency = _Panel(pen, 2, "age of the answer, ms (top: none)", ages, seconds)
     from_server = outcome.upload_worth >= outcome.device_worth
-    shown_ms = np.where(np.isfinite(outcome.latencies_s), outcome.latencies_s, STALE_S) * 1000
-    for mask, colour in ((from_server, BLUE), (~from_server, ORANGE)):
+    answered = np.isfinite(outcome.latencies_s)
+    shown_ms = np.where(answered, outcome.latencies_s, STALE_S) * 1000
+    for mask, colour in (
+        (~answered, GREY),
+        (answered & from_server, BLUE),
+        (answered & ~from_server, ORANGE),
+    ):
         latency.dots(frames_s[mask].tolist(), shown_ms[mask].tolist(), colour)
 
     marks = [(mark, f"{mark:g}") for mark in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -108,7 +113,7 @@ def timeline(outcome: Outcome, policy: str) -> Image.Image:
         if tick <= seconds:
             x, y = utility.at(tick, 0)
             write(pen, (x, y + 14), f"{tick:g} s", size=24, anchor="ma")
-    write(pen, (RIGHT, TOP - 52), "blue: server, orange: device", anchor="ra")
+    write(pen, (RIGHT, TOP - 52), "blue: server, orange: device, grey: no answer", anchor="ra")
     return picture.reduce(2)
 
 

@@ -107,8 +107,9 @@ class TrustedKey:
             if key.id not in {other.id for other in usable}:
                 msg = (
                     f"the server no longer has key {key.id}, which pictures are encrypted to: it "
-                    "was changed without overlap, or this is another server. Nothing is sent. Ask "
-                    "its operator for 'hybrid-detect keys show', then pin the new key"
+                    "was changed without overlap, this is another server, or it runs without "
+                    "--encryption-keys. Nothing is sent. Ask its operator for 'hybrid-detect keys "
+                    "show', then pin the new key"
                     + (f" or remove the old one from {self._known.path}" if self._known else "")
                 )
                 raise UnknownKeyError(msg, key_id=key.id)
