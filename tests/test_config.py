@@ -47,6 +47,8 @@ def test_an_endpoint_is_read_and_tidied(text: str, url: str) -> None:
         "https://faces.example.com:http",
         "https://faces.example.com:99999",
         "https://[::1",
+        "https://user:secret/@faces.example.com",
+        "https://user:secret\u2100@faces.example.com",
         "https://user@faces.example.com",
         "https://user:secret@faces.example.com",
         "https://:secret@faces.example.com",

@@ -821,12 +821,46 @@ async def test_a_consent_that_is_withdrawn_recalls_the_frames_under_way() -> Non
         asked = asyncio.create_task(service.process_image(IMAGE, deadline_s=30))
         while not cloud.plans:
             await asyncio.sleep(0)
+        recalled: list[BackendKind] = []
+        cloud.recall = lambda: recalled.append(cloud.kind)  # type: ignore[method-assign]
         await asyncio.to_thread(ledger.withdraw, "s", recorded_by="test")
         result = await asyncio.wait_for(asked, 5)
+        assert recalled == [BackendKind.CLOUD]
         assert result.backend is BackendKind.DEVICE
         assert "withdrawn" in result.reason or "no consent" in result.reason
         assert (await service.process_image(IMAGE)).backend is BackendKind.DEVICE
     assert len(cloud.plans) == 1
+
+
+async def test_a_host_is_allowed_by_where_the_way_really_leads() -> None:
+    for hosts, looked in (({"here.example"}, 0), ({"elsewhere.example"}, 1)):
+        elsewhere = FakeBackend(BackendKind.CLOUD)
+        elsewhere.host = "elsewhere.example"
+        service = HybridDetectionService(
+            "https://here.example",
+            mode=DetectionMode.PREFER_CLOUD,
+            backends=[elsewhere, FakeBackend(BackendKind.DEVICE)],
+            privacy=PrivacyPolicy(hosts=frozenset(hosts)),
+        )
+        async with service:
+            await service.settled()
+            await service.process_image(IMAGE)
+        assert len(elsewhere.plans) == looked
+
+
+async def test_a_way_that_may_never_have_a_frame_is_not_even_made() -> None:
+    never = PrivacyPolicy(may_leave=False)
+    with pytest.raises(ConfigurationError, match="no frame leave"):
+        HybridDetectionService("https://a.example", mode="cloud", privacy=never)
+    service = HybridDetectionService("https://a.example", mode="auto", privacy=never)
+    whys = {way.kind: way.why_not for way in service.status().ways}
+    assert "no frame leave" in whys[BackendKind.CLOUD]
+    assert "no frame leave" in whys[BackendKind.STREAMING]
+    assert set(service._ways) == {BackendKind.DEVICE}
+    wireless = PrivacyPolicy(ways=frozenset({BackendKind.STREAMING}))
+    service = HybridDetectionService("https://a.example", mode="auto", privacy=wireless)
+    assert BackendKind.CLOUD not in service._ways
+    assert BackendKind.STREAMING in service._ways
 
 
 async def test_a_local_frame_stays_and_unchanged_frames_are_stale() -> None:

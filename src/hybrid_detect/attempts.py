@@ -149,6 +149,8 @@ class Runner:
         now_s = asyncio.get_running_loop().time()
         for scope in tuple(self._remote):
             scope.reschedule(now_s)
+        for way in self._ways.values():
+            way.recall()
 
     async def _race(self, outcome: Outcome, plan: Plan, frame: Frame, terms: FrameTerms) -> None:
         """The first way, and the hedge from `hedge_after_s` on; the first good answer wins."""

@@ -70,8 +70,9 @@ class Endpoint:
         try:
             parts = urlsplit(text)
             port = parts.port  # raises ValueError for a port that is none
-        except ValueError as exc:
-            msg = f"expected an endpoint like 'https://host[:port]', got an unreadable URL: {exc}"
+        except ValueError:
+            # Its message repeats parts of the text, and there may be a password in it.
+            msg = "expected an endpoint like 'https://host[:port]', got an unreadable URL"
             raise ConfigurationError(msg) from None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             msg = f"expected an endpoint like 'https://host[:port]', got scheme {parts.scheme!r}"
@@ -91,9 +92,14 @@ class Endpoint:
         return cls(f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}")
 
     @property
+    def host(self) -> str:
+        """Its host's name or address."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
     def is_local(self) -> bool:
         """Whether it is on this machine, where no proxy may come between."""
-        return _is_loopback(urlsplit(self.url).hostname or "")
+        return _is_loopback(self.host)
 
     def http(self, path: str) -> str:
         """The HTTP URL of `path`, which starts with a slash."""

@@ -115,8 +115,9 @@ class Observer:
     def why_not_leave(self, kind: BackendKind, privacy: FramePrivacy) -> str:
         """Why a frame may not be given to `kind` now; empty if it may."""
         source = self._config.session_id
-        # Backends that the app brings have no endpoint of ours, but lead where the app wants.
-        host = self._host or "localhost"
+        # Where the way really leads: a backend that the app brings need not use our endpoint.
+        way = self._ways.get(kind)
+        host = (way.host if way else "") or self._host or "localhost"
         record = (
             self._consent.current(
                 source, scope=self._privacy.consent_scope, version=self._privacy.consent_version

@@ -101,7 +101,8 @@ class HybridDetectionService:
         self._clock = clock
         self._policy = policy or self._default_policy()
         self._missing: dict[BackendKind, str] = {}
-        made = self._create_backends() if backends is None else list(backends)
+        privacy = privacy or PrivacyPolicy()
+        made = self._create_backends(privacy) if backends is None else list(backends)
         self._ways = {backend.kind: Way(backend, clock=clock) for backend in made}
         if len(self._ways) < len(made):
             msg = f"backends: expected one of each kind, got {[b.kind.value for b in made]}"
@@ -116,7 +117,7 @@ class HybridDetectionService:
             self._ways,
             self._missing,
             meter=self._meter,
-            privacy=privacy or PrivacyPolicy(),
+            privacy=privacy,
             consent=consent,
             clock=clock,
         )
@@ -144,10 +145,13 @@ class HybridDetectionService:
             return AutoPolicy(**limits)
         return ModePolicy(mode=self.config.mode, **limits)
 
-    def _create_backends(self) -> list[Backend]:
+    def _create_backends(self, privacy: PrivacyPolicy) -> list[Backend]:
         made = []
         errors = []
         for kind in ORDERS[self.config.mode]:
+            if why := privacy.why_never(kind):
+                self._missing[kind] = why  # so that not even a connection is made
+                continue
             try:
                 made.append(create_backend(kind, self.config))
             except ConfigurationError as error:
@@ -155,7 +159,7 @@ class HybridDetectionService:
                 errors.append(error)
         if made:
             return made
-        if len(errors) == 1:
+        if len(errors) == len(self._missing) == 1:
             raise errors[0]
         reasons = "; ".join(f"{kind.value}: {why}" for kind, why in self._missing.items())
         msg = f"no way of mode {self.config.mode.value!r} can work: {reasons}"

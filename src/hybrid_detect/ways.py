@@ -60,6 +60,7 @@ class Way:
 
     def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
         self.kind = backend.kind
+        self.host = backend.host
         self.settled = asyncio.Event()
         """Set once the first check has ended, either way."""
         self._backend = backend
@@ -205,6 +206,10 @@ class Way:
                 self._trouble, self._trouble_kind = "", None
                 self._breaker.on_success()
             self.settled.set()
+
+    def recall(self) -> None:
+        """Keep what of given-up frames is still here from leaving."""
+        self._backend.recall()
 
     async def aclose(self) -> None:
         """Stop the watch, then the backend."""

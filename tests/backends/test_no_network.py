@@ -54,14 +54,14 @@ SERVICE = """
     import asyncio, sys
     from pathlib import Path
     import numpy as np
-    from hybrid_detect import HybridDetectionService
+    from hybrid_detect import HybridDetectionService, PrivacyPolicy
     from hybrid_detect.backends import device
 
     device.load_model = lambda *_, **__: Path(sys.argv[1]).read_bytes()
 
     async def main():
         picture = np.full((90, 120, 3), 255, np.uint8)
-        async with HybridDetectionService(mode="on_device") as service:
+        async with HybridDetectionService({how}) as service:
             for _ in range(3):
                 assert len((await service.process_image(picture, deadline_s=20)).faces) == 1
         print("seen")
@@ -84,7 +84,10 @@ MEDIAPIPE_ITSELF = """
 SCRIPTS = {
     "way": BACKEND.format(isolation="process"),
     "way in the app's process": BACKEND.format(isolation="none"),
-    "service": SERVICE,
+    "service": SERVICE.format(how="mode='on_device'"),
+    "service with an endpoint, but told that no frame may leave": SERVICE.format(
+        how="'http://127.0.0.1:9', privacy=PrivacyPolicy(may_leave=False)"
+    ),
 }
 
 

@@ -283,6 +283,39 @@ async def test_a_garbled_reply_fails_its_frame_and_keeps_the_link() -> None:
         assert service.why_not == ""
 
 
+@pytest.mark.parametrize("is_recalled", [True, False])
+async def test_a_recall_keeps_what_lies_in_the_buffer_from_leaving(is_recalled: bool) -> None:
+    deafen, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    got: list[object] = []
+
+    async def deaf(link: ServerConnection) -> None:
+        await deafen.wait()
+        link.transport.pause_reading()
+        await go_on.wait()
+        link.transport.resume_reading()
+        try:
+            async for message in pictures(link):
+                got.append(message)
+                break
+        finally:
+            ended.set()
+
+    async with websocket_server(deaf) as url, connected(url) as service:
+        deafen.set()
+        size = 32 * 1024 * 1024  # more than the system's buffers hold
+        frame = asyncio.create_task(service.exchange(request("x", size), deadline_s=5))
+        link = service._link
+        assert link is not None
+        await until(lambda: link.transport.get_write_buffer_size() > 0)
+        frame.cancel()
+        await asyncio.wait([frame])
+        if is_recalled:
+            service.recall()
+        go_on.set()
+        await ended.wait()
+    assert len(got) == (not is_recalled)
+
+
 # ---- two under way, the newest waits
 
 

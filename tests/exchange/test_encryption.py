@@ -50,6 +50,7 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.types import KEYPOINT_NAMES, BackendKind, BoundingBox, Face, Keypoint
 
+from ..fuzzing import examples
 from .suites import AVAILABLE, each_suite, needs_post_quantum
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -341,21 +342,21 @@ def anything(originals: list[bytes]) -> st.SearchStrategy[bytes]:
     return st.binary(max_size=200) | headed | damaged(originals)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(anything([request.data for request in VALID]))
 def test_whatever_a_client_sends_it_opens_or_is_a_typed_error(data: bytes) -> None:
     with contextlib.suppress(EncryptionError):
         assert open_request(data, ring(*KEYS.values())).message == MESSAGE
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.integers(0, len(VALID) - 1), anything(REPLIES))
 def test_whatever_a_server_sends_it_opens_or_is_a_typed_error(index: int, data: bytes) -> None:
     with contextlib.suppress(EncryptionError):
         assert open_reply(data, VALID[index]).message == b"faces"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(anything(REPLIES) | st.sampled_from([encode_reply(RESULT)]))
 def test_whatever_a_channel_brings_it_is_read_or_is_a_backend_error(data: bytes) -> None:
     transmission = SecureImageTransmission(KEYS[Suite.X25519_CHACHA20].public, clock=lambda: NOW_S)
@@ -364,7 +365,7 @@ def test_whatever_a_channel_brings_it_is_read_or_is_a_backend_error(data: bytes)
         assert isinstance(protected.read(data), ErrorReply)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(anything([envelope.encode_keys([KEYS[Suite.X25519_CHACHA20].public.to_json()], number=1)]))
 def test_whatever_keys_are_published_they_are_a_list_or_a_typed_error(data: bytes) -> None:
     with contextlib.suppress(EncryptionError):

@@ -27,6 +27,8 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
+from ..fuzzing import examples
+
 VECTORS = Path(__file__).parents[1] / "vectors"
 
 REQUEST = DetectRequest(
@@ -204,7 +206,7 @@ FIELDS = [
 ]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from([detect, result, error]), st.sampled_from(FIELDS), json_values)
 def test_any_json_value_in_any_field_is_read_safely_or_refused(
     make: Callable[..., bytes], name: str, value: object
@@ -217,7 +219,7 @@ def test_any_json_value_in_any_field_is_read_safely_or_refused(
             continue
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.sampled_from([1.0, None, [], [1, 2, 3, 4], {"box": [0, 0, 1, 1]}]) | json_values,
     st.sampled_from(["box", "score", "keypoints", "nose_tip"]),
@@ -238,7 +240,7 @@ def test_any_json_value_in_a_face_is_read_safely_or_refused(value: object, name:
         seen.fitted(scale_x=65535, scale_y=65535, width=65535, height=65535)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.sampled_from(GOLDEN), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255))), ids)
 def test_damaged_messages_are_read_or_refused(
     golden: Any, changes: list[tuple[int, int]], cut: int

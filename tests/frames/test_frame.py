@@ -20,6 +20,7 @@ from hybrid_detect.errors import ConfigurationError, InvalidFrameError
 from hybrid_detect.frames import reading
 from hybrid_detect.frames.frame import Frame, PixelFormat
 
+from ..fuzzing import examples
 from .bad_inputs import BAD_INPUTS, BadInput
 
 FACES = Path(__file__).parents[3] / "shared" / "faces"
@@ -169,7 +170,7 @@ SAMPLES["progressive"] = encoded(smooth(80, 50), "JPEG", progressive=True, comme
 SAMPLES["lzw"] = encoded(smooth(80, 50), "TIFF", compression="tiff_lzw")
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.sampled_from(sorted(SAMPLES)), st.data())
 def test_damaged_images_raise_nothing_else(kind: str, data: st.DataObject) -> None:
     sample = bytearray(SAMPLES[kind])

@@ -15,6 +15,8 @@ from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.frames.jpeg_markers import quality_of, without_metadata
 
+from ..fuzzing import examples
+
 
 def jpeg(mode: str = "RGB", **options: Any) -> bytes:
     noise = np.random.default_rng(7).integers(0, 256, (40, 56, 3), dtype=np.uint8)
@@ -104,7 +106,7 @@ def test_tables_of_16_bits_are_read() -> None:
     assert quality_of(wide) == 25
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_damaged_jpegs_are_refused_or_compressed_and_never_crash(data: st.DataObject) -> None:
     damaged = bytearray(data.draw(st.sampled_from([PLAIN, jpeg(progressive=True), jpeg("L")])))

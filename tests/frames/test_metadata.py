@@ -28,6 +28,7 @@ from hybrid_detect.frames.png_chunks import png_parts
 from hybrid_detect.frames.privacy import PrivacyFilter
 from hybrid_detect.frames.webp_chunks import webp_parts
 
+from ..fuzzing import examples
 from .bad_inputs import BAD_INPUTS, BadInput
 from .laden_files import (
     CANARY,
@@ -445,7 +446,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.data())
 def test_damaged_files_are_refused_or_cleaned(data: st.DataObject) -> None:
     damaged = bytearray(data.draw(st.sampled_from(SEEDS)))
@@ -471,7 +472,7 @@ def test_damaged_files_are_refused_or_cleaned(data: st.DataObject) -> None:
     check_refused_or_cleaned(bytes(damaged))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP"]),
     st.binary(max_size=200),

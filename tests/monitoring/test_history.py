@@ -90,12 +90,25 @@ def test_a_result_comes_back_as_it_was_kept(kept: DetectionHistory, clock: Clock
     kept.add(seen, session="ann", image=JPEG)
     kept.add({"faces": None}, session="bob")
     first, second = kept.results("ann")
-    assert first.result == json.loads(seen.to_json())
+    told = json.loads(seen.to_json())
+    assert told.pop("session_id") == "ann"
+    assert first.result == told
     assert first.recorded_at == datetime.fromtimestamp(clock.now, UTC)
     assert (first.image, second.image) == (None, JPEG)
     assert first.number < second.number
     assert [each.image for each in kept.results("ann", images=False)] == [None, None]
     assert [each.result for each in kept.results("bob")] == [{"faces": None}]
+
+
+def test_a_session_is_not_named_in_the_files(path: Path, clock: Clock) -> None:
+    name = "canary-session-of-somebody"
+    with DetectionHistory(path, clock=clock, sweeps=False) as kept:
+        kept.add(result(session_id=name), image=JPEG)
+        kept.add(result(session_id=name).to_dict(), session=name)
+        kept.erase("another", who="test")
+        assert name.encode() not in on_disk(path)
+        assert counts(kept, name) == Deleted(2, 1)
+    assert name.encode() not in on_disk(path)
 
 
 def test_a_session_belongs_to_its_owner(kept: DetectionHistory) -> None:

@@ -354,6 +354,11 @@ async def test_pages_of_other_origins_may_not_come_in(origin: str) -> None:
         assert server.detector.looks == 0
 
 
+def test_any_origin_is_no_origin() -> None:
+    with pytest.raises(ConfigurationError, match="allowed_origins"):
+        ServerConfig(allowed_origins=("*",))
+
+
 async def test_an_allowed_origin_comes_in() -> None:
     origin = "https://app.example.com"
     async with served(ServerConfig(allowed_origins=(origin,))) as server:

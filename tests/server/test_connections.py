@@ -1,14 +1,22 @@
 """Connections that are held for nothing, over real sockets."""
 
 import asyncio
+import contextlib
 import json
+import socket
 import struct
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, decode_reply, encode_request
+from hybrid_detect.exchange.wire import (
+    DetectRequest,
+    ErrorReply,
+    decode_reply,
+    encode_announcement,
+    encode_request,
+)
 from hybrid_detect.server import connections
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
@@ -184,6 +192,9 @@ def frame(payload: bytes, *, opcode: int = 2, fin: bool = True, announced: int =
 
 MESSAGE = encode_request(DetectRequest(request_id=1, image=jpeg()))
 
+MAX_FLOOD_BYTES = 2**25
+"""Far more than the system's own buffers hold between two who do not read."""
+
 
 @pytest.mark.parametrize(
     "sent",
@@ -245,6 +256,60 @@ async def test_a_stream_without_pictures_is_closed() -> None:
             assert caught.value.rcvd is not None
             assert caught.value.rcvd.code == 1001
         await until(lambda: server.connections == 0)
+
+
+async def test_announcements_are_no_pictures_and_keep_no_stream_open() -> None:
+    config = ServerConfig(stream_idle_s=0.3, rate_per_s=0)
+    async with (
+        served(config, limits=limits()) as server,
+        connect(stream_url(server), compression=None, ping_interval=None) as link,
+        asyncio.timeout(LIMIT_S),
+    ):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await link.send(encode_announcement(1))
+                await asyncio.sleep(0.01)
+        assert link.close_code == 1001
+
+
+async def test_more_than_one_announcement_for_a_picture_counts_as_pictures() -> None:
+    config = ServerConfig(rate_per_s=0.001, burst=2)
+    async with (
+        served(config, limits=limits()) as server,
+        connect(stream_url(server), compression=None) as link,
+        asyncio.timeout(LIMIT_S),
+    ):
+        for number in range(4):  # the first for nothing, two for the burst, the last refused
+            await link.send(encode_announcement(number))
+        refusal = decode_reply(await link.recv())
+        assert isinstance(refusal, ErrorReply)
+        assert (refusal.request_id, refusal.code) == (3, "too_fast")
+
+
+async def test_pings_whose_answers_nobody_takes_are_not_read() -> None:
+    """Each is answered: without a bound the answers would fill the memory of the server."""
+    opening = (
+        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    flood = frame(bytes(125), opcode=9) * 500
+    async with served(limits=limits()) as server, asyncio.timeout(LIMIT_S):
+        loop = asyncio.get_running_loop()
+        with socket.socket() as peer:
+            peer.setblocking(False)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(peer, ("127.0.0.1", server.port))
+            await loop.sock_sendall(peer, opening)
+            assert b" 101 " in await loop.sock_recv(peer, 1024)
+            sent = refused = 0
+            while refused < 50 and sent < MAX_FLOOD_BYTES:
+                try:
+                    sent += peer.send(flood[sent % len(flood) :])
+                    refused = 0
+                except BlockingIOError:
+                    refused += 1
+                await asyncio.sleep(0.001)
+            assert sent < MAX_FLOOD_BYTES
 
 
 async def test_answers_that_nobody_takes_hold_no_connection() -> None:

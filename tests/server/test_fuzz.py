@@ -4,26 +4,31 @@
 """
 
 import logging
-import os
 import re
 import socket
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from hybrid_detect.exchange.encryption import seal_request
+from hybrid_detect.exchange.key_files import write_key_file
+from hybrid_detect.exchange.key_ring import KeyRing
+from hybrid_detect.exchange.keys import PrivateKey, Suite
 from hybrid_detect.exchange.wire import DetectRequest, encode_request
 from hybrid_detect.server.config import ServerConfig
 
+from ..fuzzing import examples
 from .loopback import Served, jpeg, served_beside
 
-EXAMPLES = int(os.environ.get("HYBRID_DETECT_FUZZ_EXAMPLES", "100"))
 TIMEOUT_S = 5
 """Far below the server's own limits: waiting for one of them counts as a hang."""
 
 fuzzed = settings(
-    max_examples=EXAMPLES,
+    max_examples=examples(100),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -33,11 +38,15 @@ LIMITS = {"rate_per_s": 0, "max_body_bytes": 100_000, "max_pixels": 100_000}
 MESSAGE = encode_request(DetectRequest(request_id=7, image=jpeg(), deadline_s=1.0, session_id="me"))
 WIRE = b"Content-Type: application/vnd.hybrid-detect.v1"
 
+KEY = PrivateKey.generate(Suite.X25519_CHACHA20, datetime.now(UTC) + timedelta(days=1))
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    history = tmp_path_factory.mktemp("history") / "history.db"
-    with served_beside(ServerConfig(history_path=history, **LIMITS)) as running:
+    folder = tmp_path_factory.mktemp("server")
+    write_key_file(folder / "keys.json", KeyRing((KEY,)))
+    files = {"history_path": folder / "history.db", "keys_path": folder / "keys.json"}
+    with served_beside(ServerConfig(**files, **LIMITS)) as running:  # type: ignore[arg-type]
         yield running
 
 
@@ -166,11 +175,26 @@ def test_any_request_is_answered(server: Served, data: bytes) -> None:
     check(server, answer(server, data))
 
 
+sealed_starts = st.builds(
+    lambda kind, rest: b"HS\1" + kind + rest, st.binary(max_size=2), st.binary()
+)
+
+
 @fuzzed
 @given(body=damaged(MESSAGE), is_wire=st.booleans())
 def test_any_message_is_answered(server: Served, body: bytes, is_wire: bool) -> None:
     got = answer(server, request(body, *([WIRE] if is_wire else [])))
     assert re.match(rb"HTTP/1\.1 (200|400|422) ", got), got
+    check(server, got)
+
+
+@fuzzed
+@given(data=st.data())
+def test_any_sealed_message_is_answered(server: Served, data: st.DataObject) -> None:
+    message = data.draw(st.just(MESSAGE) | damaged(MESSAGE))
+    sealed = seal_request(message, KEY.public, now_s=time.time()).data
+    got = answer(server, request(data.draw(st.just(sealed) | damaged(sealed) | sealed_starts)))
+    assert re.match(rb"HTTP/1\.1 (200|400|412|421|422) ", got), got
     check(server, got)
 
 

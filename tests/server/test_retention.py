@@ -110,6 +110,16 @@ def test_results_are_kept_and_pictures_are_not_unless_asked_for(serve: Serve, pa
     assert PICTURE not in path.read_bytes()
 
 
+def test_asking_for_an_export_s_head_is_no_export(serve: Serve, path: Path) -> None:
+    with serve() as client:
+        detect(client, "ann")
+        exported(client, "ann")
+        assert client.head("/v1/sessions/ann/export").status_code == 200
+        assert client.head("/v1/sessions/bob/export").status_code == 404
+    with DetectionHistory(path) as kept:
+        assert [line.action for line in kept.audit()] == ["exported"]
+
+
 def test_pictures_are_kept_if_asked_for(serve: Serve) -> None:
     with serve(history_images=True) as client:
         detect(client, "ann")

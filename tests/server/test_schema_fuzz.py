@@ -1,6 +1,5 @@
 """Schemathesis over the server's own OpenAPI document: `nox -s fuzz` installs and runs it."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,11 @@ import pytest
 from hybrid_detect.server import gate
 from hybrid_detect.server.config import ServerConfig
 
+from ..fuzzing import examples
 from .loopback import Served, served_beside
 
 TOKEN = "s3cret-token"
-EXAMPLES = os.environ.get("HYBRID_DETECT_FUZZ_EXAMPLES", "50")
+EXAMPLES = str(examples(50))
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

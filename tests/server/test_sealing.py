@@ -42,6 +42,7 @@ from hybrid_detect.server.sealing import RELOAD_S, Sealing, SealRefusedError
 from hybrid_detect.types import BoundingBox, Face
 
 from ..exchange.suites import needs_post_quantum
+from ..fuzzing import examples
 
 TOKEN = "a-token-of-the-tests"
 HEADERS = {
@@ -225,7 +226,9 @@ def test_a_suite_named_wrongly_is_refused(
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.binary(max_size=200) | st.binary(max_size=200).map(lambda rest: b"HS\1\1" + rest))
 def test_whatever_comes_it_passes_or_is_refused(sealing: Sealing, data: bytes) -> None:

@@ -47,6 +47,9 @@ class Backend(ABC):
     kind: BackendKind
     """Which way it is."""
 
+    host: str = ""
+    """Name or address of the host it sends frames to; empty for the service's own endpoint."""
+
     check_deadline_s: ClassVar[float] = 3.0
     """Seconds a check may take before it counts as failed: three round trips over the slowest
     usable link."""
@@ -82,6 +85,9 @@ class Backend(ABC):
             BackendError: If this way cannot answer.
             InvalidFrameError: If the frame turns out not to be a readable image.
         """
+
+    def recall(self) -> None:
+        """Keep what of given-up frames is still here from leaving; for a way that buffers."""
 
     async def aclose(self) -> None:
         """Stop, and leave nothing running. May be called more than once."""

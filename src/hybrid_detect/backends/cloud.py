@@ -109,6 +109,7 @@ class CloudDetectionService(RemoteBackend):
             msg = "expected auth_token or api_key, got both"
             raise ConfigurationError(msg)
         self._endpoint = Endpoint.parse(endpoint, allow_insecure_http=allow_insecure_http)
+        self.host = self._endpoint.host
         self._token = checked_token(auth_token if auth_token is not None else api_key)
         self._ssl_context = ssl_context
         self._transport = transport

@@ -123,6 +123,7 @@ class StreamingService(RemoteBackend):
         **options: Any,
     ) -> None:
         self._endpoint = Endpoint.parse(endpoint, allow_insecure_http=allow_insecure_http)
+        self.host = self._endpoint.host
         self._token = checked_token(auth_token)
         self._ssl_context = ssl_context
         self._heartbeat_s = heartbeat_s
@@ -371,6 +372,11 @@ class StreamingService(RemoteBackend):
         }
         text = next(meaning[cls] for cls in type(exc).__mro__ if cls in meaning)
         return BackendUnavailableError(text, backend=self.kind.value, retryable=True)
+
+    def recall(self) -> None:
+        """Break the link if a frame lies in its buffer, from where it would still go out."""
+        if self._link is not None and self._link.transport.get_write_buffer_size():
+            self._link.transport.abort()
 
     async def aclose(self) -> None:
         """Close the link gracefully; frames under way fail."""

@@ -141,7 +141,7 @@ class DetectionHistory:
         """Keep `result`, all of it or nothing.
 
         Args:
-            result: A result, or plain JSON-able values.
+            result: A result, or plain JSON-able values. Its ``session_id`` is not kept.
             session: Whom it is about, by the name that export and erasure will be asked for; the
                 result's own ``session_id`` if `None`.
             image: The encoded picture, if it is to be kept as well.
@@ -161,7 +161,8 @@ class DetectionHistory:
         if image is not None and not isinstance(image, bytes):
             raise InvalidFrameError(expected="an encoded picture", actual=type(image).__name__)
         digest = self._digest(session, owner)
-        text = json.dumps(dict(result))
+        # A session's name is not in the file: only who knows it finds what is kept of it.
+        text = json.dumps({name: value for name, value in result.items() if name != "session_id"})
         # Each of the two may leave a page half empty, and so may the indices.
         size = len(text) + len(image or b"") + 8 * PAGE_BYTES
         if size > self._max_bytes // 2:

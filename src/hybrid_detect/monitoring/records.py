@@ -18,7 +18,7 @@ class StoredResult:
     recorded_at: datetime
     """When it was kept, in UTC."""
     result: dict[str, Any]
-    """As `DetectionResult.to_dict()` gave it."""
+    """As `DetectionResult.to_dict()` gave it, but without its ``session_id``."""
     image: bytes | None = field(default=None, repr=False)
     """The encoded picture, if it was kept, too."""
 

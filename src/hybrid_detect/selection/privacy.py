@@ -107,10 +107,8 @@ class PrivacyPolicy:
             return "the frame is local_only"
         if privacy != FramePrivacy.DEFAULT:
             return f"the frame's privacy is unknown ({privacy!r})"
-        if not self.may_leave:
-            return "the privacy policy lets no frame leave the device"
-        if not any(kind == way for way in self.ways):  # what is unknown may not be hashable
-            return f"the privacy policy does not allow the way {kind!s}"
+        if why := self.why_never(kind):
+            return why
         if host is None or host == "":
             return "no endpoint is configured"
         name = _host_name(host)
@@ -119,6 +117,16 @@ class PrivacyPolicy:
         if self.sources is not None and not any(source == name for name in self.sources):
             return f"the privacy policy does not let frames of source {source!r} leave"
         return self._why_no_consent(consent, now)
+
+    def why_never(self, kind: BackendKind) -> str:
+        """Why `kind` may have no frame at all, whatever the frame; empty if it may have some."""
+        if kind == BackendKind.DEVICE:
+            return ""
+        if not self.may_leave:
+            return "the privacy policy lets no frame leave the device"
+        if not any(kind == way for way in self.ways):  # what is unknown may not be hashable
+            return f"the privacy policy does not allow the way {kind!s}"
+        return ""
 
     def _why_no_consent(self, consent: ConsentRecord | None, now: datetime) -> str:
         if not self.require_consent:

@@ -162,7 +162,7 @@ class _App:
         except SealRefusedError as refusal:
             return _response(request, refusal.reply)
         message = received.message
-        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip()
+        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         is_wire = received.is_sealed or media_type == CONTENT_TYPE
 
         def read() -> DetectRequest:

@@ -121,6 +121,9 @@ class ServerConfig:
         if self.history_images and self.history_path is None:
             msg = "history_images: expected history_path as well, got none"
             raise ConfigurationError(msg)
+        if any("*" in origin for origin in self.allowed_origins):
+            msg = "allowed_origins: expected origins such as 'https://app.example.com', got a '*'"
+            raise ConfigurationError(msg)
         if not 0 <= self.rate_per_s < math.inf:
             msg = f"rate_per_s: expected 0 or more, got {self.rate_per_s}"
             raise ConfigurationError(msg)

@@ -226,12 +226,15 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
 
     async def receive(self) -> Any:
         message = await super().receive()
+        if self._unsent.is_running:
+            self.transport.pause_reading()  # which uvicorn has just resumed
         self._watch()
         return message
 
     def _watch(self) -> None:
         """Give a message that is half there its time, while it is the peer that we wait for."""
-        if self.read_paused or not (self.frames or self.conn.reader.buffer):
+        is_deaf = self.read_paused or self._unsent.is_running
+        if is_deaf or not (self.frames or self.conn.reader.buffer):
             self._patience.stop()
         elif not self._patience.is_running:
             self._patience.start(self.limits.message_s, self._give_up)
@@ -252,10 +255,16 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         self._unsent.start(self.limits.answer_s, self.transport.abort)
+        # Each ping has its answer: whoever takes none must not go on asking for more.
+        self.transport.pause_reading()
+        self._watch()
         super().pause_writing()
 
     def resume_writing(self) -> None:
         self._unsent.stop()
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+        self._watch()
         super().resume_writing()
 
 

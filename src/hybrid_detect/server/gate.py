@@ -185,7 +185,8 @@ class Gate:
         comes too fast.
         """
         caller: str = connection.scope[CALLER]
-        checked_s = self._clock()
+        checked_s = picture_s = self._clock()
+        was_announced = False
 
         async def closed(code: int, reason: str) -> Message:
             with _client_may_be_gone():
@@ -193,10 +194,11 @@ class Gate:
             return {"type": "websocket.disconnect", "code": code}
 
         async def receive_admitted() -> Message:
-            nonlocal checked_s
+            nonlocal checked_s, picture_s, was_announced
             while True:
+                idle_s = self._clock() - picture_s
                 try:
-                    async with asyncio.timeout(self._config.stream_idle_s):
+                    async with asyncio.timeout(max(self._config.stream_idle_s - idle_s, 0.0)):
                         message = await receive()
                 except TimeoutError:
                     return await closed(1001, "idle")
@@ -206,11 +208,16 @@ class Gate:
                         await self._credentials.caller(connection)
                     except WrongCredentialError:
                         return await closed(1008, "the credential is none any more")
+                if message["type"] != "websocket.receive":
+                    return message
                 data = message.get("bytes") or b""
-                is_picture = (
-                    message["type"] == "websocket.receive" and announced_request_id(data) is None
-                )
-                if not is_picture or not (wait_s := self._rates.take(caller)):
+                is_announcement = announced_request_id(data) is not None
+                if not is_announcement:
+                    picture_s = self._clock()
+                # Each picture has one announcement for nothing; more count as pictures.
+                is_free = is_announcement and not was_announced
+                was_announced = is_announcement
+                if is_free or not (wait_s := self._rates.take(caller)):
                     return message
                 reply = _too_fast(peek_request_id(data), wait_s)
                 with _client_may_be_gone():  # `receive` says so next

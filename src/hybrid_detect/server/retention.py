@@ -159,6 +159,8 @@ class Retention:
         def begin(history: DetectionHistory) -> Response:
             if next(history.results(session, owner=owner, images=False), None) is None:
                 return self._respond(request, NOT_FOUND)
+            if request.method == "HEAD":  # nothing is handed out, so that nothing is noted either
+                return Response(media_type="application/zip")
             return StreamingResponse(
                 history.export_pieces(session, owner=owner, who=owner),
                 media_type="application/zip",
