@@ -192,9 +192,7 @@ class AutoPolicy:
             frame_bits=tuple(8.0 * each for each in bytes_),
             frame_cost=tuple(price * each for each in bytes_),
             remote_accuracy=remote.accuracy,
-            device_s=_round(TYPICAL_DEVICE_S if device.latency_s is None else device.latency_s)
-            if device
-            else math.inf,
+            device_s=_device_s(device),
             device_accuracy=device.accuracy if device else 0.0,
             device_cost=device.cost * energy if device else 0.0,
             utility=self._utility(conditions),
@@ -234,6 +232,16 @@ def _share(rung: Rung, side_px: int | None) -> float:
     if side_px is None or side_px >= RUNGS[0].max_side_px:
         return rung.share
     return weight_share(rung.quality, min(1.0, rung.max_side_px / side_px))
+
+
+def _device_s(device: WayConditions | None) -> float:
+    """Median seconds of the device for a frame, rounded finely: it hardly moves, and much hangs
+    on whether it can still be in time.
+    """
+    if device is None:
+        return math.inf
+    # Finely: it hardly moves, and much hangs on whether the device can still be in time.
+    return _round(TYPICAL_DEVICE_S if device.latency_s is None else device.latency_s, 0.05)
 
 
 def _nearest(steps: tuple[float, ...], value: float) -> float:
