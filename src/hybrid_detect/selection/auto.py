@@ -235,9 +235,7 @@ def _share(rung: Rung, side_px: int | None) -> float:
 
 
 def _device_s(device: WayConditions | None) -> float:
-    """Median seconds of the device for a frame, rounded finely: it hardly moves, and much hangs
-    on whether it can still be in time.
-    """
+    """Median seconds of the device for a frame; infinite without one."""
     if device is None:
         return math.inf
     # Finely: it hardly moves, and much hangs on whether the device can still be in time.
