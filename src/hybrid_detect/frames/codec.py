@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect import extras
+from hybrid_detect.frames.banding import bands
+from hybrid_detect.frames.jpeg_restarts import joined
 from hybrid_detect.frames.raster import Planes, Raster
 
 __all__ = ["Codec", "Encode", "PillowCodec", "TurboCodec", "jpeg_codec"]
@@ -26,6 +28,11 @@ Encode: TypeAlias = Callable[[int], bytes]
 
 _EXTENDED: dict[str, dict[str, Any]] = {"webp": {"method": 0}, "avif": {"speed": 9}}
 """Pillow's options for the formats other than JPEG: the fastest that still compress better."""
+
+_UNIT = 16
+"""Sides of a minimum coded unit at 4:2:0, in pixels; without chroma half of it. Source: ITU-T
+T.81, A.2.
+"""
 
 
 class Codec(Protocol):
@@ -67,6 +74,9 @@ class TurboCodec:
 class PillowCodec:
     """JPEG by Pillow, or WebP or AVIF.
 
+    A JPEG is encoded in bands, with restarts between them, so that Pillow never holds the whole
+    picture.
+
     Args:
         format: ``jpeg``, ``webp`` or ``avif``.
     """
@@ -75,23 +85,14 @@ class PillowCodec:
         self.format = format
 
     def encoder(self, raster: Raster) -> Encode:
-        """What encodes `raster`, made into a Pillow image once."""
-        picture = _merged(raster) if isinstance(raster, Planes) else raster.picture()
+        """What encodes `raster`."""
         options = _EXTENDED.get(self.format)
-        if options is not None:
-            # Neither stores JFIF's planes: WebP has limited range, AVIF a matrix of its own.
-            picture = picture if picture.mode in {"L", "RGB"} else picture.convert("RGB")
-        elif picture.mode == "L":
-            options = {}  # Grey has no chroma to subsample.
-        else:
-            options = {"subsampling": "4:2:0"}
-
-        def encode(quality: int) -> bytes:
-            out = io.BytesIO()
-            picture.save(out, self.format.upper(), quality=quality, **options)
-            return out.getvalue()
-
-        return encode
+        if options is None:
+            return lambda quality: _jpeg_in_bands(raster, quality)
+        picture = _picture(raster)
+        # Neither stores JFIF's planes: WebP has limited range, AVIF a matrix of its own.
+        picture = picture if picture.mode in {"L", "RGB"} else picture.convert("RGB")
+        return lambda quality: _saved(picture, self.format, quality=quality, **options)
 
 
 def jpeg_codec() -> Codec:
@@ -125,6 +126,36 @@ def _with_margin(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
     padded[:height, width:] = luma[:, -1:]
     padded[height:] = padded[height - 1]
     return padded[:height, :width]
+
+
+def _jpeg_in_bands(raster: Raster, quality: int) -> bytes:
+    width, height = raster.size
+    # Grey has no chroma to subsample.
+    unit, options = (_UNIT // 2, {}) if raster.is_grey else (_UNIT, {"subsampling": "4:2:0"})
+    parts = list(bands(width, height, multiple=_UNIT))
+    files: list[bytes] = []
+    picture: Image.Image | None = None
+    for top, bottom in parts:
+        picture = _picture(raster.rows(top, bottom), into=picture)
+        files.append(_saved(picture, "jpeg", quality=quality, **options))
+    interval = math.ceil(width / unit) * math.ceil(parts[0][1] / unit)
+    return joined(files, height=height, interval=interval)
+
+
+def _saved(picture: Image.Image, format: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, format.upper(), **options)
+    return out.getvalue()
+
+
+def _picture(raster: Raster, *, into: Image.Image | None = None) -> Image.Image:
+    """A Pillow image of `raster`, with memory of its own.
+
+    Args:
+        raster: The pixels.
+        into: One that may be overwritten: its memory is in the cache already.
+    """
+    return _merged(raster) if isinstance(raster, Planes) else raster.picture(into=into)
 
 
 def _merged(planes: Planes) -> Image.Image:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.banding import pixels_of
 from hybrid_detect.frames.camera import CameraImage
 from hybrid_detect.frames.decoding import EncodedPicture, PillowPicture, check_pixels
 from hybrid_detect.frames.raster import Interleaved, Planes, Raster, Scratch, dense_rows
@@ -157,7 +158,7 @@ class Frame:
         if isinstance(self._source, _ArrayPicture):
             return self._source.rgb()
         picture = self._source.picture()
-        return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+        return pixels_of(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
     def pil(self, *, max_side_px: int | None = None) -> Image.Image:
         """The upright picture as a new Pillow image, without metadata.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from hybrid_detect.frames.banding import pixels_of, shrunk
 from hybrid_detect.frames.sampling import activity, tiles
 from hybrid_detect.frames.scaling import REDUCING_GAP, resized
 from hybrid_detect.frames.shrinking import halved, shrinks_fast, three_quarters
@@ -45,6 +46,16 @@ class Planes:
     def chroma(self) -> tuple[NDArray[np.uint8], ...]:
         """U and V, or nothing."""
         return () if self.u is None or self.v is None else (self.u, self.v)
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether there is luma alone."""
+        return not self.chroma
+
+    def rows(self, top: int, bottom: int) -> Planes:
+        """The rows from `top`, which is even, to before `bottom`."""
+        chroma = (plane[top // 2 : half_up(bottom)] for plane in self.chroma)
+        return Planes(self.y[top:bottom], *chroma)
 
     def resized(self, size: tuple[int, int]) -> Planes:
         """The same picture at `size` (width, height), not larger than it is."""
@@ -122,9 +133,25 @@ class Interleaved:
         """Width and height in pixels."""
         return int(self.pixels.shape[1]), int(self.pixels.shape[0])
 
-    def picture(self) -> Image.Image:
-        """The same picture in Pillow's mode ``RGB``, copied."""
+    @property
+    def is_grey(self) -> bool:
+        """Whether there is luma alone."""
+        return False
+
+    def rows(self, top: int, bottom: int) -> Interleaved:
+        """The rows from `top` to before `bottom`."""
+        return Interleaved(self.pixels[top:bottom], self.order)
+
+    def picture(self, *, into: Image.Image | None = None) -> Image.Image:
+        """The same picture in Pillow's mode ``RGB``, copied.
+
+        Args:
+            into: One to be overwritten with it, if it has the same size.
+        """
         packed = np.ascontiguousarray(self.pixels)
+        if into is not None and into.size == self.size:
+            into.frombytes(packed, "raw", self.order, 0, 1)
+            return into
         # Not frombuffer: it may read in place, and the picture would change with the array.
         return Image.frombytes("RGB", self.size, packed, "raw", self.order, 0, 1)
 
@@ -132,7 +159,11 @@ class Interleaved:
         """The same picture at `size` (width, height), not larger than it is."""
         if size == self.size:
             return self
-        return Interleaved(np.asarray(resized(self.picture(), size)), "RGB")
+
+        def rows(top: int, bottom: int) -> Image.Image:
+            return self.rows(top, bottom).picture()
+
+        return Interleaved(shrunk(rows, self.size, size), "RGB")
 
     def sample(self, part: int = 0) -> tuple[Interleaved, float] | None:
         """Tiles from all over, and how much larger the whole is; `None` if it is too small.
@@ -178,7 +209,7 @@ def raster_of(picture: Image.Image) -> Raster:
     if picture.mode == "L":
         return Planes(np.asarray(picture))
     return Interleaved(
-        np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB")), "RGB"
+        pixels_of(picture if picture.mode == "RGB" else picture.convert("RGB")), "RGB"
     )
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["REDUCING_GAP", "fitted_size", "resized"]
+__all__ = ["REDUCING_GAP", "fitted_size", "resized", "whole_factor"]
 
 REDUCING_GAP = 2.0
 """Shrink by whole factors first, down to twice the size asked for, then filter.
@@ -41,14 +41,18 @@ def fitted_size(width: int, height: int, *, max_side_px: int | None) -> tuple[in
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def whole_factor(size: tuple[int, int], to: tuple[int, int]) -> int:
+    """How many pixels of `size` one of `to` covers along both sides; 1 if no whole number."""
+    across, down = (old // new if old % new == 0 else 1 for old, new in zip(size, to, strict=True))
+    return across if across == down else 1
+
+
 def resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """`picture` at `size` (width, height); `picture` itself if it has that size already."""
     if picture.size == size:
         return picture
-    across, down = (
-        old // new if old % new == 0 else 0 for old, new in zip(picture.size, size, strict=True)
-    )
-    if across > 1 and across == down:
+    factor = whole_factor(picture.size, size)
+    if factor > 1:
         # Means of whole squares: a fifth of the time, and no blur beyond them.
-        return picture.reduce(across)
+        return picture.reduce(factor)
     return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
