@@ -130,6 +130,7 @@ async def look(way_name: str, codec: str, link: str, url: str, frame_count: int)
             assert "mediapipe" not in sys.modules
     report = budget.report
     assert report is not None
+    assert link not in (FREE, SLOW) or outcomes["answered"] > frame_count / 2, outcomes
     assert report.control is not None
     whole = report.baseline_bytes - ready + report.peak_bytes + max(report.control.peak_bytes, 0)
     return {
@@ -179,9 +180,11 @@ class Link:
         # Else the kernel takes megabytes off the client before it notices the link.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
         server = await asyncio.start_server(self._accept, sock=listening, limit=32 * 1024)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        self.flowing.set()
-        server.close()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            self.flowing.set()
+            server.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Cancelled when the loop ends, which asyncio's server would report as an error.
@@ -223,14 +226,20 @@ async def measure(way: str, codec: str, link_name: str, server: str, frames: int
             stdout=asyncio.subprocess.PIPE,
         )
         assert child.stdout is not None
-        assert await child.stdout.readline() == b"warm\n", (way, codec, link_name)
-        halting = asyncio.create_task(link.halt()) if link_name == HALTING else None
-        if link_name == STALLED:
-            link.flowing.clear()
-        row = json.loads(await child.stdout.readline())
-        if halting is not None:
-            halting.cancel()
-        await child.wait()
+        halting: asyncio.Task[None] | None = None
+        try:
+            assert await child.stdout.readline() == b"warm\n", (way, codec, link_name)
+            if link_name == HALTING:
+                halting = asyncio.create_task(link.halt())
+            if link_name == STALLED:
+                link.flowing.clear()
+            row = json.loads(await child.stdout.readline())
+            assert await child.wait() == 0, (way, codec, link_name)
+        finally:
+            if halting is not None:
+                halting.cancel()
+            if child.returncode is None:
+                child.kill()
     return dict(row)
 
 

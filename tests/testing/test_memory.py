@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import mmap
-import os
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ import pytest
 
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.selection import probes
-from hybrid_detect.testing import MemoryBudget, MemoryBudgetError
+from hybrid_detect.testing import MemoryBudget, MemoryBudgetError, memory_meter
 from hybrid_detect.testing.memory_meter import MemoryMeter
 from hybrid_detect.testing.memory_report import MB
 
@@ -127,6 +126,36 @@ def test_pages_of_files_do_not_count(tmp_path):
 
 
 @linux
+def test_a_file_mapped_inside_a_call_is_named_as_a_cause(tmp_path):
+    (tmp_path / "big").write_bytes(b"x" * (20 * MB))
+
+    def call():
+        with (tmp_path / "big").open("rb") as file:
+            view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        assert sum(view[::4096]) > 0
+        view.close()
+
+    with pytest.raises(MemoryBudgetError, match="files and shared memory it mapped there included"):
+        MemoryBudget("5 MB", frames=5, warm_up=0).run(call)
+
+
+@linux
+@pytest.mark.parametrize("missing", ["RssAnon", "RssFile", "VmHWM"])
+def test_a_kernel_that_tells_less_is_read_between_calls(monkeypatch, missing):
+    status = memory_meter._status
+
+    def less():
+        return {name: size for name, size in status().items() if name != missing}
+
+    monkeypatch.setattr(memory_meter, "_status", less)
+    held = []
+    budget = MemoryBudget("5 MB", frames=20, warm_up=2)
+    assert "read between calls" in budget.run(lambda: None).measured
+    with pytest.raises(MemoryBudgetError):
+        budget.run(lambda: held.append(fill(MB)))
+
+
+@linux
 def test_without_the_high_water_mark_levels_are_still_seen(monkeypatch):
     monkeypatch.setattr(MemoryMeter, "_rewind", lambda _: False)
     held = []
@@ -139,7 +168,7 @@ def test_without_the_high_water_mark_levels_are_still_seen(monkeypatch):
 
 
 def test_a_platform_without_proc_is_read_through_psutil(monkeypatch):
-    monkeypatch.setattr(os.path, "exists", lambda _: False)
+    monkeypatch.setattr(memory_meter, "_status", dict)
     monkeypatch.setattr(probes, "read_text", lambda _: "")
     held = []
     budget = MemoryBudget("5 MB", frames=20, warm_up=2)
@@ -178,6 +207,19 @@ def test_the_control_s_part_is_subtracted():
     assert report.control.peak_bytes > 10 * MB or not MemoryMeter().sees_inside_calls
     assert report.peak_bytes < 4 * MB
     assert "subtracted" in str(report)
+
+
+def test_a_control_that_keeps_a_lot_is_measured_to_its_end():
+    """Else the same calls would be over a budget that only a part of the control is taken off."""
+    held = []
+
+    def call():
+        held.append(fill(400_000))
+
+    report = MemoryBudget("3 MB", frames=150, warm_up=5, control=call).run(call)
+    assert report.control.calls == 150
+    assert report.peak_bytes < NOISE
+    assert abs(report.slope_bytes_per_1000) < 40 * MB  # of 400 each
 
 
 def test_a_control_does_not_hide_a_leak():
@@ -224,6 +266,65 @@ def test_a_child_s_leak_is_its_own_unless_asked_for(ask_child):
         MemoryBudget("5 MB", frames=30, warm_up=5, children=True).run(ask_child)
     assert failure.value.report.growth_bytes == pytest.approx(15 * MB, abs=NOISE)
     assert "and its children" in str(failure.value)
+
+
+def test_a_child_s_end_does_not_hide_a_leak_here():
+    hog = f"import sys; held = bytearray(b'x') * {30 * MB}; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hog], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        child.stdout.readline()
+        held = []
+
+        def call(number):
+            held.append(fill(MB))
+            if number == 12:
+                child.stdin.close()
+                child.wait()
+
+        with pytest.raises(MemoryBudgetError) as failure:
+            MemoryBudget("5 MB", frames=20, warm_up=2, children=True).run(call)
+    assert failure.value.report.growth_bytes == pytest.approx(20 * MB, abs=NOISE)
+
+
+# -- on a heap that others left in pieces ---------------------------------------------------------
+
+
+@pytest.fixture
+def heap_in_pieces():
+    """What a long session leaves: much that is free, on pages of which some is in use."""
+    blocks = [bytes(600 + number * 37 % 59_000) for number in range(3000)]
+    kept = blocks[::40]
+    del blocks
+    return kept
+
+
+@linux
+@pytest.mark.usefixtures("heap_in_pieces")
+def test_calls_that_hold_nothing_pass_on_it():
+    sizes = iter(np.random.default_rng(1).integers(10_000, 3 * MB, 3 * 300))
+
+    def call():
+        work = [fill(next(sizes)) for _ in range(3)]
+        del work
+
+    report = MemoryBudget("20 MB", frames=200, warm_up=50).run(call)
+    assert report.calls == 200
+    assert report.growth_bytes < NOISE
+
+
+@linux
+def test_a_leak_into_pages_that_are_there_already_is_growth():
+    if not memory_meter._heap_in_use():
+        pytest.skip("the C library does not count what is in use (glibc 2.33 and later do)")
+    blocks = [bytes(700) for _ in range(60_000)]
+    kept = blocks[::4]
+    del blocks
+    held = []
+    with pytest.raises(MemoryBudgetError) as failure:
+        MemoryBudget("5 MB", frames=500).run(lambda: held.extend(bytes(700) for _ in range(30)))
+    assert failure.value.report.growth_bytes == pytest.approx(500 * 30 * 750, abs=NOISE)
+    assert len(kept) == 15_000
 
 
 # -- ways to use it ------------------------------------------------------------------------------
@@ -281,6 +382,19 @@ def test_an_error_in_the_loop_comes_first():
         1 / 0  # noqa: B018
 
 
+def test_a_budget_inside_a_budget_is_refused():
+    """Each would reset the one high-water mark that the other reads."""
+
+    def call():
+        MemoryBudget("100 MB", frames=3, warm_up=0).run(lambda: None)
+
+    with pytest.raises(ConfigurationError, match="inside another one"):
+        MemoryBudget("5 MB").run(call)
+    with pytest.raises(ConfigurationError, match="inside another one"), MemoryBudget("5 MB"):
+        call()
+    call()  # an error leaves nothing behind
+
+
 def test_asynchronous_calls_are_awaited():
     held = []
 
@@ -304,5 +418,10 @@ def test_asynchronous_calls_are_not_taken_for_done():
     async def call():
         pytest.fail("nobody awaited it")
 
-    with pytest.raises(ConfigurationError, match=r"await budget\.run_async"):
+    with pytest.raises(ConfigurationError, match=r"call is for 'await budget\.run_async"):
         MemoryBudget("2 MB").run(call)
+    with (
+        pytest.raises(ConfigurationError, match=r"control is for 'await budget\.run_async"),
+        MemoryBudget("2 MB", control=call),
+    ):
+        pytest.fail("there is nothing to compare with")

@@ -149,15 +149,24 @@ def test_it():
         ('"1 MB", frames=0', "frames: expected a whole number of at least 1"),
     ],
 )
-def test_a_marker_that_cannot_be_obeyed_is_a_usage_error(run, marker, words):
+def test_a_marker_that_cannot_be_obeyed_is_an_error_of_its_test(run, marker, words):
     status, text = run(f"""
+@pytest.fixture
+def costly():
+    pytest.fail("there was no need to set it up")
+
 @pytest.mark.memory_budget({marker})
-def test_it():
+def test_it(costly):
+    pass
+
+def test_other():
     pass
 """)
-    assert status == pytest.ExitCode.USAGE_ERROR, text
+    assert status == pytest.ExitCode.TESTS_FAILED, text
+    assert "1 passed, 1 error" in text
     assert words in text
-    assert "test_it.py::test_it" in text
+    assert "setup of test_it" in text
+    assert "no need" not in text
     assert "Traceback" not in text
 
 
@@ -186,18 +195,40 @@ def test_nothing(memory_budget):
 )
 def test_a_test_that_the_marker_could_not_guard_is_refused(run, code):
     status, text = run(code)
-    assert status == pytest.ExitCode.USAGE_ERROR, text
+    assert status == pytest.ExitCode.TESTS_FAILED, text
     assert "the marker memory_budget calls plain test functions" in text
 
 
-def test_a_marked_test_that_measures_nothing_fails(run):
+def test_a_test_that_measures_nothing_fails(run):
     status, text = run("""
 @pytest.mark.memory_budget("5 MB")
-def test_it(memory_budget):
+def test_marked(memory_budget):
+    pass
+
+def test_made(memory_budget):
+    memory_budget("5 MB")
+
+def test_only_asks_for_it(memory_budget):
     pass
 """)
     assert status == 1, text
-    assert "nothing was measured" in text
+    assert "2 failed, 1 passed" in text
+    assert text.count("but nothing was measured") >= 2
+
+
+def test_an_error_of_the_test_itself_is_shown_without_the_library_s_frames(run):
+    status, text = run("""
+@pytest.mark.memory_budget("5 MB", frames=3)
+def test_marked():
+    1 / 0
+
+def test_fixture(memory_budget):
+    memory_budget("5 MB", frames=3).run(lambda: 1 / 0)
+""")
+    assert status == 1, text
+    assert "2 failed" in text
+    assert "ZeroDivisionError: division by zero" in text
+    assert "memory.py" not in text
 
 
 def test_classes_parameters_and_other_outcomes_work_as_ever(run):

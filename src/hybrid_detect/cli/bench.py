@@ -185,7 +185,7 @@ def _held_by_children(server_pid: int | None) -> int:
 
 def _line_of(report: MemoryReport) -> _Line:
     above = (report.peak_bytes, report.growth_bytes, report.slope_bytes_per_1000)
-    return _Line("this process", (report.baseline_bytes, *above), report.levels)
+    return _Line("this process", (report.baseline_bytes, *above), report.curve)
 
 
 def _line_of_children(held: list[tuple[int, int]]) -> _Line:

@@ -67,7 +67,10 @@ def can_write(file: Path, *, option: str) -> bool:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not file.exists()
         file.open("ab").close()
+        if is_new:
+            file.unlink()  # else work that is broken off would leave an empty picture
     except OSError as error:
         print(f"{option}: cannot write the file: {error.strerror}", file=sys.stderr)
         return False

@@ -17,7 +17,9 @@ At rest, garbage has been collected and the allocator has given its free memory 
 takes away what earlier tests freed and the allocator kept, where a leak could hide; the other half
 brings back what the calls themselves work with, so that the baseline has it. In between, garbage
 collection runs as it does in the app: cyclic garbage that waits for it counts towards the peak, not
-as growth.
+as growth. Free memory that the allocator keeps is given back each time that it may have come to a
+quarter of the budget: on a heap that earlier tests left in pieces, calls that hold nothing touch
+one page after another.
 
 `MemoryBudget` needs no pytest; `pytest_plugin` brings it there.
 """
@@ -28,7 +30,7 @@ import gc
 import inspect
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.testing.memory_meter import MemoryMeter, MemoryRecorder, give_free_memory_back
@@ -41,6 +43,9 @@ DEFAULT_FRAMES = 1000
 
 DEFAULT_WARM_UP = 50
 """By then pools, caches and the allocator's free lists of a client have settled."""
+
+KEPT_SHARE = 0.25
+"""So much of the budget the level may rise before the allocator is asked for what is free of it."""
 
 STOP_RATIO = 3
 STOP_MARGIN_BYTES = 16 * MB
@@ -118,12 +123,15 @@ class MemoryBudget:
                 default; else without.
 
         Raises:
-            MemoryBudgetError: If the peak is above the limit. Far above it, at once.
-            ConfigurationError: If `call` is asynchronous: ``await run_async(call)`` instead.
+            MemoryBudgetError: If the peak or the growth is above the limit. Far above it, at once.
+            ConfigurationError: If `call` is asynchronous (``await run_async(call)`` instead), or
+                inside another budget.
         """
         __tracebackhide__ = True
-        own = None if self.control is None else self._measure(self.control, None)
-        return self._judge(self._measure(call, own))
+        own = self._measured_control()
+        with _Watch(self, own) as watch:
+            self._repeat(call, watch)
+        return self._judge(watch.end())
 
     async def run_async(self, call: Callable[..., Awaitable[object]]) -> MemoryReport:
         """`run` for a function whose every call is awaited, on the event loop that is running.
@@ -133,28 +141,38 @@ class MemoryBudget:
         __tracebackhide__ = True
         own = None
         if self.control is not None:
-            own = await self._measure_async(self.control, None)
-        return self._judge(await self._measure_async(call, own))
+            with _Watch(self, is_control=True) as watch:
+                await self._repeat_async(self.control, watch)
+            own = watch.end()
+        with _Watch(self, own) as watch:
+            await self._repeat_async(call, watch)
+        return self._judge(watch.end())
 
-    def _measure(self, call: Callable[..., object], own: MemoryReport | None) -> MemoryReport:
-        watch = _Watch(self, own)
+    def _measured_control(self) -> MemoryReport | None:
+        __tracebackhide__ = True
+        if self.control is None:
+            return None
+        with _Watch(self, is_control=True) as watch:
+            self._repeat(self.control, watch)
+        return watch.end()
+
+    def _repeat(self, call: Callable[..., object], watch: _Watch) -> None:
+        __tracebackhide__ = True
         give = _numbered(call)
         for number in range(self.warm_up + self.frames):
             outcome = give(number)
             if inspect.isawaitable(outcome):
                 if inspect.iscoroutine(outcome):
                     outcome.close()
-                msg = "an asynchronous call is measured with 'await budget.run_async(call)'"
+                what = "control" if watch.is_control else "call"
+                msg = f"an asynchronous {what} is for 'await budget.run_async(call)'"
                 raise ConfigurationError(msg)
             del outcome  # else each result would live until the next one replaces it
             if not watch.step():
                 break
-        return watch.end()
 
-    async def _measure_async(
-        self, call: Callable[..., object], own: MemoryReport | None
-    ) -> MemoryReport:
-        watch = _Watch(self, own)
+    async def _repeat_async(self, call: Callable[..., object], watch: _Watch) -> None:
+        __tracebackhide__ = True
         give = _numbered(call)
         for number in range(self.warm_up + self.frames):
             outcome = give(number)
@@ -163,11 +181,10 @@ class MemoryBudget:
             del outcome
             if not watch.step():
                 break
-        return watch.end()
 
     def __enter__(self) -> Self:
-        own = None if self.control is None else self._measure(self.control, None)
-        self._watch = _Watch(self, own)
+        own = self._measured_control()
+        self._watch = _Watch(self, own).__enter__()
         return self
 
     def sample(self) -> None:
@@ -192,7 +209,10 @@ class MemoryBudget:
     ) -> None:
         __tracebackhide__ = True
         watch, self._watch = self._watch, None
-        if watch is None or exc_type is not None:
+        if watch is None:
+            return
+        watch.__exit__(exc_type, exc, traceback)
+        if exc_type is not None:
             return
         if not watch.recorder.calls:
             msg = (
@@ -211,9 +231,17 @@ class MemoryBudget:
 
 
 class _Watch:
-    """One run under a budget: warm-up, baseline, readings, end."""
+    """One run under a budget: warm-up, baseline, readings, end.
 
-    def __init__(self, budget: MemoryBudget, own: MemoryReport | None) -> None:
+    One at a time in a process: it has one high-water mark, and each would reset the other's.
+    """
+
+    _is_held: ClassVar[bool] = False
+
+    def __init__(
+        self, budget: MemoryBudget, own: MemoryReport | None = None, *, is_control: bool = False
+    ) -> None:
+        self.is_control = is_control
         self._budget = budget
         self._own = own
         self._meter = MemoryMeter(children=budget.children)
@@ -223,8 +251,20 @@ class _Watch:
         self._stopped = False
         most = budget.limit_bytes + (max(own.peak_bytes, 0) if own else 0)
         self._stop_at = STOP_RATIO * most + STOP_MARGIN_BYTES
-        self._resting = 0
+        self._may_keep = KEPT_SHARE * budget.limit_bytes
+        self._give_back_at = 0.0
+        self._resting: tuple[int, ...] = ()
+
+    def __enter__(self) -> Self:
+        if _Watch._is_held:
+            msg = "a memory budget cannot be measured inside another one"
+            raise ConfigurationError(msg)
+        _Watch._is_held = True
         self._reach(0)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _Watch._is_held = False
 
     def _reach(self, calls: int) -> None:
         if calls == self._budget.warm_up // 2:
@@ -232,12 +272,13 @@ class _Watch:
         if calls == self._budget.warm_up:
             gc.collect()
             self._baseline = self._meter.start()
+            self._give_back_at = self._baseline + self._may_keep
             self._resting = self._rest()
 
-    def _rest(self) -> int:
+    def _rest(self) -> tuple[int, ...]:
         gc.collect()
         give_free_memory_back()
-        return self._meter.exact()
+        return self._meter.at_rest()
 
     def step(self) -> bool:
         """Take note of one more call; whether it is worth going on."""
@@ -245,25 +286,30 @@ class _Watch:
         if self.calls <= self._budget.warm_up:
             self._reach(self.calls)
             return True
-        self._stopped = self.recorder.record() - self._baseline > self._stop_at
+        peak = self.recorder.record()
+        if self.recorder.level > self._give_back_at:
+            give_free_memory_back()
+            self._give_back_at = self._meter.read()[0] + self._may_keep
+        self._stopped = not self.is_control and peak - self._baseline > self._stop_at
         return not self._stopped
 
     def end(self) -> MemoryReport:
         """Come to rest, read a last time, and report."""
-        growth = self._rest() - self._resting
+        growth = max(now - then for now, then in zip(self._rest(), self._resting, strict=True))
         recorder, base, own = self.recorder, self._baseline, self._own
+        recorder.finish()
         levels = [(0, 0), *((call, level - base) for call, level, _ in recorder.points)]
         curve = [(0, 0), *((call, peak - base) for call, _, peak in recorder.points)]
-        peak = recorder.highest - base
+        rise = slope(levels[1:]) * 1000
         return MemoryReport(
             limit_bytes=self._budget.limit_bytes,
             calls=recorder.calls,
             warm_up=self._budget.warm_up,
             baseline_bytes=base,
-            peak_bytes=peak - (max(own.peak_bytes, 0) if own else 0),
+            peak_bytes=recorder.highest - base - (max(own.peak_bytes, 0) if own else 0),
             peak_call=recorder.highest_at,
             growth_bytes=growth - (max(own.growth_bytes, 0) if own else 0),
-            slope_bytes_per_1000=slope(levels[1:]) * 1000,
+            slope_bytes_per_1000=rise - (max(own.slope_bytes_per_1000, 0) if own else 0),
             curve=tuple(curve),
             levels=tuple(levels),
             stopped_early=self._stopped,
@@ -281,4 +327,9 @@ def _numbered(call: Callable[..., object]) -> Callable[[int], Any]:
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if any(each.kind in positional and each.default is each.empty for each in parameters):
         return call
-    return lambda _: call()
+
+    def without_number(_: int) -> Any:
+        __tracebackhide__ = True
+        return call()
+
+    return without_number

@@ -2,14 +2,18 @@
 
 On Linux every call is read from ``/proc/self/status`` (``RssAnon`` and ``VmSwap``, 0.06 ms), and
 the kernel's high-water mark (``VmHWM``), reset before each call, shows what a call took and gave
-back inside; file pages are taken off it at their highest, so a peak is never overstated. (The
-reset also lowers what ``getrusage`` calls ``ru_maxrss``.) Baseline and end are counted exactly,
-page by page. Where the mark cannot be reset, and on macOS and Windows, which are read as the
-unique set (USS), a peak is the highest reading between two calls.
+back inside. The mark is of all resident pages; those of files are taken off it as seen before and
+after the call, so files and shared memory that a call maps and unmaps inside count towards its
+peak. (The reset also lowers what ``getrusage`` calls ``ru_maxrss``.) Baseline and end are counted
+exactly, page by page, and glibc is asked how much of its heap is in use (``mallinfo2``): what a
+leak takes in pages that were there already is seen by that alone. Where the mark cannot be reset,
+and on macOS and Windows, which are read as the unique set (USS), a peak is the highest reading
+between two calls.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import time
@@ -33,13 +37,13 @@ class MemoryMeter:
 
         self._probes = probes
         self._pid = os.getpid()
-        self._has_status = os.path.exists("/proc/self/status")
+        self._has_status = "RssAnon" in _status()
         self._with_children = children
         self._family_extra = 0
         self._family_read_s = 0.0
         self._offset = 0
         self._files = 0
-        self.sees_inside_calls = self._has_status and self._rewind()
+        self.sees_inside_calls = _status().keys() >= _MARKED and self._rewind()
 
     def start(self) -> int:
         """The exact level now; what `read` returns from here on is on the same scale."""
@@ -60,6 +64,14 @@ class MemoryMeter:
         self._family_extra = total - (anonymous(self._pid) or 0)
         self._family_read_s = time.monotonic()
         return total
+
+    def at_rest(self) -> tuple[int, ...]:
+        """What is held, counted in each way that can see a leak: growth is the most of any.
+
+        Children that end must not hide what this process comes to hold.
+        """
+        own = self._probes.process_anonymous_bytes(self._pid) or 0
+        return (*((self.exact(),) if self._with_children else ()), own, _heap_in_use())
 
     def read(self) -> tuple[int, int]:
         """The level now, and the highest since the last reading."""
@@ -107,9 +119,18 @@ class MemoryMeter:
         return f"private anonymous memory of {whose}; {inside}{also}"
 
 
+_MARKED = frozenset(("RssAnon", "RssFile", "RssShmem", "VmHWM"))
+"""What it takes to tell a peak; gVisor, for one, has less."""
+
+
 def _status() -> dict[str, int]:
-    with open("/proc/self/status", "rb") as status:
-        found = re.findall(rb"^(Rss\w+|VmHWM|VmSwap):\s+(\d+) kB$", status.read(), re.MULTILINE)
+    """What ``/proc/self/status`` says of resident memory, in bytes; nothing where it is not."""
+    try:
+        with open("/proc/self/status", "rb") as status:
+            text = status.read()
+    except OSError:
+        return {}
+    found = re.findall(rb"^(Rss\w+|VmHWM|VmSwap):\s+(\d+) kB$", text, re.MULTILINE)
     return {name.decode(): int(number) * 1024 for name, number in found}
 
 
@@ -124,6 +145,8 @@ class MemoryRecorder:
         self._read = read
         self._stride = 1
         self._between = 0
+        self.level = 0
+        """What was read last."""
         self.calls = 0
         self.highest = 0
         self.highest_at = 0
@@ -132,30 +155,59 @@ class MemoryRecorder:
 
     def record(self) -> int:
         """Read after a call; returns the highest level since the last reading."""
-        level, peak = self._read()
+        self.level, peak = self._read()
         self.calls += 1
         self._between = max(self._between, peak)
         if peak > self.highest or self.calls == 1:
             self.highest, self.highest_at = peak, self.calls
         if self.calls % self._stride == 0:
-            self.points.append((self.calls, level, self._between))
-            self._between = 0
+            self.finish()
             if len(self.points) == 2 * CURVE_POINTS:
                 pairs = zip(self.points[::2], self.points[1::2], strict=True)
                 self.points = [(b[0], b[1], max(a[2], b[2])) for a, b in pairs]
                 self._stride *= 2
         return peak
 
+    def finish(self) -> None:
+        """Make the last call a point of the curve, whatever its number."""
+        if self.calls and (not self.points or self.points[-1][0] != self.calls):
+            self.points.append((self.calls, self.level, self._between))
+            self._between = 0
+
 
 def give_free_memory_back() -> None:
     """Ask the C library to return what it keeps of freed memory, where it can be asked."""
-    import ctypes
-
-    try:
-        library = ctypes.CDLL(None)  # what the process is linked with
-    except (OSError, TypeError):
-        return  # Windows, whose heaps cannot be asked
+    library = _c_library()
     if (trim := getattr(library, "malloc_trim", None)) is not None:
         trim(ctypes.c_size_t(0))
     elif (relieve := getattr(library, "malloc_zone_pressure_relief", None)) is not None:
         relieve(None, ctypes.c_size_t(0))
+
+
+class _HeapCounts(ctypes.Structure):
+    """glibc's ``struct mallinfo2``. Source: glibc 2.33, ``malloc.h``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _heap_in_use() -> int:
+    """Bytes of the C library's heap that are in use; 0 where it does not say."""
+    count = getattr(_c_library(), "mallinfo2", None)
+    if count is None:
+        return 0
+    count.restype = _HeapCounts
+    return int(count().uordblks)
+
+
+def _c_library() -> ctypes.CDLL | None:
+    """What the process is linked with; `None` on Windows, whose heaps cannot be asked."""
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None

@@ -92,6 +92,13 @@ class MemoryReport:
         """Whether peak and growth stayed inside the budget."""
         return max(self.peak_bytes, self.growth_bytes) <= self.limit_bytes
 
+    @property
+    def _where(self) -> str:
+        if self.passed or max(level for _, level in self.levels) > self.limit_bytes:
+            return f"at call {self.peak_call}"
+        # Only the kernel's mark has seen it, and that tells no file from other memory.
+        return f"inside call {self.peak_call}, files and shared memory it mapped there included"
+
     def __str__(self) -> str:
         limit = megabytes(self.limit_bytes)
         if self.passed:
@@ -101,7 +108,7 @@ class MemoryReport:
         rows = [
             ("measured", self.measured),
             ("baseline", f"{megabytes(self.baseline_bytes)} after {self.warm_up} calls of warm-up"),
-            ("peak", f"{megabytes(self.peak_bytes, sign=True)} at call {self.peak_call}"),
+            ("peak", f"{megabytes(self.peak_bytes, sign=True)} {self._where}"),
             (
                 "growth",
                 f"{megabytes(self.growth_bytes, sign=True)} at rest after {self.calls} calls",

@@ -32,15 +32,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse markers that cannot be obeyed before any test runs."""
+    """Find markers that cannot be obeyed: their tests fail before any of them is set up."""
     for item in items:
         if (marker := item.get_closest_marker(NAME)) is None:
             continue
         refusal = _budget(_arguments(marker)) if _is_callable_by_us(item) else NOT_OURS
         if isinstance(refusal, str):
-            msg = f"{item.nodeid}: {refusal}"
-            raise pytest.UsageError(msg)
+            # No error here: it would end the whole run, and under pytest-xdist nobody saw why.
+            item.stash[_REFUSAL] = refusal
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test whose marker cannot be obeyed."""
+    if (refusal := item.stash.get(_REFUSAL, None)) is not None:
+        pytest.fail(refusal, pytrace=False)
+
+
+_REFUSAL = pytest.StashKey[str]()
 
 NOT_OURS = (
     "the marker memory_budget calls plain test functions; in an asynchronous test take the "
@@ -127,10 +136,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """Fail a marked test that passed without measuring anything: it only looks guarded."""
+    """Fail a test with a budget that passed without measuring anything: it only looks guarded."""
     made = item.stash.get(_MADE, None)
-    if made is None or item.get_closest_marker(NAME) is None:
+    if made is None or not (made or item.get_closest_marker(NAME)):
         return
     if not any(budget.report for budget in made):
-        msg = "marked with memory_budget, but nothing was measured: memory_budget().run(call)"
+        msg = "it has a memory budget, but nothing was measured: memory_budget(...).run(call)"
         pytest.fail(msg, pytrace=False)
