@@ -269,9 +269,13 @@ async def mission(arguments: argparse.Namespace) -> None:
             await measure(*combination, FREE, server.url, arguments.frames)
             for combination in combinations
         ]
-        rows += await asyncio.gather(
-            *(in_turn(*each, link) for link in LINKS[1:] for each in combinations)
+        others = await asyncio.gather(
+            *(in_turn(*each, link) for link in LINKS[1:] for each in combinations),
+            return_exceptions=True,  # else one that fails would leave the others in mid-air
         )
+    if failures := [each for each in others if isinstance(each, BaseException)]:
+        raise failures[0]
+    rows += [each for each in others if not isinstance(each, BaseException)]
     print(f"{arguments.frames} distinct frames of {WIDTH}x{HEIGHT}, MB of 1,000,000 bytes")
     head = ("way", "encoder", "link", "peak", "goal", "", "growth", "slope per 1000")
     lines = [(*head, "from ready", "control", "outcomes")]
