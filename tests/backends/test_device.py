@@ -25,6 +25,7 @@ from hybrid_detect.backends import engine as engine_module
 from hybrid_detect.backends.device import OnDeviceDetectionService
 from hybrid_detect.backends.models import load_model
 from hybrid_detect.backends.worker import DetectorWorker
+from hybrid_detect.backends.worker_process import WorkerProcess
 from hybrid_detect.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
@@ -640,16 +641,16 @@ async def test_check_finds_a_dead_and_a_hanging_process(monkeypatch: pytest.Monk
 @process
 @pytest.mark.usefixtures("synthetic")
 async def test_death_at_the_first_start_costs_one_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    ready = DetectorWorker._await_ready
+    ready = WorkerProcess.ready
     to_kill = [True]
 
-    def killed_first(self: DetectorWorker, running: Any) -> None:
+    def killed_first(self: WorkerProcess) -> tuple[int, bytes]:
         if to_kill:
             to_kill.pop()
-            running.process.kill()
-        ready(self, running)
+            self.kill()
+        return ready(self)
 
-    monkeypatch.setattr(DetectorWorker, "_await_ready", killed_first)
+    monkeypatch.setattr(WorkerProcess, "ready", killed_first)
     async with OnDeviceDetectionService() as service:
         with pytest.raises(BackendUnavailableError, match="died at its start") as caught:
             await service.detect(BRIGHT, plan())
@@ -687,17 +688,83 @@ async def test_close_kills_a_hanging_process(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @process
+@pytest.mark.usefixtures("synthetic")
+async def test_close_that_is_broken_off_leaves_no_hanging_process_behind() -> None:
+    """Nor the thread that waits for it, which the app's own end would wait for."""
+    service = OnDeviceDetectionService()
+    await service.check(deadline_s=LATE_S)
+    send(service, signal.SIGSTOP)
+    frame = asyncio.create_task(service.detect(BRIGHT, plan()))
+    await asyncio.sleep(SOON_S)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(SOON_S):
+            await service.aclose()
+    await service.aclose()
+    with pytest.raises(BackendUnavailableError, match="signal 9"):
+        await frame
+
+
+@process
+@pytest.mark.usefixtures("synthetic")
+async def test_a_frame_given_up_early_has_its_whole_deadline_before_it_counts_as_a_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", 0.001)
+    async with OnDeviceDetectionService() as service:
+        await service.check(deadline_s=LATE_S)
+        pid = pid_of(service)
+        send(service, signal.SIGSTOP)
+        frame = asyncio.create_task(service.detect(BRIGHT, plan()))
+        await asyncio.sleep(SOON_S)
+        frame.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await frame
+        await asyncio.sleep(SOON_S)
+        send(service, signal.SIGCONT)
+        assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
+        assert pid_of(service) == pid
+
+
+@process
+@pytest.mark.usefixtures("synthetic")
+async def test_a_picture_that_takes_long_to_decode_is_no_hang_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", 0.001)
+    may_decode = threading.Event()
+    rgb = Frame.rgb
+
+    def slow_rgb(self: Frame) -> np.ndarray:
+        assert may_decode.wait(LATE_S)
+        return rgb(self)
+
+    async with OnDeviceDetectionService() as service:
+        await service.check(deadline_s=LATE_S)
+        pid = pid_of(service)
+        monkeypatch.setattr(Frame, "rgb", slow_rgb)
+        with pytest.raises(BackendTimeoutError):
+            await service.detect(BRIGHT, plan(SOON_S))
+        await asyncio.sleep(SOON_S)
+        assert pid_of(service) == pid
+        may_decode.set()
+        monkeypatch.undo()
+        assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
+        assert service._engine._worker is not None
+        assert service._engine._worker.restarts <= 1  # the late frame itself may count as hung
+
+
+@process
 async def test_close_ends_a_start(
     synthetic: list[bytes | Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "CLOSE_TIMEOUT_S", SOON_S)
-    ready = DetectorWorker._await_ready
+    ready = WorkerProcess.ready
 
-    def stopped(self: DetectorWorker, running: Any) -> None:
-        os.kill(running.process.pid, signal.SIGSTOP)
-        ready(self, running)
+    def stopped(self: WorkerProcess) -> tuple[int, bytes]:
+        os.kill(self.pid, signal.SIGSTOP)
+        return ready(self)
 
-    monkeypatch.setattr(DetectorWorker, "_await_ready", stopped)
+    monkeypatch.setattr(WorkerProcess, "ready", stopped)
     service = OnDeviceDetectionService()
     await service.start()
     await until(lambda: pid_of(service))

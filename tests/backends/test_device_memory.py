@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
-from hybrid_detect import HybridDetectionService
-from hybrid_detect.backends import engine
+from hybrid_detect import HybridDetectionService, ServiceConfig
+from hybrid_detect.backends import engine, memory_guard
 from hybrid_detect.backends.device import OnDeviceDetectionService
 from hybrid_detect.backends.models import find_model
 from hybrid_detect.errors import AllBackendsFailedError, BackendUnavailableError
@@ -106,14 +106,63 @@ async def test_the_budget_is_the_apps_own() -> None:
             await service.check(deadline_s=10)
 
 
-async def test_auto_goes_elsewhere_and_says_why() -> None:
+async def test_memory_is_watched_without_a_start_too() -> None:
+    memory = Memory()
+    service = OnDeviceDetectionService(read_memory=memory.read)
+    assert (await service.process_image(BLANK, deadline_s=10)).answered
+    memory.reading = SHORT
+    await until(lambda: workers() == [])
+    await service.aclose()
+
+
+async def test_a_picture_too_large_for_the_memory_keeps_none_of_the_usual_out() -> None:
+    memory = Memory()
+    memory.reading = replace(PLENTY, available_bytes=200 * MIB)
+    large = np.zeros((4320, 7680, 3), np.uint8)
+    async with OnDeviceDetectionService(read_memory=memory.read) as service:
+        assert (await service.process_image(BLANK, deadline_s=10)).answered
+        with pytest.raises(BackendUnavailableError, match="only 200 MiB are left"):
+            await service.process_image(large, deadline_s=10)
+        assert service.why_not == ""
+        assert (await service.process_image(BLANK, deadline_s=10)).answered
+
+
+@pytest.mark.parametrize("mode", ["auto", "prefer_on_device"])
+async def test_the_service_goes_elsewhere_and_says_why(mode: str) -> None:
     memory = Memory()
     memory.reading = SHORT
     ways = [FakeBackend("cloud"), OnDeviceDetectionService(read_memory=memory.read)]
-    async with HybridDetectionService(mode="prefer_on_device", backends=ways) as service:
-        result = await service.process_image(BLANK)
-        assert result.backend == "cloud"
-        assert "device is out (only 20 MiB are left in the cgroup" in result.reason
+    async with HybridDetectionService(mode=mode, backends=ways) as service:
+        await service.settled()
+        for _ in range(3):
+            result = await service.process_image(BLANK)
+            assert result.backend == "cloud"
+            assert "device is out (only 20 MiB are left in the cgroup" in result.reason
+
+
+async def test_the_budget_of_the_configuration_is_the_device_s() -> None:
+    config = ServiceConfig(mode="on_device", memory_budget_bytes=MIB)
+    async with HybridDetectionService(config=config) as service:
+        with pytest.raises(AllBackendsFailedError, match="the budget is 1"):
+            await service.process_image(BLANK, deadline_s=10)
+
+
+def test_a_leak_that_was_ended_does_not_keep_a_fresh_one_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory = Memory()
+    guard = memory_guard.MemoryGuard(read=memory.read)
+    memory.reading = SHORT
+    monkeypatch.setattr(memory_guard, "process_private_bytes", lambda _: 120 * MIB)
+    assert guard.why_not_go_on(1)
+    memory.reading = replace(PLENTY, available_bytes=180 * MIB)
+    assert "needs 120" in guard.why_not_start()  # and 64 for the app: what it really took
+    monkeypatch.setattr(memory_guard, "process_private_bytes", lambda _: 900 * MIB)
+    memory.reading = SHORT
+    assert guard.why_not_go_on(1)
+    memory.reading = replace(PLENTY, available_bytes=250 * MIB)
+    assert guard.why_not_start() == ""
+    assert "needs 280" in guard.why_not_start(100 * MIB)
 
 
 async def test_the_device_alone_says_why_it_cannot_look() -> None:

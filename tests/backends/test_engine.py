@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from hybrid_detect.backends import engine as engine_module
 from hybrid_detect.backends.engine import Engine
 from hybrid_detect.backends.memory_guard import MemoryGuard
 from hybrid_detect.backends.worker import DetectorWorker
-from hybrid_detect.errors import BackendUnavailableError, InvalidFrameError, ModelError
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    ClosedError,
+    InvalidFrameError,
+    ModelError,
+)
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.selection.probes import MemoryReading
 
@@ -91,6 +98,85 @@ async def test_a_look_that_never_began_is_done_at_once() -> None:
     with pytest.raises(BackendUnavailableError, match="no model to be had"):
         await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))
     assert len(done) == 2
+    await engine.aclose()
+
+
+async def test_nothing_is_loaded_once_it_is_closed() -> None:
+    made: list[None] = []
+    done: list[None] = []
+    engine = engine_of(lambda *_: made.append(None))
+    await engine.aclose()
+    with pytest.raises(ClosedError):
+        await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))
+    with pytest.raises(ClosedError):
+        await engine.ready()
+    await engine.unload()
+    assert not made
+    assert len(done) == 1
+
+
+async def test_a_thread_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    done: list[None] = []
+    detector = SlowDetector()
+    detector.may_answer.set()
+    engine = engine_of(lambda *_: detector)
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(BackendUnavailableError, match="can't start new thread") as caught:
+            await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))
+    assert caught.value.retryable
+    assert len(done) == 1
+    assert (await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))).faces == ()
+    await engine.aclose()
+
+
+class OwingWorker(DetectorWorker):
+    """Owes an answer until it is killed, or told to give one."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: b"")
+        self.end = threading.Event()
+        self.asked = threading.Event()
+        self.killed_s: float | None = None
+
+    def start(self) -> None:
+        """There is no process."""
+
+    ping = start
+
+    def detect(self, _image_rgb: np.ndarray) -> tuple[()]:
+        self.asked_since_s = time.monotonic()
+        self.asked.set()
+        assert self.end.wait(LATE_S)
+        self.asked_since_s = None
+        return ()
+
+    def kill(self) -> None:
+        self.killed_s = time.monotonic()
+        self.end.set()
+
+
+@pytest.mark.parametrize(
+    ("usual_s", "grace_s"),
+    [(0.0, engine_module.HANG_GRACE_MAX_S), (0.001, engine_module.HANG_GRACE_MIN_S), (0.05, 0.5)],
+    ids=["unknown", "fast", "slow"],
+)
+async def test_a_hang_is_ended_some_time_after_the_deadline(usual_s: float, grace_s: float) -> None:
+    worker = OwingWorker()
+    engine = engine_of(lambda *_: worker)
+    engine._usual_s = usual_s
+    await engine.ready()
+    ends_s = time.monotonic() + 0.2
+    look = asyncio.create_task(engine.look(FRAME, ends_s, when_done=lambda: None))
+    await until(worker.asked.is_set)
+    look.cancel()  # a hedge was faster: that makes nobody hung
+    await until(lambda: worker.killed_s)
+    assert worker.killed_s is not None
+    assert grace_s <= worker.killed_s - ends_s < grace_s + 0.5 * LATE_S
     await engine.aclose()
 
 

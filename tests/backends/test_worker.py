@@ -28,6 +28,7 @@ import psutil
 import pytest
 
 from hybrid_detect.backends import worker as worker_module
+from hybrid_detect.backends import worker_process
 from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.models import load_model
 from hybrid_detect.backends.shared_slot import CAPACITY
@@ -254,11 +255,47 @@ def test_model_is_loaded_at_every_start_and_its_absence_is_told(stand_in: None) 
     worker.close()
 
 
-def test_control_c_is_for_the_app(worker: DetectorWorker) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_sent_to_all_is_for_the_app(worker: DetectorWorker, how: signal.Signals) -> None:
     worker.start()
-    os.kill(pid_of(worker), signal.SIGINT)
+    os.kill(pid_of(worker), how)
     assert answers(worker)
     assert worker.restarts == 0
+
+
+def test_a_terminal_s_signals_never_reach_a_start(stand_in: None) -> None:
+    worker = DetectorWorker(lambda: b"hang")
+    with ThreadPoolExecutor(1) as threads:
+        starting = threads.submit(worker.start)
+        until(lambda: worker.pid)
+        assert os.getpgid(pid_of(worker)) != os.getpgid(0)
+        if sys.platform == "linux":
+            adjusted = Path(f"/proc/{worker.pid}/oom_score_adj")
+            until(lambda: adjusted.read_text(encoding="ascii").strip() == "1000")
+        assert not starting.done()
+        worker.kill()
+        with pytest.raises(BackendUnavailableError, match="signal 9"):
+            starting.result(SOON_S)
+    worker.close()
+
+
+@pytest.mark.parametrize("size", [1, 30_000])
+def test_what_python_prints_at_its_start_is_no_reply(
+    worker: DetectorWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    noisy = f"print('x' * {size}, flush=True)\n" + SITE
+    (tmp_path / "sitecustomize.py").write_text(noisy, encoding="utf-8")
+    assert answers(worker)
+
+
+def test_a_start_that_only_prints_is_ended(
+    worker: DetectorWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "MAX_NOISE_BYTES", 1000)
+    noisy = "print('x' * 100_000, flush=True)\n" + SITE
+    (tmp_path / "sitecustomize.py").write_text(noisy, encoding="utf-8")
+    with pytest.raises(BackendUnavailableError, match="died at its start"):
+        worker.start()
 
 
 # ---- dying
@@ -318,10 +355,93 @@ def test_hanging_process_is_killed_from_another_thread(
     assert answers(worker)
 
 
+def test_hang_that_nobody_ends_ends_by_itself(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_process, "LOOK_LIMIT_S", 0.2)
+    worker.start()
+    os.kill(pid_of(worker), signal.SIGSTOP)
+    with pytest.raises(BackendUnavailableError, match="signal 9"):
+        worker.detect(picture())
+    assert answers(worker)
+
+
+def test_what_the_process_owes_is_known(worker: DetectorWorker) -> None:
+    worker.start()
+    assert worker.asked_since_s is None
+    with ThreadPoolExecutor(1) as threads:
+        before_s = time.monotonic()
+        hanging = threads.submit(worker.detect, picture(HANG))
+        until(lambda: worker.asked_since_s is not None)
+        assert worker.asked_since_s is not None
+        assert before_s <= worker.asked_since_s <= time.monotonic()
+        worker.kill()
+        with pytest.raises(BackendUnavailableError):
+            hanging.result(SOON_S)
+    assert worker.asked_since_s is None
+
+
+def test_an_app_that_sigpipe_would_end_outlives_the_process(stand_in: None) -> None:
+    script = """
+        import os, signal, time
+        import numpy as np
+        from hybrid_detect.backends.worker import DetectorWorker
+        from hybrid_detect.errors import BackendUnavailableError
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        worker = DetectorWorker(lambda: b"model")
+        for _ in range(3):
+            worker.start()
+            os.kill(worker.pid, signal.SIGKILL)
+            while open(f"/proc/{worker.pid}/stat").read().split()[2] != "Z":
+                time.sleep(0.001)
+            try:
+                worker.detect(np.zeros((4, 4, 3), np.uint8))
+            except BackendUnavailableError as error:
+                print(error.retryable)
+            worker._start_after_s = 0.0
+        worker.close()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        print(signal.SIGPIPE in blocked, signal.SIGPIPE in signal.sigpending())
+    """
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    assert python(script).split() == ["True"] * 3 + ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        'pack("<IId", 2, 2**32 - 1, 0.0) + b"x" * 100',
+        'pack("<IId", 2, 7, 0.0) + b"x" * 7',
+        'pack("<IId18d", 2, 18 * 8, 0.0, 0, 0, -40, 1, 0.2, 0, *[0.0] * 12)',
+        'pack("<IId18d", 2, 18 * 8, 0.0, *[float("nan")] * 18)',
+        'b"x" * 16',
+    ],
+    ids=["endless", "no faces", "inside out", "no numbers", "no reply"],
+)
+def test_what_is_no_answer_costs_one_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: str
+) -> None:
+    odd = f"{reply} if options.setdefault('asked', 0) == 0 else {ONE_FACE}"
+    (tmp_path / "sitecustomize.py").write_text(TINY_SITE.replace("{reply}", odd), encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    worker = DetectorWorker(lambda: b"model")
+    with pytest.raises(BackendUnavailableError) as caught:
+        worker.detect(picture())
+    assert caught.value.retryable
+    assert worker.pid is None
+    (tmp_path / "sitecustomize.py").write_text(
+        TINY_SITE.replace("{reply}", ONE_FACE), encoding="utf-8"
+    )
+    assert answers(worker)
+    worker.close()
+    assert_no_process_of_ours()
+
+
 def test_stop_does_not_wait_for_a_stuck_process(
     worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_module, "STOP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(worker_process, "STOP_TIMEOUT_S", 0.05)
     worker.start()
     pid = pid_of(worker)
     os.kill(pid, signal.SIGSTOP)
@@ -411,7 +531,7 @@ def test_no_core_file_shows_the_picture(worker: DetectorWorker) -> None:
     [
         (b"refuse", "did not start: it is no model", False),
         (b"exit", r"died at its start \(status 3\)", True),
-        (b"import", r"died at its start \(status 1\)", True),
+        (b"import", "did not start: ModuleNotFoundError: No module named 'no_such_module'", False),
     ],
 )
 def test_failed_start_is_told(stand_in: None, model: bytes, says: str, retryable: bool) -> None:
@@ -425,7 +545,7 @@ def test_failed_start_is_told(stand_in: None, model: bytes, says: str, retryable
 
 
 def test_start_that_hangs_is_ended(stand_in: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(worker_process, "START_LIMIT_S", 0.5)
     worker = DetectorWorker(lambda: b"hang")
     with pytest.raises(BackendUnavailableError, match="signal 9"):
         worker.start()
@@ -465,6 +585,20 @@ def test_no_process_to_be_had_is_told(
     assert caught.value.retryable
     monkeypatch.undo()
     worker.close()
+
+
+@linux
+def test_a_start_that_never_was_gives_its_memory_back(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.start()
+    worker.stop()
+    before = left_behind()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    for wait in ("cannot be started", "cannot be started", "next try in"):
+        with pytest.raises(BackendUnavailableError, match=wait):
+            worker.start()
+    assert left_behind() == before
 
 
 def test_restarts_back_off_and_an_answer_forgets_it(
@@ -528,7 +662,9 @@ def test_app_without_an_interpreter_is_refused(
 
 @linux
 def test_hundred_kills_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "sitecustomize.py").write_text(TINY_SITE, encoding="utf-8")
+    (tmp_path / "sitecustomize.py").write_text(
+        TINY_SITE.replace("{reply}", ONE_FACE), encoding="utf-8"
+    )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     worker = DetectorWorker(lambda: b"model")
     assert answers(worker)
@@ -553,9 +689,9 @@ import sys, types
 def main(options):
     import os
     from struct import pack
-    os.write(1, pack("<IId", 1, 0, 0.0))
+    os.write(1, options["word"].encode() + pack("<IId", 1, 0, 0.0))
     while os.read(0, 12):
-        os.write(1, pack("<IId18d", 2, 18 * 8, 0.0, 0, 0, 40, 1, 0.2, 0, *[0.0] * 12))
+        os.write(1, {reply})
     os._exit(0)
 
 for name in ("hybrid_detect", "hybrid_detect.backends", "hybrid_detect.backends.worker_child"):
@@ -563,6 +699,8 @@ for name in ("hybrid_detect", "hybrid_detect.backends", "hybrid_detect.backends.
 sys.modules["hybrid_detect.backends.worker_child"].main = main
 """
 """A child that starts in 20 ms, for what it leaves behind in its parent is the same."""
+
+ONE_FACE = 'pack("<IId18d", 2, 18 * 8, 0.0, 0, 0, 40, 1, 0.2, 0, *[0.0] * 12)'
 
 
 def left_behind() -> dict[str, Any]:
@@ -601,6 +739,58 @@ def test_large_picture_after_a_small_one(worker: DetectorWorker) -> None:
     assert worker.pid == second
     worker.stop()
     assert worker.restarts == 0
+
+
+def test_room_for_a_large_picture_is_given_back_when_none_comes_any_more(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "CHECK_MEMORY_EVERY", 3)
+    asked: list[int] = []
+    worker._before_start = asked.append
+    large = np.zeros((4320, 7680, 3), np.uint8)
+    assert answers(worker)
+    worker.detect(large)
+    assert asked[0] == 0
+    assert 2.5 * (large.nbytes - CAPACITY) < asked[1] <= 3 * (large.nbytes - CAPACITY)
+    roomy = pid_of(worker)
+    assert answers(worker)  # the third: there was a large one among them
+    for _ in range(2):
+        assert answers(worker)
+        assert worker.pid == roomy
+    assert answers(worker)
+    assert worker.pid != roomy
+    assert answers(worker)
+    assert asked[2:] == [0]
+    assert worker.restarts == 0
+
+
+def test_refused_room_keeps_the_process_there_is(worker: DetectorWorker) -> None:
+    def refuse(extra_bytes: int) -> None:
+        if extra_bytes:
+            raise BackendUnavailableError("no room", backend=BackendKind.DEVICE)
+
+    worker._before_start = refuse
+    assert answers(worker)
+    pid = worker.pid
+    with pytest.raises(BackendUnavailableError, match="no room"):
+        worker.detect(np.zeros((4320, 7680, 3), np.uint8))
+    assert answers(worker)
+    assert worker.pid == pid
+
+
+@linux
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "hanging"])
+def test_one_that_is_let_go_of_unclosed_leaves_nothing(stand_in: None, busy: bool) -> None:
+    before = left_behind()
+    worker = DetectorWorker(lambda: b"model")
+    worker.start()
+    pid = pid_of(worker)
+    if busy:
+        os.kill(pid, signal.SIGSTOP)
+    del worker
+    gc.collect()
+    assert is_gone(pid)
+    assert left_behind() == before
 
 
 def python(script: str, *, quiet: bool = True) -> str:

@@ -546,3 +546,17 @@ def test_conditions_that_differ_by_nothing_that_matters_are_not_solved_again() -
         POLICY.decide(conditions(interval_s=0.1 + jitter))
         POLICY.decide(conditions(interval_s=math.inf, deadline_s=1.0 - jitter))
     assert lookahead._solved.cache_info().misses == before
+
+
+@pytest.mark.parametrize("link", [GOOD, BAD, replace(GOOD, backlog_s=30.0, in_flight=9), None])
+def test_why_the_device_takes_no_part_is_in_the_reason(link: LinkConditions | None) -> None:
+    why = "only 20 MiB are left in the cgroup"
+    known = conditions(link=link)
+    out = WayConditions(kind=DEVICE, usable=False, why_not=why)
+    without = replace(known, ways=(*known.ways[:2], out))
+    plan = POLICY.decide(without)
+    assert DEVICE not in asked(plan)
+    if link is not None:  # without one the order of the ways decides, and the stream comes first
+        assert plan.reason.endswith(f"; device is out ({why})")
+    assert "is out" not in POLICY.decide(known).reason
+    assert "device" not in POLICY.decide(conditions(link=link, device_s=None)).reason

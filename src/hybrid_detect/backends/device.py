@@ -98,7 +98,7 @@ class OnDeviceDetectionService(Backend):
             require_child_processes()
         name = model_spec(model).name
 
-        def make(progress: Progress, before_start: Callable[[], None]) -> Detector:
+        def make(progress: Progress, before_start: Callable[[int], None]) -> Detector:
             load = partial(load_model, name, path=model_path, fetch=model_fetch, progress=progress)
             if isolation == "none":
                 return MediaPipeFaceDetector(load(), min_confidence=min_confidence)
@@ -159,8 +159,8 @@ class OnDeviceDetectionService(Backend):
         """Look for faces in `frame` inside ``plan.deadline_s`` seconds from now.
 
         Past its deadline a detection is let finish, its answer is dropped, and the next frame waits
-        for it inside its own deadline. One that takes a second more is hung, and is ended with its
-        process.
+        for it inside its own deadline. One that takes a second more than that deadline is hung, and
+        is ended with its process.
 
         Raises:
             BackendTimeoutError: If there was no answer by then.

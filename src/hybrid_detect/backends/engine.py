@@ -41,9 +41,9 @@ CLOSE_TIMEOUT_S = 5.0
 HANG_FACTOR = 10.0
 HANG_GRACE_MIN_S = 0.3
 HANG_GRACE_MAX_S = 1.0
-"""The detector's process counts as hung, and is killed, when nobody has waited for it any more for
-ten times what a detection usually takes, but within these bounds: a slow device may miss a
-deadline, it does not miss it by a second; and less than 0.3 s is a hiccup of the machine."""
+"""The detector's process counts as hung, and is killed, when it owes an answer past the frame's
+deadline for ten times what a detection usually takes, but within these bounds: a slow device may
+miss a deadline, it does not miss it by a second; and less than 0.3 s is a hiccup of the machine."""
 
 MEMORY_EVERY_S = 1.0
 """Seconds between two looks at the memory, each of 0.3 ms; a leak of 30 MB/s is seen in time."""
@@ -67,7 +67,8 @@ class Engine:
     Args:
         model: The model's name, for what is told of it.
         make: Makes the detector, in the thread. It is given what to tell how a fetch of the model
-            goes, and what to call before every start of a process; both may raise.
+            goes, and what to call before every start of a process, with what it takes more than
+            usual in bytes; both may raise.
         idle_s: Seconds without use after which the process is ended; `None` for never.
         guard: Judges whether there is memory for it.
     """
@@ -75,7 +76,7 @@ class Engine:
     def __init__(
         self,
         model: str,
-        make: Callable[[Progress, Callable[[], None]], Detector],
+        make: Callable[[Progress, Callable[[int], None]], Detector],
         *,
         idle_s: float | None,
         guard: MemoryGuard,
@@ -131,8 +132,6 @@ class Engine:
         """Begin to load the detector, and to watch the memory, without waiting for anything."""
         self.require_open()
         self._begin_load()
-        if self._memory_timer is None:
-            self._await_memory_look()
 
     async def ready(self) -> None:
         """Wait until the detector answers, beginning to load it if need be.
@@ -149,7 +148,7 @@ class Engine:
         try:
             await self._loaded()
             if self._worker is not None:
-                await self._outcome(self._in_thread(self._worker.ping))
+                await self._outcome(self._in_thread(self._worker.ping), time.monotonic())
         finally:
             self._await_idleness()
 
@@ -158,7 +157,8 @@ class Engine:
 
         Args:
             frame: The picture.
-            ends_s: When, on the monotonic clock, an answer comes too late for a second try.
+            ends_s: The frame's deadline on the monotonic clock: after it there is no second try,
+                and soon after it a detector that still owes an answer is hung.
             when_done: Called once, when the next frame may be given: at once, unless a look that
                 nobody waits for any more still runs. It ends by itself, or is ended as hung.
 
@@ -171,9 +171,8 @@ class Engine:
             if not self.is_loaded and self._load is None and (failure := self._last_failure()):
                 raise BackendUnavailableError(str(failure), backend=BackendKind.DEVICE)
             await self._loaded()
-            self.require_open()
             job = self._in_thread(self._detect, frame, ends_s)
-            return await self._outcome(job)
+            return await self._outcome(job, ends_s)
         finally:
             if job is None or job.done():
                 when_done()
@@ -207,15 +206,22 @@ class Engine:
                 self._kill()
                 await asyncio.wait([last], timeout=CLOSE_TIMEOUT_S)
         finally:
+            if not last.done():
+                self._kill()  # or the thread would wait, and the app's end for the thread
             # Once its last work is done the thread ends at once, and waiting for it blocks nobody.
             executor.shutdown(wait=last.done())
 
     def _in_thread(self, work: Callable[..., _Result], *args: object) -> asyncio.Future[_Result]:
+        self.require_open()  # it may have been closed while the caller waited for its turn
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="hybrid-detect-device")
-        return asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+        except RuntimeError as exc:  # a limit of processes counts threads, too
+            msg = f"on-device detection has no thread to run in: {exc}"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
 
-    async def _outcome(self, job: asyncio.Future[_Result]) -> _Result:
+    async def _outcome(self, job: asyncio.Future[_Result], ends_s: float) -> _Result:
         try:
             # Not `await job`: being cancelled must not mark a job done that is still running.
             await asyncio.wait([job])
@@ -223,22 +229,27 @@ class Engine:
         finally:
             if not job.done():
                 # Nobody waits for it any more: let it end, or end it.
-                self._await_hang(job)
+                self._await_hang(job, ends_s)
                 job.add_done_callback(_drop_answer)
 
-    def _await_hang(self, job: asyncio.Future[_Result]) -> None:
+    def _await_hang(self, job: asyncio.Future[_Result], ends_s: float) -> None:
         usual_s = self._usual_s or HANG_GRACE_MAX_S
         grace_s = min(max(HANG_FACTOR * usual_s, HANG_GRACE_MIN_S), HANG_GRACE_MAX_S)
-        asyncio.get_running_loop().call_later(grace_s, self._end_if_hung, job)
+        delay_s = max(ends_s - time.monotonic(), 0.0) + grace_s
+        asyncio.get_running_loop().call_later(delay_s, self._end_if_hung, job, grace_s)
 
-    def _end_if_hung(self, job: asyncio.Future[_Result]) -> None:
-        if job.done():
+    def _end_if_hung(self, job: asyncio.Future[_Result], grace_s: float) -> None:
+        worker = self._worker
+        if job.done() or worker is None:
             return
-        if self._worker is not None and self._worker.starting:
-            # A start has a limit of its own; killed now it would never end on a slow device.
-            self._await_hang(job)
+        # A start has a limit of its own; killed now it would never end on a slow device. Nor is
+        # the process to blame for a picture that takes long to decode before it is handed over.
+        asked_s = worker.asked_since_s
+        left_s = grace_s if asked_s is None else asked_s + grace_s - time.monotonic()
+        if left_s > 0:
+            asyncio.get_running_loop().call_later(left_s, self._end_if_hung, job, grace_s)
         else:
-            self._kill()
+            worker.kill()
 
     def _kill(self) -> None:
         if self._worker is not None:
@@ -276,6 +287,8 @@ class Engine:
             self._load_started_s = time.monotonic()
             self._load = self._in_thread(self._build_detector)
             self._load.add_done_callback(self._end_load)
+        if self._memory_timer is None:
+            self._await_memory_look()
         return self._load
 
     def _end_load(self, load: asyncio.Future[None]) -> None:
@@ -310,10 +323,12 @@ class Engine:
     def _stop_fetching(self, _source: str, _done_bytes: int, _total_bytes: int | None) -> None:
         self.require_open()
 
-    def _require_memory(self) -> None:
-        self._shortage = self._guard.why_not_start()
-        if self._shortage:
-            raise BackendUnavailableError(self._shortage, backend=BackendKind.DEVICE)
+    def _require_memory(self, extra_bytes: int = 0) -> None:
+        shortage = self._guard.why_not_start(extra_bytes)
+        if not extra_bytes:
+            self._shortage = shortage  # else it is about this picture alone
+        if shortage:
+            raise BackendUnavailableError(shortage, backend=BackendKind.DEVICE)
 
     def _heed_memory(self) -> None:
         """Unload before the memory is short, and take frames again once it is not."""
@@ -346,8 +361,10 @@ class Engine:
         return Look(faces, detect_s, note)
 
     def _close_detector(self) -> None:
-        if self._detector is not None:
-            self._detector.close()
+        # One that did not get up has a process, perhaps, and is no detector yet.
+        detector = self._detector or self._worker
+        if detector is not None:
+            detector.close()
         self._detector = self._worker = None
 
 

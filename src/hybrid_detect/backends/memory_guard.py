@@ -14,6 +14,10 @@ from hybrid_detect.selection.probes import (
 
 __all__ = ["MemoryGuard"]
 
+MOST_NEEDED_BYTES = 2 * DEVICE_DETECTOR_BYTES
+"""Above what a detector holds before it is replaced: more than this it takes only if it leaks, and
+a fresh one would not."""
+
 
 class MemoryGuard:
     """Judges the machine's memory for one detector.
@@ -34,16 +38,21 @@ class MemoryGuard:
         self._read = read or MemoryProbe().read
         self._needed_bytes = DEVICE_DETECTOR_BYTES
 
-    def why_not_start(self) -> str:
-        """Why a detector should not be started now; empty if it may be."""
-        return self._judge(self._needed_bytes)
+    def why_not_start(self, extra_bytes: int = 0) -> str:
+        """Why a detector should not be started now; empty if it may be.
+
+        Args:
+            extra_bytes: What it takes more than usual, for pictures above 4K.
+        """
+        return self._judge(self._needed_bytes + extra_bytes)
 
     def why_not_go_on(self, pid: int) -> str:
         """Why the detector in process `pid` should be stopped; empty if it may go on."""
         why = self._judge(0)
         if why:
-            # It shall not come back before there is room for what it really took.
-            self._needed_bytes = max(self._needed_bytes, process_private_bytes(pid) or 0)
+            # It shall not come back before there is room for what it really took, but for a leak.
+            took_bytes = min(process_private_bytes(pid) or 0, MOST_NEEDED_BYTES)
+            self._needed_bytes = max(self._needed_bytes, took_bytes)
         return why
 
     def _judge(self, needed_bytes: int) -> str:

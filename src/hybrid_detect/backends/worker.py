@@ -9,30 +9,22 @@ Everything here blocks; it is meant for a worker thread.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
+import struct
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple, Never
+from typing import Never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.backends.face_detector import check_pixels
-from hybrid_detect.backends.shared_slot import CAPACITY, SharedSlot
-from hybrid_detect.backends.worker_messages import (
-    DETECT,
-    FOUND,
-    PING,
-    READY,
-    REPLY,
-    REQUEST,
-    unpack_faces,
-)
+from hybrid_detect.backends.shared_slot import CAPACITY
+from hybrid_detect.backends.worker_messages import DETECT, FOUND, PING, READY, unpack_faces
+from hybrid_detect.backends.worker_process import WorkerProcess
 from hybrid_detect.errors import BackendUnavailableError, ClosedError, ConfigurationError
 from hybrid_detect.selection.probes import process_private_bytes
 from hybrid_detect.types import BackendKind, Face
@@ -52,21 +44,10 @@ only cap where the operating system offers none."""
 CHECK_MEMORY_EVERY = 32
 """Pictures between two looks at the process's memory: about one a second on a slow device."""
 
-START_TIMEOUT_S = 30.0
-"""A start takes 0.2 s on a desktop and a few seconds on a Raspberry Pi with a cold disk."""
-
-STOP_TIMEOUT_S = 1.0
-"""An idle process ends within milliseconds of its input ending; one that does not is stuck."""
-
 BACKOFF_BASE_S = 0.1
 BACKOFF_CAP_S = 5.0
 """Pause before the second restart in a row, doubling up to the cap. The first is immediate: a lone
 crash costs one picture. Without a pause a model that always crashes would eat a core."""
-
-_BOOT = (
-    "import json, sys; options = json.loads(sys.argv[1]); sys.path[:] = options['sys_path']; "
-    "from hybrid_detect.backends.worker_child import main; main(sys.argv[1])"
-)
 
 
 def require_child_processes() -> None:
@@ -81,13 +62,6 @@ def require_child_processes() -> None:
             "(it is frozen or embedded); pass isolation='none'"
         )
         raise ConfigurationError(msg)
-
-
-class _Running(NamedTuple):
-    """A process and the memory that it shares with this one: they come and go together."""
-
-    process: subprocess.Popen[bytes]
-    slot: SharedSlot
 
 
 class DetectorWorker:
@@ -105,7 +79,8 @@ class DetectorWorker:
             add their own size. 0 for none.
         recycle_bytes: Private memory at which it is replaced between two pictures; larger ones
             than 4K add their own size.
-        before_start: Called before every start; what it raises keeps the process from starting.
+        before_start: Called before every start with the bytes that it takes more than usual, for
+            pictures above 4K; what it raises keeps the process from starting.
     """
 
     def __init__(
@@ -115,7 +90,7 @@ class DetectorWorker:
         min_confidence: float = 0.5,
         memory_cap_bytes: int = MEMORY_CAP_BYTES,
         recycle_bytes: int = RECYCLE_BYTES,
-        before_start: Callable[[], None] | None = None,
+        before_start: Callable[[int], None] | None = None,
     ) -> None:
         self._load_model = load_model
         self._min_confidence = min_confidence
@@ -124,13 +99,16 @@ class DetectorWorker:
         self._before_start = before_start
         self._owner = os.getpid()
         self._lock = threading.RLock()
-        self._running: _Running | None = None
+        self._running: WorkerProcess | None = None
         self._closed = False
         self._pictures = 0
+        self._largest_bytes = 0
         self._failures = 0
         self._start_after_s = float("-inf")
         self.starting = False
         """Whether a process is on its way up, which takes what it takes."""
+        self.asked_since_s: float | None = None
+        """Since when, on the monotonic clock, the process owes an answer; `None` if it does not."""
         self.restarts = 0
         """How often a process died, or did not get up, and had to be replaced."""
 
@@ -138,7 +116,7 @@ class DetectorWorker:
     def pid(self) -> int | None:
         """The process's id; `None` while there is none."""
         running = self._running
-        return running.process.pid if running else None
+        return running.pid if running else None
 
     def start(self) -> None:
         """Start the process if there is none, and wait until its detector stands.
@@ -183,128 +161,106 @@ class DetectorWorker:
             running = self._started(image_rgb.nbytes)
             running.slot.put(image_rgb)
             body = self._ask(running, FOUND, DETECT, width, height)
+            try:
+                faces = unpack_faces(body)
+            except (struct.error, ValueError) as error:
+                self._fail(running, f"it sent no faces ({error})")
             self._failures = 0
-            self._recycle_if_grown(running)
-        return unpack_faces(body)
+            self._recycle_if_grown(running, image_rgb.nbytes)
+        return faces
 
-    def _started(self, size_bytes: int = 0) -> _Running:
+    def _started(self, size_bytes: int = 0) -> WorkerProcess:
         """The process, with room for `size_bytes`; a larger slot takes a new process."""
-        if self._running is not None:
-            if self._running.slot.capacity >= size_bytes:
-                return self._running
-            self._end(self._running)
+        old = self._running
+        if old is not None and old.slot.capacity >= size_bytes:
+            return old
         wait_s = self._start_after_s - time.monotonic()
         if wait_s > 0:
             msg = f"the detector's process died {self._failures} times; next try in {wait_s:.1f} s"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
+        capacity = max(size_bytes, CAPACITY)
         if self._before_start is not None:
-            self._before_start()
+            # In the slot, and twice in the process.
+            needed = capacity - CAPACITY + _extra(capacity)
+            given_back = process_private_bytes(old.pid) if old else 0
+            self._before_start(max(needed - (given_back or 0), 0))
+        if old is not None:
+            self._end(old)
         self.starting = True
         try:
             model = self._load_model()
-            self._running = running = self._launch(model, max(size_bytes, CAPACITY, len(model)))
-            self._await_ready(running)
+            self._running = running = self._launched(model, capacity)
+            kind, body = self._answered(running, running.ready)
         finally:
             self.starting = False
-        return running
-
-    def _launch(self, model: bytes, capacity: int) -> _Running:
-        slot: SharedSlot | None = None
-        try:
-            slot = SharedSlot(capacity)
-            slot.put(model)
-            options = {
-                "sys_path": [entry for entry in sys.path if isinstance(entry, str)],
-                "parent": os.getpid(),
-                "slot": slot.handle,
-                "capacity": capacity,
-                "model_bytes": len(model),
-                "min_confidence": self._min_confidence,
-                "memory_cap_bytes": self._memory_cap_bytes
-                and self._memory_cap_bytes + _extra(slot),
-            }
-            process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-P", "-c", _BOOT, json.dumps(options)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                # MediaPipe writes dozens of lines that say nothing to a user.
-                stderr=subprocess.DEVNULL,
-                pass_fds=slot.inherited,
-                env=_environment(),
-                bufsize=0,
-            )
-        except OSError as exc:
-            # No memory, no file descriptor or no process to be had: none of it lasts.
-            if slot is not None:
-                slot.close()
-            self._count_death()
-            msg = f"the detector's process cannot be started: {exc}"
-            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
-        return _Running(process, slot)
-
-    def _await_ready(self, running: _Running) -> None:
-        # Ending the process ends the wait for its word.
-        limit = threading.Timer(START_TIMEOUT_S, running.process.kill)
-        limit.daemon = True
-        limit.start()
-        try:
-            kind, body = self._reply(running)
-        finally:
-            limit.cancel()
-            limit.join()
         if kind != READY:
             self._end(running, died=True)
             msg = f"the detector's process did not start: {body.decode(errors='replace')}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
+        return running
+
+    def _launched(self, model: bytes, capacity: int) -> WorkerProcess:
+        cap_bytes = self._memory_cap_bytes
+        try:
+            return WorkerProcess(
+                model,
+                capacity=capacity,
+                min_confidence=self._min_confidence,
+                memory_cap_bytes=cap_bytes and cap_bytes + _extra(capacity),
+            )
+        except OSError as exc:
+            # No memory, no file descriptor or no process to be had: none of it lasts.
+            self._count_death()
+            msg = f"the detector's process cannot be started: {exc}"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
 
     def _ask(
-        self, running: _Running, expected: int, command: int, width: int = 0, height: int = 0
+        self, running: WorkerProcess, expected: int, command: int, width: int = 0, height: int = 0
     ) -> bytes:
         """Send a command and wait for the body of its reply."""
+        self.asked_since_s = time.monotonic()
         try:
-            _pipe(running.process.stdin).write(REQUEST.pack(command, width, height))
-        except OSError:
-            self._raise_died(running)
-        kind, body = self._reply(running)
+            kind, body = self._answered(running, lambda: running.ask(command, width, height))
+        finally:
+            self.asked_since_s = None
         if kind != expected:
-            # Whatever went wrong in there, a fresh process is the one state known to be good.
-            self._end(running, died=True)
-            msg = f"the detector's process failed: {body.decode(errors='replace')}"
-            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True)
+            self._fail(running, body.decode(errors="replace"))
         return body
 
-    def _reply(self, running: _Running) -> tuple[int, bytes]:
+    def _answered(
+        self, running: WorkerProcess, wait: Callable[[], tuple[int, bytes]]
+    ) -> tuple[int, bytes]:
+        """What `wait` gives; if it gives nothing, the process is ended."""
         try:
-            kind, length, _ = REPLY.unpack(self._read(running, REPLY.size))
-            return kind, self._read(running, length)
+            return wait()
+        except EOFError:
+            code = self._end(running, died=True)
+            how = f"signal {-code}" if code < 0 else f"status {code}"
+            when = "at its start " if self.starting else ""
+            msg = f"the detector's process died {when}({how})"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from None
         except BaseException:
             # Interrupted half way: the rest would be taken for the answer to the next picture.
-            if self._running is running:
-                self._end(running, died=True)
+            self._end(running, died=True)
             raise
 
-    def _read(self, running: _Running, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            part = _pipe(running.process.stdout).read(size - len(data))
-            if not part:
-                self._raise_died(running)
-            data += part
-        return data
-
-    def _raise_died(self, running: _Running) -> Never:
-        code = self._end(running, died=True)
-        how = f"signal {-code}" if code < 0 else f"status {code}"
-        when = "at its start " if self.starting else ""
-        msg = f"the detector's process died {when}({how})"
+    def _fail(self, running: WorkerProcess, why: str) -> Never:
+        """Whatever went wrong in there, a fresh process is the one state known to be good."""
+        self._end(running, died=True)
+        msg = f"the detector's process failed: {why}"
         raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True)
 
-    def _recycle_if_grown(self, running: _Running) -> None:
+    def _recycle_if_grown(self, running: WorkerProcess, size_bytes: int) -> None:
+        """End the process if it holds too much, or was made for pictures that no longer come."""
+        self._largest_bytes = max(self._largest_bytes, size_bytes)
         self._pictures += 1
         if self._pictures % CHECK_MEMORY_EVERY:
             return
-        held = process_private_bytes(running.process.pid)
-        if held is not None and held > self._recycle_bytes + _extra(running.slot):
+        capacity = running.slot.capacity
+        is_too_large = capacity > CAPACITY >= self._largest_bytes
+        self._largest_bytes = 0
+        held = process_private_bytes(running.pid) or 0
+        if is_too_large or held > self._recycle_bytes + _extra(capacity):
             self._end(running)
 
     def kill(self) -> None:
@@ -314,7 +270,7 @@ class DetectorWorker:
         """
         running = self._running
         if running is not None and os.getpid() == self._owner:
-            running.process.kill()
+            running.kill()
 
     def stop(self) -> None:
         """End the process, which gives its memory back; the next picture starts a new one.
@@ -332,24 +288,12 @@ class DetectorWorker:
         self._closed = True
         self.stop()
 
-    def _end(self, running: _Running, *, died: bool = False) -> int:
-        """Close the pipes, give the slot back and reap the process; its exit status."""
+    def _end(self, running: WorkerProcess, *, died: bool = False) -> int:
+        """End the process; its exit status."""
         self._running = None
-        process = running.process
-        code = process.poll()
         if died:
-            process.kill()
             self._count_death()
-        for pipe in (process.stdin, process.stdout):
-            _pipe(pipe).close()  # the end of its input is what it ends on
-        running.slot.close()
-        if code is not None:
-            return code
-        try:
-            return process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        return running.end(at_once=died)
 
     def _count_death(self) -> None:
         self.restarts += 1
@@ -372,26 +316,6 @@ class DetectorWorker:
             yield
 
 
-def _extra(slot: SharedSlot) -> int:
+def _extra(capacity: int) -> int:
     """What pictures above 4K add to the limits: MediaPipe copies a picture twice."""
-    return 2 * (slot.capacity - CAPACITY)
-
-
-def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-    if pipe is None:
-        raise AssertionError  # for the type checker: both ends were asked for
-    return pipe
-
-
-def _environment() -> dict[str, str]:
-    """The app's environment, with every proxy pointing nowhere.
-
-    MediaPipe sends usage data through libcurl when it is closed, which is never done; should
-    another version try at another time, before the process can open no socket any more, it
-    meets a port where nobody listens.
-    """
-    nowhere = "http://127.0.0.1:9"  # the discard service, RFC 863
-    names = ("http_proxy", "https_proxy", "all_proxy")
-    proxies = {name: nowhere for low in names for name in (low, low.upper())}
-    kept = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
-    return {**kept, **proxies}
+    return 2 * (capacity - CAPACITY)

@@ -8,15 +8,12 @@ MediaPipe's own ``close()``.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import mmap
 import os
-import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -42,39 +39,44 @@ ORPHAN_POLL_S = 1.0
 """How often a process that may be stuck in native code looks whether its parent still lives."""
 
 
-def main(options: str) -> NoReturn:
+def main(options: dict[str, Any]) -> NoReturn:
     """Serve until standard input ends.
 
     Args:
-        options: JSON of what `worker.DetectorWorker` has to say.
+        options: What `worker_process.WorkerProcess` has to say.
     """
     reply_fd = _private_stdout()
     try:
-        worker = _Child(json.loads(options))
-    except (HybridDetectError, OSError, MemoryError) as error:
-        os.write(reply_fd, pack_reply(FAILED, str(error).encode()))
-        os._exit(1)
-    os.write(reply_fd, pack_reply(READY, b""))
-    while True:
-        header = _read_exactly(0, REQUEST.size)
-        os.write(reply_fd, worker.answer(header))
+        worker, first = _Child(options), pack_reply(READY, b"")
+    except Exception as error:
+        worker, first = None, pack_reply(FAILED, _told(error))
+    # Whatever was printed before is told from replies by the word before the first of them.
+    os.write(reply_fd, options["word"].encode() + first)
+    try:
+        while worker is not None:
+            header = _read_exactly(0, REQUEST.size)
+            os.write(reply_fd, worker.answer(header))
+    finally:
+        os._exit(1)  # not by an error's way out, on which MediaPipe would be closed
+
+
+def _told(error: Exception) -> bytes:
+    known = isinstance(error, HybridDetectError)
+    return (str(error) if known else f"{type(error).__name__}: {error}").encode()
 
 
 class _Child:
-    def __init__(self, options: dict[str, object]) -> None:
-        self._memory = _map(options["slot"], int(str(options["capacity"])))
-        _volunteer_for_the_oom_killer()
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._memory = _map(options["slot"], options["capacity"])
         _leave_no_core_file()
-        # Ctrl-C in a terminal is for the app, which will say when it is done with this process.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _end_with(int(str(options["parent"])))
-        model = self._memory[: int(str(options["model_bytes"]))]
+        _end_with(options["parent"])
+        model = self._memory[: options["model_bytes"]]
         self._detector = MediaPipeFaceDetector(
-            model, min_confidence=float(str(options["min_confidence"])), slim=True
+            model, min_confidence=options["min_confidence"], slim=True
         )
         # The first detection allocates what the later ones use, and opens what they need.
         self._detector.detect(np.zeros((128, 128, 3), np.uint8))
-        _limit(int(str(options["memory_cap_bytes"])))
+        _limit(options["memory_cap_bytes"])
 
     def answer(self, header: bytes) -> bytes:
         """The reply to one command."""
@@ -118,13 +120,6 @@ def _read_exactly(fd: int, size: int) -> bytes:
             os._exit(0)  # not sys.exit: nothing of MediaPipe's may run on the way out
         data += part
     return data
-
-
-def _volunteer_for_the_oom_killer() -> None:
-    """If memory runs out, the kernel shall take this process rather than the app."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
 
 
 def _leave_no_core_file() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
 from hybrid_detect.selection.lookahead import Choice, World, best_choice
-from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s
+from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
 from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility, weight_share
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
 
@@ -96,6 +96,8 @@ class AutoPolicy:
             remote_last=conditions.previous is not BackendKind.DEVICE,
             must_answer=conditions.must_answer,
         )
+        known = None if device else conditions.way(BackendKind.DEVICE)
+        out = f"; {why_out(known)}" if known else ""
         rung, with_device = choice.rung, choice.device
         if rung is not None and link.in_flight >= MAX_IN_FLIGHT and not conditions.must_answer:
             rung, with_device = None, device is not None and device.busy_s <= 0
@@ -107,7 +109,7 @@ class AutoPolicy:
                 backend=None,
                 skip=True,
                 deadline_s=conditions.deadline_s,
-                reason=f"auto: left out, {_queue(link, device)}",
+                reason=f"auto: left out, {_queue(link, device)}{out}",
             )
         if rung is None:
             assert device is not None  # noqa: S101 - the choice was to use it
@@ -144,7 +146,7 @@ class AutoPolicy:
             hedge=BackendKind.DEVICE if with_device else None,
             hedge_after_s=hedge_after_s,
             probe=probe,
-            reason=f"auto: {remote.kind.value} {what}{hedged}, {_told(choice, link)}",
+            reason=f"auto: {remote.kind.value} {what}{hedged}, {_told(choice, link)}{out}",
         )
 
     def _would_gain(

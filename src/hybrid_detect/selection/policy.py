@@ -118,8 +118,13 @@ def fallback_reserve_s(fallbacks: Sequence[WayConditions], deadline_s: float) ->
 
 def _why_passed(way: WayConditions, deadline_s: float) -> str:
     if not way.usable:
-        return f"{way.kind.value} is out ({way.why_not})"
+        return why_out(way)
     return f"{way.kind.value} would be late ({_ms(way.latency_s or 0.0)} of {_ms(deadline_s)})"
+
+
+def why_out(way: WayConditions) -> str:
+    """Why `way` takes no part, in words a person can read."""
+    return f"{way.kind.value} is out ({way.why_not})"
 
 
 def why_none(known: Iterable[WayConditions]) -> str:

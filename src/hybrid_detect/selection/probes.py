@@ -109,13 +109,21 @@ def process_private_bytes(pid: int) -> int | None:
     """Memory that would be freed if process `pid` ended, in bytes; `None` if it cannot be read.
 
     On Linux resident minus shared pages, which costs microseconds where the exact figure (USS)
-    costs milliseconds for walking every mapping.
+    costs milliseconds for walking every mapping. On Windows what is committed for it alone;
+    elsewhere the USS, or the resident set where that is not told.
     """
     try:
-        info = psutil.Process(pid).memory_info()
+        process = psutil.Process(pid)
+        info = process.memory_info()
+        if hasattr(info, "shared"):
+            return int(info.rss - info.shared)
+        if hasattr(info, "private"):
+            return int(info.private)
+        with suppress(psutil.AccessDenied, AttributeError):
+            return int(process.memory_full_info().uss)
     except psutil.Error:
         return None
-    return int(info.rss - getattr(info, "shared", 0))
+    return int(info.rss)
 
 
 def process_anonymous_bytes(pid: int, *, proportional: bool = False) -> int | None:

@@ -207,8 +207,9 @@ class DetectorPool:
             nonlocal hung_at_s
             if work.done():
                 return
-            if worker.starting:
+            if worker.asked_since_s is None:
                 # A start has a limit of its own; killed now it would never end on a slow device.
+                # Nor is it to blame for a picture that takes long to decode.
                 hung_at_s = loop.time() + limit_s
             elif loop.time() >= hung_at_s:
                 logger.warning("a detector hangs and is killed")

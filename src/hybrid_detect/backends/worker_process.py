@@ -1,0 +1,262 @@
+"""The detector's process itself: how it is started, spoken to and ended.
+
+What it is asked, and when it is replaced by another, is decided in `worker`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from hybrid_detect.backends.shared_slot import SharedSlot
+from hybrid_detect.backends.worker_messages import REPLY, REQUEST
+
+__all__ = ["LOOK_LIMIT_S", "WorkerProcess"]
+
+START_LIMIT_S = 30.0
+"""A start takes 0.2 s on a desktop and a few seconds on a Raspberry Pi with a cold disk."""
+
+LOOK_LIMIT_S = 30.0
+"""Nobody waits so long for a picture. Whoever asks ends a hang much earlier; this is for when
+nobody can any more, so that a thread never waits for ever."""
+
+STOP_TIMEOUT_S = 1.0
+"""An idle process ends within milliseconds of its input ending; one that does not is stuck."""
+
+MAX_REPLY_BYTES = 1 << 20
+"""Some 7000 faces. More is the doing of a process that has lost its mind."""
+
+MAX_NOISE_BYTES = 1 << 16
+"""What a process may print before its first reply: a ``sitecustomize``, say, may print a line."""
+
+_BOOT = """
+import json, signal, sys
+# Ctrl-C, and what a service manager sends to all, is for the app. It says when it has done with
+# this process, which ends with it in any case.
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.platform == "linux":
+    try:  # If memory runs out, the kernel shall take this process rather than the app.
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        pass
+options = json.loads(sys.argv[1])
+sys.path[:] = options["sys_path"]
+from hybrid_detect.backends.worker_child import main
+main(options)
+"""
+
+
+class WorkerProcess:
+    """A detector's process, and the memory that it shares with this one: they end together.
+
+    It is ended when this object is let go of, too. Not for several threads at once, but for
+    `kill`.
+
+    Args:
+        model: The model file's bytes.
+        capacity: Bytes of the largest picture.
+        min_confidence: Faces below this score are left out, 0 to 1.
+        memory_cap_bytes: Heap limit of the process on Linux; 0 for none.
+
+    Raises:
+        OSError: If there is no memory, no file descriptor or no process to be had.
+    """
+
+    def __init__(
+        self, model: bytes, *, capacity: int, min_confidence: float, memory_cap_bytes: int
+    ) -> None:
+        self.slot = slot = SharedSlot(max(capacity, len(model)))
+        self._word = secrets.token_hex(16).encode()
+        try:
+            slot.put(model)
+            options = {
+                "sys_path": [entry for entry in sys.path if isinstance(entry, str)],
+                "parent": os.getpid(),
+                "word": self._word.decode(),
+                "slot": slot.handle,
+                "capacity": slot.capacity,
+                "model_bytes": len(model),
+                "min_confidence": min_confidence,
+                "memory_cap_bytes": memory_cap_bytes,
+            }
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-P", "-c", _BOOT, json.dumps(options)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # MediaPipe writes dozens of lines that say nothing to a user.
+                stderr=subprocess.DEVNULL,
+                pass_fds=slot.inherited,
+                env=_environment(),
+                bufsize=0,
+                **_group_of_its_own(),
+            )
+        except BaseException:
+            slot.close()
+            raise
+        self._input, self._output = _pipe(self._process.stdin), _pipe(self._process.stdout)
+        self._ends_s = 0.0
+        self._poll: select.poll | None = None
+        if sys.platform != "win32":
+            self._poll = select.poll()
+            self._poll.register(self._output, select.POLLIN)
+        # Else the pipes would stay open in `subprocess`, and the process with them.
+        self._discard = weakref.finalize(self, _discard, self._process, slot, os.getpid())
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def ready(self) -> tuple[int, bytes]:
+        """Wait for the first word: kind and body of the reply.
+
+        Raises:
+            EOFError: If it died instead, or took more than `START_LIMIT_S` and was killed.
+        """
+        with self._limited(START_LIMIT_S):
+            seen = b""
+            while not seen.endswith(self._word):
+                if len(seen) > MAX_NOISE_BYTES:
+                    raise EOFError
+                seen += self._read(1)
+            return self._reply()
+
+    def ask(self, command: int, width: int = 0, height: int = 0) -> tuple[int, bytes]:
+        """Send a command and wait for kind and body of its reply.
+
+        Raises:
+            EOFError: If it died, wrote what is no reply, or hung for `LOOK_LIMIT_S`.
+        """
+        with self._limited(LOOK_LIMIT_S):
+            try:
+                with _no_sigpipe():
+                    self._input.write(REQUEST.pack(command, width, height))
+            except OSError:
+                raise EOFError from None
+            return self._reply()
+
+    def kill(self) -> None:
+        """End it at once; whoever waits for it gets an `EOFError`."""
+        self._process.kill()
+
+    def end(self, *, at_once: bool = False) -> int:
+        """Close the pipes, give the slot back and reap the process; its exit status.
+
+        Args:
+            at_once: Whether to kill it, instead of letting it end by itself.
+        """
+        self._discard.detach()
+        code = self._process.poll()
+        if at_once:
+            self._process.kill()
+        for pipe in (self._input, self._output):
+            pipe.close()  # the end of its input is what it ends on
+        self.slot.close()
+        if code is not None:
+            return code
+        try:
+            return self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _reply(self) -> tuple[int, bytes]:
+        kind, length, _ = REPLY.unpack(self._read(REPLY.size))
+        if length > MAX_REPLY_BYTES:
+            raise EOFError
+        return kind, self._read(length)
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            if self._poll is not None:
+                left_s = max(self._ends_s - time.monotonic(), 0.0)
+                if not self._poll.poll(left_s * 1000):
+                    self.kill()  # which ends what it writes
+            part = self._output.read(size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return data
+
+    @contextmanager
+    def _limited(self, seconds: float) -> Iterator[None]:
+        """Kill the process if what is inside takes longer."""
+        if self._poll is not None:
+            self._ends_s = time.monotonic() + seconds
+            yield
+            return
+        limit = threading.Timer(seconds, self.kill)  # Windows cannot wait for a pipe
+        limit.daemon = True
+        limit.start()
+        try:
+            yield
+        finally:
+            limit.cancel()
+            limit.join()
+
+
+def _discard(process: subprocess.Popen[bytes], slot: SharedSlot, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a fork has it, too, but it is not the fork's
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        _pipe(pipe).close()
+    slot.close()
+    process.wait()
+
+
+@contextmanager
+def _no_sigpipe() -> Iterator[None]:
+    """Let a write to a dead process be an error, in an app that wants SIGPIPE to end it, too."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE not in before:
+            if signal.SIGPIPE in signal.sigpending():
+                signal.sigwait({signal.SIGPIPE})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
+
+
+def _group_of_its_own() -> dict[str, Any]:
+    """Keeps a terminal's Ctrl-C from it, from the first moment on."""
+    if sys.platform == "win32":
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    return {"process_group": 0}
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise AssertionError  # for the type checker: both ends were asked for
+    return pipe
+
+
+def _environment() -> dict[str, str]:
+    """The app's environment, with every proxy pointing nowhere.
+
+    MediaPipe sends usage data through libcurl when it is closed, which is never done; should
+    another version try at another time, before the process can open no socket any more, it
+    meets a port where nobody listens.
+    """
+    nowhere = "http://127.0.0.1:9"  # the discard service, RFC 863
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    proxies = {name: nowhere for low in names for name in (low, low.upper())}
+    kept = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    return {**kept, **proxies}
