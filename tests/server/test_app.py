@@ -341,7 +341,7 @@ class Engine:
     most = 0
     looked = 0
     lock = threading.Lock()
-    starting = False
+    asked_since_s = None
 
     def __init__(self, load_model: Any, *, min_confidence: float) -> None:
         pass

@@ -49,6 +49,10 @@ class Worker:
         self.hanging = threading.Event()
         self._killed = threading.Event()
 
+    @property
+    def asked_since_s(self) -> float | None:
+        return 0.0 if self.hangs and self.hanging.is_set() and not self.starting else None
+
     def start(self) -> None:
         if self.start_error is not None:
             raise self.start_error
