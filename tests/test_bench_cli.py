@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -62,7 +63,9 @@ def assert_is_a_drawing(path: Path) -> None:
         picture.load()
         assert picture.format == "PNG"
         assert picture.size == (1200, 800)
-        assert len(picture.getcolors(1 << 20)) > 10, "more than white"
+        panels = picture.convert("RGB").crop((90, 130, 1165, 740))
+        blue = (np.asarray(panels, int) @ (-1, -1, 2) > 150).any(axis=0)
+        assert blue.mean() > 0.9, "the curve goes through both panels, from left to right"
 
 
 # -- what it tells -------------------------------------------------------------------------------
@@ -88,11 +91,14 @@ def test_the_device_s_memory_is_told_and_drawn(
 @pytest.mark.device
 @pytest.mark.server
 @pytest.mark.usefixtures("server_works")
-def test_without_an_endpoint_a_server_is_started_and_its_memory_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["cloud", "streaming", "auto"])
+def test_without_an_endpoint_a_server_is_started_and_its_memory_left_out(
+    tmp_path: Path, mode: str
+) -> None:
     # In a process of its own, because the other tests' server is a child of this one.
     before = set(child_pids(os.getpid()))
     out = tmp_path / "memory.png"
-    options = ["--mode", "streaming", "--frames", "5", "--warm-up", "2", "--out", str(out)]
+    options = ["--mode", mode, "--frames", "5", "--warm-up", "2", "--out", str(out)]
     done = subprocess.run(
         [sys.executable, "-m", "hybrid_detect", "bench", "memory", *options],
         capture_output=True,
@@ -102,9 +108,10 @@ def test_without_an_endpoint_a_server_is_started_and_its_memory_left_out(tmp_pat
     assert done.returncode == 0, done.stderr
     told = done.stdout
     assert "No endpoint given: a server runs at http://127.0.0.1:" in told
-    assert "streaming through streaming: 5 frames" in told
+    assert f"{mode} through {'' if mode == 'auto' else mode}" in told
+    assert ": 5 frames" in told
     assert FIGURES.search(told)
-    assert "its children" not in told
+    assert ("its children" in told) is (mode == "auto"), "AUTO has a detector of its own ready"
     assert_is_a_drawing(out)
     assert set(child_pids(os.getpid())) <= before, "the server has ended"
 

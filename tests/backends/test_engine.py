@@ -180,6 +180,23 @@ async def test_a_hang_is_ended_some_time_after_the_deadline(usual_s: float, grac
     await engine.aclose()
 
 
+async def test_an_impatient_check_does_not_shorten_a_frame_s_time() -> None:
+    worker = OwingWorker()
+    engine = engine_of(lambda *_: worker)
+    engine._usual_s = 0.001
+    await engine.ready()
+    ends_s = time.monotonic() + 2 * engine_module.HANG_GRACE_MIN_S
+    look = asyncio.create_task(engine.look(FRAME, ends_s, when_done=lambda: None))
+    await until(worker.asked.is_set)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await engine.ready()
+    assert (await look).faces == ()
+    assert worker.killed_s is not None
+    assert worker.killed_s >= ends_s + engine_module.HANG_GRACE_MIN_S
+    await engine.aclose()
+
+
 @pytest.mark.parametrize(
     "pixels",
     [

@@ -9,6 +9,7 @@ memory that is short. Whose turn it is, and what becomes of an answer, is decide
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -96,6 +97,8 @@ class Engine:
         self._load_started_s = 0.0
         self._load_error: BaseException | None = None
         self._load_failed_s = 0.0
+        self._due_s = -math.inf
+        """The deadline, on the monotonic clock, of the frame that is being looked at."""
         self._usual_s = 0.0
         """Seconds a detection takes, slow to forget a slow one; 0 before the first."""
 
@@ -148,7 +151,7 @@ class Engine:
         try:
             await self._loaded()
             if self._worker is not None:
-                await self._outcome(self._in_thread(self._worker.ping), time.monotonic())
+                await self._outcome(self._in_thread(self._worker.ping))
         finally:
             self._await_idleness()
 
@@ -172,7 +175,7 @@ class Engine:
                 raise BackendUnavailableError(str(failure), backend=BackendKind.DEVICE)
             await self._loaded()
             job = self._in_thread(self._detect, frame, ends_s)
-            return await self._outcome(job, ends_s)
+            return await self._outcome(job)
         finally:
             if job is None or job.done():
                 when_done()
@@ -221,7 +224,7 @@ class Engine:
             msg = f"on-device detection has no thread to run in: {exc}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
 
-    async def _outcome(self, job: asyncio.Future[_Result], ends_s: float) -> _Result:
+    async def _outcome(self, job: asyncio.Future[_Result]) -> _Result:
         try:
             # Not `await job`: being cancelled must not mark a job done that is still running.
             await asyncio.wait([job])
@@ -229,25 +232,24 @@ class Engine:
         finally:
             if not job.done():
                 # Nobody waits for it any more: let it end, or end it.
-                self._await_hang(job, ends_s)
+                self._end_if_hung(job)
                 job.add_done_callback(_drop_answer)
 
-    def _await_hang(self, job: asyncio.Future[_Result], ends_s: float) -> None:
-        usual_s = self._usual_s or HANG_GRACE_MAX_S
-        grace_s = min(max(HANG_FACTOR * usual_s, HANG_GRACE_MIN_S), HANG_GRACE_MAX_S)
-        delay_s = max(ends_s - time.monotonic(), 0.0) + grace_s
-        asyncio.get_running_loop().call_later(delay_s, self._end_if_hung, job, grace_s)
-
-    def _end_if_hung(self, job: asyncio.Future[_Result], grace_s: float) -> None:
+    def _end_if_hung(self, job: asyncio.Future[_Result]) -> None:
+        """Kill the process if it owes an answer for too long; else look again when it might."""
         worker = self._worker
         if job.done() or worker is None:
             return
+        usual_s = self._usual_s or HANG_GRACE_MAX_S
+        grace_s = min(max(HANG_FACTOR * usual_s, HANG_GRACE_MIN_S), HANG_GRACE_MAX_S)
         # A start has a limit of its own; killed now it would never end on a slow device. Nor is
         # the process to blame for a picture that takes long to decode before it is handed over.
         asked_s = worker.asked_since_s
-        left_s = grace_s if asked_s is None else asked_s + grace_s - time.monotonic()
+        left_s = grace_s
+        if asked_s is not None:
+            left_s += max(asked_s, self._due_s) - time.monotonic()
         if left_s > 0:
-            asyncio.get_running_loop().call_later(left_s, self._end_if_hung, job, grace_s)
+            asyncio.get_running_loop().call_later(left_s, self._end_if_hung, job)
         else:
             worker.kill()
 
@@ -348,6 +350,7 @@ class Engine:
             raise closed_error()
         started_s = time.monotonic()
         pixels = frame.rgb()
+        self._due_s = ends_s
         try:
             faces, note = detector.detect(pixels), ""
         except BackendUnavailableError as error:
@@ -356,6 +359,8 @@ class Engine:
                 raise
             # A crash that was not this frame's fault must not cost its answer.
             faces, note = detector.detect(pixels), _RESTARTED
+        finally:
+            self._due_s = -math.inf
         detect_s = time.monotonic() - started_s
         self._usual_s = max(detect_s, 0.9 * self._usual_s)
         return Look(faces, detect_s, note)

@@ -133,7 +133,8 @@ class EncodedPicture:
         Raises:
             InvalidFrameError: If the data is damaged.
         """
-        return self._sized(fitted_size(self.width, self.height, max_side_px=max_side_px))
+        picture = self._sized(fitted_size(self.width, self.height, max_side_px=max_side_px))
+        return _plain(picture, copied=isinstance(picture, ImageFile))
 
     def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster:
         """The upright picture at `size` (width, height), not larger than it is.
@@ -166,7 +167,7 @@ class EncodedPicture:
             # A JPEG decoder can leave out what would only be averaged away: a big photo then
             # costs a fraction. The draft is never smaller than the size asked for.
             image.draft(image.mode, size)
-            return _finished(image, size, self.orientation)
+            return _upright(image, size, self.orientation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,8 @@ class PillowPicture:
         Raises:
             InvalidFrameError: If the file behind the image is damaged or was closed.
         """
-        return self._sized(fitted_size(self.width, self.height, max_side_px=max_side_px))
+        picture = self._sized(fitted_size(self.width, self.height, max_side_px=max_side_px))
+        return _plain(picture, copied=picture is self.image)
 
     def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster:
         """The upright picture at `size` (width, height), not larger than it is.
@@ -221,17 +223,19 @@ class PillowPicture:
     def _sized(self, upright_size: tuple[int, int]) -> Image.Image:
         size = _turned_size(upright_size, self.orientation)
         with _damage_reported("Pillow"):
-            return _finished(self.image, size, self.orientation)
+            return _upright(self.image, size, self.orientation)
 
 
-def _finished(image: Image.Image, size: tuple[int, int], orientation: int) -> Image.Image:
-    """A new picture from `image`: flat, of `size` as stored, then upright, without metadata."""
+def _upright(image: Image.Image, size: tuple[int, int], orientation: int) -> Image.Image:
+    """`image`, flat, of `size` as stored, then upright; `image` itself if it is all that."""
     image.load()
     done = resized(_flattened(image), size)
-    if orientation in _UPRIGHT:
-        done = done.transpose(_UPRIGHT[orientation])
-    if done is image:
-        done = done.copy()
+    return done.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else done
+
+
+def _plain(picture: Image.Image, *, copied: bool) -> Image.Image:
+    """`picture`, or a copy of it, without metadata."""
+    done = picture.copy() if copied else picture
     # A writer may pick up what it finds here, such as a JPEG's comment.
     done.info = {}
     return done

@@ -157,8 +157,12 @@ class Frame:
         """
         if isinstance(self._source, _ArrayPicture):
             return self._source.rgb()
-        picture = self._source.picture()
-        return pixels_of(picture if picture.mode == "RGB" else picture.convert("RGB"))
+        if isinstance(self._source, _CameraPicture):
+            return pixels_of(self._source.picture().convert("RGB"))
+        raster = self._source.raster((self.width, self.height))
+        if isinstance(raster, Planes):
+            return np.repeat(raster.y[:, :, np.newaxis], 3, axis=2)  # there was grey alone
+        return raster.pixels
 
     def pil(self, *, max_side_px: int | None = None) -> Image.Image:
         """The upright picture as a new Pillow image, without metadata.
