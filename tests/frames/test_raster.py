@@ -95,6 +95,21 @@ def test_both_codecs_give_the_same_picture(
             assert np.abs(got[..., 0] - np.asarray(pixels, int)).max() <= 15
 
 
+@pytest.mark.parametrize("layout", [*LAYOUTS, "rgb", "bgr", "rgba", "gray"])
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (2, 2), (2, 3), (3, 2), (1, 40)])
+def test_a_few_pixels_are_a_picture_too(layout: str, size: tuple[int, int]) -> None:
+    colour = (180, 90, 60)
+    picture = Image.new("RGB", size, colour)
+    if layout in LAYOUTS:
+        raster: Raster = planes_of(picture, layout, padding=3, cut=True).raster()
+    else:
+        order = {"bgr": [2, 1, 0], "rgba": [0, 1, 2, 0], "gray": 0}.get(layout, [0, 1, 2])
+        raster = Frame.of(np.asarray(picture)[..., order], pixel_format=layout).raster()
+    wanted = (180, 180, 180) if layout == "gray" else colour
+    for codec in codecs():
+        assert np.abs(decoded(codec.encoder(raster)(95)) - wanted).max() <= 6
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (16, 3), (17, 16), (33, 31)])
 def test_nothing_beyond_an_odd_edge_gets_into_the_picture(size: tuple[int, int]) -> None:
     width, height = size

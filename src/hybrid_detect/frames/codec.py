@@ -102,13 +102,12 @@ def jpeg_codec() -> Codec:
 
 def _as_rows(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`array` itself if its rows are dense and lie one after the other, else a copy."""
-    if array.ndim == 2 and array.strides[1] == 1 and array.strides[0] >= array.shape[1]:
-        return array
     dense = math.prod(array.shape[1:])
-    rows = array[0] if array.shape[0] else array
-    if rows.flags.c_contiguous and array.strides[0] >= dense:
+    inner = (1,) if array.ndim == 2 else (array.shape[2], 1)
+    if array.strides[1:] == inner and array.strides[0] >= dense:
         return array
-    return np.ascontiguousarray(array)
+    # Not ascontiguousarray, to which the stride of a single column is of no account.
+    return np.array(array, order="C")
 
 
 def _with_margin(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -220,7 +220,8 @@ def half_up(length: int) -> int:
 
 def dense_rows(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`plane` itself if the samples of its rows lie side by side, else a copy."""
-    return plane if plane.strides[-1] == 1 else np.ascontiguousarray(plane)
+    # Not ascontiguousarray, to which the stride of a single column is of no account.
+    return plane if plane.strides[-1] == 1 else np.array(plane, order="C")
 
 
 def _turned(plane: NDArray[np.uint8], rotation: int, mirror: bool) -> NDArray[np.uint8]:
