@@ -171,6 +171,7 @@ class Link:
         self._upstream = host, int(port)
         self._upload_bytes_s = upload_bytes_s
         self._upload_free_s = 0.0
+        self._connections: set[asyncio.Task[None]] = set()
         self.flowing = asyncio.Event()
         self.flowing.set()
 
@@ -183,12 +184,18 @@ class Link:
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            self.flowing.set()
             server.close()
+            for connection in self._connections:
+                connection.cancel()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # Cancelled when the loop ends, which asyncio's server would report as an error.
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        # Cancelled in the end, which asyncio's server would report as an error.
         with contextlib.suppress(OSError, asyncio.CancelledError):
+            await self.flowing.wait()  # or the server would come to hold all that was given up
             far_reader, far = await asyncio.open_connection(*self._upstream)
             await asyncio.gather(
                 self._pump(reader, far, self._upload_bytes_s), self._pump(far_reader, writer, None)
