@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hybrid_detect.backends.worker import RECYCLE_BYTES
 from hybrid_detect.selection.probes import (
     DEVICE_DETECTOR_BYTES,
     MemoryProbe,
@@ -13,10 +14,6 @@ from hybrid_detect.selection.probes import (
 )
 
 __all__ = ["MemoryGuard"]
-
-MOST_NEEDED_BYTES = 2 * DEVICE_DETECTOR_BYTES
-"""Above what a detector holds before it is replaced: more than this it takes only if it leaks, and
-a fresh one would not."""
 
 
 class MemoryGuard:
@@ -50,8 +47,9 @@ class MemoryGuard:
         """Why the detector in process `pid` should be stopped; empty if it may go on."""
         why = self._judge(0)
         if why:
-            # It shall not come back before there is room for what it really took, but for a leak.
-            took_bytes = min(process_private_bytes(pid) or 0, MOST_NEEDED_BYTES)
+            # It shall not come back before there is room for what it really took; but what is
+            # more than a detector may hold was a leak, of which a fresh one is free.
+            took_bytes = min(process_private_bytes(pid) or 0, RECYCLE_BYTES)
             self._needed_bytes = max(self._needed_bytes, took_bytes)
         return why
 
