@@ -234,6 +234,19 @@ async def test_messages_that_overlap_their_pieces_go_on() -> None:
         assert answers > 1
 
 
+async def test_a_stream_outlives_the_time_that_a_request_has() -> None:
+    """It began as one, whose limits end with the upgrade."""
+    shortly = limits(head_s=0.05, body_s=0.05)
+    async with (
+        served(limits=shortly) as server,
+        connect(stream_url(server), compression=None, ping_interval=None) as link,
+    ):
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            await link.send(MESSAGE)
+            decode_reply(await link.recv())
+
+
 async def test_a_message_in_countless_pieces_is_refused() -> None:
     async with (
         served(limits=limits()) as server,

@@ -80,6 +80,7 @@ class _HttpProtocol(HttpToolsProtocol):
         self._patience = _Timer(self.loop)  # for what the peer sends
         self._unsent = _Timer(self.loop)  # for what it should take
         self._is_head = True  # or before one
+        self._is_upgraded = False
         self._received = 0
         self._head_bytes = 0
 
@@ -109,8 +110,8 @@ class _HttpProtocol(HttpToolsProtocol):
         self._received = len(data)
         self._head_bytes += len(data)
         super().data_received(data)
-        if self.transport.is_closing():
-            return
+        if self._is_upgraded or self.transport.is_closing():
+            return  # a WebSocket has another protocol, with limits of its own
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, "too_large", "the request's head is too large")
         elif not self._patience.is_running and (self.cycle is None or self.cycle.response_complete):
@@ -140,6 +141,7 @@ class _HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def handle_websocket_upgrade(self) -> None:
+        self._is_upgraded = True
         self._patience.stop()
         self._unsent.stop()
         super().handle_websocket_upgrade()
