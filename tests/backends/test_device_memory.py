@@ -115,6 +115,16 @@ async def test_memory_is_watched_without_a_start_too() -> None:
     await service.aclose()
 
 
+async def test_a_picture_just_above_4k_takes_little_more_than_the_process_there_is() -> None:
+    memory = Memory()
+    async with OnDeviceDetectionService(read_memory=memory.read) as service:
+        assert (await service.process_image(BLANK, deadline_s=10)).answered
+        memory.reading = replace(PLENTY, available_bytes=145 * MIB)
+        large = np.zeros((2160, 4096, 3), np.uint8)
+        assert (await service.process_image(large, deadline_s=10)).answered
+        assert service.why_not == ""
+
+
 async def test_a_picture_too_large_for_the_memory_keeps_none_of_the_usual_out() -> None:
     memory = Memory()
     memory.reading = replace(PLENTY, available_bytes=200 * MIB)

@@ -124,12 +124,17 @@ async def test_a_thread_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPat
     detector = SlowDetector()
     detector.may_answer.set()
     engine = engine_of(lambda *_: detector)
+    unused = engine_of(lambda *_: pytest.fail("it was loaded to be closed"))
     with monkeypatch.context() as limit:
         limit.setattr(threading.Thread, "start", no_thread)
         with pytest.raises(BackendUnavailableError, match="can't start new thread") as caught:
             await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))
+        with pytest.raises(BackendUnavailableError):
+            await unused.ready()
+        await unused.aclose()
     assert caught.value.retryable
     assert len(done) == 1
+    assert not engine.is_loaded
     assert (await engine.look(FRAME, 0.0, when_done=lambda: done.append(None))).faces == ()
     await engine.aclose()
 

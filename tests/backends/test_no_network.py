@@ -106,7 +106,7 @@ def network_calls(script: str, model: Path, tmp_path: Path) -> list[str]:
     if strace is None:
         pytest.skip("strace is not installed")
     trace = tmp_path / "trace"
-    command = [strace, "-f", "-qq", "-s", "500", "-e", "trace=%network,execve", "-o", str(trace)]
+    command = [strace, "-f", "-qq", "-s", "3000", "-e", "trace=%network,execve", "-o", str(trace)]
     command += [sys.executable, "-c", textwrap.dedent(script), str(model)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=55)
     if "ptrace" in done.stderr or "PTRACE" in done.stderr:

@@ -221,6 +221,9 @@ class Engine:
         try:
             return asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
         except RuntimeError as exc:  # a limit of processes counts threads, too
+            # There is no thread yet, and what is queued must not run in a later one.
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
             msg = f"on-device detection has no thread to run in: {exc}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
 
@@ -327,7 +330,7 @@ class Engine:
 
     def _require_memory(self, extra_bytes: int = 0) -> None:
         shortage = self._guard.why_not_start(extra_bytes)
-        if not extra_bytes:
+        if not extra_bytes or not shortage:
             self._shortage = shortage  # else it is about this picture alone
         if shortage:
             raise BackendUnavailableError(shortage, backend=BackendKind.DEVICE)

@@ -80,7 +80,8 @@ class DetectorWorker:
         recycle_bytes: Private memory at which it is replaced between two pictures; larger ones
             than 4K add their own size.
         before_start: Called before every start with the bytes that it takes more than usual, for
-            pictures above 4K; what it raises keeps the process from starting.
+            pictures above 4K, less what the process before it gives back; what it raises keeps the
+            process from starting.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class DetectorWorker:
             # In the slot, and twice in the process.
             needed = capacity - CAPACITY + _extra(capacity)
             given_back = process_private_bytes(old.pid) if old else 0
-            self._before_start(max(needed - (given_back or 0), 0))
+            self._before_start(needed - (given_back or 0))
         if old is not None:
             self._end(old)
         self.starting = True

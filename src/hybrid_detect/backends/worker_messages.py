@@ -47,7 +47,12 @@ def pack_faces(faces: Sequence[Face]) -> bytes:
 
 
 def unpack_faces(body: bytes) -> tuple[Face, ...]:
-    """The faces in `body`."""
+    """The faces in `body`.
+
+    Raises:
+        ValueError: If it holds no faces.
+        struct.error: If it holds half a face.
+    """
     return tuple(_unpack_face(values) for values in _FACE.iter_unpack(body))
 
 
@@ -60,6 +65,9 @@ def _pack_face(face: Face) -> bytes:
 
 def _unpack_face(values: tuple[float, ...]) -> Face:
     x_min, y_min, x_max, y_max, score, count, *sides = values
+    if not 0 <= count <= len(KEYPOINT_NAMES):
+        msg = "a number of keypoints that no face has"
+        raise ValueError(msg)
     points = tuple(
         Keypoint(name, sides[2 * index], sides[2 * index + 1])
         for index, name in enumerate(KEYPOINT_NAMES[: int(count)])

@@ -22,7 +22,7 @@ from typing import IO, Any
 from hybrid_detect.backends.shared_slot import SharedSlot
 from hybrid_detect.backends.worker_messages import REPLY, REQUEST
 
-__all__ = ["LOOK_LIMIT_S", "WorkerProcess"]
+__all__ = ["WorkerProcess"]
 
 START_LIMIT_S = 30.0
 """A start takes 0.2 s on a desktop and a few seconds on a Raspberry Pi with a cold disk."""

@@ -1,7 +1,8 @@
 """Bands: pictures handed to Pillow some rows at a time.
 
 Pillow keeps three channels as four bytes a pixel: 3.7 MB for 1280x720, 33 MB for 4K, on top of
-the caller's own pixels. A band at a time, it needs 1.3 MB for a picture of any size.
+the caller's own pixels. A band at a time, it needs 1.3 MB for a picture of any
+size, and a megabyte more for one whose planes are put together.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from hybrid_detect.frames.scaling import REDUCING_GAP, whole_factor
 __all__ = ["BAND_PIXELS", "bands", "pixels_of", "shrunk"]
 
 BAND_PIXELS = 5 << 16
-"""Pixels of a band: 640x480 is one, 1280x720 three. They take 1.3 MB in Pillow, and 5 % more time
-than the whole at once; a fifth of that would take 20 % more.
+"""Pixels of a band, unless it has the fewest rows there can be: 640x480 is one, 1280x720 three.
+They take 1.3 MB in Pillow, and 5 % more time than the whole at once; a fifth of that would take
+20 % more.
 """
 
 

@@ -135,6 +135,8 @@ def _jpeg_in_bands(raster: Raster, quality: int) -> bytes:
     files: list[bytes] = []
     picture: Image.Image | None = None
     for top, bottom in parts:
+        if isinstance(raster, Planes) or bottom - top != parts[0][1]:
+            picture = None  # one that cannot be used again must not be there beside the next
         picture = _picture(raster.rows(top, bottom), into=picture)
         files.append(_saved(picture, "jpeg", quality=quality, **options))
     interval = math.ceil(width / unit) * math.ceil(parts[0][1] / unit)

@@ -33,7 +33,12 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.testing.memory_meter import MemoryMeter, MemoryRecorder, give_free_memory_back
+from hybrid_detect.testing.memory_meter import (
+    MemoryMeter,
+    MemoryRecorder,
+    give_free_memory_back,
+    heap_in_use,
+)
 from hybrid_detect.testing.memory_report import MB, MemoryReport, parse_size, slope
 
 __all__ = ["DEFAULT_FRAMES", "DEFAULT_WARM_UP", "MemoryBudget", "MemoryBudgetError"]
@@ -254,13 +259,14 @@ class _Watch:
         self._may_keep = KEPT_SHARE * budget.limit_bytes
         self._give_back_at = 0.0
         self._resting: tuple[int, ...] = ()
+        self._in_use = (0, 0)
 
     def __enter__(self) -> Self:
         if _Watch._is_held:
             msg = "a memory budget cannot be measured inside another one"
             raise ConfigurationError(msg)
-        _Watch._is_held = True
         self._reach(0)
+        _Watch._is_held = True
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -274,6 +280,7 @@ class _Watch:
             self._baseline = self._meter.start()
             self._give_back_at = self._baseline + self._may_keep
             self._resting = self._rest()
+            self._in_use = heap_in_use()
 
     def _rest(self) -> tuple[int, ...]:
         gc.collect()
@@ -296,6 +303,8 @@ class _Watch:
     def end(self) -> MemoryReport:
         """Come to rest, read a last time, and report."""
         growth = max(now - then for now, then in zip(self._rest(), self._resting, strict=True))
+        in_use = (now - then for now, then in zip(heap_in_use(), self._in_use, strict=True))
+        growth = max(growth, min(in_use))
         recorder, base, own = self.recorder, self._baseline, self._own
         recorder.finish()
         levels = [(0, 0), *((call, level - base) for call, level, _ in recorder.points)]
@@ -312,6 +321,7 @@ class _Watch:
             slope_bytes_per_1000=rise - (max(own.slope_bytes_per_1000, 0) if own else 0),
             curve=tuple(curve),
             levels=tuple(levels),
+            highest_level_bytes=recorder.highest_level - base,
             stopped_early=self._stopped,
             measured=self._meter.description,
             control=own,

@@ -19,7 +19,13 @@ import re
 import time
 from collections.abc import Callable
 
-__all__ = ["CURVE_POINTS", "MemoryMeter", "MemoryRecorder", "give_free_memory_back"]
+__all__ = [
+    "CURVE_POINTS",
+    "MemoryMeter",
+    "MemoryRecorder",
+    "give_free_memory_back",
+    "heap_in_use",
+]
 
 CURVE_POINTS = 200
 """At most twice as many points are kept of a curve: finer than a terminal or a picture shows."""
@@ -66,12 +72,12 @@ class MemoryMeter:
         return total
 
     def at_rest(self) -> tuple[int, ...]:
-        """What is held, counted in each way that can see a leak: growth is the most of any.
+        """What this process and its children hold, and what this one does: growth is the most.
 
         Children that end must not hide what this process comes to hold.
         """
         own = self._probes.process_anonymous_bytes(self._pid) or 0
-        return (*((self.exact(),) if self._with_children else ()), own, _heap_in_use())
+        return (*((self.exact(),) if self._with_children else ()), own)
 
     def read(self) -> tuple[int, int]:
         """The level now, and the highest since the last reading."""
@@ -150,6 +156,8 @@ class MemoryRecorder:
         self.calls = 0
         self.highest = 0
         self.highest_at = 0
+        self.highest_level = 0
+        """Of what was read between calls."""
         self.points: list[tuple[int, int, int]] = []
         """Call, level after it, and highest level since the point before, in bytes."""
 
@@ -158,6 +166,7 @@ class MemoryRecorder:
         self.level, peak = self._read()
         self.calls += 1
         self._between = max(self._between, peak)
+        self.highest_level = max(self.highest_level, self.level)
         if peak > self.highest or self.calls == 1:
             self.highest, self.highest_at = peak, self.calls
         if self.calls % self._stride == 0:
@@ -196,13 +205,18 @@ class _HeapCounts(ctypes.Structure):
     )
 
 
-def _heap_in_use() -> int:
-    """Bytes of the C library's heap that are in use; 0 where it does not say."""
+def heap_in_use() -> tuple[int, int]:
+    """Bytes of the C library's heap that are in use, without large blocks of their own and with.
+
+    Where it does not say, both are 0. Neither alone tells a leak: a block that is replaced may move
+    from the one kind to the other, and a large one need not be there but in name.
+    """
     count = getattr(_c_library(), "mallinfo2", None)
     if count is None:
-        return 0
+        return 0, 0
     count.restype = _HeapCounts
-    return int(count().uordblks)
+    counts = count()
+    return int(counts.uordblks), int(counts.uordblks + counts.hblkhd)
 
 
 def _c_library() -> ctypes.CDLL | None:

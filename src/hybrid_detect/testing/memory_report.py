@@ -81,6 +81,8 @@ class MemoryReport:
     """Call, and the highest level up to it, above the baseline; nothing is subtracted."""
     levels: tuple[tuple[int, int], ...]
     """Call, and the level after it, above the baseline; nothing is subtracted."""
+    highest_level_bytes: int
+    """The highest of all levels between calls, above the baseline; nothing is subtracted."""
     stopped_early: bool
     measured: str
     """What was measured, and how."""
@@ -94,7 +96,7 @@ class MemoryReport:
 
     @property
     def _where(self) -> str:
-        if self.passed or max(level for _, level in self.levels) > self.limit_bytes:
+        if self.peak_bytes <= self.limit_bytes or self.highest_level_bytes > self.limit_bytes:
             return f"at call {self.peak_call}"
         # Only the kernel's mark has seen it, and that tells no file from other memory.
         return f"inside call {self.peak_call}, files and shared memory it mapped there included"
