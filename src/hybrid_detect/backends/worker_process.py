@@ -37,6 +37,9 @@ STOP_TIMEOUT_S = 1.0
 MAX_REPLY_BYTES = 1 << 20
 """Some 7000 faces. More is the doing of a process that has lost its mind."""
 
+READ_BYTES = 4096
+"""A reply of 28 faces, with its head, is read at once."""
+
 MAX_NOISE_BYTES = 1 << 16
 """What a process may print before its first reply: a ``sitecustomize``, say, may print a line."""
 
@@ -107,6 +110,7 @@ class WorkerProcess:
             slot.close()
             raise
         self._input, self._output = _pipe(self._process.stdin), _pipe(self._process.stdout)
+        self._buffer = b""
         self._ends_s = 0.0
         self._poll: select.poll | None = None
         if sys.platform != "win32":
@@ -180,16 +184,16 @@ class WorkerProcess:
         return kind, self._read(length)
 
     def _read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
+        while len(self._buffer) < size:
             if self._poll is not None:
                 left_s = max(self._ends_s - time.monotonic(), 0.0)
                 if not self._poll.poll(left_s * 1000):
                     self.kill()  # which ends what it writes
-            part = self._output.read(size - len(data))
+            part = self._output.read(READ_BYTES)
             if not part:
                 raise EOFError
-            data += part
+            self._buffer += part
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
     @contextmanager
@@ -222,8 +226,8 @@ def _discard(process: subprocess.Popen[bytes], slot: SharedSlot, owner: int) -> 
 @contextmanager
 def _no_sigpipe() -> Iterator[None]:
     """Let a write to a dead process be an error, in an app that wants SIGPIPE to end it, too."""
-    if sys.platform == "win32":
-        yield
+    if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN:
+        yield  # as Python begins
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
     try:
