@@ -39,9 +39,10 @@ class MemoryGuard:
         """Why a detector should not be started now; empty if it may be.
 
         Args:
-            extra_bytes: What it takes more than usual, for pictures above 4K.
+            extra_bytes: What it takes more than usual, for pictures above 4K; negative where the
+                process it replaces gives more back.
         """
-        return self._judge(self._needed_bytes + extra_bytes)
+        return self._judge(max(self._needed_bytes + extra_bytes, 1))  # 0 asks of one that runs
 
     def why_not_go_on(self, pid: int) -> str:
         """Why the detector in process `pid` should be stopped; empty if it may go on."""
