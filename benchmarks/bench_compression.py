@@ -26,8 +26,8 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from hybrid_detect import Frame, ImageCompressionService
+from hybrid_detect.compression.codec import PillowCodec, TurboCodec
 from hybrid_detect.frames.camera import CameraImage
-from hybrid_detect.frames.codec import PillowCodec, TurboCodec
 from hybrid_detect.frames.raster import Planes
 
 FACES = Path(__file__).parents[2] / "shared" / "faces"
@@ -390,8 +390,8 @@ def as_file(picture: Image.Image) -> io.BytesIO:
 
 def faces() -> None:
     """F1 of MediaPipe's full-range model on what is left after compression."""
-    from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-    from hybrid_detect.backends.models import load_model
+    from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+    from hybrid_detect.backends.device.models import load_model
 
     if not FACES.is_dir():
         print("\nfaces: no labelled photos in", FACES)

@@ -23,10 +23,10 @@ from hybrid_detect.selection import lookahead
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.policy import Policy
-from hybrid_detect.testing.comparison import Scenario
-from hybrid_detect.testing.simulator import simulate
-from hybrid_detect.testing.synthetic_traces import synthetic_traces
-from hybrid_detect.testing.traces import read_traces
+from hybrid_detect.simulation.comparison import Scenario
+from hybrid_detect.simulation.simulator import simulate
+from hybrid_detect.simulation.synthetic_traces import synthetic_traces
+from hybrid_detect.simulation.traces import read_traces
 from hybrid_detect.types import Plan
 
 DEVICES = ("phone", "pi5", "desktop")

@@ -25,15 +25,15 @@ import numpy as np
 
 from hybrid_detect import HybridDetectionService
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.streaming import StreamingService
+from hybrid_detect.compression.compressor import CompressedImage
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.frames.compression import CompressedImage
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.utility import weight_share
-from hybrid_detect.testing.environment import DEVICES, Environment
-from hybrid_detect.testing.simulator import simulate
-from hybrid_detect.testing.traces import read_traces
+from hybrid_detect.simulation.environment import DEVICES, Environment
+from hybrid_detect.simulation.simulator import simulate
+from hybrid_detect.simulation.traces import read_traces
 from hybrid_detect.types import BackendKind, BoundingBox, Face, Timings
 
 if __package__ is None or __package__ == "":

@@ -30,10 +30,10 @@ import numpy as np
 from PIL import Image
 
 from hybrid_detect import CloudDetectionService, ImageCompressionService, StreamingService
+from hybrid_detect.compression.codec import PillowCodec
 from hybrid_detect.errors import BackendError
 from hybrid_detect.extras import is_installed
-from hybrid_detect.frames.codec import PillowCodec
-from hybrid_detect.selection.probes import process_anonymous_bytes
+from hybrid_detect.system.memory_probe import process_anonymous_bytes
 from hybrid_detect.testing import MemoryBudget
 from hybrid_detect.testing.memory_report import MB, MemoryReport, slope
 

@@ -28,7 +28,7 @@ from importlib.machinery import PathFinder
 
 class Leaky:
     def find_spec(self, name, path=None, target=None):
-        if name != "hybrid_detect.backends.face_detector":
+        if name != "hybrid_detect.backends.device.face_detector":
             return None
         spec = PathFinder.find_spec(name, path, target)
         run = spec.loader.exec_module
@@ -53,7 +53,7 @@ async def app(*, leaking: bool, capped: bool, frames: int) -> None:
     from skimage import data
 
     from hybrid_detect import BackendError, HybridDetectionService
-    from hybrid_detect.backends.device import OnDeviceDetectionService
+    from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
     from hybrid_detect.errors import AllBackendsFailedError
 
     image = data.astronaut()

@@ -21,9 +21,9 @@ from skimage import data
 from websockets.asyncio.client import connect
 
 from hybrid_detect import CloudDetectionService, Frame, Plan, StreamingService
+from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.exchange.pipeline import prepare
 from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest
-from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection

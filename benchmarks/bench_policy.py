@@ -20,8 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hybrid_detect.cli.bench_policy import summary_table
-from hybrid_detect.testing.comparison import Row, Scenario, Summary, compare, summarise
-from hybrid_detect.testing.traces import read_traces
+from hybrid_detect.simulation.comparison import Row, Scenario, Summary, compare, summarise
+from hybrid_detect.simulation.traces import read_traces
 
 TRACES = Path(__file__).parents[2] / "shared" / "traces"
 POLICIES = (

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-from hybrid_detect.backends.models import load_model
-from hybrid_detect.frames.face_regions import FaceRegion
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.frames.privacy import PrivacyFilter
+from hybrid_detect.privacy.face_regions import FaceRegion
+from hybrid_detect.privacy.filter import PrivacyFilter
 from hybrid_detect.types import BoundingBox, Face
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "faces"

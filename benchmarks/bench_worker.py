@@ -21,12 +21,12 @@ import psutil
 from PIL import Image
 from skimage import data
 
-from hybrid_detect.backends.device import OnDeviceDetectionService
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-from hybrid_detect.backends.models import load_model
-from hybrid_detect.backends.worker import DetectorWorker
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError
-from hybrid_detect.selection.probes import process_anonymous_bytes
+from hybrid_detect.system.memory_probe import process_anonymous_bytes
 
 WARM_UP = 30
 STARTS = 15
@@ -37,7 +37,7 @@ PLAIN = """
 import sys
 import mediapipe as mp
 import numpy as np
-from hybrid_detect.backends.models import load_model
+from hybrid_detect.backends.device.models import load_model
 options = mp.tasks.vision.FaceDetectorOptions(
     base_options=mp.tasks.BaseOptions(model_asset_buffer=load_model("short_range"))
 )

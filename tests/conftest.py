@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from hybrid_detect.backends.models import load_model
+from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.errors import ModelError
 from hybrid_detect.extras import is_installed
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_detect.backends.models import find_model
+from hybrid_detect.backends.device.models import find_model
 from hybrid_detect.cli import bench, main, plotting
 from hybrid_detect.extras import is_installed
-from hybrid_detect.selection.probes import child_pids
+from hybrid_detect.system.memory_probe import child_pids
 from hybrid_detect.testing import FakeBackend
 
 SIZE = r"[+-]\d+\.\d\d MB"
@@ -49,7 +49,7 @@ def server_works() -> None:
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     """A device without a detector, for what is not about detecting."""
     backend = FakeBackend("device")
-    monkeypatch.setattr("hybrid_detect.service.create_backend", lambda kind, config: backend)
+    monkeypatch.setattr("hybrid_detect.service.hybrid.create_backend", lambda kind, config: backend)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
     return backend
 

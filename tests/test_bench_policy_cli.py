@@ -11,8 +11,8 @@ from hybrid_detect.cli import bench_policy, main
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.recording import RecordingPolicy
 from hybrid_detect.selection.threshold import ThresholdPolicy
-from hybrid_detect.testing.simulator import Environment, simulate
-from hybrid_detect.testing.synthetic_traces import synthetic_traces
+from hybrid_detect.simulation.simulator import Environment, simulate
+from hybrid_detect.simulation.synthetic_traces import synthetic_traces
 from hybrid_detect.types import BackendKind, Plan
 
 TRACE = "# source=made licence=none kind=4g\nt_s,up_kbps\n" + "".join(

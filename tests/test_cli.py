@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_detect.backends.models import MODELS, find_model
+from hybrid_detect.backends.device.models import MODELS, find_model
 from hybrid_detect.cli import main
 from hybrid_detect.cli.doctor import PARTS
 from hybrid_detect.cli.table import table
@@ -38,7 +38,7 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def create(kind: Any, config: Any) -> FakeBackend:
         return FakeBackend(kind, faces=[Face(BoundingBox(4, 5, 20, 30), 0.875)])
 
-    monkeypatch.setattr("hybrid_detect.service.create_backend", create)
+    monkeypatch.setattr("hybrid_detect.service.hybrid.create_backend", create)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
 
 

@@ -26,8 +26,9 @@ import websockets.asyncio.server
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.streaming import StreamingService
+from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
     AllBackendsFailedError,
@@ -45,10 +46,9 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
 )
 from hybrid_detect.extras import is_installed
-from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.frames.privacy import PrivacyFilter
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.privacy.filter import PrivacyFilter
+from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
 

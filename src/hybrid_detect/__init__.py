@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybrid_detect import sync
-    from hybrid_detect.attempts import HedgeCounts
     from hybrid_detect.backends.base import Backend
-    from hybrid_detect.backends.cloud import CloudDetectionService
-    from hybrid_detect.backends.device import OnDeviceDetectionService
-    from hybrid_detect.backends.remote import RemoteBackend
-    from hybrid_detect.backends.streaming import StreamingService
+    from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+    from hybrid_detect.backends.remote.cloud import CloudDetectionService
+    from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+    from hybrid_detect.backends.remote.streaming import StreamingService
+    from hybrid_detect.compression.compressor import (
+        PRESETS,
+        CompressedImage,
+        ImageCompressionService,
+    )
+    from hybrid_detect.compression.rate_control import RateController
     from hybrid_detect.config import ServiceConfig
     from hybrid_detect.errors import (
         AllBackendsFailedError,
@@ -43,12 +48,11 @@ if TYPE_CHECKING:
     from hybrid_detect.exchange.keys import PublicKey
     from hybrid_detect.exchange.trust import TrustedKey
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
-    from hybrid_detect.frames.compression import PRESETS, CompressedImage, ImageCompressionService
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
-    from hybrid_detect.frames.privacy import PrivacyFilter
-    from hybrid_detect.frames.rate_control import RateController
-    from hybrid_detect.monitoring.history import DetectionHistory
+    from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
+    from hybrid_detect.privacy.filter import PrivacyFilter
+    from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
     from hybrid_detect.selection.auto import AutoPolicy
     from hybrid_detect.selection.conditions import (
         Conditions,
@@ -57,16 +61,17 @@ if TYPE_CHECKING:
         PowerConditions,
         WayConditions,
     )
-    from hybrid_detect.selection.consent import ConsentLedger, ConsentRecord
     from hybrid_detect.selection.escalation import CascadePolicy
     from hybrid_detect.selection.fixed import FixedPolicy
     from hybrid_detect.selection.policy import ModePolicy, Policy
-    from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
     from hybrid_detect.selection.recording import RecordingPolicy
     from hybrid_detect.selection.threshold import ThresholdPolicy
     from hybrid_detect.selection.utility import RUNGS, Rung, Utility
-    from hybrid_detect.service import HybridDetectionService
-    from hybrid_detect.service_status import ServiceStatus, Traffic
+    from hybrid_detect.service.hybrid import HybridDetectionService
+    from hybrid_detect.service.managed_backend import WayStatus
+    from hybrid_detect.service.plan_executor import HedgeCounts
+    from hybrid_detect.service.status import ServiceStatus, Traffic
+    from hybrid_detect.storage.history import DetectionHistory
     from hybrid_detect.types import (
         Attempt,
         BackendKind,
@@ -79,14 +84,13 @@ if TYPE_CHECKING:
         Plan,
         Timings,
     )
-    from hybrid_detect.ways import WayStatus
 
 _HOMES = {
     "backends.base": ("Backend",),
-    "backends.cloud": ("CloudDetectionService",),
-    "backends.device": ("OnDeviceDetectionService",),
-    "backends.remote": ("RemoteBackend",),
-    "backends.streaming": ("StreamingService",),
+    "backends.remote.cloud": ("CloudDetectionService",),
+    "backends.device.on_device": ("OnDeviceDetectionService",),
+    "backends.remote.remote_backend": ("RemoteBackend",),
+    "backends.remote.streaming": ("StreamingService",),
     "config": ("ServiceConfig",),
     "errors": (
         "AllBackendsFailedError",
@@ -113,13 +117,13 @@ _HOMES = {
     "exchange.keys": ("PublicKey",),
     "exchange.trust": ("TrustedKey",),
     "frames.camera": ("CameraFormat", "CameraImage", "Plane"),
-    "frames.compression": ("PRESETS", "CompressedImage", "ImageCompressionService"),
+    "compression.compressor": ("PRESETS", "CompressedImage", "ImageCompressionService"),
     "frames.drawing": ("draw",),
     "frames.frame": ("Frame", "PixelFormat"),
-    "frames.privacy": ("PrivacyFilter",),
-    "frames.rate_control": ("RateController",),
-    "monitoring.history": ("DetectionHistory",),
-    "attempts": ("HedgeCounts",),
+    "privacy.filter": ("PrivacyFilter",),
+    "compression.rate_control": ("RateController",),
+    "storage.history": ("DetectionHistory",),
+    "service.plan_executor": ("HedgeCounts",),
     "selection.auto": ("AutoPolicy",),
     "selection.escalation": ("CascadePolicy",),
     "selection.utility": ("RUNGS", "Rung", "Utility"),
@@ -130,14 +134,14 @@ _HOMES = {
         "PowerConditions",
         "WayConditions",
     ),
-    "selection.consent": ("ConsentLedger", "ConsentRecord"),
+    "privacy.consent": ("ConsentLedger", "ConsentRecord"),
     "selection.fixed": ("FixedPolicy",),
     "selection.policy": ("ModePolicy", "Policy"),
-    "selection.privacy": ("FramePrivacy", "PrivacyPolicy"),
+    "privacy.privacy_policy": ("FramePrivacy", "PrivacyPolicy"),
     "selection.recording": ("RecordingPolicy",),
     "selection.threshold": ("ThresholdPolicy",),
-    "service": ("HybridDetectionService",),
-    "service_status": ("ServiceStatus", "Traffic"),
+    "service.hybrid": ("HybridDetectionService",),
+    "service.status": ("ServiceStatus", "Traffic"),
     "types": (
         "Attempt",
         "BackendKind",
@@ -150,7 +154,7 @@ _HOMES = {
         "Plan",
         "Timings",
     ),
-    "ways": ("WayStatus",),
+    "service.managed_backend": ("WayStatus",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -15,12 +15,12 @@ from typing import Any, Self, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from hybrid_detect import service as _async
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
-from hybrid_detect.frames.sources import FrameSource
-from hybrid_detect.selection.privacy import FramePrivacy
-from hybrid_detect.service_status import ServiceStatus
+from hybrid_detect.privacy.privacy_policy import FramePrivacy
+from hybrid_detect.service import hybrid as _async
+from hybrid_detect.service.status import ServiceStatus
+from hybrid_detect.sources.sources import FrameSource
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["HybridDetectionService"]

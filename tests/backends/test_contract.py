@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.device import OnDeviceDetectionService
-from hybrid_detect.backends.models import load_model
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.errors import ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from hybrid_detect import extras
+from hybrid_detect.compression.codec import Codec, PillowCodec, TurboCodec, jpeg_codec
+from hybrid_detect.compression.compressor import PRESETS, CompressedImage, ImageCompressionService
+from hybrid_detect.compression.ladder import MIN_SIDE_PX
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError
 from hybrid_detect.frames.camera import CameraImage
-from hybrid_detect.frames.codec import Codec, PillowCodec, TurboCodec, jpeg_codec
-from hybrid_detect.frames.compression import PRESETS, CompressedImage, ImageCompressionService
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.frames.ladder import MIN_SIDE_PX
 
 CODECS = ["pillow", "turbo"]
 

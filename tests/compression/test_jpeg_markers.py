@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hybrid_detect.compression.compressor import ImageCompressionService
+from hybrid_detect.compression.jpeg_markers import quality_of, without_metadata
 from hybrid_detect.errors import InvalidFrameError
-from hybrid_detect.frames.compression import ImageCompressionService
-from hybrid_detect.frames.jpeg_markers import quality_of, without_metadata
 
 from ..fuzzing import examples
 

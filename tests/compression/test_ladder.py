@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_detect.frames.ladder import FACE_SIDE_PX, MIN_SIDE_PX, ladder_of
+from hybrid_detect.compression.ladder import FACE_SIDE_PX, MIN_SIDE_PX, ladder_of
 
 
 def test_planes_have_three_quarters_where_they_are_whole() -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_detect.frames.rate_control import QUALITY_CAP, RateController
-from hybrid_detect.frames.size_law import quality_at, quantiser_scale
+from hybrid_detect.compression.rate_control import QUALITY_CAP, RateController
+from hybrid_detect.compression.size_law import quality_at, quantiser_scale
 
 KB = 1024
 

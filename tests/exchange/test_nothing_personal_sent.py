@@ -11,16 +11,16 @@ import httpx
 import pytest
 from PIL import Image
 
-from hybrid_detect.backends.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import BackendResponseError
 from hybrid_detect.exchange.pipeline import prepare
 from hybrid_detect.exchange.wire import decode_request
-from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.frames.privacy import PrivacyFilter
+from hybrid_detect.privacy.filter import PrivacyFilter
 from hybrid_detect.types import BackendKind, Plan
 
-from ..frames.laden_files import CANARY, LADEN_FILES, LadenFile
+from ..privacy.laden_files import CANARY, LADEN_FILES, LadenFile
 
 
 def plan(target_bytes: int) -> Plan:

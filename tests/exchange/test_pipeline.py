@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.exchange.pipeline import Prepared, prepare, restore
 from hybrid_detect.exchange.wire import DetectRequest, ResultReply, decode_request
-from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BackendKind, BoundingBox, Face, Keypoint, Plan
 

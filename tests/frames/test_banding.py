@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hybrid_detect.compression.codec import PillowCodec
+from hybrid_detect.compression.jpeg_markers import without_metadata
 from hybrid_detect.frames import banding
 from hybrid_detect.frames.banding import BAND_PIXELS, bands, pixels_of
-from hybrid_detect.frames.codec import PillowCodec
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.frames.jpeg_markers import without_metadata
 from hybrid_detect.frames.raster import Interleaved, Planes, Raster
 from hybrid_detect.frames.scaling import resized
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hybrid_detect.compression.codec import Codec, PillowCodec, TurboCodec
 from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.frames.camera import CameraImage
-from hybrid_detect.frames.codec import Codec, PillowCodec, TurboCodec
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.frames.raster import Interleaved, Planes, Raster, Scratch
 from hybrid_detect.frames.shrinking import shrinks_fast, three_quarters

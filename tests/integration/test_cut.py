@@ -11,7 +11,7 @@ import pytest
 
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.server.serving import ServerProcess
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus
 
 pytestmark = [pytest.mark.anyio, pytest.mark.server, pytest.mark.device]

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.models import load_model
-from hybrid_detect.backends.remote import RemoteBackend
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+from hybrid_detect.backends.remote.streaming import StreamingService
+from hybrid_detect.compression.codec import PillowCodec
+from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import BackendError, BackendTimeoutError, ModelError
-from hybrid_detect.frames.codec import PillowCodec
-from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.server.serving import ServerProcess
 from hybrid_detect.testing import MemoryBudget
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import uvicorn
 
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.remote import RemoteBackend
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
     AllBackendsFailedError,
@@ -37,7 +37,7 @@ from hybrid_detect.server import sealing
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import (
     BackendKind,

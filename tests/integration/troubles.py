@@ -20,13 +20,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.rate_limit import RateLimiter
-from hybrid_detect.service import HybridDetectionService, Traffic
+from hybrid_detect.service.hybrid import HybridDetectionService, Traffic
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind, DetectionResult
 

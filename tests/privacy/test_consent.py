@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_detect.errors import ClosedError, ConfigurationError, StorageError
-from hybrid_detect.selection.consent import ConsentLedger, ConsentRecord
+from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

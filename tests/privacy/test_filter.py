@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-from hybrid_detect.backends.models import load_model
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ConfigurationError,
@@ -21,10 +21,10 @@ from hybrid_detect.errors import (
     MissingExtraError,
     ModelError,
 )
-from hybrid_detect.frames import face_regions
-from hybrid_detect.frames.face_regions import BLOCKS, NOISE, FaceRegion
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.frames.privacy import ANONYMIZE_MARGIN, PrivacyFilter
+from hybrid_detect.privacy import face_regions
+from hybrid_detect.privacy.face_regions import BLOCKS, NOISE, FaceRegion
+from hybrid_detect.privacy.filter import ANONYMIZE_MARGIN, PrivacyFilter
 from hybrid_detect.types import BoundingBox, DetectionResult, DetectionStatus, Face
 
 from .laden_files import laden_jpeg

@@ -23,13 +23,13 @@ from PIL import Image, ImageOps
 from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.frames.camera import CameraImage, Plane
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.frames.jpeg_segments import jpeg_parts
-from hybrid_detect.frames.png_chunks import png_parts
-from hybrid_detect.frames.privacy import PrivacyFilter
-from hybrid_detect.frames.webp_chunks import webp_parts
+from hybrid_detect.privacy.filter import PrivacyFilter
+from hybrid_detect.privacy.jpeg_segments import jpeg_parts
+from hybrid_detect.privacy.png_chunks import png_parts
+from hybrid_detect.privacy.webp_chunks import webp_parts
 
+from ..frames.bad_inputs import BAD_INPUTS, BadInput
 from ..fuzzing import examples
-from .bad_inputs import BAD_INPUTS, BadInput
 from .laden_files import (
     CANARY,
     DISPLAY_P3_D50,

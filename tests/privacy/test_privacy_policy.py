@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.selection.consent import ConsentRecord
-from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
+from hybrid_detect.privacy.consent import ConsentRecord
+from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.types import BackendKind
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

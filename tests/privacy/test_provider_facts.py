@@ -3,7 +3,7 @@ from datetime import date
 
 import pytest
 
-from hybrid_detect.selection.provider_facts import PROVIDER_FACTS, UNKNOWN, ProviderFacts
+from hybrid_detect.privacy.provider_facts import PROVIDER_FACTS, UNKNOWN, ProviderFacts
 
 
 def test_every_provider_of_the_library_is_told_about_once() -> None:

@@ -15,7 +15,7 @@ from hybrid_detect.selection.conditions import (
 )
 from hybrid_detect.selection.recording import RecordingPolicy, decision_of
 from hybrid_detect.selection.threshold import ThresholdPolicy
-from hybrid_detect.testing.simulator import Environment, Trace, simulate
+from hybrid_detect.simulation.simulator import Environment, Trace, simulate
 from hybrid_detect.types import BackendKind, Plan
 
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE

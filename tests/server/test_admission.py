@@ -16,8 +16,8 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.errors import BackendResponseError, ConfigurationError, ModelError
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,

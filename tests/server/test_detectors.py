@@ -11,12 +11,12 @@ from PIL import Image
 
 from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
 from hybrid_detect.exchange.wire import DetectRequest
-from hybrid_detect.selection.probes import DEVICE_DETECTOR_BYTES, MemoryReading
 from hybrid_detect.server import detectors
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection, DetectorPool
 from hybrid_detect.server.serving import serve
+from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryReading
 from hybrid_detect.types import Face
 
 pytestmark = pytest.mark.anyio

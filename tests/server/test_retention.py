@@ -26,13 +26,13 @@ from hybrid_detect.exchange.wire import (
     DetectRequest,
     encode_request,
 )
-from hybrid_detect.monitoring.history import DetectionHistory
 from hybrid_detect.server import retention
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import CALLER
 from hybrid_detect.server.openapi import openapi
+from hybrid_detect.storage.history import DetectionHistory
 
 from .loopback import OneFace, jpeg, served_beside
 

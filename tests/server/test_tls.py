@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hybrid_detect.backends import create_backend
-from hybrid_detect.backends.tls import client_context
+from hybrid_detect.backends.remote.tls import client_context
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ConfigurationError
 from hybrid_detect.frames.frame import Frame

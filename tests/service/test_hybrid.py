@@ -28,10 +28,10 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.privacy.consent import ConsentLedger
+from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.selection.conditions import Conditions
-from hybrid_detect.selection.consent import ConsentLedger
-from hybrid_detect.selection.privacy import PrivacyPolicy
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import (
     BackendKind,
@@ -43,7 +43,7 @@ from hybrid_detect.types import (
     Plan,
 )
 
-from .frames.bad_inputs import BAD_INPUTS
+from ..frames.bad_inputs import BAD_INPUTS
 
 pytestmark = pytest.mark.anyio
 
@@ -550,7 +550,7 @@ async def test_a_remote_mode_without_an_endpoint_is_refused(mode: str) -> None:
 async def test_a_missing_extra_is_reported_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hybrid_detect.backends.device.is_installed", lambda _: False)
+    monkeypatch.setattr("hybrid_detect.backends.device.on_device.is_installed", lambda _: False)
     service = HybridDetectionService("http://127.0.0.1:9", mode="prefer_on_device")
     async with service:
         by_kind = {way.kind: way for way in service.status().ways}
@@ -561,7 +561,7 @@ async def test_a_missing_extra_is_reported_and_the_others_go_on(
 
 
 async def test_all_reasons_are_told_when_no_way_can_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybrid_detect.backends.device.is_installed", lambda _: False)
+    monkeypatch.setattr("hybrid_detect.backends.device.on_device.is_installed", lambda _: False)
     with pytest.raises(ConfigurationError, match=r"no endpoint.*pip install"):
         HybridDetectionService()
 

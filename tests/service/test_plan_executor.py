@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybrid_detect.attempts import Outcome, Runner
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
@@ -18,11 +17,13 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.observation import FrameTerms
+from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.hedging import HedgeBudget
-from hybrid_detect.selection.privacy import FramePrivacy
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.service.conditions_builder import FrameTerms
+from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.service.managed_backend import Way
+from hybrid_detect.service.plan_executor import Outcome, Runner
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import (
     BackendKind,
@@ -32,7 +33,6 @@ from hybrid_detect.types import (
     Face,
     Plan,
 )
-from hybrid_detect.ways import Way
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.testing.comparison import (
+from hybrid_detect.simulation.comparison import (
     BEST_FIXED,
     ORACLE,
     Row,
@@ -16,8 +16,8 @@ from hybrid_detect.testing.comparison import (
     measure,
     summarise,
 )
-from hybrid_detect.testing.policy_names import FIXED, POLICIES, make_policy
-from hybrid_detect.testing.synthetic_traces import synthetic_traces
+from hybrid_detect.simulation.policy_names import FIXED, POLICIES, make_policy
+from hybrid_detect.simulation.synthetic_traces import synthetic_traces
 
 TRACES = synthetic_traces(seconds=8)
 SCENARIOS = [Scenario(trace=trace, device=device) for trace in TRACES for device in ("pi5",)]

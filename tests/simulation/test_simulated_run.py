@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.testing.course import RUNGS, compressed, slow_start_rounds
-from hybrid_detect.testing.environment import FRAMING_BITS, MAX_BITS, worth
+from hybrid_detect.simulation.environment import FRAMING_BITS, MAX_BITS, worth
+from hybrid_detect.simulation.simulated_run import RUNGS, compressed, slow_start_rounds
 
 RAW = 100e3 * 8
 BUDGET = 80 * 1024

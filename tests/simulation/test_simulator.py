@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.fixed import FixedPolicy
-from hybrid_detect.testing.oracle import oracle
-from hybrid_detect.testing.policy_names import POLICIES, make_policy
-from hybrid_detect.testing.simulator import Environment, Outcome, Trace, simulate
-from hybrid_detect.testing.synthetic_traces import synthetic_traces
+from hybrid_detect.simulation.oracle import oracle
+from hybrid_detect.simulation.policy_names import POLICIES, make_policy
+from hybrid_detect.simulation.simulator import Environment, Outcome, Trace, simulate
+from hybrid_detect.simulation.synthetic_traces import synthetic_traces
 from hybrid_detect.types import BackendKind, Plan
 
 STREAMING, DEVICE = BackendKind.STREAMING, BackendKind.DEVICE

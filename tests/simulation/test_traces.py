@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.testing.environment import Environment
-from hybrid_detect.testing.synthetic_traces import synthetic_traces
-from hybrid_detect.testing.traces import Trace, read_traces
+from hybrid_detect.simulation.environment import Environment
+from hybrid_detect.simulation.synthetic_traces import synthetic_traces
+from hybrid_detect.simulation.traces import Trace, read_traces
 
 TRACES = Path(__file__).parents[3] / "shared" / "traces"
 

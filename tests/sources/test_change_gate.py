@@ -10,8 +10,8 @@ from PIL import Image
 
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.frames.camera import CameraImage
-from hybrid_detect.frames.difference import ChangeGate
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.sources.change_gate import ChangeGate
 
 FACES = Path(__file__).parents[3] / "shared" / "faces"
 FACE_PX = 40

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.frames.sources import open_source
+from hybrid_detect.sources.sources import open_source
 
 pytestmark = pytest.mark.anyio
 

@@ -26,9 +26,9 @@ from hybrid_detect.errors import (
     InvalidFrameError,
     StorageError,
 )
-from hybrid_detect.monitoring import audit, history
-from hybrid_detect.monitoring.history import DetectionHistory
-from hybrid_detect.monitoring.records import Deleted
+from hybrid_detect.storage import audit, history
+from hybrid_detect.storage.history import DetectionHistory
+from hybrid_detect.storage.records import Deleted
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, DetectionStatus, Face
 
 DAY_S = 24 * 3600.0
@@ -667,7 +667,7 @@ def test_without_the_right_to_write_it_is_a_typed_error(tmp_path: Path) -> None:
     folder.mkdir(mode=0o700)
     code = (
         "import os, sys\n"
-        "from hybrid_detect.monitoring.history import DetectionHistory\n"
+        "from hybrid_detect.storage.history import DetectionHistory\n"
         "from hybrid_detect.errors import StorageError\n"
         "os.setuid(65534)\n"
         "try:\n    DetectionHistory(sys.argv[1])\n"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.cgroups import (
+from hybrid_detect.system.cgroups import (
     UNLIMITED_BYTES,
     memory_groups,
     parse_limit,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection import probes
-from hybrid_detect.selection.probes import (
+from hybrid_detect.system import memory_probe as probes
+from hybrid_detect.system.memory_probe import (
     DEVICE_DETECTOR_BYTES,
     MIB,
     MemoryProbe,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.selection import probes
+from hybrid_detect.system import memory_probe as probes
 from hybrid_detect.testing import MemoryBudget, MemoryBudgetError, memory_meter
 from hybrid_detect.testing.memory_meter import MemoryMeter
 from hybrid_detect.testing.memory_report import MB

@@ -277,7 +277,7 @@ def test_a_run_that_does_not_use_it_loads_nothing(run):
 import sys
 
 def test_it():
-    for name in ("psutil", "httpx", "PIL", "hybrid_detect.testing.memory"):
+    for name in ("psutil", "httpx", "PIL", "hybrid_detect.testing.memory_budget"):
         assert name not in sys.modules
 """,
         "-p",

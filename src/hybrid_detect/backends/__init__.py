@@ -21,7 +21,7 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
         ConfigurationError: If it cannot work as configured, a missing extra included.
     """
     if kind is BackendKind.DEVICE:
-        from hybrid_detect.backends.device import OnDeviceDetectionService
+        from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 
         return OnDeviceDetectionService(
             model=config.model,
@@ -39,7 +39,7 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
         from hybrid_detect.exchange.trust import TrustedKey
 
         encryption = TrustedKey.from_config(config)
-    from hybrid_detect.backends.tls import client_context
+    from hybrid_detect.backends.remote.tls import client_context
 
     tls = client_context(
         ca_file=config.ca_file, client_cert=config.client_cert, client_key=config.client_key
@@ -54,9 +54,9 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
         "ssl_context": tls,
     }
     if kind is BackendKind.CLOUD:
-        from hybrid_detect.backends.cloud import CloudDetectionService
+        from hybrid_detect.backends.remote.cloud import CloudDetectionService
 
         return CloudDetectionService(**options)
-    from hybrid_detect.backends.streaming import StreamingService
+    from hybrid_detect.backends.remote.streaming import StreamingService
 
     return StreamingService(**options)

@@ -33,9 +33,9 @@ from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError
 from hybrid_detect.extras import is_installed, require
-from hybrid_detect.selection.probes import child_pids, process_anonymous_bytes
-from hybrid_detect.service import HybridDetectionService
-from hybrid_detect.testing.memory import DEFAULT_FRAMES, DEFAULT_WARM_UP, MemoryBudget
+from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.system.memory_probe import child_pids, process_anonymous_bytes
+from hybrid_detect.testing.memory_budget import DEFAULT_FRAMES, DEFAULT_WARM_UP, MemoryBudget
 from hybrid_detect.testing.memory_report import MB, MemoryReport, megabytes, slope, text_curve
 from hybrid_detect.types import DetectionMode
 

@@ -14,7 +14,7 @@ from hybrid_detect.cli.options import can_write, described
 from hybrid_detect.cli.table import table
 
 if TYPE_CHECKING:
-    from hybrid_detect.testing.comparison import Row, Scenario, Summary
+    from hybrid_detect.simulation.comparison import Row, Scenario, Summary
 
 __all__ = ["add_parser", "summary_table"]
 
@@ -135,7 +135,7 @@ def run_policy(arguments: argparse.Namespace) -> int:
         from hybrid_detect.cli.policy_replay import replay_file
 
         return replay_file(arguments.replay, arguments.policy[0])
-    from hybrid_detect.testing.comparison import WITH_RECEIVE_TIMES, compare
+    from hybrid_detect.simulation.comparison import WITH_RECEIVE_TIMES, compare
 
     policies = list(dict.fromkeys(arguments.policy))
     if arguments.receive_times:
@@ -157,9 +157,9 @@ def run_policy(arguments: argparse.Namespace) -> int:
 
 
 def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
-    from hybrid_detect.testing.comparison import Scenario
-    from hybrid_detect.testing.synthetic_traces import synthetic_traces
-    from hybrid_detect.testing.traces import read_traces
+    from hybrid_detect.simulation.comparison import Scenario
+    from hybrid_detect.simulation.synthetic_traces import synthetic_traces
+    from hybrid_detect.simulation.traces import read_traces
 
     if arguments.trace is None:
         traces = synthetic_traces(seconds=SYNTHETIC_S)
@@ -201,7 +201,7 @@ def _named(scenario: Scenario) -> str:
 
 
 def _tell(rows: list[Row], scenarios: list[Scenario], arguments: argparse.Namespace) -> None:
-    from hybrid_detect.testing.comparison import summarise
+    from hybrid_detect.simulation.comparison import summarise
 
     traces = len({scenario.trace.name for scenario in scenarios})
     told = f"traces: {traces}, seeds: {arguments.seeds}, uplink x{arguments.uplink:g}"
@@ -246,7 +246,7 @@ def _figure(value: float, digits: int) -> str:
 
 
 def _devices(text: str) -> tuple[str, ...]:
-    from hybrid_detect.testing.environment import DEVICES as KNOWN
+    from hybrid_detect.simulation.environment import DEVICES as KNOWN
 
     devices = tuple(dict.fromkeys(text.split(",")))
     if unknown := [device for device in devices if device not in KNOWN]:

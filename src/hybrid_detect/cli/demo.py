@@ -22,7 +22,7 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.extras import is_installed, require
 from hybrid_detect.frames.drawing import draw
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.types import BackendKind, DetectionMode, DetectionResult
 
 __all__ = ["add_parser"]

@@ -16,7 +16,7 @@ from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError, InvalidFrameError
 from hybrid_detect.frames.drawing import draw
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["add_parser"]

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
-from hybrid_detect.backends.models import MODELS
+from hybrid_detect.backends.device.models import MODELS
 from hybrid_detect.cli.models import where
 from hybrid_detect.cli.options import add_service_options, described, service_config
 from hybrid_detect.cli.table import table
+from hybrid_detect.compression.codec import TurboCodec, jpeg_codec
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.frames.codec import TurboCodec, jpeg_codec
-from hybrid_detect.selection.probes import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
-from hybrid_detect.selection.provider_facts import PROVIDER_FACTS
-from hybrid_detect.service import HybridDetectionService
+from hybrid_detect.privacy.provider_facts import PROVIDER_FACTS
+from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
 
 __all__ = ["add_parser"]
 

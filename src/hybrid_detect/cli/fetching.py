@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hybrid_detect.backends.models import Progress, load_model
+from hybrid_detect.backends.device.models import Progress, load_model
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError, MissingExtraError, ModelError
 from hybrid_detect.extras import is_installed

@@ -8,7 +8,7 @@ from pathlib import Path
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import StorageError
 from hybrid_detect.selection.recording import replay
-from hybrid_detect.testing.policy_names import make_policy
+from hybrid_detect.simulation.policy_names import make_policy
 from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["replay_file"]

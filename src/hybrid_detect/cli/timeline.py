@@ -10,8 +10,8 @@ from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
 from hybrid_detect.cli.plotting import BLUE, GREY, GRID, INK, ORANGE, ticks, write
-from hybrid_detect.testing.course import RUNGS, Outcome
-from hybrid_detect.testing.environment import DEADLINE_S, GRID_PER_S, STALE_S
+from hybrid_detect.simulation.environment import DEADLINE_S, GRID_PER_S, STALE_S
+from hybrid_detect.simulation.simulated_run import RUNGS, Outcome
 
 __all__ = ["timeline"]
 

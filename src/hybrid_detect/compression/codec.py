@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect import extras
+from hybrid_detect.compression.jpeg_restarts import joined
 from hybrid_detect.frames.banding import bands
-from hybrid_detect.frames.jpeg_restarts import joined
 from hybrid_detect.frames.raster import Planes, Raster
 
 __all__ = ["Codec", "Encode", "PillowCodec", "TurboCodec", "jpeg_codec"]

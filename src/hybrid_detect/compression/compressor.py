@@ -12,20 +12,20 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
+from hybrid_detect.compression.codec import Codec, PillowCodec, jpeg_codec
+from hybrid_detect.compression.compressed_image import PRESETS, CompressedImage, Preset
+from hybrid_detect.compression.frame_subject import FrameSubject
+from hybrid_detect.compression.jpeg_markers import quality_of, without_metadata
+from hybrid_detect.compression.ladder import ladder_of
+from hybrid_detect.compression.rate_control import Outcome, RateController
 from hybrid_detect.config import (
     DEFAULT_MAX_SIDE_PX,
     DEFAULT_QUALITY,
     DEFAULT_TARGET_FILE_SIZE_KB,
 )
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.frames.codec import Codec, PillowCodec, jpeg_codec
-from hybrid_detect.frames.compressed_image import PRESETS, CompressedImage, Preset
 from hybrid_detect.frames.frame import Frame, ImageLike
-from hybrid_detect.frames.frame_subject import FrameSubject
-from hybrid_detect.frames.jpeg_markers import quality_of, without_metadata
-from hybrid_detect.frames.ladder import ladder_of
 from hybrid_detect.frames.raster import Scratch
-from hybrid_detect.frames.rate_control import Outcome, RateController
 from hybrid_detect.frames.scaling import fitted_size
 
 __all__ = ["PRESETS", "CompressedImage", "ImageCompressionService", "ImageFormat", "Preset"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hybrid_detect.frames.codec import Codec, Encode
+from hybrid_detect.compression.codec import Codec, Encode
+from hybrid_detect.compression.size_law import HEADER_BYTES
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.frames.raster import Raster, Scratch
 from hybrid_detect.frames.shrinking import shrinks_fast
-from hybrid_detect.frames.size_law import HEADER_BYTES
 
 __all__ = ["FrameSubject"]
 

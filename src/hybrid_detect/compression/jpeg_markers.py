@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from hybrid_detect.frames.size_law import quality_at
+from hybrid_detect.compression.size_law import quality_at
 
 __all__ = ["quality_of", "without_metadata"]
 

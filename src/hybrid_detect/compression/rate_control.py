@@ -12,8 +12,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hybrid_detect.frames.size_law import SizeLaw
-from hybrid_detect.frames.size_search import Outcome, SizeSearch, Subject
+from hybrid_detect.compression.size_law import SizeLaw
+from hybrid_detect.compression.size_search import Outcome, SizeSearch, Subject
 
 __all__ = ["QUALITY_CAP", "Outcome", "RateController", "Subject"]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hybrid_detect.frames.size_law import SizeLaw
+from hybrid_detect.compression.size_law import SizeLaw
 
 __all__ = ["COLD_AIM", "Outcome", "SizeSearch", "Subject"]
 

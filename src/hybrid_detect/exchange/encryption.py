@@ -25,7 +25,7 @@ from hybrid_detect.exchange.sealing import (
 )
 
 if TYPE_CHECKING:
-    from hybrid_detect.frames.compression import ImageCompressionService
+    from hybrid_detect.compression.compressor import ImageCompressionService
     from hybrid_detect.frames.frame import ImageLike
     from hybrid_detect.types import DetectionResult
 
@@ -145,9 +145,9 @@ class SecureImageTransmission:
             ProtocolError: If the reply is not the wire format.
             InvalidFrameError: If it is not an image.
         """
+        from hybrid_detect.compression.compressor import ImageCompressionService
         from hybrid_detect.exchange.pipeline import prepare, protect, restore
         from hybrid_detect.exchange.wire import ErrorReply
-        from hybrid_detect.frames.compression import ImageCompressionService
         from hybrid_detect.frames.frame import Frame
         from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Plan, Timings
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import EncryptionError
 from hybrid_detect.exchange.envelope import Kind, kind_of
 from hybrid_detect.exchange.wire import (
@@ -21,7 +22,6 @@ from hybrid_detect.exchange.wire import (
     decode_reply,
     encode_request,
 )
-from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import Face, Plan
 

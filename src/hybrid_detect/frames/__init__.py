@@ -1,1 +1,1 @@
-"""What goes in: frames and where they come from, compression, privacy, drawing."""
+"""An image or the planes of a camera become a `Frame`."""

@@ -1,1 +1,1 @@
-"""What happened, and what is kept of it."""
+"""What happened: events, hooks, metrics."""

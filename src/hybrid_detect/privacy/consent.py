@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hybrid_detect.errors import ConfigurationError, StorageError
-from hybrid_detect.monitoring.private_files import LineFile
+from hybrid_detect.storage.private_files import LineFile
 
 __all__ = ["SEND_FRAMES", "ConsentLedger", "ConsentRecord"]
 

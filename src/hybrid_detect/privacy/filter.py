@@ -14,9 +14,9 @@ from PIL import Image
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError
 from hybrid_detect.frames.colour import in_srgb
 from hybrid_detect.frames.decoding import EncodedPicture
-from hybrid_detect.frames.face_regions import FaceRegion, filled, kept_alone, pixelated
 from hybrid_detect.frames.frame import MAX_PIXELS, Frame, ImageLike, PixelFormat
-from hybrid_detect.frames.metadata import Metadata, find_metadata, picture_alone
+from hybrid_detect.privacy.face_regions import FaceRegion, filled, kept_alone, pixelated
+from hybrid_detect.privacy.metadata import Metadata, find_metadata, picture_alone
 from hybrid_detect.types import DetectionResult, DetectionStatus, Face
 
 __all__ = ["Faces", "Method", "PrivacyFilter"]

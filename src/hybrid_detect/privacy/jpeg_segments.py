@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hybrid_detect.frames.file_parts import Part, refuse
+from hybrid_detect.privacy.file_parts import Part, refuse
 
 __all__ = ["jpeg_parts"]
 

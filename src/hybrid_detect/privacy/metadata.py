@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid_detect.errors import InvalidFrameError
-from hybrid_detect.frames.file_parts import Part
-from hybrid_detect.frames.jpeg_segments import jpeg_parts
-from hybrid_detect.frames.png_chunks import png_parts
-from hybrid_detect.frames.webp_chunks import webp_parts
+from hybrid_detect.privacy.file_parts import Part
+from hybrid_detect.privacy.jpeg_segments import jpeg_parts
+from hybrid_detect.privacy.png_chunks import png_parts
+from hybrid_detect.privacy.webp_chunks import webp_parts
 
 __all__ = ["Metadata", "find_metadata", "picture_alone"]
 

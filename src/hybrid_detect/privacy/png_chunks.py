@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hybrid_detect.frames.file_parts import Part, refuse
+from hybrid_detect.privacy.file_parts import Part, refuse
 
 __all__ = ["png_parts"]
 

@@ -87,7 +87,7 @@ def replay(lines: Iterable[str], policy: Policy) -> Iterator[Replayed]:
     """Show each recorded frame's conditions to `policy`.
 
     What the policy would have changed in later conditions is not in the recording: for that,
-    simulate (`hybrid_detect.testing.simulator`).
+    simulate (`hybrid_detect.simulation.simulator`).
 
     Raises:
         StorageError: At the first line that is not a decision; its number is in the message.

@@ -8,16 +8,16 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hybrid_detect.backends.remote import checked_token
+from hybrid_detect.backends.remote.remote_backend import checked_token
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.monitoring.history import (
+from hybrid_detect.server.tls import TlsConfig
+from hybrid_detect.server.tokens import JwtConfig
+from hybrid_detect.storage.history import (
     DEFAULT_MAX_BYTES,
     DEFAULT_RETENTION_S,
     MIN_MAX_BYTES,
 )
-from hybrid_detect.server.tls import TlsConfig
-from hybrid_detect.server.tokens import JwtConfig
 
 __all__ = ["ServerConfig"]
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from hybrid_detect.backends.models import load_model
-from hybrid_detect.backends.worker import DetectorWorker
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.selection.probes import DEVICE_DETECTOR_BYTES, MemoryProbe
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe
 from hybrid_detect.types import Face
 
 __all__ = ["Detection", "Detector", "DetectorPool", "OverloadedError", "TooLateError"]

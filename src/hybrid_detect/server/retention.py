@@ -19,9 +19,9 @@ from starlette.routing import Route
 
 from hybrid_detect.errors import ConfigurationError, HybridDetectError, StorageError
 from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, ResultReply, reply_to_json
-from hybrid_detect.monitoring.history import DetectionHistory
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import CALLER
+from hybrid_detect.storage.history import DetectionHistory
 
 __all__ = ["Retention", "owner_of"]
 

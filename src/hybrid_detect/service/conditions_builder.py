@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from hybrid_detect.backends.link_meter import LinkMeter
+from hybrid_detect.backends.remote.link_meter import LinkMeter
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.privacy.consent import ConsentLedger
+from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
-from hybrid_detect.selection.consent import ConsentLedger
 from hybrid_detect.selection.network import NetworkClassifier
-from hybrid_detect.selection.power import PowerProbe
-from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
+from hybrid_detect.service.managed_backend import Way
+from hybrid_detect.system.power import PowerProbe
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
-from hybrid_detect.ways import Way
 
 __all__ = ["FrameTerms", "Observer", "frame_privacy"]
 

@@ -15,32 +15,33 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from hybrid_detect.attempts import Runner
 from hybrid_detect.backends import create_backend
 from hybrid_detect.backends.base import Backend, open_frame
-from hybrid_detect.backends.link_meter import LinkMeter
-from hybrid_detect.backends.remote import RemoteBackend
+from hybrid_detect.backends.remote.link_meter import LinkMeter
+from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
     ClosedError,
     ConfigurationError,
     InvalidFrameError,
 )
-from hybrid_detect.frames.difference import ChangeGate
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
-from hybrid_detect.frames.sources import (
+from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
+from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
+from hybrid_detect.selection.auto import AutoPolicy
+from hybrid_detect.selection.policy import ORDERS, ModePolicy, Policy
+from hybrid_detect.service.conditions_builder import FrameTerms, Observer, frame_privacy
+from hybrid_detect.service.managed_backend import Way, WayStatus
+from hybrid_detect.service.plan_executor import Runner
+from hybrid_detect.service.status import ServiceStatus, Traffic
+from hybrid_detect.service.streams import Stream, results_in_order
+from hybrid_detect.sources.change_gate import ChangeGate
+from hybrid_detect.sources.sources import (
     FrameSource,
     OpenSource,
     Shot,
     open_source,
 )
-from hybrid_detect.observation import FrameTerms, Observer, frame_privacy
-from hybrid_detect.selection.auto import AutoPolicy
-from hybrid_detect.selection.consent import ConsentLedger, ConsentRecord
-from hybrid_detect.selection.policy import ORDERS, ModePolicy, Policy
-from hybrid_detect.selection.privacy import FramePrivacy, PrivacyPolicy
-from hybrid_detect.service_status import ServiceStatus, Traffic
-from hybrid_detect.streams import Stream, results_in_order
 from hybrid_detect.types import (
     BackendKind,
     DetectionMode,
@@ -48,7 +49,6 @@ from hybrid_detect.types import (
     DetectionStatus,
     Plan,
 )
-from hybrid_detect.ways import Way, WayStatus
 
 __all__ = ["HybridDetectionService"]
 

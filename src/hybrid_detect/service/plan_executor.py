@@ -19,13 +19,13 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.observation import FrameTerms
-from hybrid_detect.outcome import Outcome
+from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.escalation import why_unsure
 from hybrid_detect.selection.hedging import HedgeBudget
-from hybrid_detect.selection.privacy import FramePrivacy
+from hybrid_detect.service.conditions_builder import FrameTerms
+from hybrid_detect.service.execution import Outcome
+from hybrid_detect.service.managed_backend import Way
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
-from hybrid_detect.ways import Way
 
 __all__ = ["HedgeCounts", "Runner"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid_detect.attempts import HedgeCounts
+from hybrid_detect.service.managed_backend import WayStatus
+from hybrid_detect.service.plan_executor import HedgeCounts
 from hybrid_detect.types import DetectionMode, Plan
-from hybrid_detect.ways import WayStatus
 
 __all__ = ["ServiceStatus", "Traffic"]
 

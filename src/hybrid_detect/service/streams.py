@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from hybrid_detect.frames.difference import ChangeGate
 from hybrid_detect.frames.frame import Frame, PixelFormat
-from hybrid_detect.frames.sources import OpenSource, Shot
-from hybrid_detect.observation import FrameTerms
-from hybrid_detect.selection.privacy import FramePrivacy
+from hybrid_detect.privacy.privacy_policy import FramePrivacy
+from hybrid_detect.service.conditions_builder import FrameTerms
+from hybrid_detect.sources.change_gate import ChangeGate
+from hybrid_detect.sources.sources import OpenSource, Shot
 from hybrid_detect.types import DetectionResult, DetectionStatus, Timings
 
 __all__ = ["IN_FLIGHT", "Stream", "results_in_order"]

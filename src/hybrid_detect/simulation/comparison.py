@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.testing.course import Outcome
-from hybrid_detect.testing.environment import Environment
-from hybrid_detect.testing.oracle import oracle
-from hybrid_detect.testing.policy_names import FIXED, make_policy
-from hybrid_detect.testing.simulator import simulate
-from hybrid_detect.testing.traces import Trace
+from hybrid_detect.simulation.environment import Environment
+from hybrid_detect.simulation.oracle import oracle
+from hybrid_detect.simulation.policy_names import FIXED, make_policy
+from hybrid_detect.simulation.simulated_run import Outcome
+from hybrid_detect.simulation.simulator import simulate
+from hybrid_detect.simulation.traces import Trace
 
 __all__ = ["BEST_FIXED", "ORACLE", "WITH_RECEIVE_TIMES", "Row", "Scenario", "Summary"]
 __all__ += ["compare", "measure", "summarise"]

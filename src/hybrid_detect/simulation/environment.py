@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.testing.traces import RTT_MODELS, Trace
+from hybrid_detect.simulation.traces import RTT_MODELS, Trace
 
 __all__ = [
     "DEADLINE_S",

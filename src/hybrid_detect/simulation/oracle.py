@@ -13,8 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.testing.course import RUNGS, Course, Outcome, compressed, slow_start_rounds
-from hybrid_detect.testing.environment import (
+from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     DECAY_S,
     ENCODE_S,
@@ -24,6 +23,13 @@ from hybrid_detect.testing.environment import (
     TIMEOUT_S,
     Environment,
     worth,
+)
+from hybrid_detect.simulation.simulated_run import (
+    RUNGS,
+    Course,
+    Outcome,
+    compressed,
+    slow_start_rounds,
 )
 from hybrid_detect.types import BackendKind
 

@@ -9,7 +9,7 @@ from importlib import import_module
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.selection.threshold import ThresholdPolicy
-from hybrid_detect.testing.reference_policies import (
+from hybrid_detect.simulation.reference_policies import (
     AlwaysCloud,
     AlwaysDevice,
     EwmaHysteresis,

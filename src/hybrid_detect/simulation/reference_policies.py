@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid_detect.selection.conditions import Conditions
-from hybrid_detect.testing.course import RUNGS
-from hybrid_detect.testing.environment import (
+from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,
     MAX_BITS,
     RAW_BITS,
     TIMEOUT_S,
 )
+from hybrid_detect.simulation.simulated_run import RUNGS
 from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["AlwaysCloud", "AlwaysDevice", "EwmaHysteresis", "LastLatency"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.testing.environment import (
+from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,
     FRAMING_BITS,

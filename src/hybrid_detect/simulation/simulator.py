@@ -22,9 +22,9 @@ from hybrid_detect.selection.conditions import Conditions, WayConditions
 from hybrid_detect.selection.estimators import LatencyEstimate
 from hybrid_detect.selection.link import LinkEstimator
 from hybrid_detect.selection.policy import Policy
-from hybrid_detect.testing.course import Course, Outcome, compressed
-from hybrid_detect.testing.environment import ENCODE_S, STALE_S, TIMEOUT_S, Environment
-from hybrid_detect.testing.traces import Trace, read_traces
+from hybrid_detect.simulation.environment import ENCODE_S, STALE_S, TIMEOUT_S, Environment
+from hybrid_detect.simulation.simulated_run import Course, Outcome, compressed
+from hybrid_detect.simulation.traces import Trace, read_traces
 from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["PING_S", "Environment", "Observer", "Outcome", "Trace", "read_traces", "simulate"]

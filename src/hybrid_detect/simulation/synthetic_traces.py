@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.testing.traces import Trace
+from hybrid_detect.simulation.traces import Trace
 
 __all__ = ["synthetic_traces"]
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from hybrid_detect.monitoring.records import StoredResult
+from hybrid_detect.storage.records import StoredResult
 
 __all__ = ["archive"]
 

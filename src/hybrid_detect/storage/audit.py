@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hybrid_detect.monitoring.records import Deleted
+from hybrid_detect.storage.records import Deleted
 
 __all__ = ["AUDIT_TABLE", "AuditLine", "audit_lines", "note"]
 

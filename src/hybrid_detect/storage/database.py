@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hybrid_detect.errors import ClosedError, StorageError
-from hybrid_detect.monitoring.private_files import make_private
+from hybrid_detect.storage.private_files import make_private
 
 __all__ = ["PAGE_BYTES", "Database", "used_bytes"]
 

@@ -23,10 +23,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError, StorageError
-from hybrid_detect.monitoring.archive import archive
-from hybrid_detect.monitoring.audit import AUDIT_TABLE, AuditLine, audit_lines, note
-from hybrid_detect.monitoring.database import PAGE_BYTES, Database, used_bytes
-from hybrid_detect.monitoring.records import Deleted, StoredResult
+from hybrid_detect.storage.archive import archive
+from hybrid_detect.storage.audit import AUDIT_TABLE, AuditLine, audit_lines, note
+from hybrid_detect.storage.database import PAGE_BYTES, Database, used_bytes
+from hybrid_detect.storage.records import Deleted, StoredResult
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["DEFAULT_MAX_BYTES", "DEFAULT_RETENTION_S", "MIN_MAX_BYTES", "DetectionHistory"]

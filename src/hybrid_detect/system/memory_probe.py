@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from hybrid_detect.selection.cgroups import MemoryGroups, read_text
+from hybrid_detect.system.cgroups import MemoryGroups, read_text
 
 __all__ = [
     "DEVICE_DETECTOR_BYTES",

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybrid_detect.testing.fakes import FakeBackend
-    from hybrid_detect.testing.memory import MemoryBudget, MemoryBudgetError
+    from hybrid_detect.testing.memory_budget import MemoryBudget, MemoryBudgetError
     from hybrid_detect.testing.memory_report import MemoryReport
 
 __all__ = ["FakeBackend", "MemoryBudget", "MemoryBudgetError", "MemoryReport"]
 
 _HOME = {
     "FakeBackend": "fakes",
-    "MemoryBudget": "memory",
-    "MemoryBudgetError": "memory",
+    "MemoryBudget": "memory_budget",
+    "MemoryBudgetError": "memory_budget",
     "MemoryReport": "memory_report",
 }
 

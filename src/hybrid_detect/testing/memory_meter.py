@@ -39,7 +39,7 @@ class MemoryMeter:
 
     def __init__(self, *, children: bool = False) -> None:
         # Not at the top: pytest may import this module just to check a marker's arguments.
-        from hybrid_detect.selection import probes
+        from hybrid_detect.system import memory_probe as probes
 
         self._probes = probes
         self._pid = os.getpid()

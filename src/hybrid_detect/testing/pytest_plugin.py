@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from hybrid_detect.testing.memory import MemoryBudget
+    from hybrid_detect.testing.memory_budget import MemoryBudget
 
 NAME = "memory_budget"
 """The name of both, the marker and the fixture."""
@@ -72,7 +72,7 @@ def _arguments(marker: pytest.Mark) -> dict[str, Any]:
 
 def _budget(arguments: dict[str, Any]) -> MemoryBudget | str:
     """The budget, or why there can be none."""
-    from hybrid_detect.testing.memory import MemoryBudget
+    from hybrid_detect.testing.memory_budget import MemoryBudget
 
     if "limit" not in arguments:
         return "memory_budget needs a limit, such as '10 MB'"
@@ -115,7 +115,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     marker = pyfuncitem.get_closest_marker(NAME)
     if marker is None or NAME in pyfuncitem.fixturenames:
         return None
-    from hybrid_detect.testing.memory import MemoryBudgetError
+    from hybrid_detect.testing.memory_budget import MemoryBudgetError
 
     budget = _budget(_arguments(marker))
     if isinstance(budget, str):

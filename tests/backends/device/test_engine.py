@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybrid_detect.backends import engine as engine_module
-from hybrid_detect.backends.engine import Engine
-from hybrid_detect.backends.memory_guard import MemoryGuard
-from hybrid_detect.backends.worker import DetectorWorker
+from hybrid_detect.backends.device import engine as engine_module
+from hybrid_detect.backends.device.engine import Engine
+from hybrid_detect.backends.device.memory_guard import MemoryGuard
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -22,7 +22,7 @@ from hybrid_detect.errors import (
     ModelError,
 )
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.selection.probes import MemoryReading
+from hybrid_detect.system.memory_probe import MemoryReading
 
 pytestmark = pytest.mark.anyio
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybrid_detect.backends import face_detector, mediapipe_loading
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-from hybrid_detect.backends.models import load_model
+from hybrid_detect.backends.device import face_detector, mediapipe_loading
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -375,7 +375,7 @@ def test_opening_and_closing_adds_no_threads(synthetic: bytes) -> None:
 
 LEFT_OPEN = """
 import sys, numpy as np
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.testing.synthetic_model import synthetic_face_model
 detectors = [MediaPipeFaceDetector(synthetic_face_model()) for _ in range(2)]
 detectors[0].detect(np.zeros((64, 64, 3), np.uint8))

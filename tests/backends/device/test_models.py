@@ -16,9 +16,9 @@ from types import MappingProxyType
 
 import pytest
 
-from hybrid_detect.backends import model_registry, model_sources, models
-from hybrid_detect.backends.model_registry import ModelSpec
-from hybrid_detect.backends.model_sources import PackageIndex, Progress, PublishedAddress
+from hybrid_detect.backends.device import model_registry, model_sources, models
+from hybrid_detect.backends.device.model_registry import ModelSpec
+from hybrid_detect.backends.device.model_sources import PackageIndex, Progress, PublishedAddress
 from hybrid_detect.errors import ConfigurationError, ModelError, ModelIntegrityError
 
 CONTENT = bytes(range(256)) * 40

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybrid_detect.backends.worker import DetectorWorker
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.extras import is_installed
 from hybrid_detect.testing.synthetic_model import synthetic_face_model
 
@@ -33,8 +33,8 @@ BACKEND = """
     import asyncio, sys
     from pathlib import Path
     import numpy as np
-    from hybrid_detect.backends import device
-    from hybrid_detect.backends.device import OnDeviceDetectionService
+    from hybrid_detect.backends.device import on_device as device
+    from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 
     device.load_model = lambda *_, **__: Path(sys.argv[1]).read_bytes()
 
@@ -55,7 +55,7 @@ SERVICE = """
     from pathlib import Path
     import numpy as np
     from hybrid_detect import HybridDetectionService, PrivacyPolicy
-    from hybrid_detect.backends import device
+    from hybrid_detect.backends.device import on_device as device
 
     device.load_model = lambda *_, **__: Path(sys.argv[1]).read_bytes()
 

@@ -20,12 +20,12 @@ import numpy as np
 import psutil
 import pytest
 
-from hybrid_detect.backends import device
-from hybrid_detect.backends import engine as engine_module
-from hybrid_detect.backends.device import OnDeviceDetectionService
-from hybrid_detect.backends.models import load_model
-from hybrid_detect.backends.worker import DetectorWorker
-from hybrid_detect.backends.worker_process import WorkerProcess
+from hybrid_detect.backends.device import engine as engine_module
+from hybrid_detect.backends.device import on_device as device
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.backends.device.worker_process import WorkerProcess
 from hybrid_detect.errors import (
     BackendTimeoutError,
     BackendUnavailableError,

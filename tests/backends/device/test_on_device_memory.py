@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from hybrid_detect import HybridDetectionService, ServiceConfig
-from hybrid_detect.backends import engine, memory_guard
-from hybrid_detect.backends.device import OnDeviceDetectionService
-from hybrid_detect.backends.models import find_model
+from hybrid_detect.backends.device import engine, memory_guard
+from hybrid_detect.backends.device.models import find_model
+from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 from hybrid_detect.errors import AllBackendsFailedError, BackendUnavailableError
 from hybrid_detect.extras import is_installed
-from hybrid_detect.selection.probes import MemoryReading
+from hybrid_detect.system.memory_probe import MemoryReading
 from hybrid_detect.testing import FakeBackend
 
 pytestmark = [

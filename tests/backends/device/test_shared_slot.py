@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.backends import shared_slot
-from hybrid_detect.backends.shared_slot import CAPACITY, SharedSlot
+from hybrid_detect.backends.device import shared_slot
+from hybrid_detect.backends.device.shared_slot import CAPACITY, SharedSlot
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no file descriptors here")
 

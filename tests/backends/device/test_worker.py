@@ -27,12 +27,12 @@ import numpy as np
 import psutil
 import pytest
 
-from hybrid_detect.backends import worker as worker_module
-from hybrid_detect.backends import worker_process
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-from hybrid_detect.backends.models import load_model
-from hybrid_detect.backends.shared_slot import CAPACITY
-from hybrid_detect.backends.worker import DetectorWorker, require_child_processes
+from hybrid_detect.backends.device import worker as worker_module
+from hybrid_detect.backends.device import worker_process
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.device.shared_slot import CAPACITY
+from hybrid_detect.backends.device.worker import DetectorWorker, require_child_processes
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -101,7 +101,7 @@ SITE = f"""
 import sys, types
 class Loader:
     def find_spec(self, name, path=None, target=None):
-        if name == "hybrid_detect.backends.face_detector":
+        if name == "hybrid_detect.backends.device.face_detector":
             from importlib.machinery import ModuleSpec
             return ModuleSpec(name, self)
     def create_module(self, spec):
@@ -386,7 +386,7 @@ def test_an_app_that_sigpipe_would_end_outlives_the_process(stand_in: None) -> N
     script = """
         import os, signal, time
         import numpy as np
-        from hybrid_detect.backends.worker import DetectorWorker
+        from hybrid_detect.backends.device.worker import DetectorWorker
         from hybrid_detect.errors import BackendUnavailableError
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         worker = DetectorWorker(lambda: b"model")
@@ -633,7 +633,7 @@ def test_lower_limit_of_the_app_is_kept(stand_in: None) -> None:
     """A container's own RLIMIT_DATA cannot be raised; that is no reason not to start."""
     script = """
         import resource, numpy as np
-        from hybrid_detect.backends.worker import DetectorWorker
+        from hybrid_detect.backends.device.worker import DetectorWorker
         resource.setrlimit(resource.RLIMIT_DATA, (200 * 2**20, 200 * 2**20))
         worker = DetectorWorker(lambda: b"model")
         worker.detect(np.zeros((4, 4, 3), np.uint8))
@@ -696,9 +696,9 @@ def main(options):
         os.write(1, {reply})
     os._exit(0)
 
-for name in ("hybrid_detect", "hybrid_detect.backends", "hybrid_detect.backends.worker_child"):
+for name in ("hybrid_detect", "hybrid_detect.backends", "hybrid_detect.backends.device.worker_child"):
     sys.modules[name] = types.ModuleType(name)
-sys.modules["hybrid_detect.backends.worker_child"].main = main
+sys.modules["hybrid_detect.backends.device.worker_child"].main = main
 """
 """A child that starts in 20 ms, for what it leaves behind in its parent is the same."""
 
@@ -810,7 +810,7 @@ def python(script: str, *, quiet: bool = True) -> str:
 PARENT = f"""
     import os, sys, threading, time
     import numpy as np
-    from hybrid_detect.backends.worker import DetectorWorker
+    from hybrid_detect.backends.device.worker import DetectorWorker
     worker = DetectorWorker(lambda: b"model")
     worker.start()
     print(worker.pid, flush=True)
@@ -898,7 +898,7 @@ def test_full_dev_shm_does_not_matter(stand_in: None) -> None:
         pytest.skip("unshare (util-linux) is not installed")
     script = """
         import numpy as np
-        from hybrid_detect.backends.worker import DetectorWorker
+        from hybrid_detect.backends.device.worker import DetectorWorker
         open("/dev/shm/filler", "wb").close()
         try:
             open("/dev/shm/filler", "wb").write(bytes(100_000))

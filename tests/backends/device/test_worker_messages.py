@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.backends.worker_messages import (
+from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     FOUND,
     REPLY,

@@ -18,8 +18,8 @@ import httpx
 import numpy as np
 import pytest
 
-from hybrid_detect.backends import cloud
-from hybrid_detect.backends.cloud import CloudDetectionService
+from hybrid_detect.backends.remote import cloud
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -41,7 +41,7 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face, Plan
 
-from ..faults import FaultyLink, reset
+from ...faults import FaultyLink, reset
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybrid_detect.backends import streaming
-from hybrid_detect.backends.cloud import CloudDetectionService
-from hybrid_detect.backends.remote import RemoteBackend
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.remote import streaming
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.errors import BackendError
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.frames.frame import Frame
@@ -20,7 +20,7 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.types import DetectionResult, Plan
 
-from ..server.loopback import OneFace, served, until
+from ...server.loopback import OneFace, served, until
 
 pytestmark = pytest.mark.anyio
 

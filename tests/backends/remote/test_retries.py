@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from hybrid_detect.backends.retries import BACKOFF_BASE_S, BACKOFF_CAP_S, RetryBudget, retry
+from hybrid_detect.backends.remote.retries import BACKOFF_BASE_S, BACKOFF_CAP_S, RetryBudget, retry
 from hybrid_detect.errors import BackendUnavailableError, ClosedError, SupersededError
 
 

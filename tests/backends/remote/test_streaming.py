@@ -21,8 +21,8 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from hybrid_detect.backends import streaming
-from hybrid_detect.backends.streaming import StreamingService
+from hybrid_detect.backends.remote import streaming
+from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -48,7 +48,7 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face, Plan
 
-from ..faults import FaultyLink, reset
+from ...faults import FaultyLink, reset
 
 pytestmark = pytest.mark.anyio
 

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-from hybrid_detect.backends.memory_guard import MemoryGuard
-from hybrid_detect.backends.models import Progress
-from hybrid_detect.backends.worker import DetectorWorker
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.memory_guard import MemoryGuard
+from hybrid_detect.backends.device.models import Progress
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError, ClosedError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BackendKind, Face

@@ -29,7 +29,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from hybrid_detect.backends.mediapipe_loading import load_mediapipe
+from hybrid_detect.backends.device.mediapipe_loading import load_mediapipe
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,

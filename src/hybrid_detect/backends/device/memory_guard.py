@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hybrid_detect.backends.worker import RECYCLE_BYTES
-from hybrid_detect.selection.probes import (
+from hybrid_detect.backends.device.worker import RECYCLE_BYTES
+from hybrid_detect.system.memory_probe import (
     DEVICE_DETECTOR_BYTES,
     MemoryProbe,
     MemoryReading,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hybrid_detect.backends.model_registry import MODELS, ModelSpec
+from hybrid_detect.backends.device.model_registry import MODELS, ModelSpec
 from hybrid_detect.errors import ModelError
 
 __all__ = [

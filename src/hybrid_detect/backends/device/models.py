@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hybrid_detect.backends.model_registry import MODELS, ModelSpec, model_spec
-from hybrid_detect.backends.model_sources import (
+from hybrid_detect.backends.device.model_registry import MODELS, ModelSpec, model_spec
+from hybrid_detect.backends.device.model_sources import (
     SOURCES,
     WHEEL_OPTIONS,
     WHEEL_REQUIREMENT,

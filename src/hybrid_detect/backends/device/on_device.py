@@ -15,12 +15,16 @@ from functools import partial
 from pathlib import Path
 
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.engine import Detector, Engine, closed_error
-from hybrid_detect.backends.face_detector import MediaPipeFaceDetector
-from hybrid_detect.backends.memory_guard import MemoryGuard
-from hybrid_detect.backends.models import Progress, load_model, model_spec
-from hybrid_detect.backends.turns import Turns
-from hybrid_detect.backends.worker import MEMORY_CAP_BYTES, DetectorWorker, require_child_processes
+from hybrid_detect.backends.device.engine import Detector, Engine, closed_error
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.memory_guard import MemoryGuard
+from hybrid_detect.backends.device.models import Progress, load_model, model_spec
+from hybrid_detect.backends.device.worker import (
+    MEMORY_CAP_BYTES,
+    DetectorWorker,
+    require_child_processes,
+)
+from hybrid_detect.backends.remote.newest_wins import Turns
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
     BackendError,
@@ -32,7 +36,7 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.selection.probes import MemoryReading
+from hybrid_detect.system.memory_probe import MemoryReading
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Plan, Timings
 
 __all__ = ["OnDeviceDetectionService"]

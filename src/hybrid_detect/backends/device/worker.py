@@ -21,12 +21,12 @@ from typing import Never
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.backends.face_detector import check_pixels
-from hybrid_detect.backends.shared_slot import CAPACITY
-from hybrid_detect.backends.worker_messages import DETECT, FOUND, PING, READY, unpack_faces
-from hybrid_detect.backends.worker_process import WorkerProcess
+from hybrid_detect.backends.device.face_detector import check_pixels
+from hybrid_detect.backends.device.shared_slot import CAPACITY
+from hybrid_detect.backends.device.worker_messages import DETECT, FOUND, PING, READY, unpack_faces
+from hybrid_detect.backends.device.worker_process import WorkerProcess
 from hybrid_detect.errors import BackendUnavailableError, ClosedError, ConfigurationError
-from hybrid_detect.selection.probes import process_private_bytes
+from hybrid_detect.system.memory_probe import process_private_bytes
 from hybrid_detect.types import BackendKind, Face
 
 __all__ = ["DetectorWorker", "require_child_processes"]

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from hybrid_detect.backends.shared_slot import SharedSlot
-from hybrid_detect.backends.worker_messages import REPLY, REQUEST
+from hybrid_detect.backends.device.shared_slot import SharedSlot
+from hybrid_detect.backends.device.worker_messages import REPLY, REQUEST
 
 __all__ = ["WorkerProcess"]
 
@@ -57,7 +57,7 @@ if sys.platform == "linux":
         pass
 options = json.loads(sys.argv[1])
 sys.path[:] = options["sys_path"]
-from hybrid_detect.backends.worker_child import main
+from hybrid_detect.backends.device.worker_child import main
 main(options)
 """
 

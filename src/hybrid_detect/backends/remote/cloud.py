@@ -13,10 +13,14 @@ from typing import Any
 
 import httpx
 
-from hybrid_detect.backends.link_meter import current_upload
-from hybrid_detect.backends.remote import MAX_REPLY_BYTES, RemoteBackend, checked_token
-from hybrid_detect.backends.retries import retry_after_s
-from hybrid_detect.backends.tls import certificate_trouble
+from hybrid_detect.backends.remote.link_meter import current_upload
+from hybrid_detect.backends.remote.remote_backend import (
+    MAX_REPLY_BYTES,
+    RemoteBackend,
+    checked_token,
+)
+from hybrid_detect.backends.remote.retries import retry_after_s
+from hybrid_detect.backends.remote.tls import certificate_trouble
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
     BackendError,

@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar, Never
 
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.link_meter import LinkMeter, current_upload
-from hybrid_detect.backends.retries import RetryBudget, retry
+from hybrid_detect.backends.remote.link_meter import LinkMeter, current_upload
+from hybrid_detect.backends.remote.retries import RetryBudget, retry
+from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
     BackendError,
@@ -33,7 +34,6 @@ from hybrid_detect.exchange.wire import (
     ResultReply,
     decode_reply,
 )
-from hybrid_detect.frames.compression import ImageCompressionService
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import DetectionResult, Plan, Timings
 

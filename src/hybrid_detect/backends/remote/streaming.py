@@ -20,11 +20,15 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from hybrid_detect.backends.link_meter import Upload, current_upload
-from hybrid_detect.backends.remote import MAX_REPLY_BYTES, RemoteBackend, checked_token
-from hybrid_detect.backends.retries import retry_after_s
-from hybrid_detect.backends.tls import certificate_trouble
-from hybrid_detect.backends.turns import Turns
+from hybrid_detect.backends.remote.link_meter import Upload, current_upload
+from hybrid_detect.backends.remote.newest_wins import Turns
+from hybrid_detect.backends.remote.remote_backend import (
+    MAX_REPLY_BYTES,
+    RemoteBackend,
+    checked_token,
+)
+from hybrid_detect.backends.remote.retries import retry_after_s
+from hybrid_detect.backends.remote.tls import certificate_trouble
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
     BackendError,

@@ -1,0 +1,1 @@
+"""The on-device backend: MediaPipe in a worker process of its own."""

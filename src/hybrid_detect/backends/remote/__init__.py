@@ -1,0 +1,1 @@
+"""Backends that send the picture elsewhere: cloud and streaming."""

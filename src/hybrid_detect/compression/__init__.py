@@ -1,0 +1,1 @@
+"""A frame becomes a picture: a JPEG inside a byte budget."""

@@ -1,0 +1,1 @@
+"""What may leave the device and in which form: filters, metadata, policy, consent."""

@@ -1,0 +1,1 @@
+"""The hybrid service: observe, decide, detect, fall back, feed back."""

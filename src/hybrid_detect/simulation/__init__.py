@@ -1,0 +1,1 @@
+"""Policies over recorded networks, compared with an oracle; what `bench policy` runs."""

@@ -1,0 +1,1 @@
+"""Where frames come from: cameras, files, iterables; throttling, dropping, the change gate."""
