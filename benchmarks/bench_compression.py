@@ -415,18 +415,18 @@ def faces() -> None:
         return Image.open(io.BytesIO(data or saved(picture, 1)))
 
     with MediaPipeFaceDetector(load_model("full_range")) as detector:
-        ways: dict[str, Callable[[Image.Image], Image.Image]] = {"uncompressed": lambda p: p}
+        backends: dict[str, Callable[[Image.Image], Image.Image]] = {"uncompressed": lambda p: p}
         for kb in (80, 40, 20):
-            ways[f"ours, {kb} KB"] = lambda p, kb=kb: ours(p, kb * 1024)
-            ways[f"full size, {kb} KB"] = lambda p, kb=kb: full_size(p, kb * 1024)
+            backends[f"ours, {kb} KB"] = lambda p, kb=kb: ours(p, kb * 1024)
+            backends[f"full size, {kb} KB"] = lambda p, kb=kb: full_size(p, kb * 1024)
         print("\nfaces: precision, recall and F1 at IoU 0.5, full-range model")
         print("                       whole picture           whole and 2x2 tiles")
-        for name, way in ways.items():
+        for name, backend in backends.items():
             row = f"  {name:20s}"
             for tiled in (False, True):
                 counts = np.zeros(3, int)
                 for picture, label in frames.values():
-                    counts += scored(detector, np.asarray(way(picture)), label, tiled=tiled)
+                    counts += scored(detector, np.asarray(backend(picture)), label, tiled=tiled)
                 hits, found, wanted = counts
                 precision, recall = hits / max(1, found), hits / wanted
                 f1 = 2 * hits / (found + wanted)
@@ -530,16 +530,16 @@ def threads() -> None:
 
         return stream
 
-    ways = {
+    backends = {
         "bare encodes": bare,
         "ours": ours(TurboCodec()),
         "ours, Pillow alone": ours(PillowCodec()),
     }
-    ratios: dict[str, list[float]] = {name: [] for name in ways}
-    spent: dict[str, list[float]] = {name: [] for name in ways}
+    ratios: dict[str, list[float]] = {name: [] for name in backends}
+    spent: dict[str, list[float]] = {name: [] for name in backends}
     for _ in range(40):
-        for name in random.sample(list(ways), len(ways)):
-            work = ways[name]
+        for name in random.sample(list(backends), len(backends)):
+            work = backends[name]
             started, cpu = time.perf_counter(), time.process_time()
             work(0), work(1)
             between, cpu_between = time.perf_counter(), time.process_time()

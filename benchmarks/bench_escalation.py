@@ -57,7 +57,7 @@ def _inside(box: BoundingBox, area: BoundingBox) -> float:
 async def row(policy: Policy, url: str, folder: Path, labels: dict[str, Any]) -> str:
     hits = found = wanted = sent = sent_bytes = 0
     async with HybridDetectionService(url, TOKEN, policy=policy) as service:
-        await service.settled()
+        await service.wait_ready()
         for name, label in labels.items():
             result = await service.process_image(folder / name, deadline_s=10)
             one = counted(result, label)

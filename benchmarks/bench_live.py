@@ -122,7 +122,7 @@ async def client(environment: Environment, starts_s: float) -> dict[str, Any]:
         "allow_insecure_http": True,
         "compressor": Weights(environment),
     }
-    ways = [StreamingService(**options), CloudDetectionService(**options), StandIn(environment)]
+    backends = [StreamingService(**options), CloudDetectionService(**options), StandIn(environment)]
     config = ServiceConfig(
         endpoint=url,
         allow_insecure_http=True,
@@ -131,8 +131,8 @@ async def client(environment: Environment, starts_s: float) -> dict[str, Any]:
     )
     on_time = answered = 0
     ages, kinds = [], []
-    async with HybridDetectionService(config=config, backends=ways) as service:
-        await service.settled()
+    async with HybridDetectionService(config=config, backends=backends) as service:
+        await service.wait_ready()
         async for result in service.start_detection(
             Camera(starts_s, environment.frames), max_fps=None
         ):
@@ -235,7 +235,7 @@ def main() -> None:
         else:
             print(json.dumps(asyncio.run(client(environment, starts_s))))
         return
-    if why := emulated_link.why_not():
+    if why := emulated_link.unavailable_reason():
         print(f"skipped: {why}")
         return
     if not arguments.traces.is_dir():

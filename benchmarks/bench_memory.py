@@ -105,7 +105,7 @@ async def look(way_name: str, codec: str, link: str, url: str, frame_count: int)
                 await asyncio.sleep(next_s - time.monotonic())
             image = frames.write(number, index)
             try:
-                await way.process_image(
+                await backend.process_image(
                     image, deadline_s=DEADLINES_S[link] if is_warm else DEADLINES_S[FREE]
                 )
                 outcome = "answered"
@@ -120,9 +120,9 @@ async def look(way_name: str, codec: str, link: str, url: str, frame_count: int)
                 outcomes.clear()
                 say("warm")
 
-    way = WAYS[way_name](endpoint=url, compressor=compressor)
-    async with way:
-        await way.check(deadline_s=5.0)
+    backend = WAYS[way_name](endpoint=url, compressor=compressor)
+    async with backend:
+        await backend.check(deadline_s=5.0)
         with budget:
             gc.collect()
             ready = held()
@@ -224,24 +224,26 @@ class Link:
             await asyncio.sleep(FLOW_S if is_flowing else STALL_S)
 
 
-async def measure(way: str, codec: str, link_name: str, server: str, frames: int) -> dict[str, Any]:
+async def measure(
+    backend: str, codec: str, link_name: str, server: str, frames: int
+) -> dict[str, Any]:
     link = Link(server, upload_bytes_s=SLOW_BYTES_S if link_name == SLOW else None)
     async with link.open() as url:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, __file__, "--frames", str(frames)),
-            *("--here", way, codec, link_name, url),
+            *("--here", backend, codec, link_name, url),
             stdout=asyncio.subprocess.PIPE,
         )
         assert child.stdout is not None
         halting: asyncio.Task[None] | None = None
         try:
-            assert await child.stdout.readline() == b"warm\n", (way, codec, link_name)
+            assert await child.stdout.readline() == b"warm\n", (backend, codec, link_name)
             if link_name == HALTING:
                 halting = asyncio.create_task(link.halt())
             if link_name == STALLED:
                 link.flowing.clear()
             row = json.loads(await child.stdout.readline())
-            assert await child.wait() == 0, (way, codec, link_name)
+            assert await child.wait() == 0, (backend, codec, link_name)
         finally:
             if halting is not None:
                 halting.cancel()
@@ -309,10 +311,10 @@ async def settled(arguments: argparse.Namespace) -> None:
     frames = SETTLED_RATIO * arguments.frames
     lines = [("way", "encoder", f"peak of {frames}", "slope per 1000", "goal", "")]
     with ServerProcess(model="short_range") as server:
-        for way, codec in ways_and_codecs():
-            row = await measure(way, codec, FREE, server.url, frames)
+        for backend, codec in ways_and_codecs():
+            row = await measure(backend, codec, FREE, server.url, frames)
             goal = (f"<= {mb(SLOPE_GOAL)}", verdict(row["slope"] <= SLOPE_GOAL))
-            lines.append((way, codec, mb(row["peak"]), mb(row["slope"]), *goal))
+            lines.append((backend, codec, mb(row["peak"]), mb(row["slope"]), *goal))
     show(lines)
 
 
@@ -394,8 +396,8 @@ async def modes(arguments: argparse.Namespace) -> None:
     lines = [("mode", "answered by", "MediaPipe in the app", "")]
     with ServerProcess(model="short_range") as server:
         for mode in DetectionMode:
-            way, is_there = (await output("-c", MODES, mode, server.url)).split()
-            lines.append((mode.value, way, is_there, verdict(is_there == "False")))
+            backend, is_there = (await output("-c", MODES, mode, server.url)).split()
+            lines.append((mode.value, backend, is_there, verdict(is_there == "False")))
     show(lines)
 
 

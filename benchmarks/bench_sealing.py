@@ -115,18 +115,18 @@ async def race(url: str, keys: dict[Suite, PrivateKey], count: int) -> None:
     # Making the frames keeps the event loop from answering pings.
     for made, options in ((CloudDetectionService, {}), (StreamingService, {"heartbeat_s": 30.0})):
         async with contextlib.AsyncExitStack() as stack:
-            ways = {"plain": await stack.enter_async_context(made(endpoint=url, **options))}
+            backends = {"plain": await stack.enter_async_context(made(endpoint=url, **options))}
             for suite, key in keys.items():
-                way = made(endpoint=url, encryption=TrustedKey(key.public), **options)
-                ways[suite.value] = await stack.enter_async_context(way)
-            spent: dict[str, list[float]] = {name: [] for name in ways}
+                backend = made(endpoint=url, encryption=TrustedKey(key.public), **options)
+                backends[suite.value] = await stack.enter_async_context(backend)
+            spent: dict[str, list[float]] = {name: [] for name in backends}
             sent = 0
             for number, pixels in enumerate(camera(WARM_UP + count)):
-                order = list(ways)
+                order = list(backends)
                 random.shuffle(order)
                 for name in order:
                     started_s = time.process_time()
-                    result = await ways[name].detect(Frame.of(pixels), plan)
+                    result = await backends[name].detect(Frame.of(pixels), plan)
                     took_s = time.process_time() - started_s
                     assert len(result.faces) == 3
                     if number >= WARM_UP:

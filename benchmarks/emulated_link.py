@@ -28,7 +28,7 @@ QUEUE_BYTES = 256 * 1024
 _TUNSETIFF, _IFF_TUN_NO_PI = 0x400454CA, 0x1001
 
 
-def why_not() -> str:
+def unavailable_reason() -> str:
     """Why no link can be emulated here; empty if one can."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return "namespaces need root on Linux"

@@ -58,7 +58,7 @@ def main(photo: str) -> None:
     detector.stopping.set()
     detector.join()
     if detector.result is None:
-        sys.exit(f"no result: {detector.error or 'no way was ready in time'}")
+        sys.exit(f"no result: {detector.error or 'no backend was ready in time'}")
     print(f"the UI drew {ticks} times; then: {len(detector.result.faces)} faces")
 
 

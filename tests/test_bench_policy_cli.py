@@ -194,7 +194,7 @@ def test_hedges_and_probes_are_told_apart(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    conditions = Conditions(now_s=1.0, ways=(), deadline_s=1.0)
+    conditions = Conditions(now_s=1.0, backends=(), deadline_s=1.0)
     plan = Plan(
         backend=BackendKind.STREAMING,
         reason="old",

@@ -223,7 +223,7 @@ async def test_no_failure_of_the_cloud_tells(name: str, told: Told) -> None:
         deadline_s = 0.2 if name == "nothing" else 5.0
         with pytest.raises(BackendError) as caught:
             await service.detect(Frame.of(picture()), plan(deadline_s))
-        told.of(caught.value, service, service.why_not, vars(caught.value))
+        told.of(caught.value, service, service.unavailable_reason, vars(caught.value))
         told.of(copy.copy(caught.value))
         told.of_variables(caught.value)
         with contextlib.suppress(BackendError):
@@ -335,7 +335,7 @@ async def test_no_failure_of_the_stream_tells(
             await service.check(deadline_s=5)
         with pytest.raises(BackendError) as caught:
             await service.detect(Frame.of(picture()), plan(0.3))
-        told.of(caught.value, service, service.why_not)
+        told.of(caught.value, service, service.unavailable_reason)
     told.holds_no(*SECRETS)
 
 
@@ -349,7 +349,7 @@ async def test_a_refused_stream_tells_nothing(status: int, told: Told) -> None:
     ):
         with pytest.raises(BackendError) as caught:
             await service.check(deadline_s=5)
-        told.of(caught.value, service, service.why_not)
+        told.of(caught.value, service, service.unavailable_reason)
         with pytest.raises(BackendError) as caught:
             await service.detect(Frame.of(picture()), plan(0.5))
         told.of(caught.value)
@@ -365,7 +365,7 @@ async def test_neither_does_one_to_a_server_of_another_kind(name: str, told: Tol
     ):
         with pytest.raises(BackendError) as caught:
             await service.check(deadline_s=5)
-        told.of(caught.value, service, service.why_not)
+        told.of(caught.value, service, service.unavailable_reason)
     told.holds_no(*SECRETS, HEADING)
 
 

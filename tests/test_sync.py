@@ -215,7 +215,7 @@ def test_open_and_close_do_what_the_block_does(backend: FakeBackend) -> None:
     service = sync.HybridDetectionService(backends=[backend])
     service.open()
     service.open()
-    service.settled()
+    service.wait_ready()
     assert service.process_image(IMAGE).answered
     service.close()
     service.close()

@@ -14,7 +14,7 @@ from hybrid_detect.errors import (
     HybridDetectError,
     InvalidFrameError,
 )
-from hybrid_detect.selection.conditions import Conditions, WayConditions
+from hybrid_detect.selection.conditions import BackendConditions, Conditions
 from hybrid_detect.types import (
     KEYPOINT_NAMES,
     Attempt,
@@ -187,10 +187,10 @@ def test_values_are_frozen(value: object) -> None:
 
 
 def test_conditions_find_a_way_by_kind() -> None:
-    way = WayConditions(kind=BackendKind.CLOUD, usable=True)
-    known = Conditions(now_s=0, ways=(way,), deadline_s=1)
-    assert known.way(BackendKind.CLOUD) is way
-    assert known.way(BackendKind.DEVICE) is None
+    backend = BackendConditions(kind=BackendKind.CLOUD, usable=True)
+    known = Conditions(now_s=0, backends=(backend,), deadline_s=1)
+    assert known.backend(BackendKind.CLOUD) is backend
+    assert known.backend(BackendKind.DEVICE) is None
 
 
 # -- supervision -----------------------------------------------------------------------------

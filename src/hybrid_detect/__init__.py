@@ -55,11 +55,10 @@ if TYPE_CHECKING:
     from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
     from hybrid_detect.selection.auto import AutoPolicy
     from hybrid_detect.selection.conditions import (
+        BackendConditions,
         Conditions,
         LinkConditions,
         NetworkClass,
-        PowerConditions,
-        WayConditions,
     )
     from hybrid_detect.selection.escalation import CascadePolicy
     from hybrid_detect.selection.fixed import FixedPolicy
@@ -68,7 +67,7 @@ if TYPE_CHECKING:
     from hybrid_detect.selection.threshold import ThresholdPolicy
     from hybrid_detect.selection.utility import RUNGS, Rung, Utility
     from hybrid_detect.service.hybrid import HybridDetectionService
-    from hybrid_detect.service.managed_backend import WayStatus
+    from hybrid_detect.service.managed_backend import BackendStatus
     from hybrid_detect.service.plan_executor import HedgeCounts
     from hybrid_detect.service.status import ServiceStatus, Traffic
     from hybrid_detect.storage.history import DetectionHistory
@@ -82,6 +81,7 @@ if TYPE_CHECKING:
         Face,
         Keypoint,
         Plan,
+        PowerConditions,
         Timings,
     )
 
@@ -131,8 +131,7 @@ _HOMES = {
         "Conditions",
         "LinkConditions",
         "NetworkClass",
-        "PowerConditions",
-        "WayConditions",
+        "BackendConditions",
     ),
     "privacy.consent": ("ConsentLedger", "ConsentRecord"),
     "selection.fixed": ("FixedPolicy",),
@@ -152,9 +151,10 @@ _HOMES = {
         "Face",
         "Keypoint",
         "Plan",
+        "PowerConditions",
         "Timings",
     ),
-    "service.managed_backend": ("WayStatus",),
+    "service.managed_backend": ("BackendStatus",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -232,8 +232,8 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "TrustedKey",
     "UnknownKeyError",
     "Utility",
-    "WayConditions",
-    "WayStatus",
+    "BackendConditions",
+    "BackendStatus",
 ]
 
 

@@ -97,9 +97,9 @@ class HybridDetectionService:
         """What the next frame would get, and how each way stands."""
         return self._require_portal().call(self._service.status)
 
-    def settled(self) -> None:
+    def wait_ready(self) -> None:
         """Wait until every way has either become ready or failed to for the first time."""
-        self._wait_for(self._service.settled)
+        self._wait_for(self._service.wait_ready)
 
     def _wait_for(self, function: Callable[[], Awaitable[T]]) -> T:
         """Run `function` in the loop's thread; if interrupted, end it there before leaving."""

@@ -32,6 +32,7 @@ __all__ = [
     "Face",
     "Keypoint",
     "Plan",
+    "PowerConditions",
     "Timings",
 ]
 
@@ -220,6 +221,18 @@ class Attempt:
     def from_error(cls, error: BackendError) -> Self:
         """The record of `error`."""
         return cls(error.backend, type(error).__name__, str(error), error.elapsed_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PowerConditions:
+    """What the platform tells of its energy and heat; `None` where it does not tell."""
+
+    battery: float | None = None
+    """Charge, 0 to 1."""
+    on_battery: bool | None = None
+    """Whether it runs down."""
+    throttled: bool | None = None
+    """Whether the processor is slowed down to cool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -258,7 +258,7 @@ class BackendContract:
     ) -> None:
         await backend.start()
         await backend.check(deadline_s=DEADLINE_S)
-        assert backend.why_not == ""
+        assert backend.unavailable_reason == ""
         assert_is_the_astronaut(await backend.detect(Frame.of(astronaut), plan(backend)))
 
     async def test_closed_is_closed(self, backend: Backend, astronaut: np.ndarray) -> None:

@@ -63,7 +63,7 @@ async def watched(
 
     config = ServiceConfig(endpoint=process.url, auth_token=TOKEN, deadline_s=DEADLINE_S)
     async with asyncio.timeout(45), HybridDetectionService(config=config) as service:
-        await service.settled()
+        await service.wait_ready()
         async for result in service.start_detection(camera(), max_fps=FPS):
             results.append(result)  # noqa: PERF401 - the camera watches the list grow
     assert is_back(), "the way back was not taken"

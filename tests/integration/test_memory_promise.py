@@ -75,14 +75,14 @@ def no_garbage_collection() -> Iterator[None]:
     ids=["cloud", "streaming", "cloud-pillow"],
 )
 async def test_frames_leave_nothing_behind(
-    way: Callable[..., RemoteBackend],
+    backend: Callable[..., RemoteBackend],
     codec: PillowCodec | None,
     server: ServerProcess,
     write: Callable[[int], np.ndarray],
     memory_budget: Callable[..., MemoryBudget],
 ) -> None:
     compressor = ImageCompressionService(codec=codec)
-    async with way(endpoint=server.url, auth_token=TOKEN, compressor=compressor) as service:
+    async with backend(endpoint=server.url, auth_token=TOKEN, compressor=compressor) as service:
         report = await memory_budget(
             BUDGET, frames=FRAMES, warm_up=WARM_UP, control=write
         ).run_async(lambda number: service.process_image(write(number), deadline_s=10.0))
@@ -127,9 +127,12 @@ async def test_frames_over_a_stalled_link_do_not_pile_up(
 @pytest.mark.parametrize("fault", ["stalled", "cut off"])
 @pytest.mark.usefixtures("no_garbage_collection")
 async def test_a_failed_frame_is_let_go_of_at_once(
-    way: Callable[..., RemoteBackend], fault: str, server: ServerProcess
+    backend: Callable[..., RemoteBackend], fault: str, server: ServerProcess
 ) -> None:
-    async with FaultyLink(server.url) as link, way(endpoint=link.url, auth_token=TOKEN) as service:
+    async with (
+        FaultyLink(server.url) as link,
+        backend(endpoint=link.url, auth_token=TOKEN) as service,
+    ):
         await service.check(deadline_s=5.0)
         link.refuse = fault == "cut off"
         (link.cut if link.refuse else link.stall)()

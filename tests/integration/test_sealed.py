@@ -58,7 +58,7 @@ LIMIT_S = 20
 FACE = Face(BoundingBox(1, 2, 30, 40), 0.9)
 PICTURE = np.random.default_rng(1).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 
-each_way = pytest.mark.parametrize("way", ["cloud", "streaming"])
+each_backend = pytest.mark.parametrize("backend", ["cloud", "streaming"])
 
 
 class FakeDetector:
@@ -173,33 +173,33 @@ def keys_path(tmp_path: Path, private: PrivateKey) -> Path:
     return tmp_path / "keys.json"
 
 
-async def look(url: str, way: str, **options: Any) -> DetectionResult:
+async def look(url: str, backend: str, **options: Any) -> DetectionResult:
     """One picture through the whole service."""
     config = ServiceConfig(
-        endpoint=url, auth_token=TOKEN, mode=way, session_id=SESSION, deadline_s=10, **options
+        endpoint=url, auth_token=TOKEN, mode=backend, session_id=SESSION, deadline_s=10, **options
     )
     async with asyncio.timeout(LIMIT_S), HybridDetectionService(config=config) as service:
         return await service.process_image(PICTURE)
 
 
-def backend(way: str, url: str, key: TrustedKey | None) -> RemoteBackend:
-    made = CloudDetectionService if way == "cloud" else StreamingService
+def make_backend(backend: str, url: str, key: TrustedKey | None) -> RemoteBackend:
+    made = CloudDetectionService if backend == "cloud" else StreamingService
     return made(endpoint=url, auth_token=TOKEN, encryption=key, session_id=SESSION)
 
 
-def plan(way: str, retries: int = 0) -> Plan:
-    return Plan(backend=BackendKind(way), reason="test", deadline_s=10, retries=retries)
+def plan(backend: str, retries: int = 0) -> Plan:
+    return Plan(backend=BackendKind(backend), reason="test", deadline_s=10, retries=retries)
 
 
 # ---- what is on the wire
 
 
-@each_way
-async def test_without_encryption_the_wiretap_hears_everything(way: str) -> None:
+@each_backend
+async def test_without_encryption_the_wiretap_hears_everything(backend: str) -> None:
     """The control: what the next test does not find would have been found."""
     detector = FakeDetector()
     async with served(detector) as server, Wiretap(server) as tap:
-        await look(tap.url, way)
+        await look(tap.url, backend)
         heard = tap.heard
     assert detector.seen[0].image in heard
     assert SESSION.encode() in heard
@@ -207,17 +207,17 @@ async def test_without_encryption_the_wiretap_hears_everything(way: str) -> None
     assert b"fake-model-name" in heard
 
 
-@each_way
+@each_backend
 @each_suite
 async def test_neither_picture_nor_session_nor_answer_is_on_the_wire(
-    way: str, suite: Suite, tmp_path: Path
+    backend: str, suite: Suite, tmp_path: Path
 ) -> None:
     detector = FakeDetector()
     private = PrivateKey.generate(suite, END)
     write_key_file(tmp_path / "keys.json", KeyRing((private,)))
     keys = {"keys_path": tmp_path / "keys.json", "require_encryption": True}
     async with served(detector, **keys) as server, Wiretap(server) as tap:
-        result = await look(tap.url, way, server_public_key=private.public.text)
+        result = await look(tap.url, backend, server_public_key=private.public.text)
         heard = tap.heard
     assert [face.box.xyxy for face in result.faces] == [(1, 2, 30, 40)]
     (request,) = detector.seen
@@ -286,16 +286,20 @@ async def status_of(service: RemoteBackend, request: bytes) -> int:
 # ---- trust on first use
 
 
-@each_way
+@each_backend
 async def test_the_first_key_is_believed_then_another_server_gets_nothing(
-    way: str, private: PrivateKey, keys_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    backend: str,
+    private: PrivateKey,
+    keys_path: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     known = tmp_path / "known.json"
     options = {"trust_on_first_use": True, "known_keys_path": known}
     detector, impostor = FakeDetector(), FakeDetector()
     async with served(detector, keys_path=keys_path) as server:
         for _ in range(2):
-            assert (await look(server, way, **options)).answered
+            assert (await look(server, backend, **options)).answered
     assert KnownKeys(known).get(server) == private.public
 
     write_key_file(
@@ -306,7 +310,7 @@ async def test_the_first_key_is_believed_then_another_server_gets_nothing(
         async with Wiretap(theirs) as tap:
             KnownKeys(known).put(tap.url, private.public)
             with pytest.raises(AllBackendsFailedError, match="no longer has key"):
-                await look(tap.url, way, **options)
+                await look(tap.url, backend, **options)
             heard = tap.heard
     assert impostor.seen == []
     assert b"JFIF" not in heard
@@ -315,25 +319,25 @@ async def test_the_first_key_is_believed_then_another_server_gets_nothing(
     assert any("another server" in record.getMessage() for record in loud)
 
 
-@each_way
+@each_backend
 async def test_the_first_frame_may_be_what_asks_for_the_key(
-    way: str, private: PrivateKey, keys_path: Path, tmp_path: Path
+    backend: str, private: PrivateKey, keys_path: Path, tmp_path: Path
 ) -> None:
     """Without a check before it."""
     detector = FakeDetector()
     async with served(detector, keys_path=keys_path, require_encryption=True) as server:
         key = TrustedKey(endpoint=server, known=KnownKeys(tmp_path / "known.json"))
-        async with backend(way, server, key) as service:
-            result = await service.detect(Frame.of(PICTURE), plan(way))
+        async with make_backend(backend, server, key) as service:
+            result = await service.detect(Frame.of(PICTURE), plan(backend))
     assert len(result.faces) == 1
     assert key.transmission is not None
     assert key.transmission.public_key == private.public
 
 
-@each_way
+@each_backend
 @pytest.mark.parametrize("keys", [True, False])
 async def test_a_server_without_keys_gets_no_picture(
-    way: str, keys: bool, tmp_path: Path, private: PrivateKey
+    backend: str, keys: bool, tmp_path: Path, private: PrivateKey
 ) -> None:
     detector = FakeDetector()
     key = (
@@ -344,19 +348,19 @@ async def test_a_server_without_keys_gets_no_picture(
     async with (
         served(detector) as server,
         Wiretap(server) as tap,
-        backend(way, tap.url, key) as service,
+        make_backend(backend, tap.url, key) as service,
     ):
         with pytest.raises(BackendError, match=r"not have the key|publishes no key") as caught:
-            await service.detect(Frame.of(PICTURE), plan(way))
+            await service.detect(Frame.of(PICTURE), plan(backend))
         heard = tap.heard
-    assert caught.value.backend == way
+    assert caught.value.backend == backend
     assert detector.seen == []
     assert b"JFIF" not in heard
 
 
-@each_way
+@each_backend
 async def test_a_rotation_is_followed_and_remembered(
-    way: str,
+    backend: str,
     private: PrivateKey,
     keys_path: Path,
     tmp_path: Path,
@@ -367,68 +371,71 @@ async def test_a_rotation_is_followed_and_remembered(
     new = PrivateKey.generate(Suite.X25519_CHACHA20, END)
     async with served(FakeDetector(), keys_path=keys_path) as server:
         key = TrustedKey(endpoint=server, known=known)
-        async with backend(way, server, key) as service:
-            await service.detect(Frame.of(PICTURE), plan(way))
+        async with make_backend(backend, server, key) as service:
+            await service.detect(Frame.of(PICTURE), plan(backend))
             assert known.get(server) == private.public
             now = datetime.now(UTC)
             write_key_file(keys_path, read_key_file(keys_path).rotated(new, now=now))
-            await service.detect(Frame.of(PICTURE), plan(way))
+            await service.detect(Frame.of(PICTURE), plan(backend))
             assert known.get(server) == new.public
             # The old one may go now: a client that was there has followed.
             write_key_file(keys_path, KeyRing((new,)))
-            await service.detect(Frame.of(PICTURE), plan(way))
+            await service.detect(Frame.of(PICTURE), plan(backend))
 
 
 # ---- failing towards the device, never towards plaintext
 
 
-@each_way
+@each_backend
 async def test_a_key_the_server_does_not_have_means_the_device(
-    way: str, keys_path: Path, caplog: pytest.LogCaptureFixture
+    backend: str, keys_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector = FakeDetector()
     stranger = TrustedKey(PrivateKey.generate(Suite.X25519_CHACHA20, END).public)
     async with served(detector, keys_path=keys_path) as server, asyncio.timeout(LIMIT_S):
-        ways = [backend(way, server, stranger), FakeBackend("device", faces=[FACE])]
-        async with HybridDetectionService(backends=ways, mode="prefer_cloud") as service:
-            await service.settled()
+        backends = [make_backend(backend, server, stranger), FakeBackend("device", faces=[FACE])]
+        async with HybridDetectionService(backends=backends, mode="prefer_cloud") as service:
+            await service.wait_ready()
             result = await service.process_image(PICTURE)
     assert result.backend is BackendKind.DEVICE
     assert detector.seen == []
     assert "no longer has key" in caplog.text
 
 
-@each_way
+@each_backend
 async def test_an_ended_key_means_the_device(
-    way: str, private: PrivateKey, keys_path: Path
+    backend: str, private: PrivateKey, keys_path: Path
 ) -> None:
     detector = FakeDetector()
     ended = TrustedKey(private.public, clock=lambda: END.timestamp() + 1)
     async with served(detector, keys_path=keys_path) as server, asyncio.timeout(LIMIT_S):
-        ways = [backend(way, server, ended), FakeBackend("device", faces=[FACE])]
-        async with HybridDetectionService(backends=ways, mode="prefer_cloud") as service:
-            await service.settled()
+        backends = [make_backend(backend, server, ended), FakeBackend("device", faces=[FACE])]
+        async with HybridDetectionService(backends=backends, mode="prefer_cloud") as service:
+            await service.wait_ready()
             result = await service.process_image(PICTURE)
-            why_not = {way.kind.value: way.why_not for way in service.status().ways}[way]
-        async with backend(way, server, ended) as service:
+            unavailable_reason = {
+                backend.kind.value: backend.unavailable_reason
+                for backend in service.status().backends
+            }[backend]
+        async with make_backend(backend, server, ended) as service:
             with pytest.raises(EncryptionError, match="has ended"):
-                await service.detect(Frame.of(PICTURE), plan(way))
+                await service.detect(Frame.of(PICTURE), plan(backend))
     assert result.backend is BackendKind.DEVICE
-    assert "has ended" in why_not
+    assert "has ended" in unavailable_reason
     assert detector.seen == []
 
 
-@each_way
+@each_backend
 async def test_a_client_without_a_key_is_refused_where_encryption_is_required(
-    way: str, keys_path: Path
+    backend: str, keys_path: Path
 ) -> None:
     detector = FakeDetector()
     async with (
         served(detector, keys_path=keys_path, require_encryption=True) as server,
-        backend(way, server, None) as service,
+        make_backend(backend, server, None) as service,
     ):
         with pytest.raises(BackendResponseError, match="not encrypted") as caught:
-            await service.detect(Frame.of(PICTURE), plan(way))
+            await service.detect(Frame.of(PICTURE), plan(backend))
     assert caught.value.is_configuration
     assert detector.seen == []
 

@@ -330,7 +330,7 @@ async def watch(
                 done.set()
 
         async with service:
-            await service.settled()
+            await service.wait_ready()
             began_s = loop.time()
             troubling = asyncio.create_task(trouble())
             try:

@@ -26,8 +26,8 @@ def consent(**changes: Any) -> ConsentRecord:
     return ConsentRecord(**{**values, **changes})
 
 
-def why_not(policy: PrivacyPolicy, kind: Any = BackendKind.CLOUD, **changes: Any) -> str:
-    return policy.why_not(kind, **{"host": HOST, "now": NOW, **changes})
+def denied_reason(policy: PrivacyPolicy, kind: Any = BackendKind.CLOUD, **changes: Any) -> str:
+    return policy.denied_reason(kind, **{"host": HOST, "now": NOW, **changes})
 
 
 ASKING = PrivacyPolicy(require_consent=True, consent_version="3")
@@ -35,7 +35,7 @@ ASKING = PrivacyPolicy(require_consent=True, consent_version="3")
 policies = st.builds(
     PrivacyPolicy,
     may_leave=st.booleans(),
-    ways=st.frozensets(st.sampled_from(REMOTE)),
+    backends=st.frozensets(st.sampled_from(REMOTE)),
     hosts=st.none() | st.frozensets(st.sampled_from([HOST, "other.example", "10.0.0.1"])),
     sources=st.none() | st.frozensets(st.sampled_from(["door", "desk"])),
     require_consent=st.booleans(),
@@ -62,16 +62,16 @@ requests = st.fixed_dictionaries(
 def test_by_default_frames_go_to_the_configured_endpoint_and_nowhere_without(
     kind: BackendKind,
 ) -> None:
-    assert why_not(PrivacyPolicy(), kind) == ""
+    assert denied_reason(PrivacyPolicy(), kind) == ""
     for host in (None, ""):
-        assert why_not(PrivacyPolicy(), kind, host=host) == "no endpoint is configured"
+        assert denied_reason(PrivacyPolicy(), kind, host=host) == "no endpoint is configured"
 
 
 @given(policies, requests, st.sampled_from(list(FramePrivacy)))
 def test_the_device_may_have_every_frame(
     policy: PrivacyPolicy, request: dict[str, Any], privacy: FramePrivacy
 ) -> None:
-    assert policy.why_not(BackendKind.DEVICE, privacy=privacy, **request) == ""
+    assert policy.denied_reason(BackendKind.DEVICE, privacy=privacy, **request) == ""
 
 
 @given(policy=policies, request_=requests, kind=st.sampled_from(REMOTE))
@@ -79,7 +79,7 @@ def test_the_device_may_have_every_frame(
 def test_local_only_never_allows_a_remote_way(
     policy: PrivacyPolicy, request_: dict[str, Any], kind: BackendKind, privacy: FramePrivacy
 ) -> None:
-    assert policy.why_not(kind, privacy=privacy, **request_) == "the frame is local_only"
+    assert policy.denied_reason(kind, privacy=privacy, **request_) == "the frame is local_only"
 
 
 @given(policies, requests, st.sampled_from(REMOTE))
@@ -94,13 +94,13 @@ def test_a_remote_way_is_allowed_exactly_if_every_condition_is_met(
     )
     expected = (
         policy.may_leave
-        and kind in policy.ways
+        and kind in policy.backends
         and bool(request["host"])
         and (policy.hosts is None or request["host"] in policy.hosts)
         and (policy.sources is None or request["source"] in policy.sources)
         and (consented or not policy.require_consent)
     )
-    assert (policy.why_not(kind, **request) == "") == expected
+    assert (policy.denied_reason(kind, **request) == "") == expected
 
 
 @given(withdrawn=times, now=times, granted=times, kind=st.sampled_from(REMOTE))
@@ -108,7 +108,7 @@ def test_a_withdrawn_consent_never_allows_whatever_the_clock_says(
     withdrawn: datetime, now: datetime, granted: datetime, kind: BackendKind
 ) -> None:
     ended = consent(granted_at=granted, withdrawn_at=withdrawn)
-    assert why_not(ASKING, kind, now=now, consent=ended).startswith("consent was withdrawn")
+    assert denied_reason(ASKING, kind, now=now, consent=ended).startswith("consent was withdrawn")
 
 
 @given(now=times, seconds=st.integers(1, 10**8))
@@ -116,7 +116,7 @@ def test_an_expired_consent_never_allows(now: datetime, seconds: int) -> None:
     granted = datetime(2020, 1, 1, tzinfo=UTC)
     ends = granted + timedelta(seconds=seconds)
     given_consent = consent(granted_at=granted, expires_at=ends)
-    allowed = why_not(ASKING, now=now, consent=given_consent) == ""
+    allowed = denied_reason(ASKING, now=now, consent=given_consent) == ""
     assert allowed == (granted <= now < ends)
 
 
@@ -136,7 +136,7 @@ def test_an_expired_consent_never_allows(now: datetime, seconds: int) -> None:
     ],
 )
 def test_consent_has_to_fit(changes: dict[str, Any], told: str) -> None:
-    why = why_not(ASKING, **changes)
+    why = denied_reason(ASKING, **changes)
     assert told in why
     assert bool(why) == bool(told)
     assert "ann" not in why
@@ -144,12 +144,12 @@ def test_consent_has_to_fit(changes: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize("privacy", ["", "public", "LOCAL_ONLY", None, 0, False, [], object()])
 def test_an_unknown_privacy_denies(privacy: object) -> None:
-    assert "unknown" in why_not(PrivacyPolicy(), privacy=privacy)
+    assert "unknown" in denied_reason(PrivacyPolicy(), privacy=privacy)
 
 
 @pytest.mark.parametrize("kind", ["carrier_pigeon", "", None, 7, "CLOUD", []])
 def test_an_unknown_way_is_denied(kind: object) -> None:
-    assert "does not allow the way" in why_not(PrivacyPolicy(), kind)
+    assert "does not allow the way" in denied_reason(PrivacyPolicy(), kind)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,9 @@ def test_an_unknown_way_is_denied(kind: object) -> None:
     ],
 )
 def test_another_host_is_denied(host: object) -> None:
-    assert "does not allow the host" in why_not(PrivacyPolicy(hosts=frozenset({HOST})), host=host)
+    assert "does not allow the host" in denied_reason(
+        PrivacyPolicy(hosts=frozenset({HOST})), host=host
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,20 +185,20 @@ def test_another_host_is_denied(host: object) -> None:
     ],
 )
 def test_the_same_host_in_another_spelling_is_allowed(allowed: str, host: str) -> None:
-    assert why_not(PrivacyPolicy(hosts=frozenset({allowed})), host=host) == ""
+    assert denied_reason(PrivacyPolicy(hosts=frozenset({allowed})), host=host) == ""
 
 
 def test_a_letter_that_folds_to_another_is_another_host() -> None:
     policy = PrivacyPolicy(hosts=frozenset({"kiosk.example"}))
-    assert why_not(policy, host="KIOSK.example") == ""
-    assert why_not(policy, host="\N{KELVIN SIGN}IOSK.example")
+    assert denied_reason(policy, host="KIOSK.example") == ""
+    assert denied_reason(policy, host="\N{KELVIN SIGN}IOSK.example")
 
 
 def test_only_the_named_sources_leave() -> None:
     policy = PrivacyPolicy(sources=frozenset({"door"}))
-    assert why_not(policy, source="door") == ""
+    assert denied_reason(policy, source="door") == ""
     for source in ("desk", "", None, 7, ["door"]):
-        assert "of source" in why_not(policy, source=source)
+        assert "of source" in denied_reason(policy, source=source)
 
 
 @pytest.mark.parametrize(
@@ -208,9 +210,9 @@ def test_only_the_named_sources_leave() -> None:
         {"hosts": ["*.example.com"]},
         {"hosts": [7]},
         {"sources": "door"},
-        {"ways": ["device"]},
-        {"ways": ["carrier_pigeon"]},
-        {"ways": "cloud"},
+        {"backends": ["device"]},
+        {"backends": ["carrier_pigeon"]},
+        {"backends": "cloud"},
         {"may_leave": "no"},
         {"may_leave": None},
         {"require_consent": 1, "consent_version": "3"},
@@ -226,9 +228,9 @@ def test_an_unclear_policy_is_refused(options: dict[str, Any]) -> None:
 def test_any_set_of_texts_will_do() -> None:
     policy = PrivacyPolicy(
         hosts=[HOST],
-        ways=["cloud"],
+        backends=["cloud"],
         sources={"door"},  # type: ignore[arg-type]
     )
-    assert why_not(policy, BackendKind.CLOUD, source="door") == ""
-    assert why_not(policy, BackendKind.STREAMING, source="door")
+    assert denied_reason(policy, BackendKind.CLOUD, source="door") == ""
+    assert denied_reason(policy, BackendKind.STREAMING, source="door")
     assert hash(policy) == hash(policy)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.conditions import (
+    BackendConditions,
     Conditions,
     LinkConditions,
     PowerConditions,
-    WayConditions,
 )
 from hybrid_detect.selection.link import LinkEstimator
 from hybrid_detect.selection.policy import MAX_RESERVE_SHARE
@@ -37,17 +37,17 @@ def conditions(**changed: Any) -> Conditions:
     `device_s` changes the device's time; `None` for a service without a device.
     """
     device_s = changed.pop("device_s", 0.05)
-    ways = [
-        WayConditions(kind=STREAMING, usable=True, latency_s=0.1),
-        WayConditions(kind=CLOUD, usable=True, latency_s=0.12),
+    backends = [
+        BackendConditions(kind=STREAMING, usable=True, latency_s=0.1),
+        BackendConditions(kind=CLOUD, usable=True, latency_s=0.12),
     ]
     if device_s is not None:
-        ways.append(
-            WayConditions(kind=DEVICE, usable=True, latency_s=device_s, accuracy=0.8, cost=0.03)
+        backends.append(
+            BackendConditions(kind=DEVICE, usable=True, latency_s=device_s, accuracy=0.8, cost=0.03)
         )
     known: dict[str, Any] = {
         "now_s": 100.0,
-        "ways": tuple(ways),
+        "ways": tuple(backends),
         "deadline_s": 1.0,
         "link": GOOD,
         "interval_s": 0.1,
@@ -78,10 +78,10 @@ def rung_of(plan: Plan) -> int:
 
 SECONDS = st.floats(0, 5) | st.sampled_from([0.0, 1e-9, 1e4])
 WAYS = st.builds(
-    WayConditions,
+    BackendConditions,
     kind=st.sampled_from(BackendKind),
     usable=st.booleans(),
-    why_not=st.sampled_from(["", "it is broken"]),
+    unavailable_reason=st.sampled_from(["", "it is broken"]),
     latency_s=st.none() | SECONDS,
     busy_s=SECONDS,
     accuracy=st.floats(0, 1),
@@ -102,7 +102,7 @@ LINKS = st.builds(
 CONDITIONS = st.builds(
     Conditions,
     now_s=st.floats(0, 1e9),
-    ways=st.lists(WAYS, unique_by=lambda way: way.kind).map(tuple),
+    backends=st.lists(WAYS, unique_by=lambda backend: backend.kind).map(tuple),
     deadline_s=st.floats(-1, 10) | st.sampled_from([0.0, 1e6]),
     link=st.none() | LINKS,
     interval_s=st.floats(0, 2) | st.just(math.inf),
@@ -126,7 +126,7 @@ def test_a_plan_keeps_its_promises_whatever_the_conditions(
 ) -> None:
     policy = AutoPolicy(target_bytes=50_000, quality=quality, max_side_px=max_side_px)
     plan = policy.decide(known)
-    usable = {way.kind for way in known.ways if way.usable}
+    usable = {backend.kind for backend in known.backends if backend.usable}
     assert asked(plan) <= usable
     assert plan.reason
     assert plan.deadline_s == known.deadline_s
@@ -136,8 +136,8 @@ def test_a_plan_keeps_its_promises_whatever_the_conditions(
         assert plan.max_side_px is not None
         assert 0 < plan.max_side_px <= max_side_px
     assert plan.retries >= 0
-    ways = [kind for kind in (plan.backend, *plan.fallbacks) if kind is not None]
-    assert len(set(ways)) == len(ways), "a way is asked twice"
+    backends = [kind for kind in (plan.backend, *plan.fallbacks) if kind is not None]
+    assert len(set(backends)) == len(backends), "a way is asked twice"
     if plan.skip:
         assert plan.backend is None
         assert not known.must_answer
@@ -157,7 +157,7 @@ def test_a_plan_keeps_its_promises_whatever_the_conditions(
 @given(CONDITIONS)
 def test_someone_looks_at_a_frame_that_must_be_answered(known: Conditions) -> None:
     plan = POLICY.decide(replace(known, must_answer=True))
-    assert (plan.backend is not None) == any(way.usable for way in known.ways)
+    assert (plan.backend is not None) == any(backend.usable for backend in known.backends)
 
 
 @given(CONDITIONS)
@@ -194,7 +194,10 @@ def test_a_bad_link_is_left_alone() -> None:
 def test_the_stream_goes_before_the_cloud_and_either_will_do() -> None:
     known = conditions()
     assert POLICY.decide(known).backend is STREAMING
-    without = replace(known, ways=tuple(way for way in known.ways if way.kind is not STREAMING))
+    without = replace(
+        known,
+        backends=tuple(backend for backend in known.backends if backend.kind is not STREAMING),
+    )
     assert POLICY.decide(without).backend is CLOUD
 
 
@@ -236,8 +239,8 @@ def test_a_hedge_leaves_the_device_its_share_of_a_short_deadline(
 
 
 def test_no_fallback_means_retries_and_a_fallback_means_a_reserve() -> None:
-    ways = conditions().ways
-    alone = POLICY.decide(conditions(ways=ways[:1]))
+    backends = conditions().backends
+    alone = POLICY.decide(conditions(backends=backends[:1]))
     assert (alone.fallbacks, alone.reserve_s) == ((), 0.0)
     assert alone.retries > 0
     # Previous frame on the server, a link that is surely in time: no hedge, so a reserve.
@@ -272,9 +275,9 @@ def test_a_spending_cap_does_not_leave_a_frame_without_an_answer() -> None:
 
 @given(CONDITIONS)
 def test_past_the_cap_nothing_is_sent_while_the_device_can_look(known: Conditions) -> None:
-    device = WayConditions(kind=DEVICE, usable=True)
-    others = tuple(way for way in known.ways if way.kind is not DEVICE)
-    plan = POLICY.decide(replace(known, ways=(*others, device), spent=1.0))
+    device = BackendConditions(kind=DEVICE, usable=True)
+    others = tuple(backend for backend in known.backends if backend.kind is not DEVICE)
+    plan = POLICY.decide(replace(known, backends=(*others, device), spent=1.0))
     assert asked(plan) == {DEVICE}
     assert not plan.probe
 
@@ -552,8 +555,8 @@ def test_conditions_that_differ_by_nothing_that_matters_are_not_solved_again() -
 def test_why_the_device_takes_no_part_is_in_the_reason(link: LinkConditions | None) -> None:
     why = "only 20 MiB are left in the cgroup"
     known = conditions(link=link)
-    out = WayConditions(kind=DEVICE, usable=False, why_not=why)
-    without = replace(known, ways=(*known.ways[:2], out))
+    out = BackendConditions(kind=DEVICE, usable=False, unavailable_reason=why)
+    without = replace(known, backends=(*known.backends[:2], out))
     plan = POLICY.decide(without)
     assert DEVICE not in asked(plan)
     if link is not None:  # without one the order of the ways decides, and the stream comes first

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.conditions import Conditions, WayConditions
+from hybrid_detect.selection.conditions import BackendConditions, Conditions
 from hybrid_detect.selection.escalation import (
     SMALL_SHARE,
     SURE_SCORE,
@@ -72,9 +72,11 @@ def conditions(**usable: bool) -> Conditions:
     return Conditions(
         now_s=0.0,
         deadline_s=1.0,
-        ways=tuple(
-            WayConditions(
-                kind=BackendKind(name), usable=is_usable, why_not="" if is_usable else "x"
+        backends=tuple(
+            BackendConditions(
+                kind=BackendKind(name),
+                usable=is_usable,
+                unavailable_reason="" if is_usable else "x",
             )
             for name, is_usable in usable.items()
         ),
@@ -93,9 +95,9 @@ def conditions(**usable: bool) -> Conditions:
     ],
 )
 def test_the_device_looks_first_and_the_server_where_it_can(
-    ways: dict[str, bool], backend: BackendKind | None, escalation: BackendKind | None
+    backends: dict[str, bool], backend: BackendKind | None, escalation: BackendKind | None
 ) -> None:
-    plan = CascadePolicy().decide(conditions(**ways))
+    plan = CascadePolicy().decide(conditions(**backends))
     assert (plan.backend, plan.escalation) == (backend, escalation)
     assert plan.reason
 
@@ -116,6 +118,8 @@ def test_what_is_sent_keeps_the_limits(limits: dict[str, Any]) -> None:
 
 def test_a_spending_cap_that_is_reached_ends_the_escalation() -> None:
     known = conditions(device=True, streaming=True)
-    spent = Conditions(now_s=known.now_s, deadline_s=known.deadline_s, ways=known.ways, spent=1.0)
+    spent = Conditions(
+        now_s=known.now_s, deadline_s=known.deadline_s, backends=known.backends, spent=1.0
+    )
     plan = CascadePolicy().decide(spent)
     assert (plan.backend, plan.escalation) == (DEVICE, None)

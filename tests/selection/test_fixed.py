@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
+from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
 from hybrid_detect.selection.fixed import FixedPolicy
 from hybrid_detect.types import BackendKind
 
 LINK = LinkConditions(
     bits_per_s=1e4, spread=1.0, rtt_s=2.0, rtt_deviation_s=0.5, server_s=1.0, in_flight=0
 )
-WAYS = tuple(WayConditions(kind=kind, usable=True) for kind in BackendKind)
-CONDITIONS = Conditions(now_s=0.0, ways=WAYS, deadline_s=0.7, link=LINK, must_answer=False)
+WAYS = tuple(BackendConditions(kind=kind, usable=True) for kind in BackendKind)
+CONDITIONS = Conditions(now_s=0.0, backends=WAYS, deadline_s=0.7, link=LINK, must_answer=False)
 
 
 @pytest.mark.parametrize("kind", BackendKind)
@@ -45,11 +45,11 @@ def test_without_a_link_nothing_is_left_out() -> None:
 
 
 def test_a_way_that_is_out_is_not_replaced_by_another() -> None:
-    out = WayConditions(kind=BackendKind.CLOUD, usable=False, why_not="refused")
-    plan = FixedPolicy(backend="cloud").decide(replace(CONDITIONS, ways=(out, *WAYS[1:])))
+    out = BackendConditions(kind=BackendKind.CLOUD, usable=False, unavailable_reason="refused")
+    plan = FixedPolicy(backend="cloud").decide(replace(CONDITIONS, backends=(out, *WAYS[1:])))
     assert (plan.backend, plan.skip) == (None, False)
     assert plan.reason == "fixed: cloud is out (refused)"
-    plan = FixedPolicy(backend="cloud").decide(replace(CONDITIONS, ways=WAYS[1:]))
+    plan = FixedPolicy(backend="cloud").decide(replace(CONDITIONS, backends=WAYS[1:]))
     assert plan.backend is None
     assert "no such way" in plan.reason
 

@@ -7,14 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.lookahead import QUEUE_S, STEP_S, Choice, World, _solved, best_choice
+from hybrid_detect.selection.lookahead import (
+    QUEUE_S,
+    STEP_S,
+    Choice,
+    DecisionState,
+    _solved,
+    best_choice,
+)
 from hybrid_detect.selection.utility import RUNGS, Utility
 
 BITS = tuple(8 * 100e3 * rung.share for rung in RUNGS)
 COST = tuple(0.04 / 80e3 * bits / 8 for bits in BITS)
 
 
-def world(**changed: Any) -> World:
+def state(**changed: Any) -> DecisionState:
     known: dict[str, Any] = {
         "bits_per_s": 10e6,
         "spread": 0.4,
@@ -30,10 +37,10 @@ def world(**changed: Any) -> World:
         "device_cost": 0.03,
         "utility": Utility(),
     }
-    return World(**(known | changed))
+    return DecisionState(**(known | changed))
 
 
-def choose(known: World, **changed: Any) -> Choice:
+def choose(known: DecisionState, **changed: Any) -> Choice:
     at: dict[str, Any] = {
         "backlog_s": 0.0,
         "busy_s": 0.0,
@@ -44,7 +51,7 @@ def choose(known: World, **changed: Any) -> Choice:
 
 
 WORLDS = st.builds(
-    world,
+    state,
     bits_per_s=st.sampled_from([1e3, 1e6, 1e7, 1e9]),
     spread=st.sampled_from([0.05, 1.1]),
     rtt_s=st.sampled_from([0.001, 0.1, 2.0]),
@@ -64,7 +71,7 @@ WORLDS = st.builds(
     st.booleans(),
 )
 def test_a_choice_is_one_that_can_be_made(
-    known: World, backlog_s: float, busy_s: float, remote_last: bool, must_answer: bool
+    known: DecisionState, backlog_s: float, busy_s: float, remote_last: bool, must_answer: bool
 ) -> None:
     choice = best_choice(
         known,
@@ -83,18 +90,18 @@ def test_a_choice_is_one_that_can_be_made(
 
 
 def test_a_busy_device_is_given_nothing_at_once() -> None:
-    slow = world(device_s=0.5, bits_per_s=0.2e6)
+    slow = state(device_s=0.5, bits_per_s=0.2e6)
     free, busy = choose(slow), choose(slow, busy_s=0.3)
     assert free.device
     assert not busy.device or busy.hedge_after_s > 0
 
 
 def test_a_device_that_is_as_fast_as_the_camera_is_never_busy() -> None:
-    assert choose(world(bits_per_s=0.2e6), busy_s=0.04).device
+    assert choose(state(bits_per_s=0.2e6), busy_s=0.04).device
 
 
 def test_a_queue_makes_pictures_smaller_until_none_is_sent() -> None:
-    alone = world(device_s=math.inf)
+    alone = state(device_s=math.inf)
     rungs = [choose(alone, backlog_s=step * STEP_S).rung for step in range(60)]
     order = [len(RUNGS) if rung is None else rung for rung in rungs]
     assert order[0] < order[-1]
@@ -102,8 +109,8 @@ def test_a_queue_makes_pictures_smaller_until_none_is_sent() -> None:
 
 
 def test_what_is_beyond_the_table_is_its_edge() -> None:
-    assert choose(world(), backlog_s=QUEUE_S) == choose(world(), backlog_s=1e6)
-    slow = world(device_s=0.5)
+    assert choose(state(), backlog_s=QUEUE_S) == choose(state(), backlog_s=1e6)
+    slow = state(device_s=0.5)
     assert choose(slow, busy_s=0.5) == choose(slow, busy_s=1e6)
 
 
@@ -111,7 +118,7 @@ def test_changing_the_way_has_its_price() -> None:
     """There are links over which either way is kept, and none over which both are left."""
     kept = left = 0
     for step in range(40):
-        known = world(bits_per_s=0.2e6 * 1.2**step, device_s=0.01)
+        known = state(bits_per_s=0.2e6 * 1.2**step, device_s=0.01)
         on_device = choose(known, remote_last=False)
         on_server = choose(known, remote_last=True)
         kept += on_device.rung is None and on_server.rung is not None
@@ -122,7 +129,7 @@ def test_changing_the_way_has_its_price() -> None:
 
 def test_the_table_does_not_grow_with_the_time_of_a_slow_device() -> None:
     """It is made while a frame waits: half a second for a device of ten, if it grew."""
-    slow, slower = (_solved(world(device_s=device_s)).best.size for device_s in (1.2, 1e4))
+    slow, slower = (_solved(state(device_s=device_s)).best.size for device_s in (1.2, 1e4))
     assert slower <= slow
 
 
@@ -131,7 +138,7 @@ def test_a_late_hedge_leaves_the_device_its_time(mode: bool) -> None:
     late = [
         choice.hedge_after_s
         for step in range(40)
-        for choice in [choose(world(bits_per_s=1e6 * 1.15**step), remote_last=mode)]
+        for choice in [choose(state(bits_per_s=1e6 * 1.15**step), remote_last=mode)]
         if choice.rung is not None and choice.hedge_after_s > 0
     ]
     assert late

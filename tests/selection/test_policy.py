@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.conditions import Conditions, WayConditions
+from hybrid_detect.selection.conditions import BackendConditions, Conditions
 from hybrid_detect.selection.policy import MAX_RESERVE_SHARE, ORDERS, ModePolicy
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
 
@@ -13,19 +13,19 @@ CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind
 OUT = "out"
 
 
-def conditions(deadline_s: float = 1.0, **ways: float | str | None) -> Conditions:
+def conditions(deadline_s: float = 1.0, **backends: float | str | None) -> Conditions:
     """Ways by name: a latency, None for unmeasured, or OUT."""
     return Conditions(
         now_s=0.0,
         deadline_s=deadline_s,
-        ways=tuple(
-            WayConditions(
+        backends=tuple(
+            BackendConditions(
                 kind=BackendKind(name),
                 usable=value != OUT,
-                why_not="it is broken" if value == OUT else "",
+                unavailable_reason="it is broken" if value == OUT else "",
                 latency_s=None if isinstance(value, str) else value,
             )
-            for name, value in ways.items()
+            for name, value in backends.items()
         ),
     )
 
@@ -67,9 +67,9 @@ def test_each_mode_has_its_order(mode: str, order: list[BackendKind]) -> None:
     ],
 )
 def test_auto(
-    ways: dict[str, float | str | None], expected: list[BackendKind], reason: str
+    backends: dict[str, float | str | None], expected: list[BackendKind], reason: str
 ) -> None:
-    plan = ModePolicy().decide(conditions(**ways))
+    plan = ModePolicy().decide(conditions(**backends))
     assert taken(plan) == expected
     assert reason in plan.reason
 
@@ -104,10 +104,10 @@ way_sets = st.lists(st.sampled_from(BackendKind), unique=True).flatmap(
     lambda kinds: st.tuples(
         *(
             st.builds(
-                WayConditions,
+                BackendConditions,
                 kind=st.just(kind),
                 usable=st.booleans(),
-                why_not=st.text(max_size=20),
+                unavailable_reason=st.text(max_size=20),
                 latency_s=latency,
             )
             for kind in kinds
@@ -117,7 +117,7 @@ way_sets = st.lists(st.sampled_from(BackendKind), unique=True).flatmap(
 any_conditions = st.builds(
     Conditions,
     now_s=st.floats(0, 1e6),
-    ways=way_sets,
+    backends=way_sets,
     deadline_s=st.floats(min_value=0.001, max_value=60.0),
 )
 modes = st.sampled_from(DetectionMode)
@@ -126,7 +126,11 @@ modes = st.sampled_from(DetectionMode)
 @given(modes, any_conditions)
 def test_a_plan_keeps_every_promise(mode: DetectionMode, known: Conditions) -> None:
     plan = ModePolicy(mode=mode).decide(known)
-    usable = {way.kind for way in known.ways if way.usable and way.kind in ORDERS[mode]}
+    usable = {
+        backend.kind
+        for backend in known.backends
+        if backend.usable and backend.kind in ORDERS[mode]
+    }
     assert set(taken(plan)) == usable
     assert len(taken(plan)) == len(usable)
     assert plan.backend not in plan.fallbacks
@@ -142,14 +146,16 @@ def test_a_plan_keeps_every_promise(mode: DetectionMode, known: Conditions) -> N
 def test_a_way_that_gets_slower_is_never_preferred_for_it(
     mode: DetectionMode, known: Conditions, data: st.DataObject
 ) -> None:
-    measured = [way for way in known.ways if way.usable and way.latency_s is not None]
+    measured = [
+        backend for backend in known.backends if backend.usable and backend.latency_s is not None
+    ]
     if not measured:
         return
     slow = data.draw(st.sampled_from(measured))
     assert slow.latency_s is not None
     slower = dataclasses.replace(slow, latency_s=slow.latency_s + data.draw(st.floats(0, 20)))
     changed = dataclasses.replace(
-        known, ways=tuple(slower if way is slow else way for way in known.ways)
+        known, backends=tuple(slower if backend is slow else backend for backend in known.backends)
     )
     before = taken(ModePolicy(mode=mode).decide(known))
     after = taken(ModePolicy(mode=mode).decide(changed))
@@ -165,7 +171,7 @@ weird = st.floats(allow_nan=True, allow_infinity=True)
     weird,
     st.lists(
         st.builds(
-            WayConditions,
+            BackendConditions,
             kind=st.sampled_from(BackendKind),
             usable=st.booleans(),
             latency_s=st.none() | weird,
@@ -174,10 +180,10 @@ weird = st.floats(allow_nan=True, allow_infinity=True)
     ),
 )
 def test_it_never_raises_whatever_the_numbers(
-    mode: DetectionMode, deadline_s: float, ways: list[WayConditions]
+    mode: DetectionMode, deadline_s: float, backends: list[BackendConditions]
 ) -> None:
     plan = ModePolicy(mode=mode).decide(
-        Conditions(now_s=math.nan, ways=tuple(ways), deadline_s=deadline_s)
+        Conditions(now_s=math.nan, backends=tuple(backends), deadline_s=deadline_s)
     )
     assert plan.reason
     assert len(set(taken(plan))) == len(taken(plan))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from hybrid_detect.errors import StorageError
 from hybrid_detect.selection.conditions import (
+    BackendConditions,
     Conditions,
     LinkConditions,
     NetworkClass,
     PowerConditions,
-    WayConditions,
 )
 from hybrid_detect.selection.fixed import FixedPolicy
 from hybrid_detect.selection.recording import (
@@ -29,9 +29,11 @@ from hybrid_detect.types import BackendKind, Plan
 
 CONDITIONS = Conditions(
     now_s=12.5,
-    ways=(
-        WayConditions(kind=BackendKind.STREAMING, usable=True, latency_s=0.1),
-        WayConditions(kind=BackendKind.DEVICE, usable=False, why_not="starting", accuracy=0.8),
+    backends=(
+        BackendConditions(kind=BackendKind.STREAMING, usable=True, latency_s=0.1),
+        BackendConditions(
+            kind=BackendKind.DEVICE, usable=False, unavailable_reason="starting", accuracy=0.8
+        ),
     ),
     deadline_s=1.0,
     link=LinkConditions(
@@ -99,7 +101,7 @@ def test_every_decision_comes_back(conditions: Conditions, plan: Plan) -> None:
 
 def test_infinity_and_nan_survive() -> None:
     conditions = Conditions(
-        now_s=math.nan, ways=(), deadline_s=-math.inf, interval_s=math.inf, frame_bytes=math.inf
+        now_s=math.nan, backends=(), deadline_s=-math.inf, interval_s=math.inf, frame_bytes=math.inf
     )
     again, _ = decision_of(line_of(conditions, PLAN))
     assert math.isnan(again.now_s)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_detect.selection.conditions import (
+    BackendConditions,
     Conditions,
     LinkConditions,
     NetworkClass,
-    WayConditions,
 )
 from hybrid_detect.selection.recording import RecordingPolicy, decision_of
 from hybrid_detect.selection.threshold import ThresholdPolicy
@@ -25,12 +25,19 @@ LINK = LinkConditions(bits_per_s=4e6, spread=0.3, rtt_s=0.05, rtt_deviation_s=0.
 def conditions(
     *usable: BackendKind, link: LinkConditions | None = LINK, must_answer: bool = False
 ) -> Conditions:
-    ways = tuple(
-        WayConditions(kind=kind, usable=kind in (usable or BackendKind), why_not="out")
+    backends = tuple(
+        BackendConditions(
+            kind=kind, usable=kind in (usable or BackendKind), unavailable_reason="out"
+        )
         for kind in BackendKind
     )
     return Conditions(
-        now_s=0.0, ways=ways, deadline_s=1.0, link=link, interval_s=0.1, must_answer=must_answer
+        now_s=0.0,
+        backends=backends,
+        deadline_s=1.0,
+        link=link,
+        interval_s=0.1,
+        must_answer=must_answer,
     )
 
 
@@ -117,10 +124,10 @@ def test_without_a_pong_for_a_second_the_device_looks_until_one_comes() -> None:
     trace = Trace(name="hole", kind="4g", t_s=t_s, up_kbps=kbps, rtt_ms=np.full(20, 40.0))
     lines: list[str] = []
     simulate(Environment(trace), RecordingPolicy(ThresholdPolicy(), lines.append))
-    ways = {seen.now_s: plan.backend for seen, plan in map(decision_of, lines)}
-    assert {way for at_s, way in ways.items() if at_s < 5} <= {STREAMING, None}
-    assert {way for at_s, way in ways.items() if 6 <= at_s < 10} == {DEVICE}
-    assert DEVICE not in {way for at_s, way in ways.items() if at_s > 14}
+    backends = {seen.now_s: plan.backend for seen, plan in map(decision_of, lines)}
+    assert {backend for at_s, backend in backends.items() if at_s < 5} <= {STREAMING, None}
+    assert {backend for at_s, backend in backends.items() if 6 <= at_s < 10} == {DEVICE}
+    assert DEVICE not in {backend for at_s, backend in backends.items() if at_s > 14}
 
 
 def test_a_way_that_is_out_is_not_taken() -> None:
@@ -130,7 +137,7 @@ def test_a_way_that_is_out_is_not_taken() -> None:
     assert rule.decide(conditions(DEVICE)).backend is DEVICE
     assert rule.decide(conditions(CLOUD, STREAMING, link=slow)).backend is STREAMING
     assert rule.decide(conditions(STREAMING, link=None)).backend is STREAMING
-    nobody = replace(conditions(), ways=())
+    nobody = replace(conditions(), backends=())
     assert rule.decide(nobody).backend is None
     assert "no way is usable" in rule.decide(nobody).reason
     assert not rule.decide(nobody).skip
@@ -151,7 +158,7 @@ def test_the_other_ways_are_fallbacks_and_the_device_is_the_first_of_them() -> N
 @given(st.from_type(Conditions))
 def test_it_never_raises_and_never_takes_a_way_that_is_out(any_conditions: Conditions) -> None:
     plan = ThresholdPolicy().decide(any_conditions)
-    usable = {way.kind for way in any_conditions.ways if way.usable}
+    usable = {backend.kind for backend in any_conditions.backends if backend.usable}
     assert plan.backend is None or plan.backend in usable
     assert plan.reason
     if any_conditions.must_answer and usable:

@@ -68,7 +68,7 @@ class Ways:
 
     async def __aenter__(self) -> "Ways":
         await self.service.__aenter__()
-        await self.service.settled()
+        await self.service.wait_ready()
         return self
 
     async def __aexit__(self, *exc_info: Any) -> None:
@@ -105,14 +105,14 @@ async def until(condition: Callable[[], bool]) -> None:
     ],
 )
 async def test_every_mode_has_its_order(mode: str, order: list[BackendKind]) -> None:
-    async with Ways(mode) as ways:
-        result = await ways.service.process_image(IMAGE)
+    async with Ways(mode) as backends:
+        result = await backends.service.process_image(IMAGE)
         assert (result.status, result.backend) == (DetectionStatus.OK, order[0])
-        assert ways.asked() == [order[0]]
+        assert backends.asked() == [order[0]]
         for kind in order:
-            ways.fakes[kind].error = BackendUnavailableError("down")
+            backends.fakes[kind].error = BackendUnavailableError("down")
         with pytest.raises(AllBackendsFailedError) as caught:
-            await ways.service.process_image(IMAGE)
+            await backends.service.process_image(IMAGE)
         assert [attempt.backend for attempt in caught.value.attempts] == order
 
 
@@ -130,12 +130,12 @@ async def test_a_result_tells_who_why_and_for_whom() -> None:
 
 
 async def test_the_mode_s_other_ways_are_never_given_a_frame() -> None:
-    async with Ways("on_device") as ways:
-        assert ways.device is not None
-        ways.device.error = BackendUnavailableError("down")
+    async with Ways("on_device") as backends:
+        assert backends.device is not None
+        backends.device.error = BackendUnavailableError("down")
         with pytest.raises(AllBackendsFailedError):
-            await ways.service.process_image(IMAGE)
-        assert ways.asked() == [DEVICE]
+            await backends.service.process_image(IMAGE)
+        assert backends.asked() == [DEVICE]
 
 
 # -- falling back ----------------------------------------------------------------------------
@@ -154,9 +154,9 @@ async def test_the_mode_s_other_ways_are_never_given_a_frame() -> None:
     ids=lambda error: type(error).__name__,
 )
 async def test_falls_back_when_the_first_way_cannot_answer(error: BackendError) -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].error = error
-        result = await ways.service.process_image(IMAGE)
+    async with Ways() as backends:
+        backends.fakes[STREAMING].error = error
+        result = await backends.service.process_image(IMAGE)
         assert (result.status, result.backend) == (DetectionStatus.DEGRADED, DEVICE)
         (attempt,) = result.attempts
         assert (attempt.backend, attempt.error) == ("streaming", type(error).__name__)
@@ -164,19 +164,19 @@ async def test_falls_back_when_the_first_way_cannot_answer(error: BackendError) 
 
 
 async def test_falls_back_inside_the_deadline_when_the_first_way_hangs() -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].latency_s = 60
-        result = await ways.service.process_image(IMAGE, deadline_s=0.4)
+    async with Ways() as backends:
+        backends.fakes[STREAMING].latency_s = 60
+        result = await backends.service.process_image(IMAGE, deadline_s=0.4)
         assert result.backend is DEVICE
         assert result.timings.total_s < 0.4
         assert result.attempts[0].error == "BackendTimeoutError"
 
 
 async def test_the_reserve_leaves_the_fallback_its_time() -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].latency_s = 60
-        await ways.service.process_image(IMAGE, deadline_s=1.0)
-        first, fallback = ways.fakes[STREAMING].plans[0], ways.fakes[DEVICE].plans[0]
+    async with Ways() as backends:
+        backends.fakes[STREAMING].latency_s = 60
+        await backends.service.process_image(IMAGE, deadline_s=1.0)
+        first, fallback = backends.fakes[STREAMING].plans[0], backends.fakes[DEVICE].plans[0]
         assert first.reserve_s == pytest.approx(0.3, abs=0.01)
         assert first.deadline_s == pytest.approx(0.7, abs=0.05)
         # Generous: the machine may be busy. What counts is that it got time at all.
@@ -185,53 +185,53 @@ async def test_the_reserve_leaves_the_fallback_its_time() -> None:
 
 
 async def test_a_fallback_that_was_fast_may_be_slower_this_time() -> None:
-    async with Ways("prefer_cloud", kinds=[CLOUD, DEVICE]) as ways:
-        ways.fakes[CLOUD].error = BackendUnavailableError("down")
-        assert (await ways.service.process_image(IMAGE)).backend is DEVICE
-        ways.fakes[CLOUD].error, ways.fakes[CLOUD].latency_s = None, 60
-        ways.fakes[DEVICE].latency_s = 0.03
-        result = await ways.service.process_image(IMAGE, deadline_s=1.0)
+    async with Ways("prefer_cloud", kinds=[CLOUD, DEVICE]) as backends:
+        backends.fakes[CLOUD].error = BackendUnavailableError("down")
+        assert (await backends.service.process_image(IMAGE)).backend is DEVICE
+        backends.fakes[CLOUD].error, backends.fakes[CLOUD].latency_s = None, 60
+        backends.fakes[DEVICE].latency_s = 0.03
+        result = await backends.service.process_image(IMAGE, deadline_s=1.0)
         assert (result.status, result.backend) == (DetectionStatus.DEGRADED, DEVICE)
 
 
 async def test_fails_when_all_ways_fail_and_the_next_frame_works() -> None:
-    async with Ways() as ways:
-        for fake in ways.fakes.values():
+    async with Ways() as backends:
+        for fake in backends.fakes.values():
             fake.error = BackendUnavailableError("down")
         with pytest.raises(AllBackendsFailedError, match="device could not answer") as caught:
-            await ways.service.process_image(IMAGE)
+            await backends.service.process_image(IMAGE)
         assert [a.backend for a in caught.value.attempts] == [STREAMING, DEVICE, CLOUD]
-        for fake in ways.fakes.values():
+        for fake in backends.fakes.values():
             fake.error = None
-        assert (await ways.service.process_image(IMAGE)).status is DetectionStatus.OK
+        assert (await backends.service.process_image(IMAGE)).status is DetectionStatus.OK
 
 
 async def test_a_way_that_is_late_for_the_deadline_is_passed_over() -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].latency_s = 0.2
-        await ways.service.process_image(IMAGE, deadline_s=2.0)
-        result = await ways.service.process_image(IMAGE, deadline_s=0.1)
+    async with Ways() as backends:
+        backends.fakes[STREAMING].latency_s = 0.2
+        await backends.service.process_image(IMAGE, deadline_s=2.0)
+        result = await backends.service.process_image(IMAGE, deadline_s=0.1)
         assert (result.status, result.backend) == (DetectionStatus.OK, DEVICE)
         assert "would be late" in result.reason
 
 
 @pytest.mark.parametrize("deadline_s", [0.0, -1.0])
 async def test_no_time_at_all_fails_at_once(deadline_s: float) -> None:
-    async with Ways() as ways:
+    async with Ways() as backends:
         with pytest.raises(AllBackendsFailedError, match="no time was left"):
-            await ways.service.process_image(IMAGE, deadline_s=deadline_s)
-        assert ways.asked() == []
+            await backends.service.process_image(IMAGE, deadline_s=deadline_s)
+        assert backends.asked() == []
 
 
 async def test_a_superseded_frame_is_skipped_not_failed_over() -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].error = SupersededError("a newer frame took its place")
-        result = await ways.service.process_image(IMAGE)
+    async with Ways() as backends:
+        backends.fakes[STREAMING].error = SupersededError("a newer frame took its place")
+        result = await backends.service.process_image(IMAGE)
         assert result.status is DetectionStatus.SKIPPED
         assert isinstance(result.error, SupersededError)
         assert not result.answered
-        assert ways.asked() == [STREAMING]
-        status = ways.service.status().ways[[*ways.fakes].index(STREAMING)]
+        assert backends.asked() == [STREAMING]
+        status = backends.service.status().backends[[*backends.fakes].index(STREAMING)]
         assert status.failed == 0
 
 
@@ -245,7 +245,7 @@ class Buggy(FakeBackend):
 async def test_a_bug_is_seen_and_no_reason_to_fall_back() -> None:
     device = FakeBackend(DEVICE)
     async with HybridDetectionService(backends=[Buggy(STREAMING), device]) as service:
-        await service.settled()
+        await service.wait_ready()
         with pytest.raises(RuntimeError, match="a bug"):
             await service.process_image(IMAGE)
         assert device.plans == []
@@ -270,7 +270,7 @@ async def test_a_bug_in_a_check_is_logged_and_neither_hangs_nor_stops_the_others
 ) -> None:
     backends = [BuggyCheck(STREAMING), FakeBackend(DEVICE)]
     async with HybridDetectionService(backends=backends) as service:
-        await service.settled()
+        await service.wait_ready()
         result = await service.process_image(IMAGE)
         assert result.backend is DEVICE
         assert "bug" in result.reason
@@ -296,12 +296,12 @@ async def test_a_bug_in_the_only_way_s_check_does_not_hang_the_start() -> None:
 async def test_a_refusal_opens_the_breaker_at_once_and_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].error = REFUSED
+    async with Ways() as backends:
+        backends.fakes[STREAMING].error = REFUSED
         for _ in range(10):
-            result = await ways.service.process_image(IMAGE)
+            result = await backends.service.process_image(IMAGE)
             assert result.backend is DEVICE
-        assert len(ways.fakes[STREAMING].plans) == 1
+        assert len(backends.fakes[STREAMING].plans) == 1
         assert result.status is DetectionStatus.OK
         assert "the token was refused" in result.reason
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -312,69 +312,69 @@ async def test_a_refusal_opens_the_breaker_at_once_and_is_logged_once(
 async def test_a_refusal_of_frames_in_flight_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].latency_s = 0.05
-        waiting = [asyncio.create_task(ways.service.process_image(IMAGE)) for _ in range(4)]
-        await until(lambda: len(ways.fakes[STREAMING].plans) == 4)
-        ways.fakes[STREAMING].error = REFUSED
+    async with Ways() as backends:
+        backends.fakes[STREAMING].latency_s = 0.05
+        waiting = [asyncio.create_task(backends.service.process_image(IMAGE)) for _ in range(4)]
+        await until(lambda: len(backends.fakes[STREAMING].plans) == 4)
+        backends.fakes[STREAMING].error = REFUSED
         results = await asyncio.gather(*waiting)
         assert {result.backend for result in results} == {DEVICE}
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
 
 
 async def test_two_failures_in_a_row_close_a_way_to_frames() -> None:
-    async with Ways() as ways:
-        ways.fakes[STREAMING].error = BackendUnavailableError("down")
+    async with Ways() as backends:
+        backends.fakes[STREAMING].error = BackendUnavailableError("down")
         for _ in range(5):
-            await ways.service.process_image(IMAGE)
-        assert len(ways.fakes[STREAMING].plans) == 2
-        assert len(ways.fakes[DEVICE].plans) == 5
+            await backends.service.process_image(IMAGE)
+        assert len(backends.fakes[STREAMING].plans) == 2
+        assert len(backends.fakes[DEVICE].plans) == 5
 
 
 async def test_a_way_comes_back_without_a_restart_and_without_risking_a_frame(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    async with Ways() as ways:
-        streaming = ways.fakes[STREAMING]
+    async with Ways() as backends:
+        streaming = backends.fakes[STREAMING]
         streaming.error = BackendUnavailableError("down")
         for _ in range(3):
-            await ways.service.process_image(IMAGE)
+            await backends.service.process_image(IMAGE)
         given = len(streaming.plans)
         streaming.error = None
-        await until(lambda: ways.service.status().plan.backend is STREAMING)
+        await until(lambda: backends.service.status().plan.backend is STREAMING)
         assert len(streaming.plans) == given
-        result = await ways.service.process_image(IMAGE)
+        result = await backends.service.process_image(IMAGE)
         assert (result.status, result.backend) == (DetectionStatus.OK, STREAMING)
     assert "streaming is back" in caplog.text
 
 
 async def test_frames_that_fail_while_it_is_out_do_not_take_it_out_again_later() -> None:
     """Many in flight fail at once; when the way is back, it stays."""
-    async with Ways(kinds=[STREAMING, DEVICE]) as ways:
-        streaming = ways.fakes[STREAMING]
+    async with Ways(kinds=[STREAMING, DEVICE]) as backends:
+        streaming = backends.fakes[STREAMING]
         streaming.latency_s = 0.05
-        waiting = [asyncio.create_task(ways.service.process_image(IMAGE)) for _ in range(6)]
+        waiting = [asyncio.create_task(backends.service.process_image(IMAGE)) for _ in range(6)]
         await until(lambda: len(streaming.plans) == 6)
         streaming.error = BackendUnavailableError("down")
         await asyncio.gather(*waiting)
         streaming.error, streaming.latency_s = None, 0.0
-        await until(lambda: ways.service.status().plan.backend is STREAMING)
+        await until(lambda: backends.service.status().plan.backend is STREAMING)
         for _ in range(50):
             await asyncio.sleep(0)
-            assert ways.service.status().ways[0].breaker == "closed"
+            assert backends.service.status().backends[0].breaker == "closed"
 
 
 async def test_status_tells_of_every_way() -> None:
-    async with Ways() as ways:
-        await ways.service.process_image(IMAGE)
-        ways.fakes[STREAMING].error = REFUSED
-        await ways.service.process_image(IMAGE)
-        status = ways.service.status()
+    async with Ways() as backends:
+        await backends.service.process_image(IMAGE)
+        backends.fakes[STREAMING].error = REFUSED
+        await backends.service.process_image(IMAGE)
+        status = backends.service.status()
         assert status.mode is DetectionMode.AUTO
         assert status.plan.backend is DEVICE
         assert "token was refused" in status.plan.reason
-        by_kind = {way.kind: way for way in status.ways}
+        by_kind = {backend.kind: backend for backend in status.backends}
         assert set(by_kind) == set(BackendKind)
         assert (by_kind[STREAMING].answered, by_kind[STREAMING].failed) == (1, 1)
         assert by_kind[STREAMING].breaker == "open"
@@ -405,7 +405,7 @@ async def test_entering_waits_for_the_first_way_only() -> None:
         assert (await service.process_image(IMAGE)).backend is DEVICE
         assert "starting" in service.status().plan.reason
         slow.ready.set()
-        await service.settled()
+        await service.wait_ready()
         assert (await service.process_image(IMAGE)).backend is STREAMING
 
 
@@ -416,7 +416,7 @@ async def test_a_frame_waits_for_a_way_that_is_still_starting() -> None:
         with pytest.raises(AllBackendsFailedError):
             await service.process_image(IMAGE)
         waiting = asyncio.create_task(service.process_image(IMAGE, deadline_s=LIMIT_S))
-        await until(lambda: not service.status().ways[1].usable)
+        await until(lambda: not service.status().backends[1].usable)
         assert not waiting.done()
         slow.ready.set()
         assert (await waiting).backend is DEVICE
@@ -454,8 +454,8 @@ async def test_a_way_that_cannot_start_is_left_out_and_the_others_go_on() -> Non
     never = NeverStarts(CLOUD)
     async with HybridDetectionService(backends=[FakeBackend(DEVICE), never]) as service:
         assert (await service.process_image(IMAGE)).backend is DEVICE
-        (cloud,) = (way for way in service.status().ways if way.kind is CLOUD)
-        assert (cloud.usable, cloud.why_not) == (False, "it can never work")
+        (cloud,) = (backend for backend in service.status().backends if backend.kind is CLOUD)
+        assert (cloud.usable, cloud.unavailable_reason) == (False, "it can never work")
     with pytest.raises(ClosedError):
         await never.detect(Frame.of(IMAGE), result_plan())
 
@@ -553,9 +553,9 @@ async def test_a_missing_extra_is_reported_and_the_others_go_on(
     monkeypatch.setattr("hybrid_detect.backends.device.on_device.is_installed", lambda _: False)
     service = HybridDetectionService("http://127.0.0.1:9", mode="prefer_on_device")
     async with service:
-        by_kind = {way.kind: way for way in service.status().ways}
+        by_kind = {backend.kind: backend for backend in service.status().backends}
         assert by_kind[DEVICE].breaker == ""
-        assert by_kind[DEVICE].why_not.endswith("pip install 'hybrid-detect[device]'")
+        assert by_kind[DEVICE].unavailable_reason.endswith("pip install 'hybrid-detect[device]'")
         with pytest.raises(AllBackendsFailedError, match="pip install"):
             await service.process_image(IMAGE)
 
@@ -575,11 +575,11 @@ async def test_a_policy_of_one_s_own_decides() -> None:
             return Plan(backend=CLOUD, reason="because", deadline_s=conditions.deadline_s)
 
     policy = CloudAlways()
-    async with Ways(policy=policy) as ways:
-        result = await ways.service.process_image(IMAGE)
+    async with Ways(policy=policy) as backends:
+        result = await backends.service.process_image(IMAGE)
         assert (result.backend, result.reason) == (CLOUD, "because")
         assert policy.seen is not None
-        assert {way.kind for way in policy.seen.ways} == set(BackendKind)
+        assert {backend.kind for backend in policy.seen.backends} == set(BackendKind)
 
 
 # -- closing ---------------------------------------------------------------------------------
@@ -627,8 +627,8 @@ async def results_of(
 
 
 async def test_every_frame_of_an_iterable_gets_a_result() -> None:
-    async with Ways() as ways:
-        results = await results_of(ways.service, [IMAGE] * 7)
+    async with Ways() as backends:
+        results = await results_of(backends.service, [IMAGE] * 7)
         assert [result.status for result in results] == [DetectionStatus.OK] * 7
 
 
@@ -658,8 +658,10 @@ async def test_results_come_in_the_frames_order_with_two_in_flight() -> None:
 
 
 async def test_a_frame_that_is_no_image_yields_a_failed_result_and_the_next_works() -> None:
-    async with Ways(session_id="me") as ways:
-        results = await results_of(ways.service, [IMAGE, "no/such.jpg", b"garbage", None, IMAGE])
+    async with Ways(session_id="me") as backends:
+        results = await results_of(
+            backends.service, [IMAGE, "no/such.jpg", b"garbage", None, IMAGE]
+        )
     assert [result.status.value for result in results] == ["ok", *["failed"] * 3, "ok"]
     for result in results[1:4]:
         assert isinstance(result.error, InvalidFrameError)
@@ -668,16 +670,16 @@ async def test_a_frame_that_is_no_image_yields_a_failed_result_and_the_next_work
 
 
 async def test_a_frame_that_nobody_could_look_at_yields_a_failed_result() -> None:
-    async with Ways() as ways:
-        for fake in ways.fakes.values():
+    async with Ways() as backends:
+        for fake in backends.fakes.values():
             fake.error = BackendUnavailableError("down")
-        (result,) = await results_of(ways.service, [IMAGE])
+        (result,) = await results_of(backends.service, [IMAGE])
         assert result.status is DetectionStatus.FAILED
         assert isinstance(result.error, AllBackendsFailedError)
         assert [attempt.backend for attempt in result.attempts] == [STREAMING, DEVICE, CLOUD]
-        for fake in ways.fakes.values():
+        for fake in backends.fakes.values():
             fake.error = None
-        (result,) = await results_of(ways.service, [IMAGE])
+        (result,) = await results_of(backends.service, [IMAGE])
         assert result.status is DetectionStatus.OK
 
 
@@ -691,12 +693,12 @@ async def test_breaking_out_of_a_stream_cleans_up() -> None:
         finally:
             closed.set()
 
-    async with Ways() as ways:
-        async for _ in ways.service.start_detection(camera(), max_fps=None):
+    async with Ways() as backends:
+        async for _ in backends.service.start_detection(camera(), max_fps=None):
             break
         async with asyncio.timeout(LIMIT_S):
             await closed.wait()
-        assert (await ways.service.process_image(IMAGE)).answered
+        assert (await backends.service.process_image(IMAGE)).answered
 
 
 async def test_breaking_out_of_a_camera_s_stream_stops_reading_it() -> None:
@@ -707,8 +709,8 @@ async def test_breaking_out_of_a_camera_s_stream_stops_reading_it() -> None:
     def readers() -> list[str]:
         return [t.name for t in threading.enumerate() if t.name == "hybrid-detect-source"]
 
-    async with Ways() as ways:
-        async for _ in ways.service.start_detection(Camera(), max_fps=100):
+    async with Ways() as backends:
+        async for _ in backends.service.start_detection(Camera(), max_fps=100):
             break
         await until(lambda: not readers())
 
@@ -718,18 +720,18 @@ async def test_an_error_of_the_camera_reaches_the_caller() -> None:
         yield IMAGE
         raise OSError("unplugged")
 
-    async with Ways() as ways:
+    async with Ways() as backends:
         with pytest.raises(OSError, match="unplugged"):
-            await results_of(ways.service, camera())
-        assert (await ways.service.process_image(IMAGE)).answered
+            await results_of(backends.service, camera())
+        assert (await backends.service.process_image(IMAGE)).answered
 
 
 async def test_what_is_no_camera_is_refused() -> None:
-    async with Ways() as ways:
+    async with Ways() as backends:
         with pytest.raises(ConfigurationError, match="camera"):
-            await results_of(ways.service, 7)
+            await results_of(backends.service, 7)
         with pytest.raises(ConfigurationError, match="max_fps"):
-            await results_of(ways.service, [IMAGE], max_fps=0)
+            await results_of(backends.service, [IMAGE], max_fps=0)
 
 
 async def test_the_pixel_format_of_a_stream_reaches_the_frames() -> None:
@@ -817,7 +819,7 @@ async def test_a_consent_that_is_withdrawn_recalls_the_frames_under_way() -> Non
         consent=ledger,
     )
     async with service:
-        await service.settled()
+        await service.wait_ready()
         asked = asyncio.create_task(service.process_image(IMAGE, deadline_s=30))
         while not cloud.plans:
             await asyncio.sleep(0)
@@ -843,7 +845,7 @@ async def test_a_host_is_allowed_by_where_the_way_really_leads() -> None:
             privacy=PrivacyPolicy(hosts=frozenset(hosts)),
         )
         async with service:
-            await service.settled()
+            await service.wait_ready()
             await service.process_image(IMAGE)
         assert len(elsewhere.plans) == looked
 
@@ -853,21 +855,21 @@ async def test_a_way_that_may_never_have_a_frame_is_not_even_made() -> None:
     with pytest.raises(ConfigurationError, match="no frame leave"):
         HybridDetectionService("https://a.example", mode="cloud", privacy=never)
     service = HybridDetectionService("https://a.example", mode="auto", privacy=never)
-    whys = {way.kind: way.why_not for way in service.status().ways}
+    whys = {backend.kind: backend.unavailable_reason for backend in service.status().backends}
     assert "no frame leave" in whys[BackendKind.CLOUD]
     assert "no frame leave" in whys[BackendKind.STREAMING]
-    assert set(service._ways) == {BackendKind.DEVICE}
-    wireless = PrivacyPolicy(ways=frozenset({BackendKind.STREAMING}))
+    assert set(service._backends) == {BackendKind.DEVICE}
+    wireless = PrivacyPolicy(backends=frozenset({BackendKind.STREAMING}))
     service = HybridDetectionService("https://a.example", mode="auto", privacy=wireless)
-    assert BackendKind.CLOUD not in service._ways
-    assert BackendKind.STREAMING in service._ways
+    assert BackendKind.CLOUD not in service._backends
+    assert BackendKind.STREAMING in service._backends
 
 
 async def test_a_local_frame_stays_and_unchanged_frames_are_stale() -> None:
     stream = FakeBackend(BackendKind.STREAMING)
     device = FakeBackend(BackendKind.DEVICE)
     async with HybridDetectionService(backends=[stream, device]) as service:
-        await service.settled()
+        await service.wait_ready()
         result = await service.process_image(IMAGE, privacy="local_only")
         assert result.backend is BackendKind.DEVICE
         with pytest.raises(ConfigurationError, match="local_only"):

@@ -20,10 +20,10 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.hedging import HedgeBudget
-from hybrid_detect.service.conditions_builder import FrameTerms
+from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.service.hybrid import HybridDetectionService
-from hybrid_detect.service.managed_backend import Way
-from hybrid_detect.service.plan_executor import Outcome, Runner
+from hybrid_detect.service.managed_backend import ManagedBackend
+from hybrid_detect.service.plan_executor import Execution, PlanExecutor
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import (
     BackendKind,
@@ -83,40 +83,42 @@ class Course:
 
     def __init__(self, *backends: Told) -> None:
         self.clock = asyncio.get_running_loop().time
-        self.ways = {backend.kind: Way(backend, clock=self.clock) for backend in backends}
+        self.backends = {
+            backend.kind: ManagedBackend(backend, clock=self.clock) for backend in backends
+        }
         self.forbidden: dict[BackendKind, str] = {}
         self.tasks: list[asyncio.Task[Any]] = []
-        self.runner = Runner(
-            self.ways,
+        self.runner = PlanExecutor(
+            self.backends,
             {CLOUD: "there is no endpoint"},
             clock=self.clock,
             spawn=self._spawn,
-            why_not_leave=lambda kind, _privacy: self.forbidden.get(kind, ""),
+            denied_reason=lambda kind, _privacy: self.forbidden.get(kind, ""),
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         self.tasks.append(asyncio.create_task(coroutine))
         return self.tasks[-1]
 
-    async def look(self, *, deadline_s: float = LONG_S, **plan: Any) -> Outcome:
+    async def look(self, *, deadline_s: float = LONG_S, **plan: Any) -> Execution:
         """Carry out a plan that begins with the stream, if nothing else is told."""
         known: dict[str, Any] = {"backend": STREAMING, "reason": "test", "deadline_s": deadline_s}
-        terms = FrameTerms(ends_s=self.clock() + deadline_s, privacy=FramePrivacy.DEFAULT)
+        context = FrameContext(ends_s=self.clock() + deadline_s, privacy=FramePrivacy.DEFAULT)
         async with asyncio.timeout(LIMIT_S):
-            return await self.runner.carry_out(Plan(**(known | plan)), Frame.of(IMAGE), terms)
+            return await self.runner.execute(Plan(**(known | plan)), Frame.of(IMAGE), context)
 
 
 @asynccontextmanager
 async def course(*backends: Told) -> AsyncIterator[Course]:
     made = Course(*backends)
-    for way in made.ways.values():
-        await way.start()
-        await way.settled.wait()
+    for backend in made.backends.values():
+        await backend.start()
+        await backend.checked.wait()
     try:
         yield made
     finally:
-        for way in made.ways.values():
-            await way.aclose()
+        for backend in made.backends.values():
+            await backend.aclose()
         for task in made.tasks:
             task.cancel()
         await asyncio.gather(*made.tasks, return_exceptions=True)
@@ -128,8 +130,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def backend_of(outcome: Outcome) -> BackendKind | None:
-    return outcome.result.backend if outcome.result else None
+def backend_of(execution: Execution) -> BackendKind | None:
+    return execution.result.backend if execution.result else None
 
 
 # -- hedging -------------------------------------------------------------------------------------
@@ -137,42 +139,42 @@ def backend_of(outcome: Outcome) -> BackendKind | None:
 
 async def test_who_answers_before_the_hedge_is_alone() -> None:
     stream, device = Told(STREAMING), Told(DEVICE)
-    async with course(stream, device) as ways:
-        outcome = await ways.look(hedge=DEVICE, hedge_after_s=LONG_S)
-        assert backend_of(outcome) is STREAMING
+    async with course(stream, device) as backends:
+        execution = await backends.look(hedge=DEVICE, hedge_after_s=LONG_S)
+        assert backend_of(execution) is STREAMING
         assert device.asked == 0
-        assert (ways.runner.hedges.started, ways.runner.hedges.won) == (0, 0)
-        assert outcome.notes == []
+        assert (backends.runner.hedges.started, backends.runner.hedges.won) == (0, 0)
+        assert execution.notes == []
 
 
 async def test_the_hedge_starts_after_its_time_and_wins() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
-        began_s = ways.clock()
-        outcome = await ways.look(hedge=DEVICE, hedge_after_s=0.05)
-        assert ways.clock() - began_s >= 0.049
-        assert backend_of(outcome) is DEVICE
-        assert (ways.runner.hedges.started, ways.runner.hedges.won) == (1, 1)
-        assert any("device started as well" in note for note in outcome.notes)
+    async with course(stream, device) as backends:
+        began_s = backends.clock()
+        execution = await backends.look(hedge=DEVICE, hedge_after_s=0.05)
+        assert backends.clock() - began_s >= 0.049
+        assert backend_of(execution) is DEVICE
+        assert (backends.runner.hedges.started, backends.runner.hedges.won) == (1, 1)
+        assert any("device started as well" in note for note in execution.notes)
         await until(lambda: stream.cancelled == 1)
 
 
 async def test_the_first_way_may_still_win_after_the_hedge_has_started() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE, waits=True)
-    async with course(stream, device) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE, hedge_after_s=0.0))
+    async with course(stream, device) as backends:
+        looking = asyncio.create_task(backends.look(hedge=DEVICE, hedge_after_s=0.0))
         await device.begun.wait()
         stream.go.set()
-        outcome = await looking
-        assert backend_of(outcome) is STREAMING
-        assert (ways.runner.hedges.started, ways.runner.hedges.won) == (1, 0)
+        execution = await looking
+        assert backend_of(execution) is STREAMING
+        assert (backends.runner.hedges.started, backends.runner.hedges.won) == (1, 0)
         await until(lambda: device.cancelled == 1)
 
 
 async def test_each_gets_what_is_left_of_the_deadline() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
-        await ways.look(hedge=DEVICE, hedge_after_s=0.05, deadline_s=10.0)
+    async with course(stream, device) as backends:
+        await backends.look(hedge=DEVICE, hedge_after_s=0.05, deadline_s=10.0)
         assert stream.plans[0].deadline_s == pytest.approx(10.0, abs=0.04)
         assert device.plans[0].deadline_s <= 9.951
         assert device.plans[0].backend is DEVICE
@@ -180,10 +182,10 @@ async def test_each_gets_what_is_left_of_the_deadline() -> None:
 
 async def test_a_probe_goes_on_when_the_device_has_answered() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
-        outcome = await ways.look(hedge=DEVICE, hedge_after_s=0.0, probe=True)
-        assert backend_of(outcome) is DEVICE
-        (probe,) = [task for task in ways.tasks if not task.done()]
+    async with course(stream, device) as backends:
+        execution = await backends.look(hedge=DEVICE, hedge_after_s=0.0, probe=True)
+        assert backend_of(execution) is DEVICE
+        (probe,) = [task for task in backends.tasks if not task.done()]
         stream.go.set()
         result = await probe
         assert result.backend is STREAMING
@@ -192,10 +194,10 @@ async def test_a_probe_goes_on_when_the_device_has_answered() -> None:
 
 async def test_probes_are_no_hedges_in_the_books() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
+    async with course(stream, device) as backends:
         for _ in range(50):
-            await ways.look(hedge=DEVICE, hedge_after_s=0.0, probe=True)
-        hedges = ways.runner.hedges
+            await backends.look(hedge=DEVICE, hedge_after_s=0.0, probe=True)
+        hedges = backends.runner.hedges
         assert (hedges.started, hedges.won, hedges.denied) == (0, 0, 0)
 
 
@@ -203,11 +205,11 @@ async def test_a_probe_that_fails_in_the_end_is_seen_by_nobody_and_harms_nobody(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
-        await ways.look(hedge=DEVICE, probe=True)
+    async with course(stream, device) as backends:
+        await backends.look(hedge=DEVICE, probe=True)
         stream.error = BackendUnavailableError("the link broke")
         stream.go.set()
-        await until(lambda: all(task.done() for task in ways.tasks))
+        await until(lambda: all(task.done() for task in backends.tasks))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -217,39 +219,39 @@ async def test_a_probe_that_fails_in_the_end_is_seen_by_nobody_and_harms_nobody(
 async def test_a_failure_before_the_hedge_falls_back_at_once() -> None:
     stream, device = Told(STREAMING), Told(DEVICE)
     stream.error = BackendUnavailableError("refused")
-    async with course(stream, device) as ways:
-        outcome = await ways.look(hedge=DEVICE, hedge_after_s=LONG_S)
-        assert backend_of(outcome) is DEVICE
-        assert [failure.backend for failure in outcome.failures] == ["streaming"]
+    async with course(stream, device) as backends:
+        execution = await backends.look(hedge=DEVICE, hedge_after_s=LONG_S)
+        assert backend_of(execution) is DEVICE
+        assert [failure.backend for failure in execution.failures] == ["streaming"]
         # It was the only one who looked, so nothing was hedged.
-        assert (ways.runner.hedges.started, ways.runner.hedges.won) == (0, 0)
+        assert (backends.runner.hedges.started, backends.runner.hedges.won) == (0, 0)
 
 
 async def test_a_failure_after_the_hedge_waits_for_the_hedge() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE, waits=True)
-    async with course(stream, device) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE))
+    async with course(stream, device) as backends:
+        looking = asyncio.create_task(backends.look(hedge=DEVICE))
         await device.begun.wait()
         stream.error = BackendUnavailableError("the link broke")
         stream.go.set()
-        await until(lambda: stream.asked == 1 and ways.tasks[0].done())
+        await until(lambda: stream.asked == 1 and backends.tasks[0].done())
         assert not looking.done()
         device.go.set()
-        outcome = await looking
-        assert backend_of(outcome) is DEVICE
-        assert len(outcome.failures) == 1
+        execution = await looking
+        assert backend_of(execution) is DEVICE
+        assert len(execution.failures) == 1
 
 
 async def test_a_hedge_that_fails_leaves_the_first_way_its_time() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
     device.error = BackendError("out of memory")
-    async with course(stream, device) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE))
-        await until(lambda: len(ways.tasks) == 2 and ways.tasks[1].done())
+    async with course(stream, device) as backends:
+        looking = asyncio.create_task(backends.look(hedge=DEVICE))
+        await until(lambda: len(backends.tasks) == 2 and backends.tasks[1].done())
         stream.go.set()
-        outcome = await looking
-        assert backend_of(outcome) is STREAMING
-        assert [failure.backend for failure in outcome.failures] == ["device"]
+        execution = await looking
+        assert backend_of(execution) is STREAMING
+        assert [failure.backend for failure in execution.failures] == ["device"]
 
 
 @pytest.mark.parametrize("hedge_after_s", [0.0, LONG_S])
@@ -257,12 +259,12 @@ async def test_when_both_fail_the_other_ways_are_asked_once_each(hedge_after_s: 
     stream, device, cloud = Told(STREAMING), Told(DEVICE), Told(CLOUD)
     stream.error = BackendUnavailableError("refused")
     device.error = BackendError("out of memory")
-    async with course(stream, device, cloud) as ways:
-        outcome = await ways.look(
+    async with course(stream, device, cloud) as backends:
+        execution = await backends.look(
             hedge=DEVICE, hedge_after_s=hedge_after_s, fallbacks=(DEVICE, CLOUD)
         )
-        assert backend_of(outcome) is CLOUD
-        assert [failure.backend for failure in outcome.failures] == ["streaming", "device"]
+        assert backend_of(execution) is CLOUD
+        assert [failure.backend for failure in execution.failures] == ["streaming", "device"]
         assert (stream.asked, device.asked, cloud.asked) == (1, 1, 1)
 
 
@@ -270,29 +272,29 @@ async def test_when_all_fail_there_is_no_answer_and_every_failure_is_told() -> N
     stream, device = Told(STREAMING), Told(DEVICE)
     stream.error = BackendUnavailableError("refused")
     device.error = BackendError("out of memory")
-    async with course(stream, device) as ways:
-        outcome = await ways.look(hedge=DEVICE, fallbacks=(DEVICE, CLOUD))
-        assert outcome.result is None
-        assert [str(failure) for failure in outcome.failures] == [
+    async with course(stream, device) as backends:
+        execution = await backends.look(hedge=DEVICE, fallbacks=(DEVICE, CLOUD))
+        assert execution.result is None
+        assert [str(failure) for failure in execution.failures] == [
             "refused",
             "out of memory",
             "there is no endpoint",
         ]
-        assert all(failure.__traceback__ is None for failure in outcome.failures)
+        assert all(failure.__traceback__ is None for failure in execution.failures)
 
 
 async def test_a_hedge_that_is_not_there_is_as_if_it_were_not_asked_for() -> None:
     stream = Told(STREAMING)
-    async with course(stream) as ways:
-        assert backend_of(await ways.look(hedge=DEVICE)) is STREAMING
+    async with course(stream) as backends:
+        assert backend_of(await backends.look(hedge=DEVICE)) is STREAMING
 
 
 async def test_a_first_way_that_hangs_is_given_up_with_its_deadline() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE, waits=True)
-    async with course(stream, device) as ways:
-        outcome = await ways.look(hedge=DEVICE, hedge_after_s=0.01, deadline_s=0.1)
-        assert outcome.result is None
-        assert {type(failure) for failure in outcome.failures} == {BackendTimeoutError}
+    async with course(stream, device) as backends:
+        execution = await backends.look(hedge=DEVICE, hedge_after_s=0.01, deadline_s=0.1)
+        assert execution.result is None
+        assert {type(failure) for failure in execution.failures} == {BackendTimeoutError}
 
 
 # -- superseded ----------------------------------------------------------------------------------
@@ -301,26 +303,26 @@ async def test_a_first_way_that_hangs_is_given_up_with_its_deadline() -> None:
 async def test_a_superseded_frame_is_looked_at_by_nobody_else() -> None:
     stream, device = Told(STREAMING), Told(DEVICE)
     stream.error = SupersededError("a newer frame took its place")
-    async with course(stream, device) as ways:
-        outcome = await ways.look(hedge=DEVICE, hedge_after_s=LONG_S, fallbacks=(DEVICE,))
-        assert outcome.result is None
-        assert outcome.superseded is not None
-        assert outcome.failures == []
+    async with course(stream, device) as backends:
+        execution = await backends.look(hedge=DEVICE, hedge_after_s=LONG_S, fallbacks=(DEVICE,))
+        assert execution.result is None
+        assert execution.superseded is not None
+        assert execution.failures == []
         assert device.asked == 0
 
 
 async def test_a_hedge_that_has_begun_still_answers_a_superseded_frame() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE, waits=True)
-    async with course(stream, device) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE))
+    async with course(stream, device) as backends:
+        looking = asyncio.create_task(backends.look(hedge=DEVICE))
         await device.begun.wait()
         stream.error = SupersededError("a newer frame took its place")
         stream.go.set()
-        await until(ways.tasks[0].done)
+        await until(backends.tasks[0].done)
         device.go.set()
-        outcome = await looking
-        assert backend_of(outcome) is DEVICE
-        assert outcome.superseded is None
+        execution = await looking
+        assert backend_of(execution) is DEVICE
+        assert execution.superseded is None
 
 
 # -- the budget ----------------------------------------------------------------------------------
@@ -329,13 +331,13 @@ async def test_a_hedge_that_has_begun_still_answers_a_superseded_frame() -> None
 async def test_a_storm_of_hedges_is_denied_and_every_frame_is_answered_all_the_same() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
     frames = 100
-    async with course(stream, device) as ways:
+    async with course(stream, device) as backends:
         for _ in range(frames):
-            outcome = await ways.look(
+            execution = await backends.look(
                 hedge=DEVICE, fallbacks=(DEVICE,), deadline_s=0.2, reserve_s=0.19
             )
-            assert backend_of(outcome) is DEVICE
-        hedges = ways.runner.hedges
+            assert backend_of(execution) is DEVICE
+        hedges = backends.runner.hedges
         assert hedges.denied > 0
         assert hedges.started + hedges.denied == frames
         assert hedges.won == hedges.started
@@ -345,26 +347,28 @@ async def test_a_storm_of_hedges_is_denied_and_every_frame_is_answered_all_the_s
 
 async def test_without_a_storm_no_hedge_is_denied() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
+    async with course(stream, device) as backends:
         for number in range(120):
             stream.go.clear() if number % 3 == 0 else stream.go.set()
-            await ways.look(hedge=DEVICE, hedge_after_s=LONG_S if stream.go.is_set() else 0.0)
-        assert (ways.runner.hedges.started, ways.runner.hedges.denied) == (40, 0)
+            await backends.look(hedge=DEVICE, hedge_after_s=LONG_S if stream.go.is_set() else 0.0)
+        assert (backends.runner.hedges.started, backends.runner.hedges.denied) == (40, 0)
 
 
 async def test_a_denied_hedge_is_a_fallback_when_its_time_comes() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
-        while ways.runner.hedges.denied == 0:
-            await ways.look(hedge=DEVICE, deadline_s=0.2, reserve_s=0.15)
-        began_s = ways.clock()
-        outcome = await ways.look(hedge=DEVICE, deadline_s=0.3, reserve_s=0.1)
-        if ways.runner.hedges.denied == 1:  # half a token at a time: every second one is granted
-            began_s = ways.clock()
-            outcome = await ways.look(hedge=DEVICE, deadline_s=0.3, reserve_s=0.1)
-        assert ways.runner.hedges.denied == 2
-        assert backend_of(outcome) is DEVICE
-        assert ways.clock() - began_s >= 0.19, "the first way was not given its time"
+    async with course(stream, device) as backends:
+        while backends.runner.hedges.denied == 0:
+            await backends.look(hedge=DEVICE, deadline_s=0.2, reserve_s=0.15)
+        began_s = backends.clock()
+        execution = await backends.look(hedge=DEVICE, deadline_s=0.3, reserve_s=0.1)
+        if (
+            backends.runner.hedges.denied == 1
+        ):  # half a token at a time: every second one is granted
+            began_s = backends.clock()
+            execution = await backends.look(hedge=DEVICE, deadline_s=0.3, reserve_s=0.1)
+        assert backends.runner.hedges.denied == 2
+        assert backend_of(execution) is DEVICE
+        assert backends.clock() - began_s >= 0.19, "the first way was not given its time"
 
 
 # -- cancelled, closed, broken -------------------------------------------------------------------
@@ -372,21 +376,23 @@ async def test_a_denied_hedge_is_a_fallback_when_its_time_comes() -> None:
 
 async def test_cancelling_the_caller_takes_the_frame_back_from_both() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE, waits=True)
-    async with course(stream, device) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE))
+    async with course(stream, device) as backends:
+        looking = asyncio.create_task(backends.look(hedge=DEVICE))
         await device.begun.wait()
         looking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await looking
         await until(lambda: (stream.cancelled, device.cancelled) == (1, 1))
-        assert all(task.done() for task in ways.tasks)
+        assert all(task.done() for task in backends.tasks)
 
 
 @pytest.mark.parametrize("probe", [False, True])
 async def test_cancelling_the_caller_before_the_hedge_takes_the_frame_back(probe: bool) -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
-    async with course(stream, device) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE, hedge_after_s=LONG_S, probe=probe))
+    async with course(stream, device) as backends:
+        looking = asyncio.create_task(
+            backends.look(hedge=DEVICE, hedge_after_s=LONG_S, probe=probe)
+        )
         await stream.begun.wait()
         looking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -397,15 +403,15 @@ async def test_cancelling_the_caller_before_the_hedge_takes_the_frame_back(probe
 
 @pytest.mark.parametrize("buggy", [STREAMING, DEVICE])
 async def test_a_bug_is_seen_and_the_other_way_is_called_off(buggy: BackendKind) -> None:
-    backends = {kind: Told(kind, waits=True) for kind in (STREAMING, DEVICE)}
-    backends[buggy].bug = RuntimeError("a bug")
-    async with course(*backends.values()) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE))
-        await backends[DEVICE].begun.wait()
-        backends[buggy].go.set()
+    told = {kind: Told(kind, waits=True) for kind in (STREAMING, DEVICE)}
+    told[buggy].bug = RuntimeError("a bug")
+    async with course(*told.values()) as backends:
+        looking = asyncio.create_task(backends.look(hedge=DEVICE))
+        await told[DEVICE].begun.wait()
+        told[buggy].go.set()
         with pytest.raises(RuntimeError, match="a bug"):
             await looking
-        other = next(backend for kind, backend in backends.items() if kind is not buggy)
+        other = next(backend for kind, backend in told.items() if kind is not buggy)
         await until(lambda: other.cancelled == 1)
 
 
@@ -414,10 +420,10 @@ async def test_a_bug_of_a_way_that_nobody_waits_for_is_logged(
 ) -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE)
     stream.bug = RuntimeError("a bug")
-    async with course(stream, device) as ways:
-        await ways.look(hedge=DEVICE, probe=True)
+    async with course(stream, device) as backends:
+        await backends.look(hedge=DEVICE, probe=True)
         stream.go.set()
-        await until(lambda: all(task.done() for task in ways.tasks))
+        await until(lambda: all(task.done() for task in backends.tasks))
         await until(lambda: bool(caplog.records))
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert record.exc_info is not None
@@ -429,17 +435,17 @@ async def test_a_bug_that_was_raised_is_not_logged_as_well(
 ) -> None:
     stream, device = Told(STREAMING), Told(DEVICE)
     stream.bug = RuntimeError("a bug")
-    async with course(stream, device) as ways:
+    async with course(stream, device) as backends:
         with pytest.raises(RuntimeError):
-            await ways.look(hedge=DEVICE, hedge_after_s=LONG_S)
-        await until(lambda: all(task.done() for task in ways.tasks))
+            await backends.look(hedge=DEVICE, hedge_after_s=LONG_S)
+        await until(lambda: all(task.done() for task in backends.tasks))
     assert not caplog.records
 
 
 async def test_a_way_that_is_closed_says_so_to_the_caller() -> None:
     stream, device = Told(STREAMING, waits=True), Told(DEVICE, waits=True)
-    async with course(stream, device) as ways:
-        looking = asyncio.create_task(ways.look(hedge=DEVICE))
+    async with course(stream, device) as backends:
+        looking = asyncio.create_task(backends.look(hedge=DEVICE))
         await device.begun.wait()
         await stream.aclose()
         stream.go.set()
@@ -452,26 +458,26 @@ async def test_a_way_that_is_closed_says_so_to_the_caller() -> None:
 
 async def test_consent_withdrawn_after_the_plan_was_made_keeps_the_frame() -> None:
     stream, device, cloud = Told(STREAMING), Told(DEVICE), Told(CLOUD)
-    async with course(stream, device, cloud) as ways:
-        ways.forbidden = {STREAMING: "no consent", CLOUD: "no consent"}
+    async with course(stream, device, cloud) as backends:
+        backends.forbidden = {STREAMING: "no consent", CLOUD: "no consent"}
         for plan in (
             {"fallbacks": (CLOUD, DEVICE)},
             {"hedge": DEVICE, "hedge_after_s": LONG_S},
             {"hedge": DEVICE, "probe": True},
         ):
-            outcome = await ways.look(**plan)
-            assert backend_of(outcome) is DEVICE
-            assert all(str(failure) == "no consent" for failure in outcome.failures)
+            execution = await backends.look(**plan)
+            assert backend_of(execution) is DEVICE
+            assert all(str(failure) == "no consent" for failure in execution.failures)
         assert (stream.asked, cloud.asked) == (0, 0)
 
 
 async def test_consent_withdrawn_while_the_first_way_looks_forbids_the_second() -> None:
     cloud, stream = Told(CLOUD), Told(STREAMING, waits=True)
-    async with course(cloud, stream) as ways:
-        looking = asyncio.create_task(ways.look(hedge=CLOUD, hedge_after_s=0.05))
+    async with course(cloud, stream) as backends:
+        looking = asyncio.create_task(backends.look(hedge=CLOUD, hedge_after_s=0.05))
         await stream.begun.wait()
-        ways.forbidden = {CLOUD: "no consent"}
-        await until(lambda: len(ways.tasks) == 2 and ways.tasks[1].done())
+        backends.forbidden = {CLOUD: "no consent"}
+        await until(lambda: len(backends.tasks) == 2 and backends.tasks[1].done())
         stream.go.set()
         assert backend_of(await looking) is STREAMING
         assert cloud.asked == 0
@@ -479,10 +485,10 @@ async def test_consent_withdrawn_while_the_first_way_looks_forbids_the_second() 
 
 async def test_consent_withdrawn_while_the_device_looks_stops_the_escalation() -> None:
     device, stream = Told(DEVICE, waits=True), Told(STREAMING)
-    async with course(device, stream) as ways:
-        looking = asyncio.create_task(ways.look(backend=DEVICE, escalation=STREAMING))
+    async with course(device, stream) as backends:
+        looking = asyncio.create_task(backends.look(backend=DEVICE, escalation=STREAMING))
         await device.begun.wait()
-        ways.forbidden = {STREAMING: "no consent"}
+        backends.forbidden = {STREAMING: "no consent"}
         device.go.set()
         assert backend_of(await looking) is DEVICE
         assert stream.asked == 0
@@ -491,28 +497,28 @@ async def test_consent_withdrawn_while_the_device_looks_stops_the_escalation() -
 # -- escalation ----------------------------------------------------------------------------------
 
 
-def seen(outcome: Outcome) -> DetectionResult:
-    assert outcome.result is not None
-    return outcome.result
+def seen(execution: Execution) -> DetectionResult:
+    assert execution.result is not None
+    return execution.result
 
 
 async def test_a_device_that_is_sure_is_believed() -> None:
     device, stream = Told(DEVICE, faces=[SURE]), Told(STREAMING)
-    async with course(device, stream) as ways:
-        outcome = await ways.look(backend=DEVICE, escalation=STREAMING)
-        assert backend_of(outcome) is DEVICE
+    async with course(device, stream) as backends:
+        execution = await backends.look(backend=DEVICE, escalation=STREAMING)
+        assert backend_of(execution) is DEVICE
         assert stream.asked == 0
-        assert outcome.notes == []
+        assert execution.notes == []
 
 
 @pytest.mark.parametrize(("faces", "why"), [([], "no face"), ([UNSURE], "50%")])
 async def test_a_device_that_is_unsure_asks_the_server(faces: list[Face], why: str) -> None:
     device, stream = Told(DEVICE, faces=faces), Told(STREAMING, faces=[SURE])
-    async with course(device, stream) as ways:
-        outcome = await ways.look(backend=DEVICE, escalation=STREAMING)
-        assert backend_of(outcome) is STREAMING
-        assert seen(outcome).faces == (SURE,)
-        assert why in " ".join(outcome.notes)
+    async with course(device, stream) as backends:
+        execution = await backends.look(backend=DEVICE, escalation=STREAMING)
+        assert backend_of(execution) is STREAMING
+        assert seen(execution).faces == (SURE,)
+        assert why in " ".join(execution.notes)
 
 
 @pytest.mark.parametrize(
@@ -526,36 +532,38 @@ async def test_a_device_that_is_unsure_asks_the_server(faces: list[Face], why: s
 )
 async def test_the_device_s_answer_stands_when_the_server_has_none(error: BackendError) -> None:
     device, stream = Told(DEVICE, faces=[UNSURE]), Told(STREAMING)
-    async with course(device, stream) as ways:
+    async with course(device, stream) as backends:
         stream.error = error
-        outcome = await ways.look(backend=DEVICE, escalation=STREAMING)
-        assert backend_of(outcome) is DEVICE
-        assert seen(outcome).faces == (UNSURE,)
-        assert outcome.superseded is None
+        execution = await backends.look(backend=DEVICE, escalation=STREAMING)
+        assert backend_of(execution) is DEVICE
+        assert seen(execution).faces == (UNSURE,)
+        assert execution.superseded is None
 
 
 async def test_the_device_s_answer_stands_when_the_server_hangs() -> None:
     device, stream = Told(DEVICE, faces=[UNSURE]), Told(STREAMING, waits=True)
-    async with course(device, stream) as ways:
-        outcome = await ways.look(backend=DEVICE, escalation=STREAMING, deadline_s=0.05)
-        assert backend_of(outcome) is DEVICE
+    async with course(device, stream) as backends:
+        execution = await backends.look(backend=DEVICE, escalation=STREAMING, deadline_s=0.05)
+        assert backend_of(execution) is DEVICE
 
 
 async def test_a_server_that_is_out_is_not_asked() -> None:
     device, stream = Told(DEVICE, faces=[UNSURE]), Told(STREAMING)
-    async with course(device, stream) as ways:
+    async with course(device, stream) as backends:
         stream.error = BackendUnavailableError("refused")
         for _ in range(5):
-            await ways.look(backend=DEVICE, escalation=STREAMING)
+            await backends.look(backend=DEVICE, escalation=STREAMING)
         assert stream.asked == 2  # then its breaker was open
 
 
 async def test_an_answer_of_the_server_is_not_escalated_to_it() -> None:
     device, stream = Told(DEVICE), Told(STREAMING)
     device.error = BackendError("out of memory")
-    async with course(device, stream) as ways:
-        outcome = await ways.look(backend=DEVICE, fallbacks=(STREAMING,), escalation=STREAMING)
-        assert backend_of(outcome) is STREAMING
+    async with course(device, stream) as backends:
+        execution = await backends.look(
+            backend=DEVICE, fallbacks=(STREAMING,), escalation=STREAMING
+        )
+        assert backend_of(execution) is STREAMING
         assert stream.asked == 1
 
 
@@ -577,7 +585,7 @@ async def test_closing_the_service_ends_a_probe_that_goes_on() -> None:
     before = asyncio.all_tasks()
     policy = Always(hedge=DEVICE, probe=True)
     async with HybridDetectionService(backends=[stream, device], policy=policy) as service:
-        await service.settled()
+        await service.wait_ready()
         result = await service.process_image(IMAGE)
         assert result.backend is DEVICE
         assert stream.cancelled == 0
@@ -590,7 +598,7 @@ async def test_what_hedges_cost_and_bring_is_in_the_status() -> None:
     async with HybridDetectionService(
         backends=[stream, device], policy=Always(hedge=DEVICE)
     ) as service:
-        await service.settled()
+        await service.wait_ready()
         result = await service.process_image(IMAGE)
         assert (result.backend, result.status) == (DEVICE, DetectionStatus.OK)
         assert "device started as well" in result.reason

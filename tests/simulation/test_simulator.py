@@ -13,7 +13,7 @@ from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.fixed import FixedPolicy
 from hybrid_detect.simulation.oracle import oracle
 from hybrid_detect.simulation.policy_names import POLICIES, make_policy
-from hybrid_detect.simulation.simulator import Environment, Outcome, Trace, simulate
+from hybrid_detect.simulation.simulator import Environment, SimulatedResult, Trace, simulate
 from hybrid_detect.simulation.synthetic_traces import synthetic_traces
 from hybrid_detect.types import BackendKind, Plan
 
@@ -186,7 +186,7 @@ def test_what_is_still_under_way_is_not_seen_to_take_longer(frame: int, seed: in
 def test_a_queued_upload_s_true_beginning_is_not_seen() -> None:
     """Three frames in a row; the first one's upload ends sooner or later, out of sight."""
     scripts = [Scripted({number: plan(STREAMING) for number in (10, 11, 12)}) for _ in range(2)]
-    outcomes: list[Outcome] = []
+    outcomes: list[SimulatedResult] = []
     for script, slower in zip(scripts, (1.0, 0.6), strict=True):
         world = Environment(steady(rtt_ms=700), "pi5")
         world.rtt_s[:] = 0.7
@@ -213,7 +213,7 @@ def test_a_busy_device_s_end_is_known_only_if_asked_for() -> None:
         world.device_s[:] = 0.45
         script = Scripted({0: plan(DEVICE)})
         simulate(world, script, device_end=told)
-        ends.append([conditions.ways[1].busy_s for conditions in script.seen[:6]])
+        ends.append([conditions.backends[1].busy_s for conditions in script.seen[:6]])
     predicted, known = ends
     assert known == pytest.approx([0, 0.35, 0.25, 0.15, 0.05, 0])
     # 270 ms is a phone's median; after that it is overdue, and still seen to be busy.
@@ -265,10 +265,10 @@ def test_the_conditions_are_those_of_the_world() -> None:
     assert seen[0].interval_s == pytest.approx(0.1)
     assert not seen[0].must_answer
     assert seen[5].frame_bytes == world.raw_bits[5] / 8
-    device = seen[0].way(DEVICE)
+    device = seen[0].backend(DEVICE)
     assert device is not None
     assert (device.accuracy, device.cost, device.latency_s) == (0.6, 0.06, 0.27)
-    later = seen[9].way(DEVICE)
+    later = seen[9].backend(DEVICE)
     assert later is not None
     assert later.latency_s == world.device_s[3], "the median of one"
     assert seen[0].previous is None
@@ -280,7 +280,7 @@ def test_the_conditions_are_those_of_the_world() -> None:
 # -- carrying out plans --------------------------------------------------------------------------
 
 
-def run(plans: dict[int, Plan], device: str = "pi5", trace: Trace | None = None) -> Outcome:
+def run(plans: dict[int, Plan], device: str = "pi5", trace: Trace | None = None) -> SimulatedResult:
     world = Environment(trace or steady(), device)
     world.device_s[:] = {"pi5": 0.05, "phone": 0.3}[device]
     world.server_s[:] = 0.035

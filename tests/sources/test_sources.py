@@ -79,8 +79,8 @@ async def generate(count: int) -> AsyncIterator[int]:
 async def taken(source: Any, **options: Any) -> list[Any]:
     async with asyncio.timeout(LIMIT_S), open_source(source, **options) as images:
         seen = []
-        while (shot := await images.take()) is not None:
-            seen.append(shot.image)
+        while (captured := await images.take()) is not None:
+            seen.append(captured.image)
         return seen
 
 
@@ -126,9 +126,9 @@ async def test_the_newest_image_of_a_camera_wins_and_the_others_are_counted(
     async with asyncio.timeout(LIMIT_S), open_source(camera, max_fps=max_fps) as source:
         camera.step(5)
         await asyncio.to_thread(camera.wait_for_read, 6)
-        shot = await source.take()
-        assert shot is not None
-        assert shot.image == 5
+        captured = await source.take()
+        assert captured is not None
+        assert captured.image == 5
         assert source.dropped == 4
         camera.end()
         assert await source.take() is None
@@ -140,9 +140,9 @@ async def test_the_last_image_of_a_camera_is_not_lost_when_it_ends() -> None:
         camera.step()
         await asyncio.to_thread(camera.wait_for_read, 2)
         camera.end()
-        shot = await source.take()
-        assert shot is not None
-        assert shot.image == 1
+        captured = await source.take()
+        assert captured is not None
+        assert captured.image == 1
         assert await source.take() is None
         assert await source.take() is None
 
@@ -154,9 +154,9 @@ async def test_taking_waits_for_the_camera() -> None:
         await asyncio.to_thread(camera.wait_for_read, 1)
         assert not taking.done()
         camera.step()
-        shot = await taking
-        assert shot is not None
-        assert shot.image == 1
+        captured = await taking
+        assert captured is not None
+        assert captured.image == 1
         camera.end()
 
 
@@ -167,9 +167,9 @@ async def test_an_image_knows_when_it_came() -> None:
         camera.step()
         await asyncio.to_thread(camera.wait_for_read, 2)
         after_s = time.monotonic()
-        shot = await source.take()
-        assert shot is not None
-        assert before_s <= shot.captured_at_s <= after_s
+        captured = await source.take()
+        assert captured is not None
+        assert before_s <= captured.captured_at_s <= after_s
         camera.end()
 
 
@@ -188,9 +188,9 @@ async def test_an_error_of_the_camera_reaches_whoever_takes(every_frame: bool | 
 async def test_the_image_before_the_error_is_given_out_first() -> None:
     async with asyncio.timeout(LIMIT_S):
         async with open_source(EagerCamera(1, then=unplug)) as source:
-            shot = await source.take()
-            assert shot is not None
-            assert shot.image == 0
+            captured = await source.take()
+            assert captured is not None
+            assert captured.image == 0
             with pytest.raises(OSError, match="unplugged"):
                 await source.take()
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.conditions import PowerConditions
 from hybrid_detect.system.power import MAX_AGE_S, PowerProbe, system_battery
+from hybrid_detect.types import PowerConditions
 
 Battery = namedtuple("Battery", "percent secsleft power_plugged")
 

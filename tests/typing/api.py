@@ -74,7 +74,7 @@ async def single_ways() -> None:
     async with StreamingService(endpoint="https://faces.example.com") as stream:
         assert_type(stream.round_trip_s, float | None)
     async with OnDeviceDetectionService(model="full_range") as device:
-        assert_type(device.why_not, str)
+        assert_type(device.unavailable_reason, str)
 
 
 def blocking(picture: bytes) -> None:

@@ -55,7 +55,7 @@ class Backend(ABC):
     usable link."""
 
     @property
-    def why_not(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why no frame should be given to this way now; empty when one may be."""
         return ""
 

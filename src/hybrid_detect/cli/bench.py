@@ -144,9 +144,9 @@ async def _measure(
     held: list[tuple[int, int]] = []
     every = max(budget.frames // CHILDREN_POINTS, 1)
     unanswered = 0
-    ways: set[str] = set()
+    backends: set[str] = set()
     async with HybridDetectionService(config=config) as service:
-        await service.settled()
+        await service.wait_ready()
         if not budget.warm_up:
             held.append((0, _held_by_children(server_pid)))
         started_s = time.monotonic()
@@ -158,7 +158,7 @@ async def _measure(
                     unanswered += 1
                     print(f"frame {number}: {error}", file=sys.stderr)
                 else:
-                    ways.add(result.backend.value if result.backend else "nobody")
+                    backends.add(result.backend.value if result.backend else "nobody")
                     unanswered += not result.answered
                     del result  # a caller that keeps results keeps their memory
                 budget.sample()
@@ -166,8 +166,9 @@ async def _measure(
                     held.append((number, _held_by_children(server_pid)))
         per_s = (budget.warm_up + budget.frames) / (time.monotonic() - started_s)
     title = (
-        f"{config.mode.value} through {' and '.join(sorted(ways)) or 'nobody'}: {budget.frames} "
-        f"frames of {WIDTH}x{HEIGHT} after {budget.warm_up} to warm up, {per_s:.0f}/s"
+        f"{config.mode.value} through {' and '.join(sorted(backends)) or 'no backend'}: "
+        f"{budget.frames} frames of {WIDTH}x{HEIGHT} after {budget.warm_up} to warm up, "
+        f"{per_s:.0f}/s"
     )
     lines = [_line_of(cast("MemoryReport", budget.report))]
     if any(size for _, size in held):

@@ -165,7 +165,7 @@ async def _cut(photo: NDArray[np.uint8], config: ServiceConfig, server: Any) -> 
             await starting
 
     async with HybridDetectionService(config=config) as service:
-        await service.settled()
+        await service.wait_ready()
         started_s = time.monotonic()
         async for result in service.start_detection(camera(), max_fps=FPS):
             results.append(result)  # noqa: PERF401 - the camera watches the list grow

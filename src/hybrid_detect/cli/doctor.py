@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print("which is this library's own server):")
     print("\n".join(_provider_facts()) + "\n")
-    return asyncio.run(_ways(config))
+    return asyncio.run(_backends(config))
 
 
 def _installed() -> Iterator[tuple[str, str, str]]:
@@ -140,11 +140,14 @@ def _models(config: ServiceConfig) -> Iterator[tuple[str, int, str]]:
         yield name, spec.size_bytes, where(name, path=path, missing=missing)
 
 
-async def _ways(config: ServiceConfig) -> int:
+async def _backends(config: ServiceConfig) -> int:
     async with HybridDetectionService(config=config) as service:
-        await service.settled()
+        await service.wait_ready()
         status = service.status()
-    rows = [(way.kind.value, "yes" if way.usable else "no", way.why_not) for way in status.ways]
+    rows = [
+        (backend.kind.value, "yes" if backend.usable else "no", backend.unavailable_reason)
+        for backend in status.backends
+    ]
     print(table(("way", "usable", "why not"), rows))
     print(f"\nthe next picture: {status.plan.reason}")
     return 0 if status.plan.backend is not None else 1

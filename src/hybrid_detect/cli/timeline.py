@@ -11,7 +11,7 @@ from PIL.ImageDraw import Draw, ImageDraw
 
 from hybrid_detect.cli.plotting import BLUE, GREY, GRID, INK, ORANGE, ticks, write
 from hybrid_detect.simulation.environment import DEADLINE_S, GRID_PER_S, STALE_S
-from hybrid_detect.simulation.simulated_run import RUNGS, Outcome
+from hybrid_detect.simulation.simulated_run import RUNGS, SimulatedResult
 
 __all__ = ["timeline"]
 
@@ -67,7 +67,7 @@ class _Panel:
             self._pen.rectangle([x - 2, y - 5, x + 2, y + 5], fill=colour)
 
 
-def timeline(outcome: Outcome, policy: str) -> Image.Image:
+def timeline(outcome: SimulatedResult, policy: str) -> Image.Image:
     """Four panels over one time: capacity, choices, ages of the answers, utility."""
     world = outcome.environment
     seconds = world.frames * world.interval_s

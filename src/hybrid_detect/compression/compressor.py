@@ -17,7 +17,8 @@ from hybrid_detect.compression.compressed_image import PRESETS, CompressedImage,
 from hybrid_detect.compression.frame_subject import FrameSubject
 from hybrid_detect.compression.jpeg_markers import quality_of, without_metadata
 from hybrid_detect.compression.ladder import ladder_of
-from hybrid_detect.compression.rate_control import Outcome, RateController
+from hybrid_detect.compression.rate_control import RateController
+from hybrid_detect.compression.size_search import Encoding
 from hybrid_detect.config import (
     DEFAULT_MAX_SIDE_PX,
     DEFAULT_QUALITY,
@@ -193,7 +194,7 @@ def _passed_through(frame: Frame, target_bytes: int) -> CompressedImage | None:
 
 
 def _compressed(
-    frame: Frame, outcome: Outcome, size: tuple[int, int], format: str
+    frame: Frame, outcome: Encoding, size: tuple[int, int], format: str
 ) -> CompressedImage:
     return CompressedImage(
         data=outcome.data,

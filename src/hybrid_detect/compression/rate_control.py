@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hybrid_detect.compression.size_law import SizeLaw
-from hybrid_detect.compression.size_search import Outcome, SizeSearch, Subject
+from hybrid_detect.compression.size_search import Encoding, SizeSearch, Subject
 
-__all__ = ["QUALITY_CAP", "Outcome", "RateController", "Subject"]
+__all__ = ["QUALITY_CAP", "Encoding", "RateController", "Subject"]
 
 # The constants were measured; docs/explanation/compression.md says how, and on what.
 
@@ -118,7 +118,7 @@ class RateController:
         max_quality: int = QUALITY_CAP,
         floors: Sequence[int] = (1,),
         scales: Sequence[float] | None = None,
-    ) -> Outcome:
+    ) -> Encoding:
         """Encode `subject` to at most `target_bytes`, at the best size and quality for them.
 
         Args:
@@ -141,7 +141,7 @@ class RateController:
         return outcome
 
 
-def _first(search: SizeSearch) -> tuple[Outcome, _Memory]:
+def _first(search: SizeSearch) -> tuple[Encoding, _Memory]:
     """Compress the first picture of a stream."""
     glance = search.subject.glance(0)
     found = search.search(0, SizeLaw(GLANCE_QUALITY, glance))
@@ -149,7 +149,7 @@ def _first(search: SizeSearch) -> tuple[Outcome, _Memory]:
     return outcome, _Memory(outcome.step, law, FIRST_ERROR, search.growth)
 
 
-def _next(search: SizeSearch, memory: _Memory) -> tuple[Outcome, _Memory]:
+def _next(search: SizeSearch, memory: _Memory) -> tuple[Encoding, _Memory]:
     """Compress the picture that follows the one remembered."""
     step, past, error, search.growth, trend, watch, last_glance = memory
     glance = None

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hybrid_detect.compression.size_law import SizeLaw
 
-__all__ = ["COLD_AIM", "Outcome", "SizeSearch", "Subject"]
+__all__ = ["COLD_AIM", "Encoding", "SizeSearch", "Subject"]
 
 # The constants were measured; docs/explanation/compression.md says how, and on what.
 
@@ -72,7 +72,7 @@ class Subject(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Encoding:
     """A picture encoded to a budget."""
 
     data: bytes = field(repr=False)
@@ -169,7 +169,7 @@ class SizeSearch:
             quality = wanted
         return law
 
-    def encode(self, step: int, quality: int, exponent: float) -> tuple[Outcome, SizeLaw]:
+    def encode(self, step: int, quality: int, exponent: float) -> tuple[Encoding, SizeLaw]:
         """Encode until it fits, and once more if it leaves much unused."""
         law: SizeLaw | None = None
         ceiling, failures = self.ceiling, 0
@@ -200,7 +200,7 @@ class SizeSearch:
                     data, quality = more, higher
         if law.quality != quality:
             law = law.moved(quality, len(data))
-        outcome = Outcome(
+        outcome = Encoding(
             data=data,
             step=step,
             quality=quality,

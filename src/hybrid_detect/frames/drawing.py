@@ -69,7 +69,7 @@ def draw(
 
 
 def _caption(result: DetectionResult) -> str:
-    way = result.backend.value if result.backend else "no way"
+    backend = result.backend.value if result.backend else "no way"
     if not result.answered:
         why = result.reason or str(result.error or "") or result.status.value
         return f"could not look: {why}"
@@ -78,7 +78,7 @@ def _caption(result: DetectionResult) -> str:
     status = result.status.value
     if result.status is DetectionStatus.STALE:
         status = f"{status}, {result.age_s:.1f} s old"
-    return f"{way} | {status} | {faces} | {result.timings.total_s * 1000:.0f} ms"
+    return f"{backend} | {status} | {faces} | {result.timings.total_s * 1000:.0f} ms"
 
 
 class _Pen:

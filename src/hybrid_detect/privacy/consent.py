@@ -65,7 +65,7 @@ class ConsentRecord:
             msg = f"expires_at: expected a time after the grant, got {self.expires_at.isoformat()}"
             raise ConfigurationError(msg)
 
-    def why_not(self, *, scope: str, version: str, now: datetime) -> str:
+    def denied_reason(self, *, scope: str, version: str, now: datetime) -> str:
         """Why it does not allow `scope` at `now`, in words a person can read; empty if it does.
 
         Args:
@@ -194,7 +194,7 @@ class ConsentLedger:
         """The newest consent of `subject` to `version` of `scope` that stands now, or `None`."""
         now = self._clock()
         for record in reversed(self._records.get(subject, ())):
-            if not record.why_not(scope=scope, version=version, now=now):
+            if not record.denied_reason(scope=scope, version=version, now=now):
                 return record
         return None
 

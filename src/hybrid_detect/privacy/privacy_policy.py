@@ -44,7 +44,7 @@ class PrivacyPolicy:
 
     may_leave: bool = True
     """Whether any frame may leave the device at all."""
-    ways: frozenset[BackendKind] = REMOTE
+    backends: frozenset[BackendKind] = REMOTE
     """The remote ways that may be used."""
     hosts: frozenset[str] | None = None
     """The hosts a frame may go to, such as ``faces.example.com``; `None` for the one the app
@@ -63,11 +63,11 @@ class PrivacyPolicy:
             if not isinstance(getattr(self, name), bool):
                 msg = f"{name}: expected True or False, got {getattr(self, name)!r}"
                 raise ConfigurationError(msg)
-        ways = _texts(self.ways, "ways")
-        if not ways <= REMOTE:
-            msg = f"ways: expected some of {sorted(REMOTE)}, got {sorted(ways)}"
+        backends = _texts(self.backends, "backends")
+        if not backends <= REMOTE:
+            msg = f"backends: expected some of {sorted(REMOTE)}, got {sorted(backends)}"
             raise ConfigurationError(msg)
-        object.__setattr__(self, "ways", frozenset(map(BackendKind, ways)))
+        object.__setattr__(self, "backends", frozenset(map(BackendKind, backends)))
         if self.hosts is not None:
             hosts = {host: _host_name(host) for host in _texts(self.hosts, "hosts")}
             for given, host in hosts.items():
@@ -81,7 +81,7 @@ class PrivacyPolicy:
             msg = "require_consent needs consent_version=, the version of the text you show"
             raise ConfigurationError(msg)
 
-    def why_not(
+    def denied_reason(
         self,
         kind: BackendKind,
         *,
@@ -107,7 +107,7 @@ class PrivacyPolicy:
             return "the frame is local_only"
         if privacy != FramePrivacy.DEFAULT:
             return f"the frame's privacy is unknown ({privacy!r})"
-        if why := self.why_never(kind):
+        if why := self.always_denied_reason(kind):
             return why
         if host is None or host == "":
             return "no endpoint is configured"
@@ -118,13 +118,15 @@ class PrivacyPolicy:
             return f"the privacy policy does not let frames of source {source!r} leave"
         return self._why_no_consent(consent, now)
 
-    def why_never(self, kind: BackendKind) -> str:
+    def always_denied_reason(self, kind: BackendKind) -> str:
         """Why `kind` may have no frame at all, whatever the frame; empty if it may have some."""
         if kind == BackendKind.DEVICE:
             return ""
         if not self.may_leave:
             return "the privacy policy lets no frame leave the device"
-        if not any(kind == way for way in self.ways):  # what is unknown may not be hashable
+        if not any(
+            kind == backend for backend in self.backends
+        ):  # what is unknown may not be hashable
             return f"the privacy policy does not allow the way {kind!s}"
         return ""
 
@@ -133,7 +135,9 @@ class PrivacyPolicy:
             return ""
         if not isinstance(consent, ConsentRecord):
             return f"no consent stands for {self.consent_scope!r}"
-        return consent.why_not(scope=self.consent_scope, version=self.consent_version, now=now)
+        return consent.denied_reason(
+            scope=self.consent_scope, version=self.consent_version, now=now
+        )
 
 
 def _texts(values: Iterable[str], name: str) -> frozenset[str]:

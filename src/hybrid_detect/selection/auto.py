@@ -12,8 +12,8 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
-from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
-from hybrid_detect.selection.lookahead import Choice, World, best_choice
+from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
+from hybrid_detect.selection.lookahead import Choice, DecisionState, best_choice
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
 from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility, weight_share
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
@@ -63,7 +63,7 @@ class AutoPolicy:
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
         device = _usable(conditions, BackendKind.DEVICE)
-        remotes = [way for kind in _REMOTE if (way := _usable(conditions, kind))]
+        remotes = [backend for kind in _REMOTE if (backend := _usable(conditions, kind))]
         if conditions.spent >= 1.0 and device:
             return self._without_link(_without_spending(conditions))
         remote = remotes[0] if remotes else None
@@ -85,8 +85,8 @@ class AutoPolicy:
         self,
         conditions: Conditions,
         link: LinkConditions,
-        remotes: list[WayConditions],
-        device: WayConditions | None,
+        remotes: list[BackendConditions],
+        device: BackendConditions | None,
     ) -> Plan:
         remote = remotes[0]
         choice = best_choice(
@@ -96,7 +96,7 @@ class AutoPolicy:
             remote_last=conditions.previous is not BackendKind.DEVICE,
             must_answer=conditions.must_answer,
         )
-        known = None if device else conditions.way(BackendKind.DEVICE)
+        known = None if device else conditions.backend(BackendKind.DEVICE)
         out = f"; {why_out(known)}" if known else ""
         rung, with_device = choice.rung, choice.device
         if rung is not None and link.in_flight >= MAX_IN_FLIGHT and not conditions.must_answer:
@@ -115,7 +115,7 @@ class AutoPolicy:
             assert device is not None  # noqa: S101 - the choice was to use it
             return Plan(
                 backend=BackendKind.DEVICE,
-                fallbacks=tuple(way.kind for way in remotes),
+                fallbacks=tuple(backend.kind for backend in remotes),
                 deadline_s=conditions.deadline_s,
                 reserve_s=fallback_reserve_s(remotes, conditions.deadline_s),
                 retries=0,
@@ -123,7 +123,7 @@ class AutoPolicy:
                 reason=f"auto: device, {_told(choice, link)}",
             )
         step = RUNGS[rung]
-        others = tuple(way.kind for way in remotes[1:])
+        others = tuple(backend.kind for backend in remotes[1:])
         spare = (BackendKind.DEVICE, *others) if device else others
         what = "probe" if probe else f"{step.max_side_px} px q{step.quality}"
         reserve_s = fallback_reserve_s([device] if device else remotes[1:], conditions.deadline_s)
@@ -150,7 +150,7 @@ class AutoPolicy:
         )
 
     def _would_gain(
-        self, conditions: Conditions, remote: WayConditions, device: WayConditions | None
+        self, conditions: Conditions, remote: BackendConditions, device: BackendConditions | None
     ) -> bool:
         """Whether a frame sent over the best of links would be worth more than the device's."""
         if device is None:
@@ -166,9 +166,9 @@ class AutoPolicy:
         self,
         conditions: Conditions,
         link: LinkConditions,
-        remote: WayConditions,
-        device: WayConditions | None,
-    ) -> World:
+        remote: BackendConditions,
+        device: BackendConditions | None,
+    ) -> DecisionState:
         weight = (conditions.frame_bytes or TYPICAL_FRAME_BYTES) / TYPICAL_FRAME_BYTES
         # A heavier frame over a link is a usual one over a slower link: the table need not know.
         # Nor need it know links that carry nothing, or everything at once.
@@ -184,7 +184,7 @@ class AutoPolicy:
             for rung in RUNGS
         ]
         price = self._price_per_byte(conditions)
-        return World(
+        return DecisionState(
             bits_per_s=math.exp(round(log_bits / _LOG_BITS_STEP) * _LOG_BITS_STEP),
             spread=_nearest(_SPREADS, link.spread),
             rtt_s=_round(rtt_s),
@@ -214,19 +214,21 @@ class AutoPolicy:
         return self.utility.low_power_factor if is_low or power.throttled else 1.0
 
 
-def _usable(conditions: Conditions, kind: BackendKind) -> WayConditions | None:
-    way = conditions.way(kind)
-    return way if way is not None and way.usable else None
+def _usable(conditions: Conditions, kind: BackendKind) -> BackendConditions | None:
+    backend = conditions.backend(kind)
+    return backend if backend is not None and backend.usable else None
 
 
 def _without_spending(conditions: Conditions) -> Conditions:
     """`conditions` in which no remote way can be used, because each of its frames costs money."""
-    why_not = "the spending cap is reached"
-    ways = (
-        way if way.kind is BackendKind.DEVICE else replace(way, usable=False, why_not=why_not)
-        for way in conditions.ways
+    unavailable_reason = "the spending cap is reached"
+    backends = (
+        backend
+        if backend.kind is BackendKind.DEVICE
+        else replace(backend, usable=False, unavailable_reason=unavailable_reason)
+        for backend in conditions.backends
     )
-    return replace(conditions, ways=tuple(ways))
+    return replace(conditions, backends=tuple(backends))
 
 
 def _share(rung: Rung, side_px: int | None) -> float:
@@ -236,7 +238,7 @@ def _share(rung: Rung, side_px: int | None) -> float:
     return weight_share(rung.quality, min(1.0, rung.max_side_px / side_px))
 
 
-def _device_s(device: WayConditions | None) -> float:
+def _device_s(device: BackendConditions | None) -> float:
     """Median seconds of the device for a frame; infinite without one."""
     if device is None:
         return math.inf
@@ -267,6 +269,6 @@ def _told(choice: Choice, link: LinkConditions) -> str:
     )
 
 
-def _queue(link: LinkConditions, device: WayConditions | None) -> str:
+def _queue(link: LinkConditions, device: BackendConditions | None) -> str:
     busy = f", the device is busy for {device.busy_s * 1000:.0f} ms" if device else ""
     return f"{link.backlog_s * 1000:.0f} ms are queued on the link{busy}"

@@ -7,12 +7,12 @@ client can know all of it at the moment of deciding.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from hybrid_detect.types import BackendKind
+from hybrid_detect.types import BackendKind, PowerConditions
 
-__all__ = ["Conditions", "LinkConditions", "NetworkClass", "PowerConditions", "WayConditions"]
+__all__ = ["BackendConditions", "Conditions", "LinkConditions", "NetworkClass"]
 
 
 class NetworkClass(StrEnum):
@@ -58,25 +58,13 @@ class LinkConditions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PowerConditions:
-    """What the platform tells of its energy and heat; `None` where it does not tell."""
-
-    battery: float | None = None
-    """Charge, 0 to 1."""
-    on_battery: bool | None = None
-    """Whether it runs down."""
-    throttled: bool | None = None
-    """Whether the processor is slowed down to cool."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WayConditions:
+class BackendConditions:
     """What is known about one way at the moment of deciding."""
 
     kind: BackendKind
     usable: bool
     """Whether a frame may be given to it now."""
-    why_not: str = ""
+    unavailable_reason: str = ""
     """If not usable: why, in words a person can read."""
     latency_s: float | None = None
     """Predicted seconds for one frame; `None` when there is no recent measurement."""
@@ -95,7 +83,7 @@ class Conditions:
 
     now_s: float
     """Monotonic time in seconds."""
-    ways: tuple[WayConditions, ...]
+    backends: tuple[BackendConditions, ...]
     deadline_s: float
     """Seconds this frame has; a later answer is worth nothing."""
     link: LinkConditions | None = None
@@ -117,8 +105,8 @@ class Conditions:
     """Whether bytes on this network cost the user money."""
     spent: float = 0.0
     """Share of the spending cap that is used up; 1.0 and more is all of it."""
-    power: PowerConditions = PowerConditions()
+    power: PowerConditions = field(default_factory=PowerConditions)
 
-    def way(self, kind: BackendKind) -> WayConditions | None:
+    def backend(self, kind: BackendKind) -> BackendConditions | None:
         """The conditions of `kind`; `None` if the service does not have that way."""
-        return next((way for way in self.ways if way.kind is kind), None)
+        return next((backend for backend in self.backends if backend.kind is kind), None)

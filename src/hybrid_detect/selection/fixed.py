@@ -30,17 +30,17 @@ class FixedPolicy:
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
         kind = BackendKind(self.backend)
-        way = conditions.way(kind)
+        backend = conditions.backend(kind)
         under_way = conditions.link.in_flight if conditions.link else 0
         is_full = kind is not BackendKind.DEVICE and under_way >= self.max_in_flight
         skip = is_full and not conditions.must_answer
-        if way is None or not way.usable:
-            why = way.why_not if way else "this service has no such way"
+        if backend is None or not backend.usable:
+            why = backend.unavailable_reason if backend else "this service has no such way"
             reason = f"fixed: {kind.value} is out ({why})"
         else:
             reason = f"fixed: {kind.value}" + (f", {under_way} under way" if skip else "")
         return Plan(
-            backend=kind if way and way.usable and not skip else None,
+            backend=kind if backend and backend.usable and not skip else None,
             skip=skip,
             deadline_s=conditions.deadline_s,
             quality=self.quality,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hybrid_detect.selection.utility import RUNGS, Utility
 
-__all__ = ["Choice", "World", "best_choice"]
+__all__ = ["Choice", "DecisionState", "best_choice"]
 
 STEP_S = 0.02
 """Resolution of queues in time."""
@@ -63,7 +63,7 @@ _DEVICE = np.array([0.75, 1.0, 1.3])
 """Three equally likely device times, as factors of the median."""
 
 
-class World(NamedTuple):
+class DecisionState(NamedTuple):
     """What a decision depends on besides queues; hashable, and rounded to be met again."""
 
     bits_per_s: float
@@ -110,10 +110,10 @@ _REMOTE, _ON_DEVICE = 0, 1
 
 
 def best_choice(
-    world: World, *, backlog_s: float, busy_s: float, remote_last: bool, must_answer: bool
+    state: DecisionState, *, backlog_s: float, busy_s: float, remote_last: bool, must_answer: bool
 ) -> Choice:
     """The choice of the highest expected worth, this frame's and the following ones'."""
-    process = _solved(world)
+    process = _solved(state)
     queue = min(round(backlog_s / STEP_S), len(_QUEUES) - 1)
     last_busy = process.best.shape[2] - 1
     busy = min(math.ceil(busy_s / STEP_S - 1e-6), last_busy) if busy_s > 0 else 0
@@ -128,8 +128,8 @@ def best_choice(
 
 
 @lru_cache(maxsize=WORLDS)
-def _solved(world: World) -> _Process:
-    process = _Process(world)
+def _solved(state: DecisionState) -> _Process:
+    process = _Process(state)
     process.add_nothing()
     process.add_device()
     for rung in range(len(RUNGS)):
@@ -141,16 +141,16 @@ def _solved(world: World) -> _Process:
 class _Process:
     """The decision process of one world; its states are [way last taken, queue, device busy]."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._has_device = math.isfinite(world.device_s)
+    def __init__(self, state: DecisionState) -> None:
+        self._world = state
+        self._has_device = math.isfinite(state.device_s)
         # Work of the device that reaches into the next frame's time.
-        after_s = min(max(world.device_s - world.interval_s, 0.0), QUEUE_S)
+        after_s = min(max(state.device_s - state.interval_s, 0.0), QUEUE_S)
         busies = np.arange(0.0, after_s + STEP_S, STEP_S) if self._has_device and after_s else 0.0
         self._busies = np.atleast_1d(busies)
         queues, busy = len(_QUEUES), len(self._busies)
-        self._drained = _index(_QUEUES - world.interval_s, queues)
-        self._rested = _index(self._busies - world.interval_s, busy)
+        self._drained = _index(_QUEUES - state.interval_s, queues)
+        self._rested = _index(self._busies - state.interval_s, busy)
         worked = min(round(after_s / STEP_S), busy - 1) if self._has_device else 0
         self._worked = np.full(busy, worked, np.intp)
         self._can = self._busies <= 1e-9
@@ -165,14 +165,14 @@ class _Process:
         """Index of the best action for each state."""
         self.best_answer = self.best
         """The best action that answers, if any does."""
-        device_s = world.device_s * _DEVICE
-        worth = world.utility.worth(device_s, deadline_s=world.deadline_s).mean()
-        self._device_worth = world.device_accuracy * float(worth) if self._has_device else 0.0
-        self._device_on_time = float(np.mean(device_s <= world.utility.on_time_s))
+        device_s = state.device_s * _DEVICE
+        worth = state.utility.worth(device_s, deadline_s=state.deadline_s).mean()
+        self._device_worth = state.device_accuracy * float(worth) if self._has_device else 0.0
+        self._device_on_time = float(np.mean(device_s <= state.utility.on_time_s))
         # A device that cannot look at every frame takes turns with the server, which is no change
         # of mind; the slower it is, the less a change of way says.
-        turns = min(1.0, world.interval_s / world.device_s)
-        self._switch_cost = world.utility.switch_cost * turns**2
+        turns = min(1.0, state.interval_s / state.device_s)
+        self._switch_cost = state.utility.switch_cost * turns**2
 
     def add_nothing(self) -> None:
         """The frame is left out."""
@@ -189,20 +189,20 @@ class _Process:
 
     def add_rung(self, rung: int) -> None:
         """The frame is sent at `rung`: alone, with the device at once, and with it if late."""
-        world, utility = self._world, self._world.utility
-        bits, cost = world.frame_bits[rung], world.frame_cost[rung]
-        carried = world.bits_per_s * np.exp(world.spread * _NORMAL)
+        state, utility = self._world, self._world.utility
+        bits, cost = state.frame_bits[rung], state.frame_cost[rung]
+        carried = state.bits_per_s * np.exp(state.spread * _NORMAL)
         unqueued_s = (
             ENCODE_S
             + (bits / carried)[:, None, None]
-            + (world.rtt_s * _RTT)[None, :, None]
-            + (world.server_s * _SERVER)[None, None, :]
+            + (state.rtt_s * _RTT)[None, :, None]
+            + (state.server_s * _SERVER)[None, None, :]
         ).reshape(-1, 1)
         latency_s = unqueued_s + _QUEUES
         in_time = latency_s <= utility.on_time_s
-        accuracy = (1 - STALLS) * world.remote_accuracy * RUNGS[rung].accuracy
-        worth = accuracy * utility.worth(latency_s, deadline_s=world.deadline_s)
-        queue = _index(_QUEUES + bits / world.bits_per_s - world.interval_s, len(_QUEUES))
+        accuracy = (1 - STALLS) * state.remote_accuracy * RUNGS[rung].accuracy
+        worth = accuracy * utility.worth(latency_s, deadline_s=state.deadline_s)
+        queue = _index(_QUEUES + bits / state.bits_per_s - state.interval_s, len(_QUEUES))
         first = _FIRST_RUNG + _HOWS * rung
 
         self._add(first + _ALONE, worth.mean(0) - cost, to=_REMOTE, queue=queue)
@@ -211,11 +211,11 @@ class _Process:
             return
         with_device = np.maximum(worth, self._device_worth)
         either_on_time = np.maximum(in_time, self._device_on_time).mean(0)
-        gain = with_device.mean(0) - cost - world.device_cost
+        gain = with_device.mean(0) - cost - state.device_cost
         self._add(first + _AT_ONCE, gain, to=_REMOTE, queue=queue, device=True)
         self.on_time[first + _AT_ONCE] = either_on_time
 
-        latest_s = utility.on_time_s - float(_DEVICE[-1]) * world.device_s
+        latest_s = utility.on_time_s - float(_DEVICE[-1]) * state.device_s
         if latest_s <= 0:
             return
         # Past its own p95 the remote answer is given up on; past the latest start the device
@@ -224,7 +224,7 @@ class _Process:
         self.hedge_s[rung] = np.minimum(late_s + _QUEUES, latest_s)
         is_late = latency_s > self.hedge_s[rung]
         hedged = np.where(is_late, with_device, worth).mean(0) + STALLS * self._device_worth
-        gain = hedged - cost - world.device_cost * np.maximum(is_late.mean(0), STALLS)
+        gain = hedged - cost - state.device_cost * np.maximum(is_late.mean(0), STALLS)
         self._add(first + _IF_LATE, gain, to=_REMOTE, queue=queue)
         self.on_time[first + _IF_LATE] = either_on_time
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hybrid_detect.config import detection_mode
-from hybrid_detect.selection.conditions import Conditions, WayConditions
+from hybrid_detect.selection.conditions import BackendConditions, Conditions
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
 
 __all__ = ["ModePolicy", "Policy"]
@@ -70,26 +70,34 @@ class ModePolicy:
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
-        known = [way for kind in ORDERS[DetectionMode(self.mode)] if (way := conditions.way(kind))]
-        usable = [way for way in known if way.usable]
+        known = [
+            backend
+            for kind in ORDERS[DetectionMode(self.mode)]
+            if (backend := conditions.backend(kind))
+        ]
+        usable = [backend for backend in known if backend.usable]
         if not usable:
             return self._plan(conditions, None, (), why_none(known))
-        in_time = [way for way in usable if (way.latency_s or 0.0) <= conditions.deadline_s]
-        chosen = in_time[0] if in_time else min(usable, key=lambda way: way.latency_s or 0.0)
-        fallbacks = tuple(way for way in usable if way is not chosen)
+        in_time = [
+            backend for backend in usable if (backend.latency_s or 0.0) <= conditions.deadline_s
+        ]
+        chosen = (
+            in_time[0] if in_time else min(usable, key=lambda backend: backend.latency_s or 0.0)
+        )
+        fallbacks = tuple(backend for backend in usable if backend is not chosen)
         reason = self._reason(chosen, known, conditions.deadline_s)
         return self._plan(conditions, chosen, fallbacks, reason)
 
     def _plan(
         self,
         conditions: Conditions,
-        chosen: WayConditions | None,
-        fallbacks: tuple[WayConditions, ...],
+        chosen: BackendConditions | None,
+        fallbacks: tuple[BackendConditions, ...],
         reason: str,
     ) -> Plan:
         return Plan(
             backend=chosen.kind if chosen else None,
-            fallbacks=tuple(way.kind for way in fallbacks),
+            fallbacks=tuple(backend.kind for backend in fallbacks),
             deadline_s=conditions.deadline_s,
             reserve_s=fallback_reserve_s(fallbacks, conditions.deadline_s),
             # Another way that is ready beats asking the one that has just failed.
@@ -100,14 +108,16 @@ class ModePolicy:
             reason=reason,
         )
 
-    def _reason(self, chosen: WayConditions, known: list[WayConditions], deadline_s: float) -> str:
-        passed = [_why_passed(way, deadline_s) for way in known[: known.index(chosen)]]
+    def _reason(
+        self, chosen: BackendConditions, known: list[BackendConditions], deadline_s: float
+    ) -> str:
+        passed = [_why_passed(backend, deadline_s) for backend in known[: known.index(chosen)]]
         latency = "not measured yet" if chosen.latency_s is None else _ms(chosen.latency_s)
         text = f"{self.mode}: {chosen.kind.value} ({latency})"
         return f"{text}; {'; '.join(passed)}" if passed else text
 
 
-def fallback_reserve_s(fallbacks: Sequence[WayConditions], deadline_s: float) -> float:
+def fallback_reserve_s(fallbacks: Sequence[BackendConditions], deadline_s: float) -> float:
     """Seconds of `deadline_s` to keep for the first of `fallbacks`."""
     if not fallbacks:
         return 0.0
@@ -116,20 +126,22 @@ def fallback_reserve_s(fallbacks: Sequence[WayConditions], deadline_s: float) ->
     return min(max(wanted, MIN_RESERVE_SHARE * deadline_s), MAX_RESERVE_SHARE * deadline_s)
 
 
-def _why_passed(way: WayConditions, deadline_s: float) -> str:
-    if not way.usable:
-        return why_out(way)
-    return f"{way.kind.value} would be late ({_ms(way.latency_s or 0.0)} of {_ms(deadline_s)})"
+def _why_passed(backend: BackendConditions, deadline_s: float) -> str:
+    if not backend.usable:
+        return why_out(backend)
+    return (
+        f"{backend.kind.value} would be late ({_ms(backend.latency_s or 0.0)} of {_ms(deadline_s)})"
+    )
 
 
-def why_out(way: WayConditions) -> str:
+def why_out(backend: BackendConditions) -> str:
     """Why `way` takes no part, in words a person can read."""
-    return f"{way.kind.value} is out ({way.why_not})"
+    return f"{backend.kind.value} is out ({backend.unavailable_reason})"
 
 
-def why_none(known: Iterable[WayConditions]) -> str:
+def why_none(known: Iterable[BackendConditions]) -> str:
     """Why none of the `known` ways can be taken, in words a person can read."""
-    reasons = "; ".join(f"{way.kind.value}: {way.why_not}" for way in known)
+    reasons = "; ".join(f"{backend.kind.value}: {backend.unavailable_reason}" for backend in known)
     return f"no way is usable: {reasons or 'none is configured'}"
 
 

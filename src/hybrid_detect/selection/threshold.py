@@ -49,7 +49,7 @@ class ThresholdPolicy:
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
-        usable = {way.kind for way in conditions.ways if way.usable}
+        usable = {backend.kind for backend in conditions.backends if backend.usable}
         remote = next((kind for kind in _REMOTE if kind in usable), None)
         device = BackendKind.DEVICE if BackendKind.DEVICE in usable else None
         link = conditions.link
@@ -75,15 +75,17 @@ class ThresholdPolicy:
         skip: bool = False,
     ) -> Plan:
         what = "left out" if skip else backend.value if backend else "no way is usable"
-        others = [way for way in conditions.ways if way.usable and way.kind is not backend]
+        others = [
+            other for other in conditions.backends if other.usable and other.kind is not backend
+        ]
         # The other remote way leads to the same server, so it comes last.
-        others.sort(key=lambda way: way.kind is not BackendKind.DEVICE)
+        others.sort(key=lambda other: other.kind is not BackendKind.DEVICE)
         if backend is None:
             others = []
         return Plan(
             backend=backend,
             skip=skip,
-            fallbacks=tuple(way.kind for way in others),
+            fallbacks=tuple(other.kind for other in others),
             reserve_s=fallback_reserve_s(others, conditions.deadline_s),
             retries=0 if others else RETRIES_ALONE,
             deadline_s=conditions.deadline_s,

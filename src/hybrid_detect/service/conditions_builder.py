@@ -14,17 +14,17 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
-from hybrid_detect.selection.conditions import Conditions, LinkConditions, WayConditions
+from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
 from hybrid_detect.selection.network import NetworkClassifier
-from hybrid_detect.service.managed_backend import Way
+from hybrid_detect.service.managed_backend import ManagedBackend
 from hybrid_detect.system.power import PowerProbe
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
-__all__ = ["FrameTerms", "Observer", "frame_privacy"]
+__all__ = ["ConditionsBuilder", "FrameContext", "frame_privacy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrameTerms:
+class FrameContext:
     """What holds for one frame, whichever way it takes."""
 
     ends_s: float
@@ -41,7 +41,7 @@ class FrameTerms:
     """Its longer side; `None` if unknown."""
 
 
-class Observer:
+class ConditionsBuilder:
     """Asks every probe and puts the answers together.
 
     Args:
@@ -57,7 +57,7 @@ class Observer:
     def __init__(
         self,
         config: ServiceConfig,
-        ways: Mapping[BackendKind, Way],
+        backends: Mapping[BackendKind, ManagedBackend],
         missing: Mapping[BackendKind, str],
         *,
         meter: LinkMeter | None,
@@ -66,7 +66,7 @@ class Observer:
         clock: Callable[[], float],
     ) -> None:
         self._config = config
-        self._ways = ways
+        self._backends = backends
         self._missing = missing
         self._meter = meter
         self._privacy = privacy
@@ -78,24 +78,28 @@ class Observer:
         self._previous: BackendKind | None = None
         self._spent = 0.0
 
-    def conditions(self, terms: FrameTerms) -> Conditions:
+    def build(self, context: FrameContext) -> Conditions:
         """What is known now, for a frame under `terms`."""
         now_s = self._clock()
         missing = tuple(
-            WayConditions(kind=kind, usable=False, why_not=why)
+            BackendConditions(kind=kind, usable=False, unavailable_reason=why)
             for kind, why in self._missing.items()
         )
         return Conditions(
             now_s=now_s,
-            ways=tuple(self._way(way, terms.privacy) for way in self._ways.values()) + missing,
-            deadline_s=terms.ends_s - now_s,
+            backends=tuple(
+                self._backend_conditions(backend, context.privacy)
+                for backend in self._backends.values()
+            )
+            + missing,
+            deadline_s=context.ends_s - now_s,
             link=self._link(now_s),
-            interval_s=terms.interval_s,
-            must_answer=terms.must_answer,
+            interval_s=context.interval_s,
+            must_answer=context.must_answer,
             age_s=0.0
-            if terms.captured_at_s is None
-            else max(time.monotonic() - terms.captured_at_s, 0.0),
-            frame_side_px=terms.side_px,
+            if context.captured_at_s is None
+            else max(time.monotonic() - context.captured_at_s, 0.0),
+            frame_side_px=context.side_px,
             frame_bytes=self._meter.frame_bytes if self._meter else None,
             previous=self._previous,
             metered=self._config.metered,
@@ -103,21 +107,27 @@ class Observer:
             power=self._power.read(),
         )
 
-    def _way(self, way: Way, privacy: FramePrivacy) -> WayConditions:
-        known = way.conditions()
-        if way.kind is BackendKind.DEVICE:
+    def _backend_conditions(
+        self, backend: ManagedBackend, privacy: FramePrivacy
+    ) -> BackendConditions:
+        known = backend.conditions()
+        if backend.kind is BackendKind.DEVICE:
             return replace(
                 known, accuracy=self._config.device_accuracy, cost=self._config.device_cost
             )
-        why_not = self.why_not_leave(way.kind, privacy)
-        return replace(known, usable=False, why_not=why_not) if why_not else known
+        unavailable_reason = self.denied_reason(backend.kind, privacy)
+        return (
+            replace(known, usable=False, unavailable_reason=unavailable_reason)
+            if unavailable_reason
+            else known
+        )
 
-    def why_not_leave(self, kind: BackendKind, privacy: FramePrivacy) -> str:
+    def denied_reason(self, kind: BackendKind, privacy: FramePrivacy) -> str:
         """Why a frame may not be given to `kind` now; empty if it may."""
         source = self._config.session_id
         # Where the way really leads: a backend that the app brings need not use our endpoint.
-        way = self._ways.get(kind)
-        host = (way.host if way else "") or self._host or "localhost"
+        backend = self._backends.get(kind)
+        host = (backend.host if backend else "") or self._host or "localhost"
         record = (
             self._consent.current(
                 source, scope=self._privacy.consent_scope, version=self._privacy.consent_version
@@ -125,7 +135,7 @@ class Observer:
             if self._consent is not None and source
             else None
         )
-        return self._privacy.why_not(
+        return self._privacy.denied_reason(
             kind,
             host=host,
             now=datetime.now(UTC),

@@ -8,11 +8,11 @@ from hybrid_detect.errors import AllBackendsFailedError, BackendError, Supersede
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import Attempt, DetectionResult, DetectionStatus, Plan
 
-__all__ = ["Outcome"]
+__all__ = ["Execution"]
 
 
 @dataclass(slots=True)
-class Outcome:
+class Execution:
     """What became of a frame."""
 
     result: DetectionResult | None = None
@@ -22,7 +22,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     """What else a person may want to know of the way it took."""
 
-    def told(
+    def to_result(
         self, frame: Frame, plan: Plan, *, total_s: float, session_id: str | None
     ) -> DetectionResult:
         """The result that the caller gets.

@@ -30,16 +30,16 @@ from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.policy import ORDERS, ModePolicy, Policy
-from hybrid_detect.service.conditions_builder import FrameTerms, Observer, frame_privacy
-from hybrid_detect.service.managed_backend import Way, WayStatus
-from hybrid_detect.service.plan_executor import Runner
+from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext, frame_privacy
+from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend
+from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.status import ServiceStatus, Traffic
 from hybrid_detect.service.streams import Stream, results_in_order
 from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import (
+    CapturedFrame,
     FrameSource,
     OpenSource,
-    Shot,
     open_source,
 )
 from hybrid_detect.types import (
@@ -103,8 +103,8 @@ class HybridDetectionService:
         self._missing: dict[BackendKind, str] = {}
         privacy = privacy or PrivacyPolicy()
         made = self._create_backends(privacy) if backends is None else list(backends)
-        self._ways = {backend.kind: Way(backend, clock=clock) for backend in made}
-        if len(self._ways) < len(made):
+        self._backends = {backend.kind: ManagedBackend(backend, clock=clock) for backend in made}
+        if len(self._backends) < len(made):
             msg = f"backends: expected one of each kind, got {[b.kind.value for b in made]}"
             raise ConfigurationError(msg)
         remote = [backend for backend in made if isinstance(backend, RemoteBackend)]
@@ -112,21 +112,21 @@ class HybridDetectionService:
         for backend in remote:  # the ways to one server share what is known of the link
             backend.meter = meter
         self._meter = meter if remote else None
-        self._observer = Observer(
+        self._conditions_builder = ConditionsBuilder(
             self.config,
-            self._ways,
+            self._backends,
             self._missing,
             meter=self._meter,
             privacy=privacy,
             consent=consent,
             clock=clock,
         )
-        self._runner = Runner(
-            self._ways,
+        self._executor = PlanExecutor(
+            self._backends,
             self._missing,
             clock=clock,
             spawn=self._spawn,
-            why_not_leave=self._observer.why_not_leave,
+            denied_reason=self._conditions_builder.denied_reason,
         )
         self._consent = consent
         self._consent_stops: Callable[[], None] | None = None
@@ -149,7 +149,7 @@ class HybridDetectionService:
         made = []
         errors = []
         for kind in ORDERS[self.config.mode]:
-            if why := privacy.why_never(kind):
+            if why := privacy.always_denied_reason(kind):
                 self._missing[kind] = why  # so that not even a connection is made
                 continue
             try:
@@ -196,26 +196,26 @@ class HybridDetectionService:
         if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
             msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
             raise ConfigurationError(msg)
-        terms = FrameTerms(ends_s=self._clock() + deadline_s, privacy=frame_privacy(privacy))
+        context = FrameContext(ends_s=self._clock() + deadline_s, privacy=frame_privacy(privacy))
         frame = await open_frame(image, pixel_format=pixel_format)
-        result = await self._look(frame, terms)
+        result = await self._look(frame, context)
         if result.status is DetectionStatus.FAILED:
             result.raise_for_status()
         return result
 
-    async def _look(self, frame: Frame, terms: FrameTerms) -> DetectionResult:
+    async def _look(self, frame: Frame, context: FrameContext) -> DetectionResult:
         """Observe, decide, detect (and fall back), feed back."""
         self._require_open()
         started_s = self._clock()
-        terms = replace(
-            terms, captured_at_s=frame.captured_at_s, side_px=max(frame.width, frame.height)
+        context = replace(
+            context, captured_at_s=frame.captured_at_s, side_px=max(frame.width, frame.height)
         )
-        plan = await self._decide(terms)
-        outcome = await self._runner.carry_out(plan, frame, terms)
-        result = outcome.told(
+        plan = await self._decide(context)
+        execution = await self._executor.execute(plan, frame, context)
+        result = execution.to_result(
             frame, plan, total_s=self._clock() - started_s, session_id=self.config.session_id
         )
-        self._observer.on_result(plan, result)
+        self._conditions_builder.on_result(plan, result)
         return result
 
     def _require_open(self) -> None:
@@ -223,14 +223,16 @@ class HybridDetectionService:
             msg = "the service is not open: use it as 'async with HybridDetectionService(...)'"
             raise ClosedError(msg)
 
-    async def _decide(self, terms: FrameTerms) -> Plan:
+    async def _decide(self, context: FrameContext) -> Plan:
         """Observe and decide; wait for a way that is still starting if there is no other."""
         while True:
-            plan = self._policy.decide(self._observer.conditions(terms))
-            starting = [way for way in self._ways.values() if not way.settled.is_set()]
+            plan = self._policy.decide(self._conditions_builder.build(context))
+            starting = [
+                backend for backend in self._backends.values() if not backend.checked.is_set()
+            ]
             if plan.backend is not None or plan.skip or not starting:
                 return plan
-            if not await _first_settled(starting, timeout_s=terms.ends_s - self._clock()):
+            if not await _first_checked(starting, timeout_s=context.ends_s - self._clock()):
                 return plan
 
     # -- many frames -------------------------------------------------------------------------
@@ -291,15 +293,17 @@ class HybridDetectionService:
                     self._sources.discard(source)
                     self._dropped += source.dropped
 
-    async def _look_at(self, stream: Stream, shot: Shot) -> DetectionResult:
-        terms = stream.terms(shot, ends_s=self._clock() + self.config.deadline_s)
+    async def _look_at(self, stream: Stream, captured: CapturedFrame) -> DetectionResult:
+        context = stream.context(captured, ends_s=self._clock() + self.config.deadline_s)
         try:
             frame = await open_frame(
-                shot.image, pixel_format=stream.pixel_format, captured_at_s=shot.captured_at_s
+                captured.image,
+                pixel_format=stream.pixel_format,
+                captured_at_s=captured.captured_at_s,
             )
             if (known := stream.unchanged(frame, now_s=self._clock())) is not None:
                 return known
-            result = await self._look(frame, terms)
+            result = await self._look(frame, context)
             stream.looked_at(frame, result, now_s=self._clock())
             return result
         except InvalidFrameError as error:
@@ -323,10 +327,10 @@ class HybridDetectionService:
     def status(self) -> ServiceStatus:
         """What the next frame would get, and how each way stands."""
         missing = tuple(
-            WayStatus(
+            BackendStatus(
                 kind=kind,
                 usable=False,
-                why_not=why,
+                unavailable_reason=why,
                 breaker="",
                 latency_s=None,
                 answered=0,
@@ -337,11 +341,13 @@ class HybridDetectionService:
         return ServiceStatus(
             mode=self.config.mode,
             plan=self._policy.decide(
-                self._observer.conditions(FrameTerms(ends_s=self._clock() + self.config.deadline_s))
+                self._conditions_builder.build(
+                    FrameContext(ends_s=self._clock() + self.config.deadline_s)
+                )
             ),
-            ways=tuple(way.status() for way in self._ways.values()) + missing,
+            backends=tuple(backend.status() for backend in self._backends.values()) + missing,
             frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
-            hedges=replace(self._runner.hedges),
+            hedges=replace(self._executor.hedges),
             traffic=self._traffic(),
         )
 
@@ -363,14 +369,14 @@ class HybridDetectionService:
                 self._consent_stops = self._consent.on_withdrawal(
                     partial(self._on_withdrawal, loop)
                 )
-            for kind, way in tuple(self._ways.items()):
+            for kind, backend in tuple(self._backends.items()):
                 try:
-                    await way.start()
+                    await backend.start()
                 except ConfigurationError as error:
-                    if len(self._ways) == 1:
+                    if len(self._backends) == 1:
                         raise
                     self._missing[kind] = str(error)
-                    await self._ways.pop(kind).aclose()
+                    await self._backends.pop(kind).aclose()
             self._is_open = True
             await self._until_ready()
         except BaseException:
@@ -381,21 +387,23 @@ class HybridDetectionService:
     def _on_withdrawal(self, loop: asyncio.AbstractEventLoop, record: ConsentRecord) -> None:
         """Called in whatever thread withdraws."""
         if record.subject == self.config.session_id:
-            loop.call_soon_threadsafe(self._runner.recall)
+            loop.call_soon_threadsafe(self._executor.recall)
 
-    async def settled(self) -> None:
+    async def wait_ready(self) -> None:
         """Wait until every way has either become ready or failed to for the first time."""
-        await asyncio.gather(*(way.settled.wait() for way in self._ways.values()))
+        await asyncio.gather(*(backend.checked.wait() for backend in self._backends.values()))
 
     async def _until_ready(self) -> None:
-        device = self._ways.get(BackendKind.DEVICE)
+        device = self._backends.get(BackendKind.DEVICE)
         if device is not None and self.config.mode is DetectionMode.PREFER_ON_DEVICE:
             # A server may be ready sooner, but sending pictures is not what was preferred.
-            await device.settled.wait()
-        starting = list(self._ways.values())
-        while starting and not any(way.conditions().usable for way in self._ways.values()):
-            await _first_settled(starting, timeout_s=None)
-            starting = [way for way in starting if not way.settled.is_set()]
+            await device.checked.wait()
+        starting = list(self._backends.values())
+        while starting and not any(
+            backend.conditions().usable for backend in self._backends.values()
+        ):
+            await _first_checked(starting, timeout_s=None)
+            starting = [backend for backend in starting if not backend.checked.is_set()]
 
     async def __aexit__(
         self,
@@ -416,12 +424,12 @@ class HybridDetectionService:
         await asyncio.gather(*self._streams, return_exceptions=True)
         # Not left to streams that nobody goes on with: a camera must not be read any more.
         await asyncio.gather(*(source.aclose() for source in tuple(self._sources)))
-        await asyncio.gather(*(way.aclose() for way in self._ways.values()))
+        await asyncio.gather(*(backend.aclose() for backend in self._backends.values()))
 
 
-async def _first_settled(ways: Iterable[Way], *, timeout_s: float | None) -> bool:
+async def _first_checked(backends: Iterable[ManagedBackend], *, timeout_s: float | None) -> bool:
     """Wait until the first of `ways` has ended its first check; False if time ran out."""
-    waits = [asyncio.create_task(way.settled.wait()) for way in ways]
+    waits = [asyncio.create_task(backend.checked.wait()) for backend in backends]
     try:
         done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         return bool(done)

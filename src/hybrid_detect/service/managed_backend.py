@@ -17,12 +17,12 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
-from hybrid_detect.selection.conditions import WayConditions
+from hybrid_detect.selection.conditions import BackendConditions
 from hybrid_detect.selection.estimators import LatencyEstimate
 from hybrid_detect.selection.quantiles import WindowedQuantile
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
-__all__ = ["Way", "WayStatus"]
+__all__ = ["BackendStatus", "ManagedBackend"]
 
 logger = logging.getLogger("hybrid_detect")
 
@@ -36,12 +36,12 @@ more would have gone wrong is missed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WayStatus:
+class BackendStatus:
     """One way in `HybridDetectionService.status()`."""
 
     kind: BackendKind
     usable: bool
-    why_not: str
+    unavailable_reason: str
     breaker: str
     """``closed``, ``open`` or ``half_open``; empty if the way is not there at all."""
     latency_s: float | None
@@ -51,7 +51,7 @@ class WayStatus:
     """Frames it was given and could not answer."""
 
 
-class Way:
+class ManagedBackend:
     """A backend with its breaker and its latency estimate.
 
     While the breaker is open, a task asks the backend for a sign of life in growing
@@ -61,7 +61,7 @@ class Way:
     def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
         self.kind = backend.kind
         self.host = backend.host
-        self.settled = asyncio.Event()
+        self.checked = asyncio.Event()
         """Set once the first check has ended, either way."""
         self._backend = backend
         self._clock = clock
@@ -84,13 +84,13 @@ class Way:
         self._watcher = asyncio.create_task(self._watch(), name=f"hybrid-detect-watch-{self.kind}")
         self._watcher.add_done_callback(self._report_bug)
 
-    def conditions(self) -> WayConditions:
+    def conditions(self) -> BackendConditions:
         """What a policy may know about this way now."""
-        why_not = self._why_not()
-        return WayConditions(
+        unavailable_reason = self._unavailable_reason()
+        return BackendConditions(
             kind=self.kind,
-            usable=not why_not,
-            why_not=why_not,
+            usable=not unavailable_reason,
+            unavailable_reason=unavailable_reason,
             latency_s=self._latency_s(),
             busy_s=self._busy_s(),
         )
@@ -110,26 +110,26 @@ class Way:
         first_s = max(usual_s - (self._clock() - min(self._running.values())), 0.0)
         return first_s + usual_s * (len(self._running) - 1)
 
-    def status(self) -> WayStatus:
+    def status(self) -> BackendStatus:
         """What a person may want to know about this way now."""
         now = self.conditions()
-        return WayStatus(
+        return BackendStatus(
             kind=self.kind,
             usable=now.usable,
-            why_not=now.why_not,
+            unavailable_reason=now.unavailable_reason,
             breaker=self._breaker.state.value,
             latency_s=now.latency_s,
             answered=self._answered,
             failed=self._failed,
         )
 
-    def _why_not(self) -> str:
+    def _unavailable_reason(self) -> str:
         wait_s = self._asked_to_wait_until_s - self._clock()
         if wait_s > 0:
             return f"the server asks to wait {wait_s:.1f} s"
         if self._breaker.state is BreakerState.CLOSED:
-            return self._backend.why_not
-        return self._trouble or self._backend.why_not or "starting"
+            return self._backend.unavailable_reason
+        return self._trouble or self._backend.unavailable_reason or "starting"
 
     async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
         """Give the frame to the backend, and learn from what becomes of it.
@@ -205,7 +205,7 @@ class Way:
                     logger.warning("%s is back", self.kind.value)
                 self._trouble, self._trouble_kind = "", None
                 self._breaker.on_success()
-            self.settled.set()
+            self.checked.set()
 
     def recall(self) -> None:
         """Keep what of given-up frames is still here from leaving."""
@@ -227,4 +227,4 @@ class Way:
         if not watcher.cancelled() and (bug := watcher.exception()) is not None:
             logger.error("%s is out: its check has a bug", self.kind.value, exc_info=bug)
             self._trouble = f"its check has a bug ({type(bug).__name__})"
-            self.settled.set()
+            self.checked.set()

@@ -22,12 +22,12 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.escalation import why_unsure
 from hybrid_detect.selection.hedging import HedgeBudget
-from hybrid_detect.service.conditions_builder import FrameTerms
-from hybrid_detect.service.execution import Outcome
-from hybrid_detect.service.managed_backend import Way
+from hybrid_detect.service.conditions_builder import FrameContext
+from hybrid_detect.service.execution import Execution
+from hybrid_detect.service.managed_backend import ManagedBackend
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
-__all__ = ["HedgeCounts", "Runner"]
+__all__ = ["HedgeCounts", "PlanExecutor"]
 
 logger = logging.getLogger("hybrid_detect")
 
@@ -44,7 +44,7 @@ class HedgeCounts:
     """How often the budget refused a second way."""
 
 
-class Runner:
+class PlanExecutor:
     """Carries plans out.
 
     Args:
@@ -57,91 +57,91 @@ class Runner:
 
     def __init__(
         self,
-        ways: Mapping[BackendKind, Way],
+        backends: Mapping[BackendKind, ManagedBackend],
         missing: Mapping[BackendKind, str],
         *,
         clock: Callable[[], float],
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
-        why_not_leave: Callable[[BackendKind, FramePrivacy], str],
+        denied_reason: Callable[[BackendKind, FramePrivacy], str],
     ) -> None:
-        self._ways = ways
+        self._backends = backends
         self._missing = missing
         self._clock = clock
         self._spawn = spawn
-        self._why_not_leave = why_not_leave
+        self._why_not_leave = denied_reason
         self._budget = HedgeBudget()
         self._remote: set[asyncio.Timeout] = set()
         self.hedges = HedgeCounts()
 
-    async def carry_out(self, plan: Plan, frame: Frame, terms: FrameTerms) -> Outcome:
+    async def execute(self, plan: Plan, frame: Frame, context: FrameContext) -> Execution:
         """Have `frame` looked at as `plan` says, inside its `terms`."""
-        outcome = Outcome()
+        execution = Execution()
         self._budget.on_frame()
         kinds = [plan.backend, *plan.fallbacks] if plan.backend else []
-        if plan.hedge and plan.hedge in self._ways:
-            await self._race(outcome, plan, frame, terms)
+        if plan.hedge and plan.hedge in self._backends:
+            await self._race(execution, plan, frame, context)
             kinds = [kind for kind in kinds if kind not in {plan.backend, plan.hedge}]
         for kind in kinds:
-            if outcome.result or outcome.superseded:
+            if execution.result or execution.superseded:
                 break
-            reserve_s = 0.0 if outcome.failures else plan.reserve_s
-            await self._try(outcome, kind, plan, frame, terms, reserve_s=reserve_s)
-        if outcome.result and plan.escalation:
-            await self._escalate(outcome, plan, frame, terms)
-        return outcome
+            reserve_s = 0.0 if execution.failures else plan.reserve_s
+            await self._try(execution, kind, plan, frame, context, reserve_s=reserve_s)
+        if execution.result and plan.escalation:
+            await self._escalate(execution, plan, frame, context)
+        return execution
 
     async def _try(
         self,
-        outcome: Outcome,
+        execution: Execution,
         kind: BackendKind,
         plan: Plan,
         frame: Frame,
-        terms: FrameTerms,
+        context: FrameContext,
         *,
         reserve_s: float = 0.0,
     ) -> None:
         try:
-            outcome.result = await self._detect(kind, plan, frame, terms, reserve_s=reserve_s)
+            execution.result = await self._detect(kind, plan, frame, context, reserve_s=reserve_s)
         except SupersededError as error:
-            outcome.superseded = error
+            execution.superseded = error
         except BackendError as error:
             # Its traceback would keep the frame alive for as long as the result is kept.
-            outcome.failures.append(error.with_traceback(None))
+            execution.failures.append(error.with_traceback(None))
 
     async def _detect(
         self,
         kind: BackendKind,
         plan: Plan,
         frame: Frame,
-        terms: FrameTerms,
+        context: FrameContext,
         *,
         reserve_s: float = 0.0,
     ) -> DetectionResult:
-        way = self._ways.get(kind)
-        if way is None:  # the policy asked for what is not there
+        backend = self._backends.get(kind)
+        if backend is None:  # the policy asked for what is not there
             why = self._missing.get(kind, "this service has no such way")
             raise BackendUnavailableError(why, backend=kind.value)
         # Asked again: a consent may have been withdrawn since the plan was made.
-        if why := self._why_not_leave(kind, terms.privacy):
+        if why := self._why_not_leave(kind, context.privacy):
             raise BackendUnavailableError(why, backend=kind.value)
-        left_s = terms.ends_s - reserve_s - self._clock()
+        left_s = context.ends_s - reserve_s - self._clock()
         if left_s <= 0:
             msg = "no time was left for it"
             raise BackendTimeoutError(msg, backend=kind.value)
         plan = replace(plan, backend=kind, deadline_s=left_s)
         if kind is BackendKind.DEVICE:
-            return await way.detect(frame, plan)
+            return await backend.detect(frame, plan)
         try:
             async with asyncio.timeout(None) as scope:
                 self._remote.add(scope)
                 try:
-                    return await way.detect(frame, plan)
+                    return await backend.detect(frame, plan)
                 finally:
                     self._remote.discard(scope)
         except TimeoutError:
             if not scope.expired():
                 raise
-            why = self._why_not_leave(kind, terms.privacy) or "frames may not leave any more"
+            why = self._why_not_leave(kind, context.privacy) or "frames may not leave any more"
             raise BackendUnavailableError(why, backend=kind.value) from None
 
     def recall(self) -> None:
@@ -149,15 +149,17 @@ class Runner:
         now_s = asyncio.get_running_loop().time()
         for scope in tuple(self._remote):
             scope.reschedule(now_s)
-        for way in self._ways.values():
-            way.recall()
+        for backend in self._backends.values():
+            backend.recall()
 
-    async def _race(self, outcome: Outcome, plan: Plan, frame: Frame, terms: FrameTerms) -> None:
+    async def _race(
+        self, execution: Execution, plan: Plan, frame: Frame, context: FrameContext
+    ) -> None:
         """The first way, and the hedge from `hedge_after_s` on; the first good answer wins."""
         first, second = plan.backend, plan.hedge
         assert first is not None and second is not None  # noqa: S101, PT018 - asked by the caller
         began_s = self._clock()
-        tasks = [self._spawn(self._detect(first, plan, frame, terms))]
+        tasks = [self._spawn(self._detect(first, plan, frame, context))]
         unseen = set(tasks)
         granted = False
         try:
@@ -165,31 +167,31 @@ class Runner:
             if not tasks[0].done():
                 granted = self._may_hedge(plan)
                 if not granted:  # as a fallback then, when there is just time enough for it
-                    left_s = terms.ends_s - plan.reserve_s - self._clock()
+                    left_s = context.ends_s - plan.reserve_s - self._clock()
                     await asyncio.wait(tasks, timeout=max(left_s, 0.0))
             if not tasks[0].done():
-                tasks.append(self._spawn(self._detect(second, plan, frame, terms)))
+                tasks.append(self._spawn(self._detect(second, plan, frame, context)))
                 unseen.add(tasks[1])
                 after_ms = (self._clock() - began_s) * 1000
-                outcome.notes.append(f"{second.value} started as well after {after_ms:.0f} ms")
+                execution.notes.append(f"{second.value} started as well after {after_ms:.0f} ms")
             pending = set(tasks)
-            while pending and outcome.result is None:
+            while pending and execution.result is None:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in sorted(done, key=tasks.index):
-                    if outcome.result is None:
+                    if execution.result is None:
                         unseen.discard(task)
-                        self._take(task, outcome)
+                        self._take(task, execution)
         finally:
             for task in unseen:
                 # A probe goes on: what it tells of the link is what it was sent for.
-                if not (plan.probe and task is tasks[0] and outcome.result):
+                if not (plan.probe and task is tasks[0] and execution.result):
                     task.cancel()
                 task.add_done_callback(_see)
-        if outcome.result:
-            outcome.superseded = None
-            self.hedges.won += granted and not plan.probe and outcome.result.backend is second
-        elif len(tasks) == 1 and not outcome.superseded:
-            await self._try(outcome, second, plan, frame, terms)
+        if execution.result:
+            execution.superseded = None
+            self.hedges.won += granted and not plan.probe and execution.result.backend is second
+        elif len(tasks) == 1 and not execution.superseded:
+            await self._try(execution, second, plan, frame, context)
 
     def _may_hedge(self, plan: Plan) -> bool:
         if plan.probe:
@@ -199,36 +201,36 @@ class Runner:
         self.hedges.denied += not granted
         return granted
 
-    def _take(self, task: asyncio.Task[DetectionResult], outcome: Outcome) -> None:
+    def _take(self, task: asyncio.Task[DetectionResult], execution: Execution) -> None:
         """Put what a finished attempt brought into `outcome`."""
         error = task.exception()
         if error is None:
-            outcome.result = task.result()
+            execution.result = task.result()
         elif isinstance(error, SupersededError):
-            outcome.superseded = error
+            execution.superseded = error
         elif isinstance(error, BackendError):
-            outcome.failures.append(error.with_traceback(None))
+            execution.failures.append(error.with_traceback(None))
         else:
             raise error
 
     async def _escalate(
-        self, outcome: Outcome, plan: Plan, frame: Frame, terms: FrameTerms
+        self, execution: Execution, plan: Plan, frame: Frame, context: FrameContext
     ) -> None:
         """Ask the server as well where the device's answer is not to be relied on."""
-        assert outcome.result is not None and plan.escalation is not None  # noqa: S101, PT018 - asked by the caller
-        seen = outcome.result
+        assert execution.result is not None and plan.escalation is not None  # noqa: S101, PT018 - asked by the caller
+        seen = execution.result
         why = why_unsure(seen)
         if not why or seen.backend is plan.escalation or not self._is_usable(plan.escalation):
             return
-        outcome.notes.append(f"{plan.escalation.value} was asked as well, because {why}")
-        outcome.result = None
-        await self._try(outcome, plan.escalation, plan, frame, terms)
-        if outcome.result is None:
-            outcome.result, outcome.superseded = seen, None
+        execution.notes.append(f"{plan.escalation.value} was asked as well, because {why}")
+        execution.result = None
+        await self._try(execution, plan.escalation, plan, frame, context)
+        if execution.result is None:
+            execution.result, execution.superseded = seen, None
 
     def _is_usable(self, kind: BackendKind) -> bool:
-        way = self._ways.get(kind)
-        return way is not None and way.conditions().usable
+        backend = self._backends.get(kind)
+        return backend is not None and backend.conditions().usable
 
 
 def _see(task: asyncio.Task[DetectionResult]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid_detect.service.managed_backend import WayStatus
+from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.service.plan_executor import HedgeCounts
 from hybrid_detect.types import DetectionMode, Plan
 
@@ -32,7 +32,7 @@ class ServiceStatus:
     mode: DetectionMode
     plan: Plan
     """The plan the next frame would get."""
-    ways: tuple[WayStatus, ...]
+    backends: tuple[BackendStatus, ...]
     frames_dropped: int
     """Frames that cameras gave and newer ones replaced before anybody could look."""
     hedges: HedgeCounts

@@ -11,9 +11,9 @@ from typing import Any
 
 from hybrid_detect.frames.frame import Frame, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
-from hybrid_detect.service.conditions_builder import FrameTerms
+from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.sources.change_gate import ChangeGate
-from hybrid_detect.sources.sources import OpenSource, Shot
+from hybrid_detect.sources.sources import CapturedFrame, OpenSource
 from hybrid_detect.types import DetectionResult, DetectionStatus, Timings
 
 __all__ = ["IN_FLIGHT", "Stream", "results_in_order"]
@@ -29,7 +29,7 @@ MAX_INTERVAL_S = 1.0
 
 async def results_in_order(
     source: OpenSource,
-    look: Callable[[Shot], Awaitable[DetectionResult]],
+    look: Callable[[CapturedFrame], Awaitable[DetectionResult]],
     *,
     spawn: Callable[[Any], asyncio.Task[Any]],
     in_flight: int = IN_FLIGHT,
@@ -45,7 +45,7 @@ async def results_in_order(
         in_flight: Frames that may be under way at the same time.
     """
     pending: deque[asyncio.Task[DetectionResult]] = deque()
-    taking: asyncio.Task[Shot | None] | None = None
+    taking: asyncio.Task[CapturedFrame | None] | None = None
     error: BaseException | None = None
     exhausted = False
     try:
@@ -57,11 +57,11 @@ async def results_in_order(
             if taking is not None and taking.done():
                 taken, taking = taking, None
                 error = taken.exception()
-                shot = None if error else taken.result()
-                if shot is None:
+                captured = None if error else taken.result()
+                if captured is None:
                     exhausted = True
                 else:
-                    pending.append(spawn(look(shot)))
+                    pending.append(spawn(look(captured)))
             while pending and pending[0].done():
                 yield pending.popleft().result()
         if error is not None:
@@ -100,13 +100,15 @@ class Stream:
         self._gate = gate
         self._last: DetectionResult | None = None
         self._last_captured_s = 0.0
-        self._shot_s: float | None = None
+        self._captured_s: float | None = None
 
-    def terms(self, shot: Shot, *, ends_s: float) -> FrameTerms:
+    def context(self, captured: CapturedFrame, *, ends_s: float) -> FrameContext:
         """What holds for `shot`, whose deadline is `ends_s`."""
-        since_s = math.inf if self._shot_s is None else shot.captured_at_s - self._shot_s
-        self._shot_s = shot.captured_at_s
-        return FrameTerms(
+        since_s = (
+            math.inf if self._captured_s is None else captured.captured_at_s - self._captured_s
+        )
+        self._captured_s = captured.captured_at_s
+        return FrameContext(
             ends_s=ends_s,
             # The source may be slower than it is allowed to be.
             interval_s=max(self._interval_s, min(since_s, MAX_INTERVAL_S)),

@@ -15,7 +15,7 @@ from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.simulation.environment import Environment
 from hybrid_detect.simulation.oracle import oracle
 from hybrid_detect.simulation.policy_names import FIXED, make_policy
-from hybrid_detect.simulation.simulated_run import Outcome
+from hybrid_detect.simulation.simulated_run import SimulatedResult
 from hybrid_detect.simulation.simulator import simulate
 from hybrid_detect.simulation.traces import Trace
 
@@ -54,7 +54,7 @@ class Scenario:
             device_accuracy=self.device_accuracy,
         )
 
-    def run(self, name: str, environment: Environment | None = None) -> Outcome:
+    def run(self, name: str, environment: Environment | None = None) -> SimulatedResult:
         """Let the policy of that name (see `make_policy`) run through it."""
         environment = environment or self.environment()
         if name == ORACLE:
@@ -117,7 +117,9 @@ def measure(scenario: Scenario, policies: Sequence[str]) -> list[Row]:
     return [*(rows[name] for name in dict.fromkeys((*policies, ORACLE))), hindsight]
 
 
-def _row(scenario: Scenario, policy: str, outcome: Outcome | None, utility: float = 0.0) -> Row:
+def _row(
+    scenario: Scenario, policy: str, outcome: SimulatedResult | None, utility: float = 0.0
+) -> Row:
     facts = {
         "policy": policy,
         "trace": scenario.trace.name,

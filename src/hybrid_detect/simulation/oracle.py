@@ -26,8 +26,8 @@ from hybrid_detect.simulation.environment import (
 )
 from hybrid_detect.simulation.simulated_run import (
     RUNGS,
-    Course,
-    Outcome,
+    SimulatedResult,
+    SimulatedRun,
     compressed,
     slow_start_rounds,
 )
@@ -50,25 +50,25 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 
-def oracle(environment: Environment) -> Outcome:
+def oracle(environment: Environment) -> SimulatedResult:
     """Plan with everything known, then replay."""
     choices, uplink_s, device_s = _plan(environment)
-    course = Course(environment)
+    run = SimulatedRun(environment)
     for frame in range(environment.frames):
         now_s = frame * environment.interval_s
-        offset_s = course.link_free_s - now_s if course.link_used_s > -5 else IDLE_OFFSET_S
+        offset_s = run.link_free_s - now_s if run.link_used_s > -5 else IDLE_OFFSET_S
         row = int(np.clip(round((offset_s - IDLE_OFFSET_S) / STEP_S), 0, len(uplink_s) - 1))
-        steps = math.ceil((course.device_free_s - now_s) / STEP_S - 1e-6)
+        steps = math.ceil((run.device_free_s - now_s) / STEP_S - 1e-6)
         column = int(np.clip(steps, 0, len(device_s) - 1))
         rung, with_device = divmod(int(choices[frame, row, column]), 2)
         if rung:
             bits, accuracy = _upload_of(environment, frame, rung - 1)
-            course.upload(frame, now_s, bits, accuracy)
+            run.upload(frame, now_s, bits, accuracy)
         if with_device:
-            course.look(frame, now_s)
+            run.look(frame, now_s)
         if rung or with_device:
-            course.chose(BackendKind.STREAMING if rung else BackendKind.DEVICE)
-    return course.outcome()
+            run.chose(BackendKind.STREAMING if rung else BackendKind.DEVICE)
+    return run.outcome()
 
 
 def _upload_of(environment: Environment, frame: int, rung: int) -> tuple[float, float]:

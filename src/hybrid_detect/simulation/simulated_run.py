@@ -29,7 +29,15 @@ from hybrid_detect.simulation.environment import (
 )
 from hybrid_detect.types import BackendKind
 
-__all__ = ["RUNGS", "Course", "Outcome", "Rung", "Upload", "compressed", "slow_start_rounds"]
+__all__ = [
+    "RUNGS",
+    "Rung",
+    "SimulatedResult",
+    "SimulatedRun",
+    "Upload",
+    "compressed",
+    "slow_start_rounds",
+]
 
 
 class Rung(NamedTuple):
@@ -121,7 +129,7 @@ class Upload(NamedTuple):
     """When its answer was there; infinite if it was aborted."""
 
 
-class Course:
+class SimulatedRun:
     """One run, frame by frame. A frame's time is `frame * environment.interval_s`."""
 
     def __init__(self, environment: Environment) -> None:
@@ -181,10 +189,10 @@ class Course:
         """Take note of the way a frame was meant for, for counting switches."""
         self._choices.append(kind)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SimulatedResult:
         """What came of it all."""
         pairs = zip(self._choices, self._choices[1:], strict=False)
-        return Outcome(
+        return SimulatedResult(
             environment=self.environment,
             upload_s=self._upload_s,
             upload_worth=self._upload_worth,
@@ -198,7 +206,7 @@ class Course:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
+class SimulatedResult:
     """What came of a run. Arrays have one value for each frame, in seconds and perfect answers."""
 
     environment: Environment

@@ -18,16 +18,24 @@ from statistics import median
 from typing import Literal, Protocol
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.selection.conditions import Conditions, WayConditions
+from hybrid_detect.selection.conditions import BackendConditions, Conditions
 from hybrid_detect.selection.estimators import LatencyEstimate
 from hybrid_detect.selection.link import LinkEstimator
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.simulation.environment import ENCODE_S, STALE_S, TIMEOUT_S, Environment
-from hybrid_detect.simulation.simulated_run import Course, Outcome, compressed
+from hybrid_detect.simulation.simulated_run import SimulatedResult, SimulatedRun, compressed
 from hybrid_detect.simulation.traces import Trace, read_traces
 from hybrid_detect.types import BackendKind, Plan
 
-__all__ = ["PING_S", "Environment", "Observer", "Outcome", "Trace", "read_traces", "simulate"]
+__all__ = [
+    "PING_S",
+    "Environment",
+    "EventListener",
+    "SimulatedResult",
+    "Trace",
+    "read_traces",
+    "simulate",
+]
 
 PING_S = 0.2
 """Seconds between pings; at most one is out."""
@@ -42,7 +50,7 @@ time yet."""
 _STREAMING, _DEVICE = BackendKind.STREAMING, BackendKind.DEVICE
 
 
-class Observer(Protocol):
+class EventListener(Protocol):
     """The raw events, for policies that want them; each method is called only if it is there.
 
     Frames are named by their numbers. Events come in the order of their times, all those until a
@@ -75,7 +83,7 @@ def simulate(
     sizes: Literal["this", "previous"] = "this",
     device_end: Literal["predicted", "known"] = "predicted",
     ping_s: float | None = PING_S,
-) -> Outcome:
+) -> SimulatedResult:
     """Run `policy`, which must be new if it has a memory, over the whole of `environment`.
 
     Of a plan are carried out: `backend` (cloud and streaming are the same here), `quality`,
@@ -106,7 +114,7 @@ def simulate(
     for frame in range(environment.frames):
         run.frame(frame, ping=bool(every) and frame % every == 0)
     run.start_late(until_s=math.inf)
-    return run.course.outcome()
+    return run.run.outcome()
 
 
 class _Run:
@@ -120,7 +128,7 @@ class _Run:
         size_of_previous: bool,
         end_known: bool,
     ) -> None:
-        self.course = Course(environment)
+        self.run = SimulatedRun(environment)
         self._world = environment
         self._policy = policy
         self._receive_times = receive_times
@@ -162,20 +170,20 @@ class _Run:
         known = frame - 1 if self._size_of_previous else frame
         usual_s = self._usual_device_s()
         busy_s = 0.0
-        if now_s < self.course.device_free_s - 1e-9:
+        if now_s < self.run.device_free_s - 1e-9:
             left_s = self._device_since_s + usual_s - now_s
             busy_s = max(left_s, OVERDUE_SHARE * usual_s)
             if self._end_known:
-                busy_s = self.course.device_free_s - now_s
+                busy_s = self.run.device_free_s - now_s
         return Conditions(
             now_s=now_s,
-            ways=(
-                WayConditions(
+            backends=(
+                BackendConditions(
                     kind=_STREAMING,
                     usable=True,
                     latency_s=self._remote_s.predict_s(now_s=now_s),
                 ),
-                WayConditions(
+                BackendConditions(
                     kind=_DEVICE,
                     usable=True,
                     latency_s=usual_s,
@@ -204,7 +212,7 @@ class _Run:
         self._tell("pinged", now_s=now_s)
         pong_s = now_s + TIMEOUT_S
         if self._world.capacity_at(now_s) > 0:
-            behind_s = max(now_s, self.course.link_free_s)
+            behind_s = max(now_s, self.run.link_free_s)
             pong_s = behind_s + self._world.rtt_at(behind_s)
         self._at(pong_s, partial(self._pong, now_s))
 
@@ -241,14 +249,14 @@ class _Run:
 
     def _chose(self, kind: BackendKind) -> None:
         self._previous = kind
-        self.course.chose(kind)
+        self.run.chose(kind)
 
     def _start(self, kind: BackendKind, plan: Plan, frame: int, at_s: float) -> float:
         """Give the frame to `kind`; when its answer will be there, which may be never."""
         return self._look(frame, at_s) if kind is _DEVICE else self._upload(plan, frame, at_s)
 
     def _look(self, frame: int, at_s: float) -> float:
-        done_s = self.course.look(frame, at_s)
+        done_s = self.run.look(frame, at_s)
         if done_s is None:
             return math.inf
         self._device_since_s = at_s
@@ -259,7 +267,7 @@ class _Run:
     def _upload(self, plan: Plan, frame: int, at_s: float) -> float:
         raw_bits = float(self._world.raw_bits[frame])
         bits, accuracy = compressed(raw_bits, plan.quality, plan.max_side_px, plan.target_bytes)
-        upload = self.course.upload(frame, at_s, bits, accuracy)
+        upload = self.run.upload(frame, at_s, bits, accuracy)
         size = round(bits / 8)
         self._at(
             at_s + ENCODE_S,

@@ -21,7 +21,7 @@ from PIL import Image
 
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["Camera", "FrameSource", "OpenSource", "Shot", "open_source"]
+__all__ = ["Camera", "CapturedFrame", "FrameSource", "OpenSource", "open_source"]
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ FrameSource = Camera | Iterable[Any] | AsyncIterable[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
+class CapturedFrame:
     """An image and when it came, in monotonic seconds."""
 
     image: Any
@@ -57,7 +57,7 @@ class OpenSource(ABC):
         return 0
 
     @abstractmethod
-    async def take(self) -> Shot | None:
+    async def take(self) -> CapturedFrame | None:
         """The next frame, or `None` at the end."""
 
     async def aclose(self) -> None:
@@ -121,9 +121,9 @@ class _AsyncPulled(OpenSource):
     def __init__(self, images: AsyncIterable[Any]) -> None:
         self._images = aiter(images)
 
-    async def take(self) -> Shot | None:
+    async def take(self) -> CapturedFrame | None:
         image = await anext(self._images, _END)
-        return None if image is _END else Shot(image, time.monotonic())
+        return None if image is _END else CapturedFrame(image, time.monotonic())
 
     async def aclose(self) -> None:
         if hasattr(self._images, "aclose"):
@@ -138,7 +138,7 @@ class _AsyncNewest(OpenSource):
     def __init__(self, images: AsyncIterable[Any]) -> None:
         self._source = _AsyncPulled(images)
         self._arrived = asyncio.Event()
-        self._shot: Shot | None = None
+        self._shot: CapturedFrame | None = None
         self._dropped = 0
         self._reader = asyncio.create_task(self._read())
 
@@ -148,21 +148,21 @@ class _AsyncNewest(OpenSource):
 
     async def _read(self) -> None:
         try:
-            while (shot := await self._source.take()) is not None:
+            while (captured := await self._source.take()) is not None:
                 self._dropped += self._shot is not None
-                self._shot = shot
+                self._shot = captured
                 self._arrived.set()
         finally:
             self._arrived.set()
 
-    async def take(self) -> Shot | None:
+    async def take(self) -> CapturedFrame | None:
         while self._shot is None and not self._reader.done():
             self._arrived.clear()
             await self._arrived.wait()
-        shot, self._shot = self._shot, None
-        if shot is None:
+        captured, self._shot = self._shot, None
+        if captured is None:
             await self._reader  # raises what ended the source, if it did not just end
-        return shot
+        return captured
 
     async def aclose(self) -> None:
         self._reader.cancel()
@@ -177,11 +177,11 @@ class _Pulled(OpenSource):
         self._images = images
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hybrid-detect-source")
 
-    async def take(self) -> Shot | None:
+    async def take(self) -> CapturedFrame | None:
         image = await asyncio.get_running_loop().run_in_executor(
             self._thread, next, self._images, _END
         )
-        return None if image is _END else Shot(image, time.monotonic())
+        return None if image is _END else CapturedFrame(image, time.monotonic())
 
     async def aclose(self) -> None:
         # An image that is being read now is waited for: a camera cannot be interrupted.
@@ -198,7 +198,7 @@ class _Newest(OpenSource):
         self._loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
         self._lock = threading.Lock()
-        self._shot: Shot | None = None
+        self._shot: CapturedFrame | None = None
         self._dropped = 0
         self._error: BaseException | None = None
         self._ended = False
@@ -215,7 +215,7 @@ class _Newest(OpenSource):
             for image in self._images:
                 with self._lock:
                     self._dropped += self._shot is not None
-                    self._shot = Shot(image, time.monotonic())
+                    self._shot = CapturedFrame(image, time.monotonic())
                 if self._stop.is_set():
                     return
                 self._wake()
@@ -228,14 +228,14 @@ class _Newest(OpenSource):
     def _wake(self) -> None:
         self._loop.call_soon_threadsafe(self._arrived.set)
 
-    async def take(self) -> Shot | None:
+    async def take(self) -> CapturedFrame | None:
         while True:
             self._arrived.clear()
             ended = self._ended
             with self._lock:
-                shot, self._shot = self._shot, None
-            if shot is not None:
-                return shot
+                captured, self._shot = self._shot, None
+            if captured is not None:
+                return captured
             if ended:
                 if self._error is not None:
                     raise self._error
@@ -263,7 +263,7 @@ class _Throttled(OpenSource):
     def dropped(self) -> int:
         return self._source.dropped
 
-    async def take(self) -> Shot | None:
+    async def take(self) -> CapturedFrame | None:
         now_s = time.monotonic()
         if now_s < self._due_s:
             await asyncio.sleep(self._due_s - now_s)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from hybrid_detect.selection.conditions import PowerConditions
 from hybrid_detect.system.cgroups import read_text
+from hybrid_detect.types import PowerConditions
 
 __all__ = ["PowerProbe", "system_battery"]
 

@@ -340,7 +340,7 @@ async def test_check_waits_no_longer_than_told_and_never_loads_twice(engine: Fak
         for _ in range(3):
             with pytest.raises(BackendTimeoutError, match=r"was not loaded within 0\.05 s"):
                 await service.check(deadline_s=SOON_S)
-        assert service.why_not == ""
+        assert service.unavailable_reason == ""
         engine.may_load.set()
         await service.check(deadline_s=LATE_S)
         await service.check(deadline_s=LATE_S)
@@ -352,8 +352,8 @@ async def test_long_load_is_why_not(engine: FakeEngine, monkeypatch: pytest.Monk
     monkeypatch.setattr(engine_module, "LOADING_GRACE_S", 0.0)
     engine.may_load.clear()
     async with service_of() as service:
-        await until(lambda: service.why_not)
-        assert "'short_range' is being fetched" in service.why_not
+        await until(lambda: service.unavailable_reason)
+        assert "'short_range' is being fetched" in service.unavailable_reason
 
 
 async def test_frame_during_the_load_waits_for_it(engine: FakeEngine) -> None:
@@ -375,7 +375,7 @@ async def test_missing_model_refuses_frames_at_once_until_a_check_cures_it(
     service = service_of()
     with pytest.raises(ModelError, match="no model to be had"):
         await service.check(deadline_s=LATE_S)
-    assert service.why_not == "no model to be had"
+    assert service.unavailable_reason == "no model to be had"
     for _ in range(5):
         with pytest.raises(BackendUnavailableError, match="no model to be had") as caught:
             await service.detect(frame_of(1), plan())
@@ -384,7 +384,7 @@ async def test_missing_model_refuses_frames_at_once_until_a_check_cures_it(
 
     engine.load_error = None
     await service.check(deadline_s=LATE_S)
-    assert service.why_not == ""
+    assert service.unavailable_reason == ""
     assert (await service.detect(frame_of(1), plan())).answered
     await service.aclose()
 
@@ -401,7 +401,7 @@ async def test_failed_load_is_tried_again_after_a_while(
     with pytest.raises(BackendUnavailableError, match="needs libGL"):
         await service.check(deadline_s=LATE_S)
     assert engine.loads == 3
-    assert service.why_not == ""
+    assert service.unavailable_reason == ""
     await service.aclose()
 
 
@@ -412,7 +412,7 @@ async def test_closed_service_refuses_everything(engine: FakeEngine) -> None:
     service = service_of()
     await service.aclose()
     await service.aclose()
-    assert "closed" in service.why_not
+    assert "closed" in service.unavailable_reason
     with pytest.raises(ClosedError):
         await service.detect(frame_of(1), plan())
     with pytest.raises(ClosedError):
@@ -655,7 +655,7 @@ async def test_death_at_the_first_start_costs_one_frame(monkeypatch: pytest.Monk
         with pytest.raises(BackendUnavailableError, match="died at its start") as caught:
             await service.detect(BRIGHT, plan())
         assert caught.value.retryable
-        assert service.why_not == "", "the next frame may try at once"
+        assert service.unavailable_reason == "", "the next frame may try at once"
         assert (await service.detect(BRIGHT, plan())).answered
 
 
@@ -665,9 +665,9 @@ async def test_model_that_mediapipe_refuses_is_told(synthetic: list[bytes | Exce
     async with OnDeviceDetectionService() as service:
         with pytest.raises(BackendUnavailableError, match="does not accept the model"):
             await service.detect(BRIGHT, plan())
-        assert "does not accept the model" in service.why_not
+        assert "does not accept the model" in service.unavailable_reason
         await service.check(deadline_s=LATE_S)
-        assert service.why_not == ""
+        assert service.unavailable_reason == ""
 
 
 @process
@@ -815,5 +815,5 @@ async def test_wrong_model_file_is_refused(tmp_path: Path) -> None:
     service = OnDeviceDetectionService(model_path=wrong)
     with pytest.raises(ModelError, match="is not the published model"):
         await service.check(deadline_s=LATE_S)
-    assert "is not the published model" in service.why_not
+    assert "is not the published model" in service.unavailable_reason
     await service.aclose()

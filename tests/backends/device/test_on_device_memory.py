@@ -72,11 +72,11 @@ async def test_no_detector_is_started_while_memory_is_short() -> None:
     async with OnDeviceDetectionService(read_memory=memory.read) as service:
         with pytest.raises(BackendUnavailableError, match="only 20 MiB are left in the cgroup"):
             await service.check(deadline_s=10)
-        assert "only 20 MiB" in service.why_not
+        assert "only 20 MiB" in service.unavailable_reason
         assert workers() == []
 
         memory.reading = PLENTY
-        await until(lambda: service.why_not == "")
+        await until(lambda: service.unavailable_reason == "")
         assert (await service.process_image(BLANK, deadline_s=10)).answered
 
 
@@ -87,13 +87,13 @@ async def test_a_running_detector_is_unloaded_and_comes_back() -> None:
         assert len(workers()) == 1
 
         memory.reading = SHORT
-        await until(lambda: service.why_not != "")
+        await until(lambda: service.unavailable_reason != "")
         await until(lambda: workers() == [])  # its process is ended right after the word
         with pytest.raises(BackendUnavailableError, match="only 20 MiB"):
             await service.process_image(BLANK, deadline_s=10)
 
         memory.reading = PLENTY
-        await until(lambda: service.why_not == "")
+        await until(lambda: service.unavailable_reason == "")
         assert (await service.process_image(BLANK, deadline_s=10)).answered
 
 
@@ -122,7 +122,7 @@ async def test_a_picture_just_above_4k_takes_little_more_than_the_process_there_
         memory.reading = replace(PLENTY, available_bytes=145 * MIB)
         large = np.zeros((2160, 4096, 3), np.uint8)
         assert (await service.process_image(large, deadline_s=10)).answered
-        assert service.why_not == ""
+        assert service.unavailable_reason == ""
 
 
 async def test_a_picture_too_large_for_the_memory_keeps_none_of_the_usual_out() -> None:
@@ -133,7 +133,7 @@ async def test_a_picture_too_large_for_the_memory_keeps_none_of_the_usual_out() 
         assert (await service.process_image(BLANK, deadline_s=10)).answered
         with pytest.raises(BackendUnavailableError, match="only 200 MiB are left"):
             await service.process_image(large, deadline_s=10)
-        assert service.why_not == ""
+        assert service.unavailable_reason == ""
         assert (await service.process_image(BLANK, deadline_s=10)).answered
 
 
@@ -141,9 +141,9 @@ async def test_a_picture_too_large_for_the_memory_keeps_none_of_the_usual_out() 
 async def test_the_service_goes_elsewhere_and_says_why(mode: str) -> None:
     memory = Memory()
     memory.reading = SHORT
-    ways = [FakeBackend("cloud"), OnDeviceDetectionService(read_memory=memory.read)]
-    async with HybridDetectionService(mode=mode, backends=ways) as service:
-        await service.settled()
+    backends = [FakeBackend("cloud"), OnDeviceDetectionService(read_memory=memory.read)]
+    async with HybridDetectionService(mode=mode, backends=backends) as service:
+        await service.wait_ready()
         for _ in range(3):
             result = await service.process_image(BLANK)
             assert result.backend == "cloud"
@@ -178,8 +178,8 @@ def test_a_leak_that_was_ended_does_not_keep_a_fresh_one_out(
 async def test_the_device_alone_says_why_it_cannot_look() -> None:
     memory = Memory()
     memory.reading = SHORT
-    ways = [OnDeviceDetectionService(read_memory=memory.read)]
-    async with HybridDetectionService(mode="on_device", backends=ways) as service:
+    backends = [OnDeviceDetectionService(read_memory=memory.read)]
+    async with HybridDetectionService(mode="on_device", backends=backends) as service:
         with pytest.raises(AllBackendsFailedError, match="only 20 MiB are left"):
             await service.process_image(BLANK)
 

@@ -696,7 +696,12 @@ def main(options):
         os.write(1, {reply})
     os._exit(0)
 
-for name in ("hybrid_detect", "hybrid_detect.backends", "hybrid_detect.backends.device.worker_child"):
+for name in (
+    "hybrid_detect",
+    "hybrid_detect.backends",
+    "hybrid_detect.backends.device",
+    "hybrid_detect.backends.device.worker_child",
+):
     sys.modules[name] = types.ModuleType(name)
 sys.modules["hybrid_detect.backends.device.worker_child"].main = main
 """

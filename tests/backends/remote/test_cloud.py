@@ -661,7 +661,7 @@ async def test_the_token_is_told_to_nobody_but_the_server(
                 await look(service, deadline_s=0.3)
             told.write("".join(traceback.format_exception(caught.value)))
             told.write(repr(caught.value) + repr(vars(caught.value)))
-        told.write(f"{service!r} {service} {service.why_not}")
+        told.write(f"{service!r} {service} {service.unavailable_reason}")
         assert all(TOKEN.encode() in head for head, _ in server.requests)
     told.write(caplog.text)
     assert told.getvalue().count("Error") > 5

@@ -50,80 +50,80 @@ class Gated(OneFace):
 async def connected(kind: str) -> AsyncIterator[tuple[Any, Gated]]:
     detector = Gated()
     async with served(ServerConfig(), detector=detector) as server:
-        way = WAYS[kind](endpoint=f"http://127.0.0.1:{server.port}")
+        backend = WAYS[kind](endpoint=f"http://127.0.0.1:{server.port}")
         try:
-            await way.start()
-            await way.check(deadline_s=5.0)
-            yield way, detector
+            await backend.start()
+            await backend.check(deadline_s=5.0)
+            yield backend, detector
         finally:
             detector.go.set()
-            await way.aclose()
+            await backend.aclose()
 
 
-def look(way: RemoteBackend, **options: Any) -> asyncio.Task[DetectionResult]:
+def look(backend: RemoteBackend, **options: Any) -> asyncio.Task[DetectionResult]:
     known: dict[str, Any] = {"reason": "test", "deadline_s": 5.0, "retries": 0}
     return asyncio.create_task(
-        way.detect(Frame.of(IMAGE), Plan(backend=way.kind, **(known | options)))
+        backend.detect(Frame.of(IMAGE), Plan(backend=backend.kind, **(known | options)))
     )
 
 
-def believed(way: RemoteBackend) -> LinkConditions:
-    return way.meter.link.conditions(now_s=way.meter.clock())
+def believed(backend: RemoteBackend) -> LinkConditions:
+    return backend.meter.link.conditions(now_s=backend.meter.clock())
 
 
 @pytest.mark.parametrize("kind", WAYS)
 async def test_an_upload_is_under_way_from_its_sending_to_its_answer(kind: str) -> None:
-    async with connected(kind) as (way, detector):
+    async with connected(kind) as (backend, detector):
         detector.go.clear()
-        looking = look(way)
+        looking = look(backend)
         await until(lambda: detector.begun == 1)
-        assert believed(way).in_flight == 1
+        assert believed(backend).in_flight == 1
         detector.go.set()
         result = await looking
-        assert believed(way).in_flight == 0
+        assert believed(backend).in_flight == 0
         # All that was sent, and a few headers at most besides.
-        assert 0 < way.meter.link.bytes_sent <= result.bytes_sent + 100
-        assert way.meter.wasted_bytes == 0
-        assert way.meter.link.bytes_probing == 0
+        assert 0 < backend.meter.link.bytes_sent <= result.bytes_sent + 100
+        assert backend.meter.wasted_bytes == 0
+        assert backend.meter.link.bytes_probing == 0
 
 
 @pytest.mark.parametrize("kind", WAYS)
 async def test_a_probe_is_counted_as_one(kind: str) -> None:
-    async with connected(kind) as (way, _):
-        await look(way, probe=True)
-        assert way.meter.link.bytes_probing == way.meter.link.bytes_sent > 0
+    async with connected(kind) as (backend, _):
+        await look(backend, probe=True)
+        assert backend.meter.link.bytes_probing == backend.meter.link.bytes_sent > 0
 
 
 @pytest.mark.parametrize("kind", WAYS)
 async def test_who_is_not_waited_for_wastes_its_bytes(kind: str) -> None:
-    async with connected(kind) as (way, detector):
+    async with connected(kind) as (backend, detector):
         detector.go.clear()
-        looking = look(way)
+        looking = look(backend)
         await until(lambda: detector.begun == 1)
         looking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await looking
-        assert way.meter.wasted_bytes == way.meter.link.bytes_sent > 0
+        assert backend.meter.wasted_bytes == backend.meter.link.bytes_sent > 0
         # On the stream it goes on, and so does the queue; a request is taken back at once.
-        assert believed(way).in_flight == (1 if kind == "streaming" else 0)
+        assert believed(backend).in_flight == (1 if kind == "streaming" else 0)
         detector.go.set()
-        await until(lambda: believed(way).in_flight == 0)
+        await until(lambda: believed(backend).in_flight == 0)
 
 
 @pytest.mark.parametrize("kind", WAYS)
 async def test_a_refused_upload_says_nothing_of_the_link(kind: str) -> None:
-    async with connected(kind) as (way, detector):
-        rate = believed(way).bits_per_s
+    async with connected(kind) as (backend, detector):
+        rate = believed(backend).bits_per_s
 
         async def broken(*_args: Any, **_options: Any) -> Detection:
             raise RuntimeError("a bug")
 
         detector.detect = broken  # type: ignore[method-assign]
         with pytest.raises(BackendError):
-            await look(way)
-        assert believed(way).in_flight == 0
-        assert believed(way).bits_per_s == pytest.approx(rate, rel=0.01)
-        assert way.meter.wasted_bytes == 0
+            await look(backend)
+        assert believed(backend).in_flight == 0
+        assert believed(backend).bits_per_s == pytest.approx(rate, rel=0.01)
+        assert backend.meter.wasted_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ async def test_an_answer_in_the_moment_of_the_cancellation_ends_the_upload(
     cancel_soon: Callable[[asyncio.Task[Any]], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise it would be held against the link for 3 s, in which no probe is sent."""
-    async with connected("streaming") as (way, detector):
+    async with connected("streaming") as (backend, detector):
         detector.go.clear()
-        looking = look(way)
+        looking = look(backend)
         await until(lambda: detector.begun == 1)
         peek = streaming.peek_request_id
 
@@ -154,19 +154,19 @@ async def test_an_answer_in_the_moment_of_the_cancellation_ends_the_upload(
         detector.go.set()
         with pytest.raises(asyncio.CancelledError):
             await looking
-        assert believed(way).in_flight == 0
+        assert believed(backend).in_flight == 0
 
 
 async def test_late_answers_end_their_own_uploads() -> None:
     """The first of two is late and the second is not: whose bytes are still under way is known."""
-    async with connected("streaming") as (way, detector):
+    async with connected("streaming") as (backend, detector):
         detector.go.clear()
-        first, second = look(way), look(way)
+        first, second = look(backend), look(backend)
         await until(lambda: detector.begun == 2)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
-        assert believed(way).in_flight == 2
+        assert believed(backend).in_flight == 2
         detector.go.set()
         await second
-        await until(lambda: believed(way).in_flight == 0)
+        await until(lambda: believed(backend).in_flight == 0)

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.backends.remote.newest_wins import Turns
+from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
 from hybrid_detect.errors import ClosedError, SupersededError
 from hybrid_detect.types import BackendKind
 
 pytestmark = pytest.mark.anyio
 
 
-def turns_of(places: int) -> Turns:
-    return Turns(BackendKind.DEVICE, places=places)
+def turns_of(places: int) -> NewestWinsSlots:
+    return NewestWinsSlots(BackendKind.DEVICE, places=places)
 
 
 async def settle() -> None:

@@ -191,9 +191,9 @@ async def test_the_handshake_asks_for_our_protocol_with_the_token_and_without_co
 
 async def test_the_first_frame_waits_for_the_first_link() -> None:
     async with websocket_server() as url, StreamingService(endpoint=url) as service:
-        assert service.why_not == "not connected yet"
+        assert service.unavailable_reason == "not connected yet"
         assert (await look(service)).answered
-        assert service.why_not == ""
+        assert service.unavailable_reason == ""
 
 
 async def test_the_heartbeat_measures_the_round_trip() -> None:
@@ -280,7 +280,7 @@ async def test_a_garbled_reply_fails_its_frame_and_keeps_the_link() -> None:
         with pytest.raises(ProtocolError) as caught:
             await frame
         assert caught.value.backend == "streaming"
-        assert service.why_not == ""
+        assert service.unavailable_reason == ""
 
 
 @pytest.mark.parametrize("is_recalled", [True, False])
@@ -416,7 +416,7 @@ async def test_a_cut_link_fails_the_frames_under_way_at_once_and_is_reopened() -
                 with pytest.raises(BackendUnavailableError) as caught:
                     await frame
                 assert caught.value.retryable
-        await until(lambda: service.why_not == "")
+        await until(lambda: service.unavailable_reason == "")
         frame = asyncio.create_task(look(service))
         socket, message = await asked.next()
         await socket.send(reply_to(message))
@@ -445,12 +445,12 @@ async def test_a_server_that_refuses_connections_is_asked_again_until_it_takes_o
         async with StreamingService(endpoint=link.url) as service:
             with pytest.raises(BackendUnavailableError):
                 await service.check(deadline_s=5)
-            assert service.why_not.startswith("not connected: ")
+            assert service.unavailable_reason.startswith("not connected: ")
             with pytest.raises(BackendUnavailableError):
                 await look(service)
             await until(lambda: link.connections >= 3)
             link.refuse = False
-            await until(lambda: service.why_not == "")
+            await until(lambda: service.unavailable_reason == "")
             assert (await look(service)).answered
 
 
@@ -494,7 +494,7 @@ async def test_a_black_hole_is_noticed_by_the_heartbeat(size: int) -> None:
         # default close timeout would make it 10 s.
         assert time.monotonic() - stalled_s < 2.0
         link.resume()
-        await until(lambda: service.why_not == "")
+        await until(lambda: service.unavailable_reason == "")
         assert (await look(service)).answered
 
 
@@ -519,7 +519,7 @@ async def test_a_server_that_closes_gracefully_is_reconnected_to() -> None:
         with pytest.raises(BackendUnavailableError) as caught:
             await frame
         assert caught.value.retryable
-        await until(lambda: service.why_not == "")
+        await until(lambda: service.unavailable_reason == "")
         assert caught.value.elapsed_s < 5
 
 
@@ -539,7 +539,7 @@ async def test_a_text_message_is_a_protocol_error_and_ends_the_link() -> None:
             await look(service)
         assert caught.value.backend == "streaming"
         assert "hello" not in str(caught.value)
-        await until(lambda: service.why_not == "")
+        await until(lambda: service.unavailable_reason == "")
         assert (await look(service)).answered
     assert links == 2
 
@@ -552,7 +552,7 @@ async def test_a_reply_that_is_too_large_breaks_the_link_and_nothing_else() -> N
         await link.send(reply_to(message) + bytes(3 * 1024 * 1024))
         with pytest.raises(BackendUnavailableError):
             await frame
-        await until(lambda: service.why_not == "")
+        await until(lambda: service.unavailable_reason == "")
 
 
 # ---- handshakes that fail
@@ -695,7 +695,7 @@ async def test_closing_fails_the_frames_under_way_and_those_that_wait() -> None:
         ]
         for _ in range(2):
             await asked.next()
-        await until(lambda: service._turns._waiting is not None)
+        await until(lambda: service._slots._waiting is not None)
         await service.aclose()
         for frame in frames:
             with pytest.raises((ClosedError, BackendUnavailableError)):
@@ -777,13 +777,13 @@ async def test_the_token_and_the_picture_are_told_to_nobody_but_the_server(
         async with websocket_server() as url, refusing(401) as refuser, silent:
             async with connected(url) as service:
                 await service.exchange(request(TOKEN), deadline_s=5)
-                told.write(f"{service!r} {service} {service.why_not}")
+                told.write(f"{service!r} {service} {service.unavailable_reason}")
             for bad in (refuser, url_of(silent)):  # type: ignore[arg-type]
                 async with StreamingService(endpoint=bad, auth_token=TOKEN) as service:
                     with pytest.raises(BackendError) as caught:
                         await service.check(deadline_s=5)
                     told.write("".join(traceback.format_exception(caught.value)))
-                    told.write(repr(caught.value) + service.why_not)
+                    told.write(repr(caught.value) + service.unavailable_reason)
     finally:
         logging.getLogger("websockets.server").setLevel(logging.NOTSET)
     told.write(caplog.text)

@@ -108,7 +108,7 @@ class Engine:
         return self._detector is not None
 
     @property
-    def why_not(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why it should be given no frame now; empty when it may be given one."""
         if self._stopping.is_set():
             return "on-device detection is closed"

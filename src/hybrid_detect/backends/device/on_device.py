@@ -24,7 +24,7 @@ from hybrid_detect.backends.device.worker import (
     DetectorWorker,
     require_child_processes,
 )
-from hybrid_detect.backends.remote.newest_wins import Turns
+from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
     BackendError,
@@ -119,12 +119,12 @@ class OnDeviceDetectionService(Backend):
             idle_s=idle_s,
             guard=MemoryGuard(memory_budget_bytes=memory_budget_bytes, read=read_memory),
         )
-        self._turns = Turns(self.kind, places=1)
+        self._slots = NewestWinsSlots(self.kind, places=1)
 
     @property
-    def why_not(self) -> str:
+    def unavailable_reason(self) -> str:
         """Why no frame should be given to this way now; empty when one may be."""
-        return self._engine.why_not
+        return self._engine.unavailable_reason
 
     async def start(self) -> None:
         """Begin to load the detector, without waiting for it."""
@@ -177,9 +177,9 @@ class OnDeviceDetectionService(Backend):
         started_s = time.monotonic()
         try:
             async with asyncio.timeout(plan.deadline_s) as scope:
-                await self._turns.take(frame.frame_id)
+                await self._slots.take(frame.frame_id)
                 look = await self._engine.look(
-                    frame, started_s + plan.deadline_s, when_done=self._turns.leave
+                    frame, started_s + plan.deadline_s, when_done=self._slots.leave
                 )
         except TimeoutError as exc:
             if not scope.expired():
@@ -208,7 +208,7 @@ class OnDeviceDetectionService(Backend):
         One that hangs is killed with its process; without a process of its own it is left
         behind, and its thread ends when it does.
         """
-        self._turns.refuse_waiting(closed_error())
+        self._slots.refuse_waiting(closed_error())
         await self._engine.aclose()
 
 

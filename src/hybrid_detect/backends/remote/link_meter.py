@@ -81,7 +81,7 @@ class LinkMeter:
         self.frame_bytes: float | None = None
         """What the last frame would have weighed at full size and quality 80."""
 
-    def weighed(self, size_bytes: int, *, quality: int, scale: float) -> None:
+    def record_size(self, size_bytes: int, *, quality: int, scale: float) -> None:
         """A picture came to `size_bytes` at a `quality` and a `scale`: the next will be alike."""
         self.frame_bytes = size_bytes / weight_share(quality, scale)
 

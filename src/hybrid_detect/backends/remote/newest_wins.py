@@ -7,10 +7,10 @@ import asyncio
 from hybrid_detect.errors import BackendError, SupersededError
 from hybrid_detect.types import BackendKind
 
-__all__ = ["Turns"]
+__all__ = ["NewestWinsSlots"]
 
 
-class Turns:
+class NewestWinsSlots:
     """Places for frames under way, and one for a frame that waits: the newest.
 
     A queue would only make every later frame older.

@@ -151,7 +151,7 @@ class RemoteBackend(Backend):
                     self._encoder, self._prepare, frame, plan
                 )
                 if prepared.quality is not None:
-                    self.meter.weighed(
+                    self.meter.record_size(
                         prepared.picture_bytes, quality=prepared.quality, scale=prepared.scale
                     )
                 sent_s = time.monotonic()

@@ -21,7 +21,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from hybrid_detect.backends.remote.link_meter import Upload, current_upload
-from hybrid_detect.backends.remote.newest_wins import Turns
+from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
 from hybrid_detect.backends.remote.remote_backend import (
     MAX_REPLY_BYTES,
     RemoteBackend,
@@ -141,11 +141,11 @@ class StreamingService(RemoteBackend):
         self._last_sent_s = -math.inf
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._uploads: dict[int, Upload] = {}
-        self._turns = Turns(self.kind, places=max_in_flight)
+        self._slots = NewestWinsSlots(self.kind, places=max_in_flight)
         super().__init__(**options)
 
     @property
-    def why_not(self) -> str:
+    def unavailable_reason(self) -> str:
         """Empty while the link stands."""
         if self._link is not None:
             return ""
@@ -186,11 +186,11 @@ class StreamingService(RemoteBackend):
             await self._outcome.wait()  # the first link is waited for, inside the frame's deadline
         self._requests += 1
         number = self._requests
-        await self._turns.take(number)
+        await self._slots.take(number)
         try:
             return await self._send_and_wait(request, number & 0xFFFF_FFFF)
         finally:
-            self._turns.leave()
+            self._slots.leave()
 
     async def _send_and_wait(self, request: bytes, request_id: int) -> bytes:
         link = self._link
@@ -389,7 +389,7 @@ class StreamingService(RemoteBackend):
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
-        self._turns.refuse_waiting(self._lost())
+        self._slots.refuse_waiting(self._lost())
         await super().aclose()
 
 
