@@ -134,7 +134,7 @@ async def look(way_name: str, codec: str, link: str, url: str, frame_count: int)
     assert report.control is not None
     whole = report.baseline_bytes - ready + report.peak_bytes + max(report.control.peak_bytes, 0)
     return {
-        "way": way_name,
+        "backend": way_name,
         "codec": codec,
         "link": link,
         "peak": report.peak_bytes,
@@ -286,17 +286,19 @@ async def mission(arguments: argparse.Namespace) -> None:
         raise failures[0]
     rows += [each for each in others if not isinstance(each, BaseException)]
     print(f"{arguments.frames} distinct frames of {WIDTH}x{HEIGHT}, MB of 1,000,000 bytes")
-    head = ("way", "encoder", "link", "peak", "goal", "", "growth", "slope per 1000")
+    head = ("backend", "encoder", "link", "peak", "goal", "", "growth", "slope per 1000")
     lines = [(*head, "from ready", "control", "outcomes")]
-    free_peaks = {(row["way"], row["codec"]): row["peak"] for row in rows if row["link"] == FREE}
-    for row in sorted(rows, key=lambda row: (row["way"], row["codec"] == "Pillow")):
+    free_peaks = {
+        (row["backend"], row["codec"]): row["peak"] for row in rows if row["link"] == FREE
+    }
+    for row in sorted(rows, key=lambda row: (row["backend"], row["codec"] == "Pillow")):
         goal = GOALS[row["codec"]]
         if row["link"] != FREE:
-            free = free_peaks[row["way"], row["codec"]]
+            free = free_peaks[row["backend"], row["codec"]]
             goal = max(WORSE_RATIO * free, free + WORSE_BYTES)
         lines.append(
             (
-                *(row["way"], row["codec"], row["link"]),
+                *(row["backend"], row["codec"], row["link"]),
                 *(mb(row["peak"]), f"<= {goal / MB:.2f}", verdict(row["peak"] <= goal)),
                 *(mb(row["growth"]), mb(row["slope"]), mb(row["whole"]), mb(row["control"])),
                 ", ".join(f"{count} {name}" for name, count in row["outcomes"].items()),
@@ -309,7 +311,7 @@ async def settled(arguments: argparse.Namespace) -> None:
     from hybrid_detect.server.serving import ServerProcess
 
     frames = SETTLED_RATIO * arguments.frames
-    lines = [("way", "encoder", f"peak of {frames}", "slope per 1000", "goal", "")]
+    lines = [("backend", "encoder", f"peak of {frames}", "slope per 1000", "goal", "")]
     with ServerProcess(model="short_range") as server:
         for backend, codec in ways_and_codecs():
             row = await measure(backend, codec, FREE, server.url, frames)

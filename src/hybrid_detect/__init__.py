@@ -163,9 +163,11 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Attempt",
     "AutoPolicy",
     "Backend",
+    "BackendConditions",
     "BackendError",
     "BackendKind",
     "BackendResponseError",
+    "BackendStatus",
     "BackendTimeoutError",
     "BackendUnavailableError",
     "BoundingBox",
@@ -232,8 +234,6 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "TrustedKey",
     "UnknownKeyError",
     "Utility",
-    "BackendConditions",
-    "BackendStatus",
 ]
 
 

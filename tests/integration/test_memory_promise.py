@@ -38,7 +38,7 @@ other tests left. Keeping the compressed frames would be 12 MB, raw ones 400."""
 REQUEST_BYTES = 81 * 1024
 """A picture of 80 KB, and what is told with it."""
 
-each_way = pytest.mark.parametrize("way", [CloudDetectionService, StreamingService])
+each_backend = pytest.mark.parametrize("backend", [CloudDetectionService, StreamingService])
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("way", "codec"),
+    ("backend", "codec"),
     [
         (CloudDetectionService, None),
         (StreamingService, None),
@@ -123,7 +123,7 @@ async def test_frames_over_a_stalled_link_do_not_pile_up(
     assert 0 < unsent < 2 * REQUEST_BYTES
 
 
-@each_way
+@each_backend
 @pytest.mark.parametrize("fault", ["stalled", "cut off"])
 @pytest.mark.usefixtures("no_garbage_collection")
 async def test_a_failed_frame_is_let_go_of_at_once(

@@ -47,7 +47,7 @@ def conditions(**changed: Any) -> Conditions:
         )
     known: dict[str, Any] = {
         "now_s": 100.0,
-        "ways": tuple(backends),
+        "backends": tuple(backends),
         "deadline_s": 1.0,
         "link": GOOD,
         "interval_s": 0.1,

@@ -84,7 +84,7 @@ def conditions(**usable: bool) -> Conditions:
 
 
 @pytest.mark.parametrize(
-    ("ways", "backend", "escalation"),
+    ("backends", "backend", "escalation"),
     [
         ({"device": True, "streaming": True, "cloud": True}, DEVICE, STREAMING),
         ({"device": True, "streaming": False, "cloud": True}, DEVICE, CLOUD),

@@ -53,7 +53,7 @@ def test_each_mode_has_its_order(mode: str, order: list[BackendKind]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ways", "expected", "reason"),
+    ("backends", "expected", "reason"),
     [
         ({"streaming": None, "device": None}, [STREAMING, DEVICE], "not measured yet"),
         ({"streaming": 0.05, "device": 0.02}, [STREAMING, DEVICE], "streaming (50 ms)"),

@@ -116,7 +116,12 @@ def test_a_whole_number_may_stand_for_a_fraction() -> None:
 
 
 def test_what_a_later_version_adds_is_ignored() -> None:
-    for path in ("conditions.moon", "plan.moon", "conditions.link.moon", "conditions.ways.0.moon"):
+    for path in (
+        "conditions.moon",
+        "plan.moon",
+        "conditions.link.moon",
+        "conditions.backends.0.moon",
+    ):
         assert decision_of(changed(path, "full")) == (CONDITIONS, PLAN)
 
 
@@ -148,8 +153,11 @@ def test_what_an_earlier_version_did_not_have_takes_its_default() -> None:
         (changed("conditions.now_s", True), "conditions.now_s: expected a value of type float"),
         (changed("conditions.now_s", 10**400), "expected a number of usual size"),
         (changed("conditions.must_answer", 1), "must_answer: expected a value of type bool"),
-        (changed("conditions.ways", {}), "conditions.ways: expected a list"),
-        (changed("conditions.ways.1.kind", "pigeon"), "ways[1].kind: expected one of cloud"),
+        (changed("conditions.backends", {}), "conditions.backends: expected a list"),
+        (
+            changed("conditions.backends.1.kind", "pigeon"),
+            "backends[1].kind: expected one of cloud",
+        ),
         (changed("conditions.link.network", 4), "link.network: expected one of unknown"),
         (changed("plan.quality", 80.5), "plan.quality: expected a value of type int"),
         (changed("plan.quality", "inf"), "plan.quality: expected a value of type int"),
@@ -170,7 +178,14 @@ JSON = st.recursive(
     max_leaves=5,
 )
 PLACES = st.sampled_from(
-    ["version", "conditions", "plan", "conditions.ways", "conditions.ways.0", "conditions.link"]
+    [
+        "version",
+        "conditions",
+        "plan",
+        "conditions.backends",
+        "conditions.backends.0",
+        "conditions.link",
+    ]
     + [f"conditions.{name}" for name in json.loads(line_of(CONDITIONS, PLAN))["conditions"]]
     + [f"plan.{name}" for name in json.loads(line_of(CONDITIONS, PLAN))["plan"]]
 )

@@ -326,7 +326,7 @@ async def test_waking_up_late_does_not_lower_the_rate(monkeypatch: pytest.Monkey
         object(),
         Path(),
     ],
-    ids=repr,
+    ids=lambda source: type(source).__name__,
 )
 async def test_what_is_no_source_is_refused(source: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"camera: expected a camera with read\(\)"):
