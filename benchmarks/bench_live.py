@@ -28,9 +28,9 @@ from hybrid_detect.backends.base import Backend
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.compression.compressor import CompressedImage
+from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.selection.auto import AutoPolicy
-from hybrid_detect.selection.utility import weight_share
 from hybrid_detect.simulation.environment import DEVICES, Environment
 from hybrid_detect.simulation.simulator import simulate
 from hybrid_detect.simulation.traces import read_traces
@@ -73,7 +73,7 @@ class Weights:
         raw = self._raw[(frame.frame_id - self._first_id) % len(self._raw)]
         scale = min(1.0, (max_side_px or frame.width) / frame.width)
         return CompressedImage(
-            data=b"\xff\xd8" + bytes(int(min(raw * weight_share(quality, scale), target_bytes))),
+            data=b"\xff\xd8" + bytes(int(min(raw * size_share(quality, scale), target_bytes))),
             width=round(frame.width * scale),
             height=round(frame.height * scale),
             original_width=frame.width,

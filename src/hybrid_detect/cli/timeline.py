@@ -10,8 +10,9 @@ from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
 from hybrid_detect.cli.plotting import BLUE, GREY, GRID, INK, ORANGE, ticks, write
+from hybrid_detect.selection.utility import RUNGS
 from hybrid_detect.simulation.environment import DEADLINE_S, GRID_PER_S, STALE_S
-from hybrid_detect.simulation.simulated_run import RUNGS, SimulatedResult
+from hybrid_detect.simulation.simulated_run import SimulatedResult
 
 __all__ = ["timeline"]
 
@@ -83,7 +84,7 @@ def timeline(outcome: SimulatedResult, policy: str) -> Image.Image:
     capacity = _Panel(pen, 0, "uplink, Mbit/s", marks, seconds)
     capacity.line((np.arange(len(mbit)) / 5).tolist(), mbit.tolist(), BLUE)
 
-    labels = [f"q{quality} {side} px" for quality, side in RUNGS]
+    labels = [f"q{rung.quality} {rung.max_side_px} px" for rung in RUNGS]
     marks = [(0, "device"), *((4 - index, label) for index, label in enumerate(labels))]
     choices = _Panel(pen, 1, "chosen", marks, seconds)
     was_sent = outcome.sent_bits > 0
@@ -126,5 +127,5 @@ def _averages(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
 
 
 def _nearest_rung(accuracy: float) -> int:
-    gaps = [abs(rung.accuracy - accuracy) for rung in RUNGS.values()]
+    gaps = [abs(rung.accuracy - accuracy) for rung in RUNGS]
     return gaps.index(min(gaps))

@@ -10,12 +10,12 @@ __all__ = ["PRESETS", "CompressedImage", "Preset"]
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What a kind of link is good for."""
+    """The quality and the rate of frames that suit a kind of link."""
 
     quality: int
     """Highest JPEG quality worth sending."""
     fps: int
-    """Most frames per second worth sending."""
+    """Most frames per second worth sending; `ThresholdPolicy` keeps to it."""
 
 
 PRESETS: Mapping[str, Preset] = {
@@ -23,7 +23,7 @@ PRESETS: Mapping[str, Preset] = {
     "medium": Preset(quality=65, fps=10),
     "high": Preset(quality=80, fps=15),
 }
-"""``low`` is the mission's preset for a slow link, ``high`` that for a good one."""
+"""``low`` is for a slow link, ``high`` for a good one. Source of both: the project's mission."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hybrid_detect.compression.size_law import SizeLaw
+from hybrid_detect.compression.size_law import GROWTH, SizeLaw
 
 __all__ = ["COLD_AIM", "Encoding", "SizeSearch", "Subject"]
 
 # The constants were measured; docs/explanation/compression.md says how, and on what.
-
-GROWTH = 1.63
-"""The power of its sides that a file goes with: 3.1 for twice the sides; 2.9 to 3.3 on photos."""
 
 _GROWTH_RANGE = (0.8, 2.4)
 """What a measured growth is held to."""

@@ -12,10 +12,11 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 
+from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
 from hybrid_detect.selection.lookahead import Choice, DecisionState, best_choice
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
-from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility, weight_share
+from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
 
 __all__ = ["AutoPolicy"]
@@ -235,7 +236,7 @@ def _share(rung: Rung, side_px: int | None) -> float:
     """Weight of a frame at `rung` as a share of its weight at full size and quality 80."""
     if side_px is None or side_px >= RUNGS[0].max_side_px:
         return rung.share
-    return weight_share(rung.quality, min(1.0, rung.max_side_px / side_px))
+    return size_share(rung.quality, min(1.0, rung.max_side_px / side_px))
 
 
 def _device_s(device: BackendConditions | None) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hybrid_detect.compression.compressed_image import PRESETS
+from hybrid_detect.config import DEFAULT_QUALITY
 from hybrid_detect.selection.conditions import Conditions, LinkConditions, NetworkClass
 from hybrid_detect.selection.policy import RETRIES_ALONE, fallback_reserve_s
 from hybrid_detect.types import BackendKind, Plan
@@ -18,12 +20,6 @@ SLOW_RTT_S = 0.3
 
 So it does without a pong for 1 s, as the mission asks, and even sooner: a ping that is not answered
 counts as a round trip that has taken so long already (`LinkEstimator`)."""
-
-GOOD_FPS, MODERATE_FPS = 15.0, 5.0
-"""Most frames in a second. Source: the project's mission."""
-
-GOOD_QUALITY, MODERATE_QUALITY = 80, 50
-"""JPEG qualities. Source: the project's mission."""
 
 EARLY_SHARE = 0.1
 """A frame may come so much of the pause early: cameras are not that regular, and what is measured
@@ -60,10 +56,10 @@ class ThresholdPolicy:
         if remote is None or (device is not None and link.rtt_s >= SLOW_RTT_S):
             return self._plan(conditions, device, told)
         is_good = link.rtt_s < GOOD_RTT_S
-        quality, fps = (GOOD_QUALITY, GOOD_FPS) if is_good else (MODERATE_QUALITY, MODERATE_FPS)
-        if not conditions.must_answer and (why := _why_wait(link, fps)):
+        preset = PRESETS["high" if is_good else "low"]
+        if not conditions.must_answer and (why := _why_wait(link, preset.fps)):
             return self._plan(conditions, None, f"{told}, {why}", skip=True)
-        return self._plan(conditions, remote, told, quality=quality)
+        return self._plan(conditions, remote, told, quality=preset.quality)
 
     def _plan(
         self,
@@ -71,7 +67,7 @@ class ThresholdPolicy:
         backend: BackendKind | None,
         told: str,
         *,
-        quality: int = GOOD_QUALITY,
+        quality: int = DEFAULT_QUALITY,
         skip: bool = False,
     ) -> Plan:
         what = "left out" if skip else backend.value if backend else "no way is usable"

@@ -6,51 +6,48 @@ that an app that disagrees changes a number, not code.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_detect.compression.compressed_image import PRESETS
+from hybrid_detect.compression.size_law import size_share
+
 __all__ = ["RUNGS", "Rung", "Utility"]
+
+
+FULL_SIDE_PX = 1280
+"""Longest side of the picture that the shares of the ladder compare with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One step of the quality ladder of a remote way."""
+    """One step of the ladder of qualities and sizes that a policy may ask a remote backend for."""
 
     quality: int
     """Highest JPEG quality, 1 to 95."""
     max_side_px: int
     """Longest side in pixels."""
-    share: float
-    """Weight as a share of a 1280x720 JPEG of quality 80."""
     accuracy: float
     """What a perfect server makes of it, as a share of what it makes of the full picture."""
 
+    @property
+    def share(self) -> float:
+        """Bytes as a share of a 1280x720 JPEG of quality 80."""
+        return size_share(self.quality, self.max_side_px / FULL_SIDE_PX)
+
 
 RUNGS = (
-    Rung(80, 1280, 1.00, 1.000),
-    Rung(50, 1280, 0.54, 0.985),
-    Rung(50, 960, 0.34, 0.960),
-    Rung(50, 640, 0.18, 0.900),
+    Rung(PRESETS["high"].quality, FULL_SIDE_PX, 1.000),
+    Rung(PRESETS["low"].quality, FULL_SIDE_PX, 0.985),
+    Rung(PRESETS["low"].quality, 960, 0.960),
+    Rung(PRESETS["low"].quality, 640, 0.900),
 )
-"""From the mission's good-link preset to a quarter of the pixels of its slow-link preset.
+"""From the preset for a good link to a quarter of the pixels of the one for a slow link.
 
-Shares: measured on photos, `docs/explanation/compression.md`. Accuracies: assumed, near what
-the F1 of the full-range model loses on group photos; see `docs/explanation/choosing.md`."""
-
-
-def weight_share(quality: int, scale: float) -> float:
-    """Weight of a JPEG as a share of the same picture's at full size and quality 80.
-
-    Args:
-        quality: JPEG quality, 1 to 95.
-        scale: Its width as a share of the full width.
-
-    Powers that go through the shares of `RUNGS`.
-    """
-    return float((quality / 80) ** 1.31 * scale**1.59)
+Accuracies: assumed, near what the F1 of the full-range model loses on group photos; see
+`docs/explanation/choosing.md`."""
 
 
 FRAMING_BYTES = 300
@@ -82,9 +79,3 @@ class Utility:
         """Share of the worth that is left of answers after `latency_s`, 0 to 1."""
         late_s = np.maximum(latency_s - self.on_time_s, 0.0)
         return np.where(latency_s > deadline_s, 0.0, np.exp(-late_s / self.decay_s))
-
-    def worth_of(self, latency_s: float, *, deadline_s: float) -> float:
-        """`worth` of one answer."""
-        if latency_s > deadline_s:
-            return 0.0
-        return math.exp(-max(latency_s - self.on_time_s, 0.0) / self.decay_s)

@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_detect.selection.utility import RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     DECAY_S,
@@ -25,7 +26,6 @@ from hybrid_detect.simulation.environment import (
     worth,
 )
 from hybrid_detect.simulation.simulated_run import (
-    RUNGS,
     SimulatedResult,
     SimulatedRun,
     compressed,
@@ -72,8 +72,9 @@ def oracle(environment: Environment) -> SimulatedResult:
 
 
 def _upload_of(environment: Environment, frame: int, rung: int) -> tuple[float, float]:
-    quality, side_px = tuple(RUNGS)[rung]
-    return compressed(float(environment.raw_bits[frame]), quality, side_px, BUDGET)
+    step = RUNGS[rung]
+    raw_bits = float(environment.raw_bits[frame])
+    return compressed(raw_bits, step.quality, step.max_side_px, BUDGET)
 
 
 def _plan(environment: Environment) -> tuple[NDArray[np.uint8], Floats, Floats]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid_detect.selection.conditions import Conditions
+from hybrid_detect.selection.utility import RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,
@@ -16,7 +17,6 @@ from hybrid_detect.simulation.environment import (
     RAW_BITS,
     TIMEOUT_S,
 )
-from hybrid_detect.simulation.simulated_run import RUNGS
 from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["AlwaysCloud", "AlwaysDevice", "EwmaHysteresis", "LastLatency"]
@@ -24,8 +24,7 @@ __all__ = ["AlwaysCloud", "AlwaysDevice", "EwmaHysteresis", "LastLatency"]
 MAX_IN_FLIGHT = 2
 """Frames under way before one is left out."""
 
-_STEPS = tuple(RUNGS)
-_SHARES = tuple(rung.share for rung in RUNGS.values())
+_SHARES = tuple(rung.share for rung in RUNGS)
 
 
 @dataclass(slots=True)
@@ -80,7 +79,7 @@ class _Watching:
 
     def _send(self, step: int, *, probe: bool = False, hedge: bool = False) -> Plan:
         """Send at a rung, unless too many are under way."""
-        quality, side_px = _STEPS[step]
+        quality, side_px = RUNGS[step].quality, RUNGS[step].max_side_px
         is_full = len(self._under_way) >= MAX_IN_FLIGHT
         return Plan(
             backend=None if is_full else BackendKind.STREAMING,
@@ -106,7 +105,7 @@ class AlwaysDevice:
 
 
 class AlwaysCloud(_Watching):
-    """Everything is sent, at one rung (0 to 3, see `course.RUNGS`)."""
+    """Everything is sent, at one rung (0 to 3, see `RUNGS`)."""
 
     def __init__(self, rung: int = 0) -> None:
         super().__init__()
@@ -187,7 +186,7 @@ class EwmaHysteresis(_Watching):
         step = self._largest(bits_per_s * safety, conditions.interval_s)
         if (step is not None) is not self._is_remote and now_s - self._switched_s >= self.DWELL_S:
             self._is_remote, self._switched_s = step is not None, now_s
-        last = len(_STEPS) - 1
+        last = len(RUNGS) - 1
         if self._is_remote:
             return self._send(last if step is None else step)
         if now_s - self._probed_s >= self.PROBE_S and not self._under_way:

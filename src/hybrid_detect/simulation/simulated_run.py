@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_detect.compression.size_law import quality_within, size_share
+from hybrid_detect.selection.utility import FULL_SIDE_PX, RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,
@@ -30,8 +32,6 @@ from hybrid_detect.simulation.environment import (
 from hybrid_detect.types import BackendKind
 
 __all__ = [
-    "RUNGS",
-    "Rung",
     "SimulatedResult",
     "SimulatedRun",
     "Upload",
@@ -40,30 +40,16 @@ __all__ = [
 ]
 
 
-class Rung(NamedTuple):
-    """What a picture weighs and is worth at one quality and size."""
-
-    share: float
-    """Of what it weighs at 1280 pixels and quality 80."""
-    accuracy: float
-    """Of the server's answer, as a share of that for the full picture."""
-
-
-RUNGS = {
-    (80, 1280): Rung(1.00, 1.000),
-    (50, 1280): Rung(0.54, 0.985),
-    (50, 960): Rung(0.34, 0.960),
-    (50, 640): Rung(0.18, 0.900),
-}
-"""By quality and longest side. Shares: measured on photos, `docs/explanation/compression.md`;
-accuracies: assumed. The oracle knows these four."""
-
-_BITS_PER_QUALITY = math.log(1 / 0.54) / 30
-_QUALITY_LOSS = 1 - 0.985
-_MIDDLE, _SMALL = 0.960 / 0.985, 0.900 / 0.985
-_SIDE_POWER = math.log((1 - _SMALL) / (1 - _MIDDLE)) / math.log(math.log(2) / math.log(4 / 3))
-_SIDE_LOSS = (1 - _SMALL) / math.pow(math.log(2), _SIDE_POWER)
-_SIDE_SHARES = ((640, 0.18 / 0.54), (960, 0.34 / 0.54), (1280, 1.0))
+_ACCURACIES = {(rung.quality, rung.max_side_px): rung.accuracy for rung in RUNGS}
+_FULL, _LOW, _MIDDLE, _SMALL = RUNGS
+_QUALITY_LOSS = _FULL.accuracy - _LOW.accuracy
+_QUALITY_STEP = _FULL.quality - _LOW.quality
+_MIDDLE_LOSS, _SMALL_LOSS = (1 - rung.accuracy / _LOW.accuracy for rung in (_MIDDLE, _SMALL))
+_MIDDLE_STEP, _SMALL_STEP = (
+    math.log(FULL_SIDE_PX / rung.max_side_px) for rung in (_MIDDLE, _SMALL)
+)
+_SIDE_POWER = math.log(_SMALL_LOSS / _MIDDLE_LOSS) / math.log(_SMALL_STEP / _MIDDLE_STEP)
+_SIDE_LOSS = _SMALL_LOSS / math.pow(_SMALL_STEP, _SIDE_POWER)
 
 
 def compressed(
@@ -71,13 +57,12 @@ def compressed(
 ) -> tuple[float, float]:
     """Bits of a picture on the wire, and the accuracy of the server's answer to it.
 
-    The four `RUNGS` are exact. Between them the logarithm of the weight is linear in quality and
-    in the logarithm of the side; the accuracy lost is cubic in the quality below 80 (assumed: so
-    steep that the rungs stay the better bargain, as they are in practice), and a power of the
-    logarithm of the side below 1280, through the same four. More than quality 80 or 1280 pixels
-    weighs more and is worth no more. At MAX_BITS the encoder cuts for nothing, as it
-    does at each rung; a budget below what the rung would weigh costs the quality that the cut
-    takes.
+    The bytes follow the law that the rate control uses (`compression.size_law`). The accuracies of
+    the four `RUNGS` are exact. Between them the accuracy lost is cubic in the quality below 80
+    (assumed: so steep that the rungs stay the better bargain, as they are in practice), and a
+    power of the logarithm of the side below 1280, through the same four. A picture of more than
+    quality 80 or 1280 pixels has more bytes and the same accuracy. The encoder cuts to MAX_BITS
+    at no loss, at each rung; a budget below the rung's bytes costs the quality that the cut takes.
 
     Args:
         raw_bits: The picture at 1280 pixels and quality 80, uncut.
@@ -85,30 +70,20 @@ def compressed(
         max_side_px: Longest side; `None` for 1280.
         target_bytes: The most the picture may weigh.
     """
-    side_px = 1280 if max_side_px is None else max_side_px
-    rung = RUNGS.get((quality, side_px)) or Rung(
-        _side_share(side_px) * math.exp((quality - 80) * _BITS_PER_QUALITY),
-        _accuracy(quality, side_px),
-    )
-    bits = min(raw_bits * rung.share, MAX_BITS)
+    side_px = FULL_SIDE_PX if max_side_px is None else max(max_side_px, 1)
+    share = size_share(quality, side_px / FULL_SIDE_PX)
+    accuracy = _ACCURACIES.get((quality, side_px)) or _accuracy(quality, side_px)
+    bits = min(raw_bits * share, MAX_BITS)
     budget = 8.0 * max(target_bytes, 1)
-    accuracy = rung.accuracy
     if budget < bits:
-        cut_quality = quality - math.log(bits / budget) / _BITS_PER_QUALITY
-        bits, accuracy = budget, _accuracy(cut_quality, side_px)
+        accuracy = _accuracy(quality_within(budget / bits, quality), side_px)
+        bits = budget
     return bits + FRAMING_BITS, accuracy
 
 
-def _side_share(side_px: int) -> float:
-    low, middle, high = _SIDE_SHARES
-    (small_px, small), (large_px, large) = (low, middle) if side_px < middle[0] else (middle, high)
-    power = math.log(large / small) / math.log(large_px / small_px)
-    return large * math.pow(max(side_px, 1) / large_px, power)
-
-
 def _accuracy(quality: float, side_px: int) -> float:
-    by_quality = 1 - _QUALITY_LOSS * (max(80 - quality, 0.0) / 30) ** 3
-    smaller = math.log(1280 / min(max(side_px, 1), 1280))
+    by_quality = 1 - _QUALITY_LOSS * (max(_FULL.quality - quality, 0.0) / _QUALITY_STEP) ** 3
+    smaller = math.log(FULL_SIDE_PX / min(max(side_px, 1), FULL_SIDE_PX))
     by_side = 1 - _SIDE_LOSS * math.pow(smaller, _SIDE_POWER)
     return max(by_quality, 0.0) * max(by_side, 0.0)
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
+from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.link import LinkEstimator
-from hybrid_detect.selection.utility import weight_share
 
 __all__ = ["LinkMeter", "Upload"]
 
@@ -83,7 +83,7 @@ class LinkMeter:
 
     def record_size(self, size_bytes: int, *, quality: int, scale: float) -> None:
         """A picture came to `size_bytes` at a `quality` and a `scale`: the next will be alike."""
-        self.frame_bytes = size_bytes / weight_share(quality, scale)
+        self.frame_bytes = size_bytes / size_share(quality, scale)
 
     def upload(self, size_bytes: int, *, probe: bool = False) -> Upload:
         """A request of `size_bytes` is about to be sent."""
