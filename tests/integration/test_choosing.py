@@ -10,11 +10,11 @@ import pytest
 
 from hybrid_detect.types import BackendKind
 
+from ..waiting import LIMIT_S
 from .troubles import TROUBLES, Run, watch
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 30
 RECOVERY_S = 3.0
 
 

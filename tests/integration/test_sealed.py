@@ -48,13 +48,13 @@ from hybrid_detect.types import (
 )
 
 from ..exchange.suites import each_suite
+from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.anyio
 
 TOKEN = "a-token-of-the-tests"
 SESSION = "the-name-of-the-session"
 END = datetime(2099, 1, 1, tzinfo=UTC)
-LIMIT_S = 20
 FACE = Face(BoundingBox(1, 2, 30, 40), 0.9)
 PICTURE = np.random.default_rng(1).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 
@@ -98,11 +98,8 @@ async def served(detector: FakeDetector, **options: Any) -> AsyncIterator[str]:
     )
     serving = asyncio.create_task(server._serve())
     try:
-        async with asyncio.timeout(LIMIT_S):
-            while not server.started:
-                assert not serving.done()
-                await asyncio.sleep(0.005)
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        await until(lambda: server.started or serving.done())
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving

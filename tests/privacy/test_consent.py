@@ -13,23 +13,14 @@ from hypothesis import strategies as st
 from hybrid_detect.errors import ClosedError, ConfigurationError, StorageError
 from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
 
+from ..clock import FakeClock
+
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def advance(self, **span: float) -> None:
-        self.now += timedelta(**span)
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock(START)
 
 
 @pytest.fixture
@@ -46,8 +37,8 @@ def stands(ledger: ConsentLedger, subject: str = "ann", version: str = "3") -> b
     return ledger.current(subject, version=version) is not None
 
 
-def test_a_grant_holds_for_its_subject_scope_and_version_alone(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_a_grant_holds_for_its_subject_scope_and_version_alone(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     record = grant(ledger)
     assert ledger.current("ann", version="3") == record
     assert record.granted_at == START
@@ -56,8 +47,8 @@ def test_a_grant_holds_for_its_subject_scope_and_version_alone(clock: Clock) -> 
     assert ledger.current("ann", version="3", scope="train") is None
 
 
-def test_a_withdrawal_ends_it_and_is_kept(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_a_withdrawal_ends_it_and_is_kept(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     grant(ledger)
     clock.advance(hours=1)
     (withdrawn,) = ledger.withdraw("ann", recorded_by="settings page")
@@ -67,8 +58,8 @@ def test_a_withdrawal_ends_it_and_is_kept(clock: Clock) -> None:
     assert ledger.records("ann") == (withdrawn,)
 
 
-def test_consent_can_be_given_anew(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_consent_can_be_given_anew(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     grant(ledger)
     ledger.withdraw("ann", recorded_by="ann")
     again = grant(ledger)
@@ -76,8 +67,8 @@ def test_consent_can_be_given_anew(clock: Clock) -> None:
     assert len(ledger.records("ann")) == 2
 
 
-def test_a_withdrawal_of_one_scope_leaves_the_others(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_a_withdrawal_of_one_scope_leaves_the_others(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     grant(ledger)
     grant(ledger, scope="train")
     ledger.withdraw("ann", recorded_by="ann", scope="train")
@@ -85,8 +76,8 @@ def test_a_withdrawal_of_one_scope_leaves_the_others(clock: Clock) -> None:
     assert ledger.current("ann", version="3", scope="train") is None
 
 
-def test_a_withdrawal_takes_every_version(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_a_withdrawal_takes_every_version(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     grant(ledger, version="2")
     grant(ledger, version="3")
     assert len(ledger.withdraw("ann", recorded_by="ann")) == 2
@@ -94,8 +85,8 @@ def test_a_withdrawal_takes_every_version(clock: Clock) -> None:
     assert not stands(ledger, version="3")
 
 
-def test_consent_ends_when_it_was_to_end(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_consent_ends_when_it_was_to_end(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     grant(ledger, expires_at=START + timedelta(days=1))
     clock.advance(hours=24, seconds=-1)
     assert stands(ledger)
@@ -103,8 +94,8 @@ def test_consent_ends_when_it_was_to_end(clock: Clock) -> None:
     assert not stands(ledger)
 
 
-def test_a_grant_from_the_future_does_not_hold_yet(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_a_grant_from_the_future_does_not_hold_yet(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     grant(ledger)
     clock.advance(hours=-1)  # the clock was set right
     assert not stands(ledger)
@@ -112,8 +103,8 @@ def test_a_grant_from_the_future_does_not_hold_yet(clock: Clock) -> None:
     assert stands(ledger)
 
 
-def test_a_clock_set_back_does_not_bring_a_withdrawn_consent_back(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_a_clock_set_back_does_not_bring_a_withdrawn_consent_back(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     grant(ledger)
     clock.advance(hours=2)
     ledger.withdraw("ann", recorded_by="ann")
@@ -135,8 +126,10 @@ def test_a_clock_set_back_does_not_bring_a_withdrawn_consent_back(clock: Clock) 
         {"expires_at": "tomorrow"},
     ],
 )
-def test_an_unclear_grant_is_refused(path: Path, clock: Clock, options: dict[str, object]) -> None:
-    ledger = ConsentLedger(path, clock=clock)
+def test_an_unclear_grant_is_refused(
+    path: Path, clock: FakeClock, options: dict[str, object]
+) -> None:
+    ledger = ConsentLedger(path, clock=clock.utc)
     with pytest.raises(ConfigurationError):
         grant(ledger, **options)  # type: ignore[arg-type]
     ledger.close()
@@ -150,8 +143,8 @@ def test_a_clock_without_time_zone_records_nothing() -> None:
     assert ledger.records("ann") == ()
 
 
-def test_times_are_kept_in_utc(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_times_are_kept_in_utc(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     local = timezone(timedelta(hours=5))
     record = grant(ledger, expires_at=datetime(2026, 11, 24, 5, tzinfo=local))
     assert record.expires_at == datetime(2026, 11, 24, tzinfo=UTC)
@@ -161,8 +154,8 @@ def test_times_are_kept_in_utc(clock: Clock) -> None:
 # -- at once ---------------------------------------------------------------------------------
 
 
-def test_a_listener_is_told_when_the_consent_no_longer_stands(clock: Clock) -> None:
-    ledger = ConsentLedger(clock=clock)
+def test_a_listener_is_told_when_the_consent_no_longer_stands(clock: FakeClock) -> None:
+    ledger = ConsentLedger(clock=clock.utc)
     told: list[tuple[str, bool]] = []
     stop = ledger.on_withdrawal(lambda record: told.append((record.subject, stands(ledger))))
     grant(ledger)
@@ -177,9 +170,9 @@ def test_a_listener_is_told_when_the_consent_no_longer_stands(clock: Clock) -> N
 
 
 def test_one_listener_s_bug_does_not_keep_the_others_from_hearing(
-    clock: Clock, caplog: pytest.LogCaptureFixture
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ledger = ConsentLedger(clock=clock)
+    ledger = ConsentLedger(clock=clock.utc)
     told: list[ConsentRecord] = []
 
     def broken(record: ConsentRecord) -> None:
@@ -195,7 +188,7 @@ def test_one_listener_s_bug_does_not_keep_the_others_from_hearing(
 
 
 def test_a_withdrawal_holds_in_other_threads_while_it_is_still_being_written(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, go_on = threading.Event(), threading.Event()
     sync = os.fsync
@@ -205,7 +198,7 @@ def test_a_withdrawal_holds_in_other_threads_while_it_is_still_being_written(
         assert go_on.wait(5)
         sync(descriptor)
 
-    with ConsentLedger(path, clock=clock) as ledger:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         grant(ledger)
         monkeypatch.setattr(os, "fsync", slow_disk)
         thread = threading.Thread(
@@ -218,20 +211,20 @@ def test_a_withdrawal_holds_in_other_threads_while_it_is_still_being_written(
         thread.join(5)
 
 
-def test_many_threads_lose_no_record(path: Path, clock: Clock) -> None:
+def test_many_threads_lose_no_record(path: Path, clock: FakeClock) -> None:
     def work(ledger: ConsentLedger, number: int) -> None:
         for turn in range(5):
             grant(ledger, f"s{number}", version=str(turn))
         ledger.withdraw(f"s{number}", recorded_by="it", scope=None)
         grant(ledger, f"s{number}", version="last")
 
-    with ConsentLedger(path, clock=clock) as ledger:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         threads = [threading.Thread(target=work, args=(ledger, n)) for n in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(10)
-    with ConsentLedger(path, clock=clock) as ledger:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         for number in range(4):
             assert len(ledger.records(f"s{number}")) == 6
             assert stands(ledger, f"s{number}", "last")
@@ -241,21 +234,21 @@ def test_many_threads_lose_no_record(path: Path, clock: Clock) -> None:
 # -- on the disk -----------------------------------------------------------------------------
 
 
-def test_a_ledger_is_the_same_after_a_restart(path: Path, clock: Clock) -> None:
-    clock.advance(microseconds=123456)
-    with ConsentLedger(path, clock=clock) as ledger:
-        grant(ledger, expires_at=clock.now + timedelta(microseconds=1))
+def test_a_ledger_is_the_same_after_a_restart(path: Path, clock: FakeClock) -> None:
+    clock.advance(0.123456)
+    with ConsentLedger(path, clock=clock.utc) as ledger:
+        grant(ledger, expires_at=clock.utc() + timedelta(microseconds=1))
         grant(ledger, "bob\nwith \u2028 a strange name\udcff")
         ledger.withdraw("ann", recorded_by="ann")
         before = [ledger.records(s) for s in ("ann", "bob\nwith \u2028 a strange name\udcff")]
-    with ConsentLedger(path, clock=clock) as ledger:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         assert [
             ledger.records(s) for s in ("ann", "bob\nwith \u2028 a strange name\udcff")
         ] == before
 
 
-def test_the_file_only_grows_by_lines_of_json(path: Path, clock: Clock) -> None:
-    with ConsentLedger(path, clock=clock) as ledger:
+def test_the_file_only_grows_by_lines_of_json(path: Path, clock: FakeClock) -> None:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         grant(ledger)
         first = path.read_bytes()
         ledger.withdraw("ann", recorded_by="ann")
@@ -281,17 +274,17 @@ def test_one_ledger_at_a_time_has_the_file(path: Path) -> None:
 
 @pytest.mark.parametrize("torn", [b"{", b'{"event":"withdraw","subject":"ann"', b"\xff"])
 def test_an_unfinished_last_line_is_dropped(
-    path: Path, clock: Clock, torn: bytes, caplog: pytest.LogCaptureFixture
+    path: Path, clock: FakeClock, torn: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with ConsentLedger(path, clock=clock) as ledger:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         grant(ledger)
     with path.open("ab") as file:
         file.write(torn)
-    with ConsentLedger(path, clock=clock) as ledger:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         assert "unfinished" in caplog.text
         assert stands(ledger)
         grant(ledger, "bob")
-    with ConsentLedger(path, clock=clock) as ledger:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         assert stands(ledger, "ann")
         assert stands(ledger, "bob")
 

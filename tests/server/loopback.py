@@ -24,8 +24,7 @@ from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.serving import uvicorn_config
 from hybrid_detect.types import BoundingBox, Face
 
-LIMIT_S = 10
-"""A test that waits longer has failed."""
+from ..waiting import LIMIT_S, until
 
 FACE = Face(BoundingBox(1, 2, 30, 40), 0.9)
 
@@ -121,10 +120,7 @@ async def served(
     server = uvicorn.Server(settings)
     serving = asyncio.create_task(server._serve())
     try:
-        async with asyncio.timeout(LIMIT_S):
-            while not server.started:
-                assert not serving.done()
-                await asyncio.sleep(0.005)
+        await until(lambda: server.started or serving.done())
         port = server.servers[0].sockets[0].getsockname()[1]
         yield Served(port, detector, server)
     finally:
@@ -152,10 +148,3 @@ def served_beside(config: ServerConfig) -> Iterator[Served]:
         finally:
             ends[0]()
             done.result(LIMIT_S)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that the server does by itself."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.005)

@@ -37,7 +37,8 @@ from hybrid_detect.server.gate import SECURITY_HEADERS, Gate
 from hybrid_detect.server.tokens import JwtConfig
 from hybrid_detect.types import BackendKind, Plan
 
-from .loopback import LIMIT_S, OneFace, jpeg, served
+from ..waiting import LIMIT_S
+from .loopback import OneFace, jpeg, served
 
 pytestmark = pytest.mark.anyio
 

@@ -38,9 +38,10 @@ from hybrid_detect.server.detectors import (
 )
 from hybrid_detect.types import BoundingBox, Face
 
+from ..waiting import LIMIT_S, until
+
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 5
 TOKEN = "s3cret-token"
 GOOD = {"Authorization": f"Bearer {TOKEN}"}
 WIRE = {**GOOD, "Content-Type": CONTENT_TYPE, "Accept": CONTENT_TYPE}
@@ -524,10 +525,7 @@ async def served(detector: FakeDetector) -> AsyncIterator[str]:
     )
     serving = asyncio.create_task(server._serve())
     try:
-        async with asyncio.timeout(LIMIT_S):
-            while not server.started:
-                assert not serving.done()
-                await asyncio.sleep(0.005)
+        await until(lambda: server.started or serving.done())
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"ws://127.0.0.1:{port}/v1/stream"
     finally:

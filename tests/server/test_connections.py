@@ -22,7 +22,8 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.gate import SECURITY_HEADERS
 
-from .loopback import LIMIT_S, Served, answer_of, jpeg, served, until
+from ..waiting import LIMIT_S, until
+from .loopback import Served, answer_of, jpeg, served
 
 pytestmark = pytest.mark.anyio
 

@@ -19,9 +19,9 @@ from hybrid_detect.server.serving import serve
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryReading
 from hybrid_detect.types import Face
 
-pytestmark = pytest.mark.anyio
+from ..waiting import LIMIT_S
 
-LIMIT_S = 5
+pytestmark = pytest.mark.anyio
 
 
 def jpeg() -> bytes:

@@ -11,9 +11,9 @@ from hybrid_detect.server import bodies
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 
-pytestmark = pytest.mark.anyio
+from ..waiting import LIMIT_S, until
 
-LIMIT_S = 5
+pytestmark = pytest.mark.anyio
 
 
 class NoDetector:
@@ -70,9 +70,7 @@ async def test_a_link_whose_body_does_not_come_is_closed(monkeypatch: pytest.Mon
     serving = asyncio.create_task(server._serve())
     try:
         async with asyncio.timeout(LIMIT_S):
-            while not server.started:
-                assert not serving.done()
-                await asyncio.sleep(0.005)
+            await until(lambda: server.started or serving.done())
             port = server.servers[0].sockets[0].getsockname()[1]
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")

@@ -4,25 +4,21 @@ from hypothesis import strategies as st
 
 from hybrid_detect.server.rate_limit import RateLimiter
 
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from ..clock import FakeClock
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
-def limiter(clock: Clock, rate_per_s: float = 10.0, burst: int = 3, **options: int) -> RateLimiter:
+def limiter(
+    clock: FakeClock, rate_per_s: float = 10.0, burst: int = 3, **options: int
+) -> RateLimiter:
     return RateLimiter(rate_per_s=rate_per_s, burst=burst, clock=clock, **options)
 
 
-def test_a_burst_then_the_rate(clock: Clock) -> None:
+def test_a_burst_then_the_rate(clock: FakeClock) -> None:
     bucket = limiter(clock)
     assert [bucket.take("a") for _ in range(3)] == [0, 0, 0]
     assert bucket.take("a") == pytest.approx(0.1)
@@ -31,7 +27,7 @@ def test_a_burst_then_the_rate(clock: Clock) -> None:
     assert bucket.take("a") > 0
 
 
-def test_waiting_as_long_as_told_is_enough(clock: Clock) -> None:
+def test_waiting_as_long_as_told_is_enough(clock: FakeClock) -> None:
     bucket = limiter(clock, rate_per_s=3.0, burst=1)
     bucket.take("a")
     for _ in range(1000):
@@ -39,7 +35,7 @@ def test_waiting_as_long_as_told_is_enough(clock: Clock) -> None:
         assert bucket.take("a") == 0
 
 
-def test_asking_too_early_costs_nothing(clock: Clock) -> None:
+def test_asking_too_early_costs_nothing(clock: FakeClock) -> None:
     bucket = limiter(clock, burst=1)
     bucket.take("a")
     for _ in range(100):
@@ -48,26 +44,26 @@ def test_asking_too_early_costs_nothing(clock: Clock) -> None:
     assert bucket.take("a") == 0
 
 
-def test_each_name_has_a_bucket_of_its_own(clock: Clock) -> None:
+def test_each_name_has_a_bucket_of_its_own(clock: FakeClock) -> None:
     bucket = limiter(clock, burst=1)
     assert bucket.take("a") == bucket.take("b") == 0
     assert bucket.take("a") > 0
 
 
-def test_a_pause_fills_no_more_than_the_bucket(clock: Clock) -> None:
+def test_a_pause_fills_no_more_than_the_bucket(clock: FakeClock) -> None:
     bucket = limiter(clock)
     bucket.take("a")
     clock.now_s += 1e6
     assert [bucket.take("a") == 0 for _ in range(4)] == [True, True, True, False]
 
 
-def test_0_is_no_limit_and_remembers_nobody(clock: Clock) -> None:
+def test_0_is_no_limit_and_remembers_nobody(clock: FakeClock) -> None:
     bucket = limiter(clock, rate_per_s=0, burst=1)
     assert not any(bucket.take("a") for _ in range(100))
     assert len(bucket) == 0
 
 
-def test_what_is_remembered_is_bounded_and_the_busy_are_not_forgotten(clock: Clock) -> None:
+def test_what_is_remembered_is_bounded_and_the_busy_are_not_forgotten(clock: FakeClock) -> None:
     bucket = limiter(clock, burst=1, max_buckets=10)
     bucket.take("busy")
     for number in range(1000):
@@ -84,7 +80,7 @@ def test_what_is_remembered_is_bounded_and_the_busy_are_not_forgotten(clock: Clo
 def test_never_more_than_the_burst_and_the_rate_together(
     steps: list[float], rate: float, burst: int
 ) -> None:
-    clock = Clock()
+    clock = FakeClock()
     bucket = RateLimiter(rate_per_s=rate, burst=burst, clock=clock)
     began_s, granted = clock.now_s, 0
     for step_s in steps:

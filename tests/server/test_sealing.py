@@ -41,6 +41,7 @@ from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.sealing import RELOAD_S, Sealing, SealRefusedError
 from hybrid_detect.types import BoundingBox, Face
 
+from ..clock import FakeClock
 from ..exchange.suites import needs_post_quantum
 from ..fuzzing import examples
 
@@ -52,16 +53,6 @@ HEADERS = {
 }
 START_S = 1_800_000_000.0
 FACE = Face(BoundingBox(1, 2, 30, 40), 0.9)
-
-
-class Clock:
-    """Seconds since 1970, which stand still."""
-
-    def __init__(self) -> None:
-        self.now_s = START_S
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class FakeDetector:
@@ -97,8 +88,8 @@ def message(**options: Any) -> bytes:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock(START_S)
 
 
 @pytest.fixture
@@ -113,12 +104,12 @@ def path(tmp_path: Path, private: PrivateKey) -> Path:
 
 
 @pytest.fixture
-def sealing(path: Path, clock: Clock) -> Sealing:
+def sealing(path: Path, clock: FakeClock) -> Sealing:
     return Sealing(path, clock=clock)
 
 
 @pytest.fixture
-def client(private: PrivateKey, clock: Clock) -> SecureImageTransmission:
+def client(private: PrivateKey, clock: FakeClock) -> SecureImageTransmission:
     return SecureImageTransmission(private.public, clock=clock)
 
 
@@ -150,7 +141,7 @@ def test_a_plain_message_passes_where_that_is_allowed(sealing: Sealing) -> None:
     assert received.protected(b"faces") == b"faces"
 
 
-def test_plaintext_is_refused_where_encryption_is_required(path: Path, clock: Clock) -> None:
+def test_plaintext_is_refused_where_encryption_is_required(path: Path, clock: FakeClock) -> None:
     sealing = Sealing(path, require=True, clock=clock)
     for plain in (with_request_id(message(), 5), b"\xff\xd8 a bare picture"):
         reply = refusal(sealing, plain)
@@ -158,7 +149,7 @@ def test_plaintext_is_refused_where_encryption_is_required(path: Path, clock: Cl
 
 
 def test_a_replay_is_refused(
-    sealing: Sealing, client: SecureImageTransmission, clock: Clock
+    sealing: Sealing, client: SecureImageTransmission, clock: FakeClock
 ) -> None:
     sealed = client.seal(message())
     sealing.receive(sealed.data)
@@ -170,7 +161,7 @@ def test_a_replay_is_refused(
 
 
 def test_requests_may_come_in_another_order(
-    sealing: Sealing, client: SecureImageTransmission, clock: Clock
+    sealing: Sealing, client: SecureImageTransmission, clock: FakeClock
 ) -> None:
     first = client.seal(message())
     clock.now_s += 1
@@ -191,7 +182,7 @@ def test_a_refused_forgery_does_not_use_up_the_true_requests_nonce(
 
 @pytest.mark.parametrize("offset_s", [-31, 31, -3600, 1e8])
 def test_a_clock_far_off_is_told_so(
-    sealing: Sealing, client: SecureImageTransmission, clock: Clock, offset_s: float
+    sealing: Sealing, client: SecureImageTransmission, clock: FakeClock, offset_s: float
 ) -> None:
     clock.now_s += offset_s
     sealed = client.seal(message())
@@ -200,14 +191,14 @@ def test_a_clock_far_off_is_told_so(
     assert (reply.status, reply.code) == (412, "stale")
 
 
-def test_a_wrong_key_is_told_so(sealing: Sealing, clock: Clock) -> None:
+def test_a_wrong_key_is_told_so(sealing: Sealing, clock: FakeClock) -> None:
     stranger = SecureImageTransmission(key().public, clock=clock)
     reply = refusal(sealing, stranger.seal(message()).data)
     assert (reply.status, reply.code) == (421, "unknown_key")
 
 
 def test_a_server_without_keys_opens_nothing_and_publishes_nothing(
-    client: SecureImageTransmission, clock: Clock
+    client: SecureImageTransmission, clock: FakeClock
 ) -> None:
     sealing = Sealing(None, clock=clock)
     assert refusal(sealing, client.seal(message()).data).code == "unknown_key"
@@ -259,7 +250,11 @@ def test_keys_are_published_and_nothing_private_with_them(
 
 
 def test_a_rotation_is_noticed_and_the_old_key_goes_on(
-    sealing: Sealing, client: SecureImageTransmission, path: Path, private: PrivateKey, clock: Clock
+    sealing: Sealing,
+    client: SecureImageTransmission,
+    path: Path,
+    private: PrivateKey,
+    clock: FakeClock,
 ) -> None:
     new = key()
     write_key_file(path, KeyRing((new, private)))
@@ -277,7 +272,7 @@ def test_a_rotation_is_noticed_and_the_old_key_goes_on(
 
 @needs_post_quantum
 def test_a_client_is_named_a_newer_key_of_its_own_suite_or_the_post_quantum_one(
-    path: Path, clock: Clock
+    path: Path, clock: FakeClock
 ) -> None:
     old = {suite: key(suite) for suite in Suite}
     new = {suite: key(suite) for suite in Suite}
@@ -299,19 +294,18 @@ def test_a_client_is_named_a_newer_key_of_its_own_suite_or_the_post_quantum_one(
 
 
 def test_a_revoked_key_is_refused(
-    sealing: Sealing, client: SecureImageTransmission, path: Path, clock: Clock
+    sealing: Sealing, client: SecureImageTransmission, path: Path, clock: FakeClock
 ) -> None:
     write_key_file(path, KeyRing((key(),)))
     clock.now_s += RELOAD_S
     assert refusal(sealing, client.seal(message()).data).code == "unknown_key"
 
 
-def test_a_key_opens_a_grace_longer_than_it_is_published(path: Path, clock: Clock) -> None:
+def test_a_key_opens_a_grace_longer_than_it_is_published(path: Path, clock: FakeClock) -> None:
     ending = key(days=1)
     write_key_file(path, KeyRing((ending,)))
     sealing = Sealing(path, clock=clock)
-    late = Clock()
-    late.now_s = START_S + 86_400  # by the client's clock, it has just not ended
+    late = FakeClock(START_S + 86_400)  # by the client's clock, it has just not ended
     client = SecureImageTransmission(ending.public, clock=late)
     clock.now_s = late.now_s + 20
     assert sealing.published() == []
@@ -324,7 +318,7 @@ def test_a_damaged_key_file_does_not_end_a_server_that_works(
     sealing: Sealing,
     client: SecureImageTransmission,
     path: Path,
-    clock: Clock,
+    clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     path.write_text("{")

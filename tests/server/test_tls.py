@@ -21,7 +21,8 @@ from hybrid_detect.server.serving import uvicorn_config
 from hybrid_detect.server.tls import TlsConfig, server_context
 from hybrid_detect.types import BackendKind, Plan
 
-from .loopback import LIMIT_S, answer_of, jpeg, served
+from ..waiting import LIMIT_S
+from .loopback import answer_of, jpeg, served
 
 trustme = pytest.importorskip("trustme")
 

@@ -17,6 +17,8 @@ from hybrid_detect.errors import ConfigurationError, MissingExtraError
 from hybrid_detect.server import jwks
 from hybrid_detect.server.tokens import JwtConfig, TokenVerifier
 
+from ..clock import FakeClock
+
 jwt = pytest.importorskip("jwt")
 from cryptography.hazmat.primitives import serialization  # noqa: E402
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: E402
@@ -64,13 +66,6 @@ def forged(header: dict[str, Any], payload: dict[str, Any], secret: bytes = b"")
     return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "jwks.json"
@@ -79,12 +74,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def verifier(path: Path, clock: Clock) -> TokenVerifier:
+def verifier(path: Path, clock: FakeClock) -> TokenVerifier:
     config = JwtConfig(issuer=ISSUER, audience=AUDIENCE, jwks=str(path))
     return TokenVerifier(config, clock=clock)
 
@@ -199,7 +194,7 @@ async def test_a_token_without_a_key_id_fits_the_only_key(
 
 
 async def test_a_rotated_key_is_found_soon_but_not_fetched_for_every_made_up_name(
-    path: Path, verifier: TokenVerifier, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    path: Path, verifier: TokenVerifier, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = []
     read = jwks.KeySet._read
@@ -216,7 +211,7 @@ async def test_a_rotated_key_is_found_soon_but_not_fetched_for_every_made_up_nam
 
 
 async def test_a_key_that_was_taken_back_ends(
-    path: Path, verifier: TokenVerifier, clock: Clock
+    path: Path, verifier: TokenVerifier, clock: FakeClock
 ) -> None:
     assert await verifier.subject(token("ec")) == "ann"
     path.write_text(json.dumps(key_set("rsa")))
@@ -230,7 +225,7 @@ async def test_a_key_that_was_taken_back_ends(
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "7", '{"keys": 1}', "\x00"])
 async def test_an_issuer_that_fails_is_believed_for_a_while(
-    path: Path, verifier: TokenVerifier, clock: Clock, content: str
+    path: Path, verifier: TokenVerifier, clock: FakeClock, content: str
 ) -> None:
     assert await verifier.subject(token()) == "ann"
     path.write_text(content)
@@ -287,12 +282,12 @@ def issuer() -> Iterator[Issuer]:
         thread.join()
 
 
-def verifier_of(url: str, clock: Clock) -> TokenVerifier:
+def verifier_of(url: str, clock: FakeClock) -> TokenVerifier:
     return TokenVerifier(JwtConfig(issuer=ISSUER, audience=AUDIENCE, jwks=url), clock=clock)
 
 
 async def test_keys_come_over_http_once(
-    issuer: Issuer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # not for this machine's own address
     verifier = verifier_of(issuer.url, clock)
@@ -302,7 +297,7 @@ async def test_keys_come_over_http_once(
 
 
 async def test_a_token_that_can_never_be_valid_causes_no_fetch(
-    issuer: Issuer, clock: Clock
+    issuer: Issuer, clock: FakeClock
 ) -> None:
     verifier = verifier_of(issuer.url, clock)
     assert await verifier.subject(forged({"alg": "none", "kid": "x"}, claims())) is None
@@ -321,7 +316,7 @@ async def test_a_token_that_can_never_be_valid_causes_no_fetch(
     ids=lambda change: str(change)[:40],
 )
 async def test_an_issuer_s_failure_is_a_refusal(
-    issuer: Issuer, clock: Clock, change: dict[str, Any], caplog: pytest.LogCaptureFixture
+    issuer: Issuer, clock: FakeClock, change: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, value in change.items():
         setattr(issuer, name, value)
@@ -330,7 +325,7 @@ async def test_an_issuer_s_failure_is_a_refusal(
     assert "cannot be had" in caplog.text
 
 
-async def test_an_issuer_that_is_not_there_is_a_refusal(issuer: Issuer, clock: Clock) -> None:
+async def test_an_issuer_that_is_not_there_is_a_refusal(issuer: Issuer, clock: FakeClock) -> None:
     issuer.server_close()
     assert await verifier_of(issuer.url, clock).subject(token()) is None
 
@@ -340,7 +335,7 @@ async def test_an_issuer_that_is_not_there_is_a_refusal(issuer: Issuer, clock: C
 )
 async def test_keys_from_just_anywhere_are_refused(source: str) -> None:
     with pytest.raises(ConfigurationError):
-        verifier_of(source, Clock())
+        verifier_of(source, FakeClock())
 
 
 async def test_without_pyjwt_one_is_told_what_to_install(
@@ -348,7 +343,7 @@ async def test_without_pyjwt_one_is_told_what_to_install(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jwt", None)
     with pytest.raises(MissingExtraError, match=r"hybrid-detect\[jwt\]"):
-        verifier_of(str(path), Clock())
+        verifier_of(str(path), FakeClock())
 
 
 @pytest.mark.parametrize("name", ["issuer", "audience", "jwks"])

@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ from hybrid_detect.types import (
 )
 
 from ..frames.bad_inputs import BAD_INPUTS
+from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.anyio
 
-LIMIT_S = 5
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE
 REFUSED = BackendResponseError("the token was refused (status 401)", status_code=401)
@@ -81,13 +81,6 @@ async def nothing_left_running(anyio_backend: str) -> AsyncIterator[None]:
     left = [t for t in asyncio.all_tasks() if "TestRunner" not in repr(t.get_coro())]
     assert [t for t in left if t is not asyncio.current_task()] == []
     assert [t.name for t in threading.enumerate() if t.name.startswith("hybrid-detect")] == []
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Give the loop turns until `condition` holds."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 # -- which way -------------------------------------------------------------------------------
@@ -522,9 +515,7 @@ async def test_an_outage_is_logged_once_whatever_numbers_its_message_holds(
 
     backend = Counting(DEVICE)
     async with HybridDetectionService(backends=[backend]):
-        async with asyncio.timeout(LIMIT_S):
-            while backend.checks < 3:
-                await asyncio.sleep(0.01)
+        await until(lambda: backend.checks >= 3)
     assert [record.message for record in caplog.records] == ["device is out: only 1 MiB are left"]
 
 
@@ -821,12 +812,11 @@ async def test_a_consent_that_is_withdrawn_recalls_the_frames_under_way() -> Non
     async with service:
         await service.wait_ready()
         asked = asyncio.create_task(service.process_image(IMAGE, deadline_s=30))
-        while not cloud.plans:
-            await asyncio.sleep(0)
+        await until(lambda: cloud.plans)
         recalled: list[BackendKind] = []
         cloud.recall = lambda: recalled.append(cloud.kind)  # type: ignore[method-assign]
         await asyncio.to_thread(ledger.withdraw, "s", recorded_by="test")
-        result = await asyncio.wait_for(asked, 5)
+        result = await asyncio.wait_for(asked, LIMIT_S)
         assert recalled == [BackendKind.CLOUD]
         assert result.backend is BackendKind.DEVICE
         assert "withdrawn" in result.reason or "no consent" in result.reason

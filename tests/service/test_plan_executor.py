@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -34,12 +34,13 @@ from hybrid_detect.types import (
     Plan,
 )
 
+from ..waiting import LIMIT_S, until
+
 pytestmark = pytest.mark.anyio
 
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE
 IMAGE = np.zeros((48, 64, 3), np.uint8)
-LIMIT_S = 5.0
-LONG_S = 30.0
+LONG_S = 1000.0
 """A deadline that nobody is meant to wait for."""
 SURE = Face(BoundingBox(1, 2, 30, 40), 0.95)
 UNSURE = Face(BoundingBox(1, 2, 30, 40), 0.5)
@@ -122,12 +123,6 @@ async def course(*backends: Told) -> AsyncIterator[Course]:
         for task in made.tasks:
             task.cancel()
         await asyncio.gather(*made.tasks, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def backend_of(execution: Execution) -> BackendKind | None:

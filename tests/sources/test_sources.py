@@ -11,9 +11,9 @@ import pytest
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.sources.sources import open_source
 
-pytestmark = pytest.mark.anyio
+from ..waiting import LIMIT_S
 
-LIMIT_S = 5
+pytestmark = pytest.mark.anyio
 
 
 class SteppedCamera:

@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -31,22 +30,17 @@ from hybrid_detect.storage.history import DetectionHistory
 from hybrid_detect.storage.records import Deleted
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, DetectionStatus, Face
 
+from ..clock import FakeClock
+from ..waiting import wait_until
+
 DAY_S = 24 * 3600.0
 JPEG = b"\xff\xd8\xff"
 KIB = 1024
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = datetime(2026, 11, 23, 12, tzinfo=UTC).timestamp()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock(datetime(2026, 11, 23, 12, tzinfo=UTC))
 
 
 @pytest.fixture
@@ -55,7 +49,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(path: Path, clock: Clock) -> Iterator[DetectionHistory]:
+def kept(path: Path, clock: FakeClock) -> Iterator[DetectionHistory]:
     with DetectionHistory(path, clock=clock, sweeps=False) as made:
         yield made
 
@@ -84,7 +78,7 @@ def counts(kept: DetectionHistory, session: str = "ann", **options: Any) -> Dele
 # -- keeping ---------------------------------------------------------------------------------
 
 
-def test_a_result_comes_back_as_it_was_kept(kept: DetectionHistory, clock: Clock) -> None:
+def test_a_result_comes_back_as_it_was_kept(kept: DetectionHistory, clock: FakeClock) -> None:
     seen = result(session_id="ann")
     kept.add(seen)
     kept.add(seen, session="ann", image=JPEG)
@@ -93,14 +87,14 @@ def test_a_result_comes_back_as_it_was_kept(kept: DetectionHistory, clock: Clock
     told = json.loads(seen.to_json())
     assert told.pop("session_id") == "ann"
     assert first.result == told
-    assert first.recorded_at == datetime.fromtimestamp(clock.now, UTC)
+    assert first.recorded_at == datetime.fromtimestamp(clock.now_s, UTC)
     assert (first.image, second.image) == (None, JPEG)
     assert first.number < second.number
     assert [each.image for each in kept.results("ann", images=False)] == [None, None]
     assert [each.result for each in kept.results("bob")] == [{"faces": None}]
 
 
-def test_a_session_is_not_named_in_the_files(path: Path, clock: Clock) -> None:
+def test_a_session_is_not_named_in_the_files(path: Path, clock: FakeClock) -> None:
     name = "canary-session-of-somebody"
     with DetectionHistory(path, clock=clock, sweeps=False) as kept:
         kept.add(result(session_id=name), image=JPEG)
@@ -134,13 +128,13 @@ def test_pixels_are_not_kept_by_mistake(kept: DetectionHistory) -> None:
 
 
 def test_a_history_that_cannot_delete_takes_in_nothing(
-    kept: DetectionHistory, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    kept: DetectionHistory, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(now: float | None = None) -> Deleted:
         raise StorageError
 
     monkeypatch.setattr(kept, "sweep", broken)
-    clock.now += history.SWEEP_EVERY_S
+    clock.now_s += history.SWEEP_EVERY_S
     with pytest.raises(StorageError):
         kept.add({}, session="ann")
     assert counts(kept) == Deleted()
@@ -155,7 +149,7 @@ def test_any_text_can_be_a_session(kept: DetectionHistory) -> None:
         assert kept.erase(name) == Deleted(1)
 
 
-def test_a_history_is_the_same_after_a_restart(path: Path, clock: Clock) -> None:
+def test_a_history_is_the_same_after_a_restart(path: Path, clock: FakeClock) -> None:
     with DetectionHistory(path, clock=clock, sweeps=False) as kept:
         kept.add(result(), session="ann", image=JPEG)
         before, tag = list(kept.results("ann")), kept.tag("ann")
@@ -194,35 +188,37 @@ def test_many_threads_keep_everything(kept: DetectionHistory) -> None:
 # -- for how long ----------------------------------------------------------------------------
 
 
-def test_after_a_day_it_is_gone(kept: DetectionHistory, clock: Clock) -> None:
+def test_after_a_day_it_is_gone(kept: DetectionHistory, clock: FakeClock) -> None:
     kept.add({}, session="ann", image=JPEG)
-    clock.now += DAY_S - 1
+    clock.now_s += DAY_S - 1
     assert counts(kept) == Deleted(1, 1)
     assert kept.sweep() == Deleted()
-    clock.now += 1
+    clock.now_s += 1
     assert counts(kept) == Deleted()
     assert kept.sweep() == Deleted(1, 1)
 
 
-def test_opening_deletes_what_has_expired(path: Path, clock: Clock) -> None:
+def test_opening_deletes_what_has_expired(path: Path, clock: FakeClock) -> None:
     with DetectionHistory(path, clock=clock, sweeps=False) as kept:
         kept.add({}, session="ann", image=JPEG + b"CANARY" * 1000)
     assert b"CANARY" in on_disk(path)
-    clock.now += DAY_S
+    clock.now_s += DAY_S
     with DetectionHistory(path, clock=clock, sweeps=False):
         assert b"CANARY" not in on_disk(path)
 
 
-def test_writing_deletes_what_has_expired(path: Path, kept: DetectionHistory, clock: Clock) -> None:
+def test_writing_deletes_what_has_expired(
+    path: Path, kept: DetectionHistory, clock: FakeClock
+) -> None:
     kept.add({}, session="ann", image=JPEG + b"CANARY" * 1000)
-    clock.now += DAY_S
+    clock.now_s += DAY_S
     kept.add({}, session="bob")
     assert b"CANARY" not in on_disk(path)
 
 
 def test_it_deletes_by_itself_while_nothing_happens(path: Path) -> None:
     swept = threading.Event()
-    clock = Clock()
+    clock = FakeClock(datetime(2026, 11, 23, 12, tzinfo=UTC))
 
     class Watched(DetectionHistory):
         def sweep(self, now: float | None = None) -> Deleted:
@@ -233,7 +229,7 @@ def test_it_deletes_by_itself_while_nothing_happens(path: Path) -> None:
 
     with Watched(path, retention_s=0.1, clock=clock) as kept:
         kept.add({}, session="ann")
-        clock.now += 1
+        clock.now_s += 1
         assert swept.wait(5)
 
 
@@ -258,37 +254,37 @@ def test_a_sweep_that_fails_is_told_once_and_tried_again(
     ]
 
 
-def test_many_expired_rows_go_in_one_sweep(kept: DetectionHistory, clock: Clock) -> None:
+def test_many_expired_rows_go_in_one_sweep(kept: DetectionHistory, clock: FakeClock) -> None:
     for _ in range(2 * history.BATCH + 1):
         kept.add({}, session="ann")
-    clock.now += DAY_S
+    clock.now_s += DAY_S
     assert kept.sweep() == Deleted(2 * history.BATCH + 1)
 
 
 def test_a_clock_that_jumps_forward_deletes_too_early_not_too_late(
-    kept: DetectionHistory, clock: Clock
+    kept: DetectionHistory, clock: FakeClock
 ) -> None:
     kept.add({}, session="ann")
-    clock.now += 10 * DAY_S
+    clock.now_s += 10 * DAY_S
     assert kept.sweep() == Deleted(1)
 
 
 def test_what_a_wrong_clock_dated_into_the_future_gets_no_more_than_its_time(
-    kept: DetectionHistory, clock: Clock
+    kept: DetectionHistory, clock: FakeClock
 ) -> None:
     kept.add({}, session="ann")
-    clock.now -= 1000 * DAY_S  # the clock was set right
+    clock.now_s -= 1000 * DAY_S  # the clock was set right
     kept.add({}, session="bob")  # writing sweeps at once after a jump
-    clock.now += DAY_S - 1
+    clock.now_s += DAY_S - 1
     assert counts(kept, "ann") == Deleted(1)
-    clock.now += 1
+    clock.now_s += 1
     assert kept.sweep() == Deleted(2)
 
 
-def test_a_day_can_be_another_time(path: Path, clock: Clock) -> None:
+def test_a_day_can_be_another_time(path: Path, clock: FakeClock) -> None:
     with DetectionHistory(path, clock=clock, retention_s=60, sweeps=False) as kept:
         kept.add({}, session="ann")
-        clock.now += 60
+        clock.now_s += 60
         assert kept.sweep() == Deleted(1)
 
 
@@ -305,13 +301,13 @@ def test_erasing_takes_one_session_and_leaves_the_others(kept: DetectionHistory)
 
 
 @pytest.mark.parametrize("seed", [3, 8, 9])
-def test_nothing_deleted_can_be_found_in_the_files(path: Path, clock: Clock, seed: int) -> None:
+def test_nothing_deleted_can_be_found_in_the_files(path: Path, clock: FakeClock, seed: int) -> None:
     """Random histories that leave remains where rows have no padding, as SQLite moves them."""
     chance = random.Random(seed)
     sessions = [f"session{number}" for number in range(8)]
     with DetectionHistory(path, clock=clock, retention_s=300, sweeps=False) as kept:
         for turn in range(400):
-            clock.now += 1
+            clock.now_s += 1
             session = chance.choice(sessions)
             canary = f"<{session}-{turn}>"
             image = (canary * chance.randrange(1, 900)).encode() if chance.random() < 0.05 else None
@@ -322,7 +318,7 @@ def test_nothing_deleted_can_be_found_in_the_files(path: Path, clock: Clock, see
             if chance.random() < 0.5:
                 kept.erase(session)
             else:
-                clock.now += chance.randrange(100)
+                clock.now_s += chance.randrange(100)
             kept.sweep()
             readable = {
                 each.result["text"].partition(">")[0].encode()
@@ -358,11 +354,11 @@ def test_erasing_says_so_if_another_process_keeps_an_older_state(
 
 
 def test_an_export_holds_every_result_and_picture(
-    kept: DetectionHistory, clock: Clock, tmp_path: Path
+    kept: DetectionHistory, clock: FakeClock, tmp_path: Path
 ) -> None:
     pictures = [JPEG + b"1", b"\x89PNG\r\n\x1a\n", b"RIFF....WEBP", b"?", None]
     for picture in pictures:
-        clock.now += 1
+        clock.now_s += 1
         kept.add(result(), session="ann", image=picture)
     kept.add(result(), session="bob", image=JPEG + b"CANARY")
     target = kept.export("ann", tmp_path / "ann.zip")
@@ -385,9 +381,9 @@ def test_an_export_holds_every_result_and_picture(
 
 @pytest.mark.parametrize("picture", [None, JPEG])
 def test_an_export_of_one_or_no_result_is_whole(
-    kept: DetectionHistory, tmp_path: Path, picture: bytes | None, clock: Clock
+    kept: DetectionHistory, tmp_path: Path, picture: bytes | None, clock: FakeClock
 ) -> None:
-    clock.now = 0.0  # a device without a clock, before it has met the network
+    clock.now_s = 0.0  # a device without a clock, before it has met the network
     if picture:
         kept.add({}, session="\udcff", image=picture)
     with zipfile.ZipFile(kept.export("\udcff", tmp_path / "out.zip")) as bundle:
@@ -421,7 +417,7 @@ def test_an_export_is_whole_or_not_there(kept: DetectionHistory, tmp_path: Path)
 
 def test_the_audit_says_when_who_and_how_much_but_not_what(
     kept: DetectionHistory,
-    clock: Clock,
+    clock: FakeClock,
     path: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -435,7 +431,7 @@ def test_the_audit_says_when_who_and_how_much_but_not_what(
         ("exported", "key 7", 1, 1)
     )
     assert (erased.action, erased.who) == ("erased", "supportforged line")
-    assert exported.at == datetime.fromtimestamp(clock.now, UTC)
+    assert exported.at == datetime.fromtimestamp(clock.now_s, UTC)
     assert exported.session == erased.session == kept.tag("ANN-CANARY")
     assert "1 results with 1 images" in caplog.text
     for word in ("ANN-CANARY", "CONTENT", "PICTURE"):
@@ -444,14 +440,14 @@ def test_the_audit_says_when_who_and_how_much_but_not_what(
 
 
 def test_what_it_deletes_by_itself_shares_a_line_an_hour(
-    kept: DetectionHistory, clock: Clock
+    kept: DetectionHistory, clock: FakeClock
 ) -> None:
     for _ in range(6):
         kept.add({}, session="ann")
-        clock.now += 1000
+        clock.now_s += 1000
     for _ in range(6):
-        clock.now += 1000
-        kept.sweep(clock.now + DAY_S - 6000)
+        clock.now_s += 1000
+        kept.sweep(clock.now_s + DAY_S - 6000)
     expired = kept.audit()
     assert {line.action for line in expired} == {"expired"}
     assert {line.who for line in expired} == {"history"}
@@ -473,12 +469,12 @@ def test_the_audit_does_not_grow_for_ever(
 
 
 def test_the_file_stays_within_its_size_and_the_newest_stays_in_it(
-    path: Path, clock: Clock
+    path: Path, clock: FakeClock
 ) -> None:
     limit = 256 * KIB
     with DetectionHistory(path, clock=clock, max_bytes=limit, sweeps=False) as kept:
         for number in range(60):
-            clock.now += 100
+            clock.now_s += 100
             kept.add({"n": number}, session="ann", image=JPEG + bytes(20_000))
         kept.sweep()
         numbers = [each.result["n"] for each in kept.results("ann")]
@@ -488,7 +484,7 @@ def test_the_file_stays_within_its_size_and_the_newest_stays_in_it(
     assert path.stat().st_size <= limit
 
 
-def test_what_was_displaced_is_gone_after_the_next_sweep(path: Path, clock: Clock) -> None:
+def test_what_was_displaced_is_gone_after_the_next_sweep(path: Path, clock: FakeClock) -> None:
     with DetectionHistory(path, clock=clock, max_bytes=64 * KIB, sweeps=False) as kept:
         kept.add({}, session="ann", image=b"CANARY" * 2000)
         for _ in range(5):
@@ -517,7 +513,7 @@ def test_a_limit_out_of_range_is_refused(path: Path, options: dict[str, Any]) ->
 # -- faults ----------------------------------------------------------------------------------
 
 
-def test_nobody_else_may_read_any_of_its_files(path: Path, clock: Clock) -> None:
+def test_nobody_else_may_read_any_of_its_files(path: Path, clock: FakeClock) -> None:
     path.touch(mode=0o644)
     path.chmod(0o644)
     with DetectionHistory(path, clock=clock, sweeps=False) as kept:
@@ -583,7 +579,7 @@ def test_a_missing_folder_is_told(tmp_path: Path) -> None:
         DetectionHistory(tmp_path / "no" / "history.db")
 
 
-def test_damage_that_shows_later_is_a_typed_error(path: Path, clock: Clock) -> None:
+def test_damage_that_shows_later_is_a_typed_error(path: Path, clock: FakeClock) -> None:
     with DetectionHistory(path, clock=clock, sweeps=False) as kept:
         for number in range(50):
             kept.add({"n": number}, session="ann", image=bytes(5000))
@@ -645,9 +641,7 @@ def test_a_kill_between_two_writes_leaves_no_half_record(path: Path) -> None:
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
-    ends_s = time.monotonic() + 10
-    while on_disk(path).count(b'"sha"') < 20:
-        assert time.monotonic() < ends_s
+    wait_until(lambda: on_disk(path).count(b'"sha"') >= 20)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     writer.stdout.close()

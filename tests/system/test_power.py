@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from hybrid_detect.system.power import MAX_AGE_S, PowerProbe, system_battery
 from hybrid_detect.types import PowerConditions
 
+from ..clock import FakeClock
+
 Battery = namedtuple("Battery", "percent secsleft power_plugged")
 
 PI = "devices/platform/soc/soc:firmware"
@@ -18,17 +20,9 @@ PI_5 = "devices/platform/soc@107c000000/soc@107c000000:firmware"
 CPU = "devices/system/cpu/cpu{}/thermal_throttle"
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 def put(root: Path, folder: str, **files: object) -> None:
@@ -107,7 +101,7 @@ def test_a_raspberry_pi_s_flag(
     assert throttled(tmp_path) is expected
 
 
-def test_counters_tell_from_the_second_reading_on(tmp_path: Path, clock: Clock) -> None:
+def test_counters_tell_from_the_second_reading_on(tmp_path: Path, clock: FakeClock) -> None:
     for number in (0, 1):
         put(
             tmp_path,
@@ -186,7 +180,7 @@ def test_the_surer_source_wins(tmp_path: Path) -> None:
     assert throttled(tmp_path) is False
 
 
-def test_a_reading_is_kept_for_a_while(tmp_path: Path, clock: Clock) -> None:
+def test_a_reading_is_kept_for_a_while(tmp_path: Path, clock: FakeClock) -> None:
     asked = []
 
     def battery() -> tuple[float, bool]:

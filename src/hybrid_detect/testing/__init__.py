@@ -1,7 +1,7 @@
-"""For users' own tests: a backend that needs no model, no network and no time; memory budgets.
+"""For users' own tests: a backend without model, network or delay; a clock; memory budgets.
 
 The names are loaded when they are first used: pytest imports this package in every run of
-everyone who has it installed (see `pytest_plugin`).
+every project that has it installed (see `pytest_plugin`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hybrid_detect.testing.clock import FakeClock
     from hybrid_detect.testing.fakes import FakeBackend
     from hybrid_detect.testing.memory_budget import MemoryBudget, MemoryBudgetError
     from hybrid_detect.testing.memory_report import MemoryReport
 
-__all__ = ["FakeBackend", "MemoryBudget", "MemoryBudgetError", "MemoryReport"]
+__all__ = ["FakeBackend", "FakeClock", "MemoryBudget", "MemoryBudgetError", "MemoryReport"]
 
 _HOME = {
     "FakeBackend": "fakes",
+    "FakeClock": "clock",
     "MemoryBudget": "memory_budget",
     "MemoryBudgetError": "memory_budget",
     "MemoryReport": "memory_report",

@@ -24,9 +24,10 @@ from hybrid_detect.errors import (
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.system.memory_probe import MemoryReading
 
+from ...waiting import LIMIT_S, until
+
 pytestmark = pytest.mark.anyio
 
-LATE_S = 10.0
 PLENTY = MemoryReading(process_bytes=2**20, available_bytes=2**33, bound_by="system")
 FRAME = Frame.of(np.zeros((8, 8, 3), np.uint8))
 
@@ -40,7 +41,7 @@ class SlowDetector:
 
     def detect(self, _image_rgb: np.ndarray) -> tuple[()]:
         self.looking.set()
-        assert self.may_answer.wait(LATE_S)
+        assert self.may_answer.wait(LIMIT_S)
         return ()
 
     def close(self) -> None:
@@ -49,12 +50,6 @@ class SlowDetector:
 
 def engine_of(make: Callable[..., Any]) -> Engine:
     return Engine("short_range", make, idle_s=None, guard=MemoryGuard(read=lambda: PLENTY))
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(LATE_S):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_a_look_that_ends_says_so_once() -> None:
@@ -156,7 +151,7 @@ class OwingWorker(DetectorWorker):
     def detect(self, _image_rgb: np.ndarray) -> tuple[()]:
         self.asked_since_s = time.monotonic()
         self.asked.set()
-        assert self.end.wait(LATE_S)
+        assert self.end.wait(LIMIT_S)
         self.asked_since_s = None
         return ()
 
@@ -181,7 +176,7 @@ async def test_a_hang_is_ended_some_time_after_the_deadline(usual_s: float, grac
     look.cancel()  # a hedge was faster: that makes nobody hung
     await until(lambda: worker.killed_s)
     assert worker.killed_s is not None
-    assert grace_s <= worker.killed_s - ends_s < grace_s + 0.5 * LATE_S
+    assert grace_s <= worker.killed_s - ends_s < grace_s + 0.5 * LIMIT_S
     await engine.aclose()
 
 

@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -48,11 +47,12 @@ from hybrid_detect.types import (
     Plan,
 )
 
+from ...waiting import LIMIT_S, until, wait_until
+
 pytestmark = pytest.mark.anyio
 
 ASTRONAUT_FACE = BoundingBox(169, 64, 283, 178)
 SOON_S = 0.05
-LATE_S = 10.0
 
 
 class FakeEngine:
@@ -86,7 +86,7 @@ class FakeEngine:
     def detect(self, image_rgb: np.ndarray) -> tuple[Face, ...]:
         self.threads.add(threading.current_thread().name)
         self.looking.set()
-        assert self.may_answer.wait(LATE_S)
+        assert self.may_answer.wait(LIMIT_S)
         self.looking.clear()
         if self.detect_error:
             raise self.detect_error
@@ -111,10 +111,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
 
 
 def assert_no_thread_of_ours() -> None:
-    deadline_s = time.monotonic() + LATE_S
-    while any(thread.name.startswith("hybrid-detect") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline_s, threading.enumerate()
-        time.sleep(0.001)
+    wait_until(lambda: not any(t.name.startswith("hybrid-detect") for t in threading.enumerate()))
 
 
 def service_of(**options: Any) -> OnDeviceDetectionService:
@@ -126,14 +123,8 @@ def frame_of(width: int) -> Frame:
     return Frame.of(np.zeros((8, width, 3), np.uint8))
 
 
-def plan(deadline_s: float = LATE_S) -> Plan:
+def plan(deadline_s: float = LIMIT_S) -> Plan:
     return Plan(backend=BackendKind.DEVICE, reason="test", deadline_s=deadline_s)
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(LATE_S):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 # ---- construction
@@ -215,7 +206,7 @@ async def test_engines_failure_keeps_its_type_and_gets_the_time(engine: FakeEngi
 
 async def test_late_answer_is_dropped_and_the_next_frame_waits_for_it(engine: FakeEngine) -> None:
     async with service_of() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         engine.may_answer.clear()
         with pytest.raises(BackendTimeoutError) as caught:
             await service.detect(frame_of(1), plan(SOON_S))
@@ -233,7 +224,7 @@ async def test_late_answer_is_dropped_and_the_next_frame_waits_for_it(engine: Fa
 
 async def test_newest_waiting_frame_wins(engine: FakeEngine) -> None:
     async with service_of() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         engine.may_answer.clear()
         tasks = []
         for width in range(1, 6):
@@ -256,7 +247,7 @@ async def test_older_frame_that_comes_late_does_not_displace_a_newer_one(
 ) -> None:
     older = frame_of(2)
     async with service_of() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         engine.may_answer.clear()
         running = asyncio.create_task(service.detect(frame_of(1), plan()))
         await until(engine.looking.is_set)
@@ -274,7 +265,7 @@ async def test_cancelled_waiting_frame_leaves_the_turn_to_the_next(
     engine: FakeEngine, after_turn: bool
 ) -> None:
     async with service_of() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         engine.may_answer.clear()
         running = asyncio.create_task(service.detect(frame_of(1), plan()))
         await until(engine.looking.is_set)
@@ -296,7 +287,7 @@ async def test_cancelled_waiting_frame_leaves_the_turn_to_the_next(
 
 async def test_cancelled_detection_is_let_finish(engine: FakeEngine) -> None:
     async with service_of() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         engine.may_answer.clear()
         task = asyncio.create_task(service.detect(frame_of(1), plan()))
         await until(engine.looking.is_set)
@@ -314,7 +305,7 @@ async def test_cancelled_detection_is_let_finish(engine: FakeEngine) -> None:
 
 async def test_storm_of_short_deadlines_never_jams_the_turn(engine: FakeEngine) -> None:
     async with service_of() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         tasks = []
         for number in range(300):
             deadline_s = (number % 7) * 0.0005
@@ -342,8 +333,8 @@ async def test_check_waits_no_longer_than_told_and_never_loads_twice(engine: Fak
                 await service.check(deadline_s=SOON_S)
         assert service.unavailable_reason == ""
         engine.may_load.set()
-        await service.check(deadline_s=LATE_S)
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
+        await service.check(deadline_s=LIMIT_S)
         assert (await service.detect(frame_of(4), plan())).answered
     assert engine.loads == 1
 
@@ -374,7 +365,7 @@ async def test_missing_model_refuses_frames_at_once_until_a_check_cures_it(
     engine.load_error = ModelError("no model to be had", name="short_range")
     service = service_of()
     with pytest.raises(ModelError, match="no model to be had"):
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
     assert service.unavailable_reason == "no model to be had"
     for _ in range(5):
         with pytest.raises(BackendUnavailableError, match="no model to be had") as caught:
@@ -383,7 +374,7 @@ async def test_missing_model_refuses_frames_at_once_until_a_check_cures_it(
     assert engine.loads == 1, "a fetch that failed is not repeated for every frame"
 
     engine.load_error = None
-    await service.check(deadline_s=LATE_S)
+    await service.check(deadline_s=LIMIT_S)
     assert service.unavailable_reason == ""
     assert (await service.detect(frame_of(1), plan())).answered
     await service.aclose()
@@ -399,7 +390,7 @@ async def test_failed_load_is_tried_again_after_a_while(
         with pytest.raises(BackendUnavailableError, match="needs libGL"):
             await service.detect(frame_of(1), plan())
     with pytest.raises(BackendUnavailableError, match="needs libGL"):
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
     assert engine.loads == 3
     assert service.unavailable_reason == ""
     await service.aclose()
@@ -416,7 +407,7 @@ async def test_closed_service_refuses_everything(engine: FakeEngine) -> None:
     with pytest.raises(ClosedError):
         await service.detect(frame_of(1), plan())
     with pytest.raises(ClosedError):
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
     with pytest.raises(ClosedError):
         await service.start()
     assert engine.loads == 0
@@ -426,7 +417,7 @@ async def test_close_lets_the_running_frame_finish_and_refuses_the_waiting_one(
     engine: FakeEngine,
 ) -> None:
     service = service_of()
-    await service.check(deadline_s=LATE_S)
+    await service.check(deadline_s=LIMIT_S)
     engine.may_answer.clear()
     running = asyncio.create_task(service.detect(frame_of(1), plan()))
     await until(engine.looking.is_set)
@@ -448,7 +439,7 @@ async def test_close_does_not_wait_for_ever(
 ) -> None:
     monkeypatch.setattr(engine_module, "CLOSE_TIMEOUT_S", SOON_S)
     service = service_of()
-    await service.check(deadline_s=LATE_S)
+    await service.check(deadline_s=LIMIT_S)
     engine.may_answer.clear()
     hung = asyncio.create_task(service.detect(frame_of(1), plan(SOON_S)))
     await until(engine.looking.is_set)
@@ -467,7 +458,7 @@ async def test_close_stops_a_fetch(engine: FakeEngine) -> None:
     await service.start()
     frame = asyncio.create_task(service.detect(frame_of(1), plan()))
     await until(lambda: engine.loads)
-    async with asyncio.timeout(LATE_S / 2):
+    async with asyncio.timeout(LIMIT_S):
         await service.aclose()
     with pytest.raises(ClosedError):
         await frame
@@ -532,7 +523,7 @@ async def test_process_answers_and_mediapipe_stays_out_of_this_one() -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_crash_costs_a_degraded_answer(number: int) -> None:
     async with OnDeviceDetectionService() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         send(service, number)
         result = await service.detect(BRIGHT, plan())
         assert result.status is DetectionStatus.DEGRADED
@@ -546,7 +537,7 @@ async def test_crash_costs_a_degraded_answer(number: int) -> None:
 async def test_unload_ends_the_process_until_the_next_frame() -> None:
     async with OnDeviceDetectionService() as service:
         await service.unload()
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         pid = pid_of(service)
         await service.unload()
         await service.unload()
@@ -566,7 +557,7 @@ async def test_idle_process_is_ended(used_by: str) -> None:
             if used_by == "detect":
                 assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
             else:
-                await service.check(deadline_s=LATE_S)
+                await service.check(deadline_s=LIMIT_S)
             await until(lambda: pid_of(service) is None)
 
 
@@ -574,7 +565,7 @@ async def test_idle_process_is_ended(used_by: str) -> None:
 @pytest.mark.usefixtures("synthetic")
 async def test_process_that_is_used_is_not_idle() -> None:
     async with OnDeviceDetectionService(idle_s=0.3) as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         pid = pid_of(service)
         for _ in range(10):
             await service.detect(BRIGHT, plan())
@@ -589,7 +580,7 @@ async def test_hanging_process_is_killed_and_the_next_frames_are_answered(
 ) -> None:
     monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", SOON_S)
     async with OnDeviceDetectionService() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         hung = pid_of(service)
         send(service, signal.SIGSTOP)
         with pytest.raises(BackendTimeoutError):
@@ -605,7 +596,7 @@ async def test_start_that_takes_long_is_no_hang(monkeypatch: pytest.MonkeyPatch)
     """On a slow device every frame's deadline passes before the process stands."""
     monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", 0.001)
     async with OnDeviceDetectionService() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         await service.unload()
         with pytest.raises(BackendTimeoutError):
             await service.detect(BRIGHT, plan(0.001))
@@ -624,17 +615,17 @@ async def test_start_that_takes_long_is_no_hang(monkeypatch: pytest.MonkeyPatch)
 async def test_check_finds_a_dead_and_a_hanging_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", SOON_S)
     async with OnDeviceDetectionService() as service:
-        await service.check(deadline_s=LATE_S)
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
+        await service.check(deadline_s=LIMIT_S)
         send(service, signal.SIGKILL)
         with pytest.raises(BackendUnavailableError, match="signal 9"):
-            await service.check(deadline_s=LATE_S)
+            await service.check(deadline_s=LIMIT_S)
         assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
         send(service, signal.SIGSTOP)
         with pytest.raises(BackendTimeoutError, match=r"did not answer within 0\.05 s"):
             await service.check(deadline_s=SOON_S)
         await until(lambda: pid_of(service) is None)
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
 
 
@@ -666,7 +657,7 @@ async def test_model_that_mediapipe_refuses_is_told(synthetic: list[bytes | Exce
         with pytest.raises(BackendUnavailableError, match="does not accept the model"):
             await service.detect(BRIGHT, plan())
         assert "does not accept the model" in service.unavailable_reason
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         assert service.unavailable_reason == ""
 
 
@@ -675,7 +666,7 @@ async def test_model_that_mediapipe_refuses_is_told(synthetic: list[bytes | Exce
 async def test_close_kills_a_hanging_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "CLOSE_TIMEOUT_S", SOON_S)
     service = OnDeviceDetectionService()
-    await service.check(deadline_s=LATE_S)
+    await service.check(deadline_s=LIMIT_S)
     hung = pid_of(service)
     assert hung is not None
     send(service, signal.SIGSTOP)
@@ -692,7 +683,7 @@ async def test_close_kills_a_hanging_process(monkeypatch: pytest.MonkeyPatch) ->
 async def test_close_that_is_broken_off_leaves_no_hanging_process_behind() -> None:
     """Nor the thread that waits for it, which the app's own end would wait for."""
     service = OnDeviceDetectionService()
-    await service.check(deadline_s=LATE_S)
+    await service.check(deadline_s=LIMIT_S)
     send(service, signal.SIGSTOP)
     frame = asyncio.create_task(service.detect(BRIGHT, plan()))
     await asyncio.sleep(SOON_S)
@@ -711,7 +702,7 @@ async def test_a_frame_given_up_early_has_its_whole_deadline_before_it_counts_as
 ) -> None:
     monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", 0.001)
     async with OnDeviceDetectionService() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         pid = pid_of(service)
         send(service, signal.SIGSTOP)
         frame = asyncio.create_task(service.detect(BRIGHT, plan()))
@@ -735,11 +726,11 @@ async def test_a_picture_that_takes_long_to_decode_is_no_hang_of_the_process(
     rgb = Frame.rgb
 
     def slow_rgb(self: Frame) -> np.ndarray:
-        assert may_decode.wait(LATE_S)
+        assert may_decode.wait(LIMIT_S)
         return rgb(self)
 
     async with OnDeviceDetectionService() as service:
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
         pid = pid_of(service)
         monkeypatch.setattr(Frame, "rgb", slow_rgb)
         with pytest.raises(BackendTimeoutError):
@@ -769,7 +760,7 @@ async def test_close_ends_a_start(
     await service.start()
     await until(lambda: pid_of(service))
     await asyncio.sleep(SOON_S)
-    async with asyncio.timeout(LATE_S / 2):
+    async with asyncio.timeout(LIMIT_S):
         await service.aclose()
     await until(lambda: pid_of(service) is None)
 
@@ -796,11 +787,11 @@ async def test_astronaut_is_found_and_no_thread_is_left(
     image = astronaut
     bgr = np.ascontiguousarray(image[:, :, ::-1])
     async with OnDeviceDetectionService(model_fetch=False, isolation=isolation) as service:
-        await service.check(deadline_s=LATE_S)
-        result = await service.process_image(image, deadline_s=LATE_S)
-        from_bgr = await service.process_image(bgr, pixel_format="bgr", deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
+        result = await service.process_image(image, deadline_s=LIMIT_S)
+        from_bgr = await service.process_image(bgr, pixel_format="bgr", deadline_s=LIMIT_S)
         from_view = await service.process_image(
-            bgr[:, :, ::-1], pixel_format="rgb", deadline_s=LATE_S
+            bgr[:, :, ::-1], pixel_format="rgb", deadline_s=LIMIT_S
         )
     assert result.faces[0].box.iou(ASTRONAUT_FACE) >= 0.5
     assert result.faces == from_bgr.faces == from_view.faces
@@ -814,6 +805,6 @@ async def test_wrong_model_file_is_refused(tmp_path: Path) -> None:
     wrong.write_bytes(b"not a model")
     service = OnDeviceDetectionService(model_path=wrong)
     with pytest.raises(ModelError, match="is not the published model"):
-        await service.check(deadline_s=LATE_S)
+        await service.check(deadline_s=LIMIT_S)
     assert "is not the published model" in service.unavailable_reason
     await service.aclose()

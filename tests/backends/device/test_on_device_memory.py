@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,8 @@ from hybrid_detect.errors import AllBackendsFailedError, BackendUnavailableError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.system.memory_probe import MemoryReading
 from hybrid_detect.testing import FakeBackend
+
+from ...waiting import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -47,12 +48,6 @@ class Memory:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "MEMORY_EVERY_S", 0.01)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def workers() -> list[psutil.Process]:

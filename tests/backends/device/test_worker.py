@@ -42,10 +42,11 @@ from hybrid_detect.errors import (
 from hybrid_detect.extras import is_installed
 from hybrid_detect.types import BackendKind
 
+from ...waiting import LIMIT_S, wait_until
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="tests speak in signals")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-SOON_S = 10.0
 
 FINE, SEGFAULT, ABORT, HANG, LEAK, EXIT, BREAK, PRINT, OPEN = range(9)
 
@@ -148,13 +149,6 @@ def answers(worker: DetectorWorker, width: int = 40) -> bool:
     return face.box.width == width and face.score == 0.2
 
 
-def until(condition: Callable[[], Any], seconds: float = SOON_S) -> None:
-    ends_s = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_s
-        time.sleep(0.005)
-
-
 def children() -> list[psutil.Process]:
     return [c for c in psutil.Process().children() if "worker_child" in " ".join(cmdline(c))]
 
@@ -167,7 +161,7 @@ def cmdline(process: psutil.Process) -> list[str]:
 
 
 def assert_no_process_of_ours() -> None:
-    until(lambda: not children())
+    wait_until(lambda: not children())
 
 
 def is_gone(pid: int) -> bool:
@@ -267,15 +261,15 @@ def test_a_terminal_s_signals_never_reach_a_start(stand_in: None) -> None:
     worker = DetectorWorker(lambda: b"hang")
     with ThreadPoolExecutor(1) as threads:
         starting = threads.submit(worker.start)
-        until(lambda: worker.pid)
+        wait_until(lambda: worker.pid)
         assert os.getpgid(pid_of(worker)) != os.getpgid(0)
         if sys.platform == "linux":
             adjusted = Path(f"/proc/{worker.pid}/oom_score_adj")
-            until(lambda: adjusted.read_text(encoding="ascii").strip() == "1000")
+            wait_until(lambda: adjusted.read_text(encoding="ascii").strip() == "1000")
         assert not starting.done()
         worker.kill()
         with pytest.raises(BackendUnavailableError, match="signal 9"):
-            starting.result(SOON_S)
+            starting.result(LIMIT_S)
     worker.close()
 
 
@@ -327,7 +321,7 @@ def test_death_while_detecting_costs_one_picture(
 def test_death_between_two_pictures_costs_the_next(worker: DetectorWorker) -> None:
     worker.start()
     os.kill(pid_of(worker), signal.SIGKILL)
-    until(lambda: is_gone(pid_of(worker)))
+    wait_until(lambda: is_gone(pid_of(worker)))
     with pytest.raises(BackendUnavailableError, match="signal 9"):
         worker.detect(picture())
     assert answers(worker)
@@ -373,12 +367,12 @@ def test_what_the_process_owes_is_known(worker: DetectorWorker) -> None:
     with ThreadPoolExecutor(1) as threads:
         before_s = time.monotonic()
         hanging = threads.submit(worker.detect, picture(HANG))
-        until(lambda: worker.asked_since_s is not None)
+        wait_until(lambda: worker.asked_since_s is not None)
         assert worker.asked_since_s is not None
         assert before_s <= worker.asked_since_s <= time.monotonic()
         worker.kill()
         with pytest.raises(BackendUnavailableError):
-            hanging.result(SOON_S)
+            hanging.result(LIMIT_S)
     assert worker.asked_since_s is None
 
 
@@ -460,9 +454,9 @@ def test_close_from_another_thread_waits_for_the_picture(worker: DetectorWorker)
         time.sleep(0.1)
         assert not closing.done()
         worker.kill()
-        closing.result(SOON_S)
+        closing.result(LIMIT_S)
         with pytest.raises(BackendUnavailableError, match="signal 9"):
-            hanging.result(SOON_S)
+            hanging.result(LIMIT_S)
     assert worker.pid is None
 
 
@@ -558,11 +552,11 @@ def test_kill_ends_a_start(stand_in: None) -> None:
     worker = DetectorWorker(lambda: b"hang")
     with ThreadPoolExecutor(1) as threads:
         starting = threads.submit(worker.start)
-        until(lambda: worker.pid)
+        wait_until(lambda: worker.pid)
         assert worker.starting
         worker.kill()
         with pytest.raises(BackendUnavailableError, match="signal 9"):
-            starting.result(SOON_S)
+            starting.result(LIMIT_S)
     assert not worker.starting
     worker.close()
 
@@ -839,8 +833,8 @@ def test_it_ends_with_its_parent(stand_in: None, how: str) -> None:
         if how != "exits":
             time.sleep(0.2 if how == "busy" else 0)
             parent.kill()
-        parent.wait(SOON_S)
-    until(lambda: is_gone(pid), seconds=2.5)
+        parent.wait(LIMIT_S)
+    wait_until(lambda: is_gone(pid))
 
 
 def test_forked_child_is_refused(worker: DetectorWorker) -> None:

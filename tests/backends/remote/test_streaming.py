@@ -49,6 +49,7 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face, Plan
 
 from ...faults import FaultyLink, reset
+from ...waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -138,13 +139,6 @@ async def connected(url: str, **options: object) -> AsyncIterator[StreamingServi
         async with StreamingService(endpoint=url, auth_token=TOKEN, **options) as service:  # type: ignore[arg-type]
             await service.check(deadline_s=5)
             yield service
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that nobody announces."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def model_in(reply: Awaitable[bytes]) -> str:
