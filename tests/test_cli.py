@@ -1,5 +1,9 @@
+import errno
+import io
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from datetime import UTC, datetime
@@ -13,6 +17,7 @@ from PIL import Image
 from hybrid_detect.backends.device.models import MODELS, find_model
 from hybrid_detect.cli import main
 from hybrid_detect.cli.doctor import PARTS
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import ModelError
 from hybrid_detect.exchange.key_files import KnownKeys
@@ -40,6 +45,22 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("hybrid_detect.service.hybrid.create_backend", create)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
+
+
+@pytest.fixture
+def fake_backend_script() -> list[str]:
+    """A command line that runs ``detect`` in a process of its own, with a fake backend."""
+    code = (
+        "import sys\n"
+        "from hybrid_detect.cli import main\n"
+        "from hybrid_detect.service import hybrid\n"
+        "from hybrid_detect.testing import FakeBackend\n"
+        "from hybrid_detect.types import BoundingBox, Face\n"
+        "face = Face(BoundingBox(4, 5, 20, 30), 0.875)\n"
+        "hybrid.create_backend = lambda kind, config: FakeBackend(kind, faces=[face])\n"
+        "sys.exit(main(['detect', '--mode', 'cloud', *sys.argv[1:]]))\n"
+    )
+    return [sys.executable, "-c", code]
 
 
 @pytest.fixture
@@ -124,29 +145,148 @@ def test_detect_writes_the_picture_with_its_faces(photo: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("fake_device")
-def test_a_picture_that_cannot_be_written_is_told_and_the_next_one_is_looked_at(
-    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_drawing_replaces_another_or_a_file_that_is_there(photo: Path, tmp_path: Path) -> None:
+    """Three pictures of which two share a name and the third has the name made for the second."""
     out = tmp_path / "out"
-    (out / f"{photo.stem}.faces.png").mkdir(parents=True)
-    assert main(["detect", str(photo), str(photo), "--out", str(out)]) == 1
-    assert "cannot be written: " in capsys.readouterr().err
-    assert (out / f"{photo.stem}-2.faces.png").is_file()
+    other = tmp_path / "b" / "photo.png"
+    third = tmp_path / "photo-2.png"
+    other.parent.mkdir()
+    for copy in (other, third):
+        copy.write_bytes(photo.read_bytes())
+    argv = ["detect", str(photo), str(other), str(third), "--out", str(out)]
+    assert main(argv) == ExitCode.DONE
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(first) == {"photo.faces.png", "photo-2.faces.png", "photo-2-2.faces.png"}
+    assert main(argv) == ExitCode.DONE
+    assert len(list(out.iterdir())) == 6
+    assert {name: (out / name).read_bytes() for name in first} == first
 
 
 @pytest.mark.usefixtures("fake_device")
-def test_a_bad_file_is_status_1_and_the_others_are_still_looked_at(
+@pytest.mark.parametrize(("given", "drawn"), [("jpg", "jpg"), ("jpeg", "jpeg"), ("bmp", "png")])
+def test_a_drawing_keeps_its_picture_s_format(
+    given: str, drawn: str, photo: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / f"a.{given}"
+    Image.open(photo).save(picture)
+    assert main(["detect", str(picture), "--out", str(tmp_path / "out")]) == ExitCode.DONE
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"a.faces.{drawn}"]
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_file_for_one_picture_is_a_file(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "faces.jpg"
+    assert main(["detect", str(photo), "--out", str(out)]) == ExitCode.DONE
+    with Image.open(out) as drawn:
+        assert drawn.format == "JPEG"
+    assert main(["detect", str(photo), "--out", str(out)]) == ExitCode.FAILED
+    assert "is there already" in capsys.readouterr().err
+    several = ["detect", str(photo), str(photo), "--out", str(tmp_path / "two.jpg")]
+    assert main(several) == ExitCode.USAGE
+    assert not (tmp_path / "two.jpg").exists()
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_drawing_that_cannot_be_written_is_told_and_the_next_picture_is_looked_at(
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(self: Image.Image, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    argv = ["detect", "--json", str(photo), str(photo), "--out", str(tmp_path / "out")]
+    assert main(argv) == ExitCode.PARTLY
+    printed = capsys.readouterr()
+    assert printed.err.count("cannot be written: No space left on device") == 2
+    assert len(printed.out.splitlines()) == 2
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_line_of_json_for_each_picture_in_order_whether_it_was_answered_or_not(
     photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     garbage = tmp_path / "garbage.jpg"
     garbage.write_bytes(b"garbage")
     missing = tmp_path / "missing.jpg"
-    assert main(["detect", "--json", str(garbage), str(missing), str(photo)]) == 1
+    names = [str(garbage), str(photo), str(missing), str(photo)]
+    assert main(["detect", "--json", *names]) == ExitCode.PARTLY
     printed = capsys.readouterr()
-    assert json.loads(printed.out)["image"] == str(photo)
+    values = [json.loads(line) for line in printed.out.splitlines()]
+    assert [value["image"] for value in values] == names
+    assert [value["answered"] for value in values] == [False, True, False, True]
+    assert values[0]["faces"] is None
+    assert values[0]["error"].startswith("InvalidFrameError: ")
     assert str(garbage) in printed.err
     assert str(missing) in printed.err
     assert "Traceback" not in printed.err
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_folders_patterns_and_standard_input_are_taken(
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "album" / "inner"
+    folder.mkdir(parents=True)
+    (folder.parent / "notes.txt").write_text("no picture")
+    for name in ("b.png", "inner/a.png"):
+        (folder.parent / name).write_bytes(photo.read_bytes())
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
+    pattern = str(folder.parent / "*.png")
+    assert main(["detect", "--json", str(folder.parent), pattern, "-"]) == ExitCode.DONE
+    names = [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
+    assert names == [
+        str(folder.parent / "b.png"),
+        str(folder / "a.png"),
+        str(folder.parent / "b.png"),
+        "-",
+    ]
+
+
+@pytest.mark.parametrize("name", ["nothing-*.png", "empty"])
+def test_a_folder_or_pattern_without_a_picture_is_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["detect", str(tmp_path / name)]) == ExitCode.FAILED
+    assert name in capsys.readouterr().err
+
+
+def test_output_that_is_not_read_to_its_end_ends_the_run_quietly(
+    photo: Path, fake_backend_script: list[str]
+) -> None:
+    script = [*fake_backend_script, *[str(photo)] * 200]
+    running = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout is not None
+    running.stdout.readline()
+    running.stdout.close()
+    _, err = running.communicate(timeout=50)
+    assert err == b""
+    assert running.returncode == ExitCode.BROKEN_PIPE
+
+
+def test_a_name_that_the_terminal_cannot_print_does_not_end_the_run(
+    photo: Path, tmp_path: Path, fake_backend_script: list[str]
+) -> None:
+    odd = os.fsdecode(bytes(tmp_path) + b"/\xff.png")
+    try:
+        Path(odd).write_bytes(photo.read_bytes())
+    except OSError:
+        pytest.skip("this file system has no such names")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [*fake_backend_script, odd, str(photo)], capture_output=True, timeout=50, env=environment
+    )
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert b"\\udcff.png: 1 face" in done.stdout
+    assert f"{photo}: 1 face".encode() in done.stdout
 
 
 def test_detect_without_a_way_says_why(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -425,6 +565,48 @@ def test_doctor_names_the_jpeg_codec(
     assert "\nsimplejpeg " in out
 
 
+@pytest.mark.usefixtures("fake_device")
+def test_doctor_says_first_what_the_next_picture_would_get(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("the next picture: auto: ")
+    assert lines[2].startswith("backend ")
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_doctor_tells_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--json"]) == ExitCode.DONE
+    found = json.loads(capsys.readouterr().out)
+    assert found["next_picture"]["backend"] == "streaming"
+    assert {backend["kind"] for backend in found["backends"]} == {"cloud", "streaming", "device"}
+    assert {model["name"] for model in found["models"]} == set(MODELS)
+    assert any(part["name"] == "httpx" for part in found["installed"])
+    assert found["providers"][0]["looked_up"]
+
+
+def test_doctor_fetches_no_model_and_remembers_no_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = tmp_path / "known.json"
+    seen: list[Any] = []
+
+    def create(kind: Any, config: Any) -> FakeBackend:
+        seen.append(config)
+        if config.known_keys_path is not None:
+            config.known_keys_path.write_text("{}")  # as a server met for the first time does
+        return FakeBackend(kind)
+
+    monkeypatch.setattr("hybrid_detect.service.hybrid.create_backend", create)
+    monkeypatch.setenv("HYBRID_DETECT_TRUST_ON_FIRST_USE", "1")
+    monkeypatch.setenv("HYBRID_DETECT_KNOWN_KEYS_PATH", str(known))
+    main(["doctor", "--endpoint", "https://a.example"])
+    capsys.readouterr()
+    assert {config.model_fetch for config in seen} == {False}
+    assert not known.exists()
+
+
 def test_doctor_says_what_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--mode", "cloud"]) == 1
     assert "hybrid-detect: no endpoint is configured" in capsys.readouterr().err
@@ -551,3 +733,28 @@ def test_a_table_is_aligned() -> None:
     assert table(("a", "bb"), [("ccc", 1), ("d", "long text")]) == (
         "a    bb\nccc  1\nd    long text"
     )
+
+
+def test_the_reference_page_lists_every_exit_status() -> None:
+    page = Path(__file__).parent.parent / "docs" / "reference" / "command-line.md"
+    listed = re.findall(r"^\| (\d+) \|", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [int(status) for status in listed] == sorted(ExitCode)
+
+
+def test_the_shell_is_given_completions() -> None:
+    pytest.importorskip("argcomplete")
+    line = "hybrid-detect mod"
+    done = subprocess.run(
+        [sys.executable, "-c", "from hybrid_detect.cli import main; main()", "8>&1"],
+        env={
+            **os.environ,
+            "_ARGCOMPLETE": "1",
+            "_ARGCOMPLETE_SHELL": "bash",
+            "_ARGCOMPLETE_STDOUT_FILENAME": os.devnull,
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+        },
+        capture_output=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr

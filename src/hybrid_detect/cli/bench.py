@@ -29,6 +29,7 @@ from hybrid_detect.cli.options import (
     service_config,
 )
 from hybrid_detect.cli.plotting import BLUE, GRID, INK, ORANGE, ticks, write
+from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError
@@ -150,6 +151,7 @@ async def _measure(
         if not budget.warm_up:
             held.append((0, _held_by_children(server_pid)))
         started_s = time.monotonic()
+        show = counter("frames", sys.stderr)
         with budget:
             for number in range(1 - budget.warm_up, budget.frames + 1):
                 try:
@@ -158,10 +160,11 @@ async def _measure(
                     unanswered += 1
                     print(f"frame {number}: {error}", file=sys.stderr)
                 else:
-                    backends.add(result.backend.value if result.backend else "nobody")
+                    backends.add(result.backend.value if result.backend else "no backend")
                     unanswered += not result.answered
                     del result  # a caller that keeps results keeps their memory
                 budget.sample()
+                show(number + budget.warm_up, budget.frames + budget.warm_up)
                 if number >= 0 and number % every == 0:
                     held.append((number, _held_by_children(server_pid)))
         per_s = (budget.warm_up + budget.frames) / (time.monotonic() - started_s)
@@ -235,7 +238,7 @@ def _tell(lines: list[_Line], title: str) -> None:
 
 
 SIZE = (2400, 1600)
-"""Pixels to draw on; the file has half as many each way, because Pillow's lines are jagged."""
+"""Pixels to draw on; the file has half as many per side, because Pillow's lines are jagged."""
 COLOURS = (BLUE, ORANGE)
 
 

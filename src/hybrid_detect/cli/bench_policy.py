@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_detect.cli.options import can_write, described
+from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.table import table
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ HEADER = (
     "wasted",
     "cloud %",
     "device %",
-    "worst against the best fixed way",
+    "worst against the best fixed backend",
 )
 
 
@@ -144,7 +145,7 @@ def run_policy(arguments: argparse.Namespace) -> int:
     if arguments.png is not None and not can_write(arguments.png, option="--png"):
         return 2
     rows = compare(
-        scenarios, policies, processes=arguments.processes, progress=_progress(sys.stderr)
+        scenarios, policies, processes=arguments.processes, progress=counter("runs", sys.stderr)
     )
     _tell(rows, scenarios, arguments)
     if arguments.png is not None:
@@ -179,18 +180,6 @@ def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
         for device in arguments.devices
         for seed in range(arguments.seeds)
     ]
-
-
-def _progress(stream: Any) -> Any:
-    """A counter on a terminal; nothing elsewhere."""
-    if not stream.isatty():
-        return None
-
-    def progress(done: int, of: int) -> None:
-        end = "\n" if done == of else ""
-        print(f"\r{done} of {of} runs", end=end, file=stream, flush=True)
-
-    return progress
 
 
 def _named(scenario: Scenario) -> str:

@@ -1,4 +1,4 @@
-"""``hybrid-detect demo``: one photo, three ways to look at it, and a network that goes away."""
+"""``hybrid-detect demo``: one photo through three backends, and a network that goes away."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ CUT_AT = 15
 RESTART_AT = 35
 """The frame before which it is started again."""
 MAX_FRAMES = 150
-"""Where the stream ends if the way back is not taken."""
+"""Where the stream ends if the server is not used again."""
 FRAMES_AFTER_RETURN = 10
 """Frames through the server, after it has come back, that end the stream."""
 PAN_PX = 2
 """How far the picture moves from frame to frame, so that no two are the same."""
 MIN_IOU = 0.5
-"""Overlap at which two ways are said to have found the same face."""
+"""Overlap at which two backends are said to have found the same face."""
 
 NO_PHOTO = """\
 Give a photo with a face:    hybrid-detect demo photo.jpg
@@ -49,7 +49,7 @@ or install the sample photo: pip install scikit-image"""
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser(
-        "demo", **described("look at one photo in three ways and survive a server that dies")
+        "demo", **described("look at one photo with three backends and survive a server that dies")
     )
     parser.add_argument(
         "image",
@@ -97,8 +97,8 @@ async def _demo(photo: NDArray[np.uint8], out: Path) -> int:
     print("Starting the server on this machine ...", flush=True)
     with ServerProcess(auth_token=token, model=SERVER_MODEL) as server:
         config = ServiceConfig(endpoint=server.url, auth_token=token)
-        print(f"It listens on {server.url}.\n\n1. One photo, three ways", flush=True)
-        results = await _three_ways(photo, config)
+        print(f"It listens on {server.url}.\n\n1. One photo, three backends", flush=True)
+        results = await _three_backends(photo, config)
         _save(photo, results, out)
         agree = _compare(results)
         print("\n2. A stream of frames while the server is killed and started again", flush=True)
@@ -106,11 +106,11 @@ async def _demo(photo: NDArray[np.uint8], out: Path) -> int:
     return 0 if agree and survived else 1
 
 
-async def _three_ways(photo: NDArray[np.uint8], config: ServiceConfig) -> list[DetectionResult]:
+async def _three_backends(photo: NDArray[np.uint8], config: ServiceConfig) -> list[DetectionResult]:
     results = []
     for mode in (DetectionMode.CLOUD, DetectionMode.STREAMING, DetectionMode.ON_DEVICE):
         async with HybridDetectionService(mode=mode, config=config) as service:
-            await service.process_image(photo)  # the first frame of a way warms it up
+            await service.process_image(photo)  # a backend's first frame warms it up
             results.append(await service.process_image(photo))
     rows = [
         (
@@ -124,23 +124,25 @@ async def _three_ways(photo: NDArray[np.uint8], config: ServiceConfig) -> list[D
         )
         for result in results
     ]
-    print(table(("way", "faces", "score", "latency", "bytes sent", "model", "reason"), rows))
+    print(table(("backend", "faces", "score", "latency", "bytes sent", "model", "reason"), rows))
     return results
 
 
 def _save(photo: NDArray[np.uint8], results: list[DetectionResult], out: Path) -> None:
     draw(photo, results[0]).save(out, format="PNG")
-    print(f"The photo with what the cloud way saw: {out}")
+    print(f"The photo with the faces that the cloud backend found: {out}")
 
 
 def _compare(results: list[DetectionResult]) -> bool:
-    """Whether the best face of each way is the same one; says so."""
+    """Whether every backend's best face is the same one; prints the overlap."""
     if not all(result.faces for result in results):
-        print("Not every way found a face: the device's model does not see small ones.")
+        print("Not every backend found a face: the device's model misses small ones.")
         return not any(result.faces for result in results)
     boxes = [result.faces[0].box for result in results]
     overlap = min(a.iou(b) for a in boxes for b in boxes)
-    print(f"The ways agree on the best face: their boxes overlap by {overlap:.2f} (IoU) or more.")
+    print(
+        f"The backends agree on the best face: their boxes overlap by {overlap:.2f} (IoU) or more."
+    )
     return overlap >= MIN_IOU
 
 
@@ -173,10 +175,10 @@ async def _cut(photo: NDArray[np.uint8], config: ServiceConfig, server: Any) -> 
     _print_timeline(results)
     answered = sum(result.answered for result in results)
     slowest_s = max(result.timings.total_s for result in results)
-    back = "was taken without a restart" if _returned(results) else "was not taken"
+    back = "the server was used again" if _returned(results) else "the server was not used again"
     print(
         f"\n{answered} of {asked} frames answered in {took_s:.1f} s, the slowest after "
-        f"{slowest_s * 1000:.0f} ms; the way back to the server {back}."
+        f"{slowest_s * 1000:.0f} ms; {back}."
     )
     return answered == asked and _returned(results)
 
@@ -203,7 +205,7 @@ def _print_timeline(results: list[DetectionResult]) -> None:
         rows.append(
             (
                 f"{first}-{last}" if last > first else f"{first}",
-                getattr(backend, "value", "nobody"),
+                getattr(backend, "value", "none"),
                 getattr(status, "value", status),
                 f"{times[len(times) // 2] * 1000:.0f} ms",
                 f"{times[-1] * 1000:.0f} ms",
@@ -211,4 +213,4 @@ def _print_timeline(results: list[DetectionResult]) -> None:
             )
         )
     print(f"(frame {CUT_AT}: server killed; frame {RESTART_AT}: server started again)")
-    print(table(("frames", "way", "status", "median", "slowest", "reason of the first"), rows))
+    print(table(("frames", "backend", "status", "median", "slowest", "reason of the first"), rows))

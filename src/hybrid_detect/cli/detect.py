@@ -6,15 +6,21 @@ import argparse
 import asyncio
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import fetch_for_device
 from hybrid_detect.cli.options import add_service_options, described, service_config
+from hybrid_detect.cli.pictures import DrawnFiles, NamedPicture, named_pictures
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.errors import AllBackendsFailedError, InvalidFrameError
+from hybrid_detect.errors import (
+    AllBackendsFailedError,
+    HybridDetectError,
+    InvalidFrameError,
+    StorageError,
+)
 from hybrid_detect.frames.drawing import draw
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.types import DetectionResult
@@ -25,13 +31,22 @@ __all__ = ["add_parser"]
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser("detect", **described("find the faces in pictures"))
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a picture file")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a picture file, a folder of pictures, or - for standard input",
+    )
     add_service_options(parser)
     parser.add_argument(
-        "--json", action="store_true", help="print one line of JSON for each picture"
+        "--json", action="store_true", help="print one line of JSON for each picture, in order"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write each picture with its faces marked into DIR"
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="write each picture with its faces marked: into a folder, or to a file such as "
+        "faces.jpg; no file is overwritten",
     )
     parser.set_defaults(run=run)
 
@@ -39,50 +54,67 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Look at every picture, in the order given."""
     config = service_config(arguments)
-    if arguments.out is not None:
-        try:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            print(f"--out: cannot make the folder: {error.strerror}", file=sys.stderr)
-            return 2
+    pictures = list(named_pictures(arguments.images))
+    drawn = None if arguments.out is None else DrawnFiles(arguments.out)
+    if drawn is not None and drawn.is_one_file and len(pictures) > 1:
+        print("--out: expected a folder for several pictures, got a file", file=sys.stderr)
+        return ExitCode.USAGE
     fetch_for_device(config)
-    return asyncio.run(_run(arguments, config))
+    return asyncio.run(_run(pictures, config, drawn, as_json=arguments.json))
 
 
-async def _run(arguments: argparse.Namespace, config: ServiceConfig) -> int:
+async def _run(
+    pictures: list[NamedPicture],
+    config: ServiceConfig,
+    drawn: DrawnFiles | None,
+    *,
+    as_json: bool,
+) -> ExitCode:
     failures = 0
-    written: Counter[str] = Counter()
     async with HybridDetectionService(config=config) as service:
-        for name in arguments.images:
+        for picture in pictures:
             try:
-                result = await service.process_image(name)
+                image = picture.read()
+                result = await service.process_image(image)
             except (InvalidFrameError, AllBackendsFailedError) as error:
                 failures += 1
-                print(f"{name}: {error}", file=sys.stderr)
+                print(f"{picture.name}: {error}", file=sys.stderr)
+                if as_json:
+                    print(_failure_as_json(picture, error))
                 continue
-            print(_as_json(name, result) if arguments.json else _told(name, result))
-            if arguments.out is not None:
-                stem = Path(name).stem
-                written[stem] += 1
-                mark = "" if written[stem] == 1 else f"-{written[stem]}"  # a/x.jpg and b/x.jpg
-                drawn = arguments.out / f"{stem}{mark}.faces.png"
+            print(_as_json(picture, result) if as_json else _as_text(picture, result))
+            if drawn is not None:
                 try:
-                    draw(name, result).save(drawn)
-                except OSError as error:
+                    drawn.write(draw(image, result), picture)
+                except StorageError as error:
                     failures += 1
-                    print(f"{drawn}: cannot be written: {error.strerror}", file=sys.stderr)
-    return 1 if failures else 0
+                    print(error, file=sys.stderr)
+    return ExitCode.PARTLY if failures else ExitCode.DONE
 
 
-def _as_json(name: str, result: DetectionResult) -> str:
-    # With its name, because a picture that failed has no line.
-    return json.dumps({"image": name, **result.to_dict()})
+def _as_json(picture: NamedPicture, result: DetectionResult) -> str:
+    return json.dumps({"image": picture.name, **result.to_dict()})
 
 
-def _told(name: str, result: DetectionResult) -> str:
-    backend = result.backend.value if result.backend else "nobody"
+def _failure_as_json(picture: NamedPicture, error: HybridDetectError) -> str:
+    """The line of a picture without an answer: ``faces`` is null, which is not "no faces"."""
+    why = f"{type(error).__name__}: {error}"
+    return json.dumps(
+        {
+            "image": picture.name,
+            "status": "failed",
+            "answered": False,
+            "faces": None,
+            "error": why,
+        }
+    )
+
+
+def _as_text(picture: NamedPicture, result: DetectionResult) -> str:
+    backend = result.backend.value if result.backend else "no backend"
     faces = f"{len(result.faces)} face{'' if len(result.faces) == 1 else 's'}"
-    head = f"{name}: {faces}, {backend} ({result.timings.total_s * 1000:.0f} ms): {result.reason}"
+    spent = f"{result.timings.total_s * 1000:.0f} ms"
+    head = f"{picture.name}: {faces}, {backend} ({spent}): {result.reason}"
     rows = [
         (
             f"  {number}",

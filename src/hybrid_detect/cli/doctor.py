@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import platform
+import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hybrid_detect.backends.device.models import MODELS
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.models import where
 from hybrid_detect.cli.options import add_service_options, described, service_config
 from hybrid_detect.cli.table import table
@@ -19,6 +25,7 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.provider_facts import PROVIDER_FACTS
 from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.service.status import ServiceStatus
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
 
 __all__ = ["add_parser"]
@@ -29,6 +36,7 @@ UVLOOP = () if sys.platform == "win32" else ("uvloop",)
 PARTS = {
     "device": ("mediapipe",),
     "server": ("starlette", "uvicorn", "httptools", *UVLOOP),
+    "completion": ("argcomplete",),
     "jwt": ("pyjwt",),
     "turbo": ("simplejpeg",),
     "supervision": ("supervision",),
@@ -41,29 +49,76 @@ MIB = 1024 * 1024
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
     parser = commands.add_parser(
-        "doctor", **described("show what is installed and reachable, and what would be done")
+        "doctor",
+        **described(
+            "show what the next picture would get and why, and what is installed; change nothing"
+        ),
     )
     add_service_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the findings; 0 if a picture would be looked at."""
+    """Print the findings; `ExitCode.DONE` if a backend would take the next picture."""
     config = service_config(arguments)
-    print(table(("installed", "version", ""), _installed()))
-    print()
-    print(table(("model", "bytes", "where"), _models(config)))
-    print()
-    print(f"memory: {_memory(config)}")
+    status = asyncio.run(_status(config))
+    if arguments.json:
+        print(json.dumps(_findings(config, status), indent=2))
+    else:
+        _print_findings(config, status)
+    return ExitCode.DONE if status.plan.backend is not None else ExitCode.FAILED
+
+
+def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
+    backend = status.plan.backend
+    return {
+        "next_picture": {
+            "backend": None if backend is None else backend.value,
+            "reason": status.plan.reason,
+        },
+        "backends": [
+            {
+                "kind": backend.kind.value,
+                "usable": backend.usable,
+                "unavailable_reason": backend.unavailable_reason,
+            }
+            for backend in status.backends
+        ],
+        "memory": _memory(config),
+        "jpeg_codec": _jpeg_codec(),
+        "endpoint": config.endpoint,
+        "encryption": _encryption(config),
+        "models": [
+            {"name": name, "bytes": size_bytes, "where": place}
+            for name, size_bytes, place in _models(config)
+        ],
+        "installed": [
+            {"name": name, "version": found, "cure": cure} for name, found, cure in _installed()
+        ],
+        "providers": [
+            {**asdict(facts), "looked_up": facts.looked_up.isoformat()} for facts in PROVIDER_FACTS
+        ],
+    }
+
+
+def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
+    """What decides comes first; what is merely good to know comes last."""
+    print(f"the next picture: {status.plan.reason}\n")
+    rows = [
+        (backend.kind.value, "yes" if backend.usable else "no", backend.unavailable_reason)
+        for backend in status.backends
+    ]
+    print(table(("backend", "usable", "why not"), rows))
+    print(f"\nmemory: {_memory(config)}")
     print(f"jpeg codec: {_jpeg_codec()}")
     print(f"endpoint: {config.endpoint or 'none'}")
     print(f"encryption: {_encryption(config)}\n")
-    print(
-        "what providers say that they do with pictures (this version sends to custom_backend only,"
-    )
-    print("which is this library's own server):")
-    print("\n".join(_provider_facts()) + "\n")
-    return asyncio.run(_backends(config))
+    print(table(("model", "bytes", "where"), _models(config)))
+    print()
+    print(table(("installed", "version", ""), _installed()))
+    print("\nwhat providers say about the pictures they are sent:")
+    print("\n".join(_provider_facts()))
 
 
 def _installed() -> Iterator[tuple[str, str, str]]:
@@ -136,18 +191,22 @@ def _version(name: str) -> str:
 def _models(config: ServiceConfig) -> Iterator[tuple[str, int, str]]:
     for name, spec in MODELS.items():
         path = config.model_path if name == config.model else None
-        missing = "not here yet; fetched when first needed"
+        missing = "not here yet; a service fetches it when it is first needed"
         yield name, spec.size_bytes, where(name, path=path, missing=missing)
 
 
-async def _backends(config: ServiceConfig) -> int:
-    async with HybridDetectionService(config=config) as service:
-        await service.wait_ready()
-        status = service.status()
-    rows = [
-        (backend.kind.value, "yes" if backend.usable else "no", backend.unavailable_reason)
-        for backend in status.backends
-    ]
-    print(table(("way", "usable", "why not"), rows))
-    print(f"\nthe next picture: {status.plan.reason}")
-    return 0 if status.plan.backend is not None else 1
+async def _status(config: ServiceConfig) -> ServiceStatus:
+    """What a service with `config` would do now. No model is fetched and no key remembered."""
+    with TemporaryDirectory(prefix="hybrid-detect-doctor-") as folder:
+        if config.trust_on_first_use:
+            from hybrid_detect.exchange.trust import known_keys_path
+
+            # A server that is met for the first time would be trusted from then on.
+            known, copy = known_keys_path(config), Path(folder) / "known.json"
+            if known.is_file():
+                shutil.copyfile(known, copy)
+            config = replace(config, known_keys_path=copy)
+        config = replace(config, model_fetch=False)
+        async with HybridDetectionService(config=config) as service:
+            await service.wait_ready()
+            return service.status()

@@ -7,17 +7,16 @@ a command has ended by then.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from hybrid_detect.backends.device.models import Progress, load_model
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.cli.progress import progress_line
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError, MissingExtraError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.types import DetectionMode
 
-__all__ = ["SERVER_MODEL", "fetch_for_device", "fetch_for_server", "progress_line"]
+__all__ = ["SERVER_MODEL", "fetch_for_device", "fetch_for_server"]
 
 SERVER_MODEL = "full_range"
 """What the reference server looks with, unless it is told otherwise."""
@@ -26,11 +25,11 @@ SERVER_MODEL = "full_range"
 def fetch_for_device(config: ServiceConfig) -> None:
     """Fetch the device's model, if it is not here and the device is the first choice.
 
-    Where a server is, it answers meanwhile: nobody shall wait for a fetch that is not needed.
+    Where there is a server, it answers meanwhile, so the command does not wait for the fetch.
 
     Raises:
-        ModelError: If it cannot be had and the device is the only way.
-        ConfigurationError: If there is no such model and the device is the only way.
+        ModelError: If it cannot be had and the device is the only backend.
+        ConfigurationError: If there is no such model and the device is the only backend.
     """
     first = config.mode in {DetectionMode.ON_DEVICE, DetectionMode.PREFER_ON_DEVICE}
     if not (first or config.endpoint is None) or not is_installed("mediapipe"):
@@ -67,22 +66,3 @@ def fetch_for_server(model: str = SERVER_MODEL, *, path: Path | None = None) -> 
         raise MissingExtraError(msg, extra="device")
     with progress_line() as progress:
         load_model(model, path=path, progress=progress)
-
-
-@contextmanager
-def progress_line() -> Iterator[Progress]:
-    """Show how a fetch goes in one line of the terminal, and end that line."""
-    shown = False
-
-    def show(source: str, received: int, total: int | None) -> None:
-        nonlocal shown
-        if sys.stderr.isatty():
-            shown = True
-            size = f" of {total}" if total else ""
-            print(f"\r{source}: {received}{size} bytes", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if shown:
-            print(file=sys.stderr)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_detect.backends.device.models import MODELS, fetch_model, find_model, verify_model
-from hybrid_detect.cli.fetching import progress_line
 from hybrid_detect.cli.options import described
+from hybrid_detect.cli.progress import progress_line
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import ModelError, ModelIntegrityError
 

@@ -19,11 +19,11 @@ def described(text: str) -> dict[str, str]:
 
 
 def add_service_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say which ways to use."""
+    """Add the options that choose and configure backends."""
     parser.add_argument(
         "--mode",
         choices=[mode.value for mode in DetectionMode],
-        help=f"which ways may be used (default: {ENV_PREFIX}MODE, else auto)",
+        help=f"which backends may be used (default: {ENV_PREFIX}MODE, else auto)",
     )
     parser.add_argument(
         "--endpoint",

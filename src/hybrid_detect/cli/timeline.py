@@ -17,7 +17,7 @@ from hybrid_detect.simulation.simulated_run import SimulatedResult
 __all__ = ["timeline"]
 
 SIZE = (2400, 1680)
-"""Pixels to draw on; the file has half as many each way, because Pillow's lines are jagged."""
+"""Pixels to draw on; the file has half as many per side, because Pillow's lines are jagged."""
 
 LEFT, RIGHT = 240, 2340
 PANEL, GAP = 260, 104

@@ -16,12 +16,25 @@ from hybrid_detect.exchange.keys import PublicKey
 if TYPE_CHECKING:
     from hybrid_detect.config import ServiceConfig
 
-__all__ = ["TrustedKey"]
+__all__ = ["TrustedKey", "known_keys_path"]
 
 logger = logging.getLogger("hybrid_detect")
 
 KNOWN_KEYS = ".config/hybrid-detect/known-keys.json"
 """Below the home folder: not the cache, which may be emptied by anyone at any time."""
+
+
+def known_keys_path(config: ServiceConfig) -> Path:
+    """The file in which keys trusted on first use are kept.
+
+    Raises:
+        ConfigurationError: If none is configured and there is no home folder.
+    """
+    try:
+        return config.known_keys_path or Path.home() / KNOWN_KEYS
+    except RuntimeError:
+        msg = "known_keys_path: expected a file, as there is no home folder to keep one in"
+        raise ConfigurationError(msg) from None
 
 
 class TrustedKey:
@@ -70,12 +83,7 @@ class TrustedKey:
             return cls(read_public_key(config.server_public_key))
         if not config.trust_on_first_use:
             return None
-        try:
-            path = config.known_keys_path or Path.home() / KNOWN_KEYS
-        except RuntimeError:
-            msg = "known_keys_path: expected a file, as there is no home folder to keep one in"
-            raise ConfigurationError(msg) from None
-        return cls(endpoint=config.endpoint or "", known=KnownKeys(path))
+        return cls(endpoint=config.endpoint or "", known=KnownKeys(known_keys_path(config)))
 
     @property
     def transmission(self) -> SecureImageTransmission | None:
