@@ -24,12 +24,15 @@ FUZZED = (
     "tests/server/test_schema_fuzz.py",
     "tests/server/test_sealing.py",
 )
-"""What asks `tests/fuzzing.py` for how long: wire format, seals, image files, endpoints."""
+"""The files that ask `tests/fuzzing.py` how long to go on: wire, seals, images, endpoints."""
+
+PARALLEL = ("-n", "logical", "--dist", "worksteal")
+"""One pytest worker for each CPU. A worker that has finished takes over tests of a busy one."""
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Style and common mistakes (ruff)."""
+    """Check style and common mistakes (ruff)."""
     session.install("ruff==0.17.*")  # formatting changes between minor versions
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
@@ -37,29 +40,38 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def typing(session: nox.Session) -> None:
-    """Types, strictly (mypy)."""
+    """Check types, strictly (mypy)."""
     session.install("-e", ".[server]", "mypy>=2.0", "nox", "pytest")
     session.run("mypy")
 
 
 @nox.session
 def layers(session: nox.Session) -> None:
-    """Imports run downward only (import-linter)."""
+    """Check that imports run downward only (import-linter)."""
     session.install("-e", ".", "import-linter>=2.3")
     session.run("lint-imports")
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The whole suite against the built package, README and docs included."""
+    """Run the whole suite against the built package, README and docs included."""
     session.install(".[all,supervision,test]")
     session.run("hybrid-detect", "models", "pull")  # no test is skipped for want of a model
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs)
+
+
+@nox.session
+def hostile(session: nox.Session) -> None:
+    """Run the long tests of bad days: damaged files, kills, overload (20 minutes at most)."""
+    session.install(".[all,supervision,test]")
+    session.run("hybrid-detect", "models", "pull")
+    # One after the other: overload and silence are measured against an idle machine.
+    session.run("pytest", "-m", "hostile", "--timeout=600", *session.posargs)
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Feed whatever there is to server and parsers, for some minutes; schemathesis included."""
+    """Feed generated input to the server and the parsers for minutes (schemathesis included)."""
     session.install(".[all,test,fuzz]")
     session.env["HYBRID_DETECT_FUZZ_EXAMPLES"] = "1000"
     session.run("pytest", "--timeout=0", *FUZZED, *session.posargs)
@@ -89,7 +101,7 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def demo(session: nox.Session) -> None:
-    """README's first command line, in a fresh clone."""
+    """Run README's first command line in a fresh clone."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- demo -->\n```sh\n(.*?)\n```", readme, re.DOTALL)
     if found is None:

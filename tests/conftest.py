@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 SERVER_TOKEN = "test-token"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked `hostile`, which take minutes, unless ``-m`` names the marker."""
+    if "hostile" in config.getoption("markexpr"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("hostile")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("hostile")]
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     """The library is written for asyncio."""
