@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError
+from hybrid_detect.frames import frame as frame_module
 from hybrid_detect.frames import reading
-from hybrid_detect.frames.frame import Frame, PixelFormat
+from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
 
 from ..fuzzing import examples
 from .bad_inputs import BAD_INPUTS, BadInput
@@ -395,6 +396,32 @@ def test_exif_orientation_is_applied_as_pillow_does(kind: str, orientation: int)
         assert np.abs(np.asarray(small, int) - reference).mean() < 8
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("enough_px", "longer_px"), [(None, 1600), (801, 1600), (800, 800), (230, 400), (1, 200)]
+)
+def test_a_jpeg_is_decoded_no_larger_than_needed(
+    orientation: int, enough_px: int | None, longer_px: int
+) -> None:
+    upright = Image.fromarray(np.zeros((1200, 1600, 3), np.uint8))
+    frame = Frame.of(with_orientation(upright, orientation, "JPEG"))
+    pixels = frame.rgb(enough_px=enough_px)
+    assert max(pixels.shape) == longer_px
+    assert pixels.shape[1] / pixels.shape[0] == frame.width / frame.height
+    assert pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("kind", ["PNG", "array", "pillow"])
+def test_what_cannot_be_decoded_smaller_keeps_its_size(kind: str) -> None:
+    picture = smooth(640, 480)
+    images: dict[str, ImageLike] = {
+        "PNG": encoded(picture),
+        "array": np.asarray(picture),
+        "pillow": picture,
+    }
+    assert Frame.of(images[kind]).rgb(enough_px=16).shape == (480, 640, 3)
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 77, 65535])
 def test_an_orientation_that_is_none_is_ignored(orientation: int) -> None:
     frame = Frame.of(with_orientation(smooth(48, 32), orientation, "JPEG"))
@@ -487,6 +514,15 @@ def test_a_frame_is_returned_as_it_is(rgb: np.ndarray) -> None:
     assert Frame.of(frame) is frame
     with pytest.raises(InvalidFrameError):
         Frame.of(frame, max_pixels=10)
+
+
+def test_a_limit_once_raised_holds_for_the_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_module, "MAX_PIXELS", 100)
+    large = np.zeros((20, 30, 3), np.uint8)
+    with pytest.raises(InvalidFrameError, match="at most 100 pixels"):
+        Frame.of(large)
+    frame = Frame.of(large, max_pixels=600)
+    assert Frame.of(frame) is frame
 
 
 def test_ids_count_up(rgb: np.ndarray) -> None:

@@ -113,7 +113,7 @@ class Frame:
         *,
         pixel_format: PixelFormat | str = PixelFormat.RGB,
         captured_at_s: float | None = None,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
     ) -> Frame:
         """Make a frame of `image`.
 
@@ -126,7 +126,8 @@ class Frame:
                 be told apart by looking. Other inputs know their own.
             captured_at_s: When the picture was taken, in seconds of `time.monotonic`; `None`
                 means now.
-            max_pixels: The most pixels the picture may have; checked before decoding.
+            max_pixels: The most pixels the picture may have; checked before decoding. `None`
+                means `MAX_PIXELS`, and for a frame the limit that it was made under.
 
         Raises:
             InvalidFrameError: If it is none of these, does not fit `pixel_format`, cannot be
@@ -134,8 +135,10 @@ class Frame:
                 pixels are asked for, as the same error.
         """
         if isinstance(image, Frame):
-            check_pixels(image.width, image.height, max_pixels=max_pixels)
+            if max_pixels is not None:
+                check_pixels(image.width, image.height, max_pixels=max_pixels)
             return image
+        max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
         captured_at_s = time.monotonic() if captured_at_s is None else _as_time(captured_at_s)
         source = _source_of(image, pixel_format=pixel_format, max_pixels=max_pixels)
         return cls(source, captured_at_s=captured_at_s)
@@ -144,8 +147,12 @@ class Frame:
         """Seconds since the picture was taken, at `now_s` of `time.monotonic` or now."""
         return max(0.0, (time.monotonic() if now_s is None else now_s) - self.captured_at_s)
 
-    def rgb(self) -> NDArray[np.uint8]:
+    def rgb(self, *, enough_px: int | None = None) -> NDArray[np.uint8]:
         """The upright picture as RGB.
+
+        Args:
+            enough_px: Pixels of the longer side that suffice where fewer are cheaper to decode;
+                see `EncodedPicture.rgb`. `None` keeps every pixel.
 
         Returns:
             Shape ``(height, width, 3)``, C-contiguous always: a detector that is handed a view
@@ -157,6 +164,8 @@ class Frame:
         """
         if isinstance(self._source, _ArrayPicture):
             return self._source.rgb()
+        if isinstance(self._source, EncodedPicture):
+            return self._source.rgb(enough_px=enough_px)
         if isinstance(self._source, _CameraPicture):
             return pixels_of(self._source.picture().convert("RGB"))
         raster = self._source.raster((self.width, self.height))
