@@ -73,7 +73,7 @@ def hostile(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Feed generated input to the server and the parsers for minutes (schemathesis included)."""
     session.install(".[all,test,fuzz]")
-    session.env["HYBRID_DETECT_FUZZ_EXAMPLES"] = "1000"
+    session.env["FUZZ_EXAMPLES"] = "1000"
     session.run("pytest", "--timeout=0", *FUZZED, *session.posargs)
 
 
@@ -82,6 +82,21 @@ def docs(session: nox.Session) -> None:
     """Run every code block of README and docs."""
     session.install(".[all,test]")
     session.run("pytest", "tests/test_docs.py", *session.posargs)
+
+
+@nox.session
+def reference(session: nox.Session) -> None:
+    """Write the reference pages that are made from the code."""
+    session.install("-e", ".[server]")
+    session.run("python", "tests/reference_pages.py")
+
+
+@nox.session
+def site(session: nox.Session) -> None:
+    """Build the documentation as pages for a browser, in site/."""
+    session.install("-e", ".[server]", "mkdocs-material>=9.7", "mkdocstrings[python]>=1.0")
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    session.run("mkdocs", "build", "--strict", *session.posargs)
 
 
 @nox.session

@@ -6,7 +6,7 @@ import os
 
 __all__ = ["examples"]
 
-ASKED = int(os.environ.get("HYBRID_DETECT_FUZZ_EXAMPLES", "0"))
+ASKED = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 
 
 def examples(usual: int) -> int:

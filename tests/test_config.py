@@ -206,3 +206,19 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 def test_an_unreadable_variable_is_named(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=f"(?i){name}"):
         ServiceConfig.from_env({f"HYBRID_DETECT_{name}": text})
+
+
+def test_a_misspelt_variable_is_named_with_the_setting_it_resembles() -> None:
+    environ = {"HYBRID_DETECT_DEADLNE_S": "2", "HYBRID_DETECT_MODE": "cloud", "PATH": "/bin"}
+    expected = (
+        r"HYBRID_DETECT_DEADLNE_S is not a setting .* did you mean HYBRID_DETECT_DEADLINE_S\?"
+    )
+    with pytest.warns(UserWarning, match=expected) as caught:
+        config = ServiceConfig.from_env(environ)
+    assert len(caught) == 1
+    assert config.mode is DetectionMode.CLOUD
+
+
+def test_variables_that_are_read_elsewhere_are_no_misspelling() -> None:
+    environ = {"HYBRID_DETECT_MODEL_DIR": "/models", "HYBRID_DETECT_SERVER_TOKEN": "t"}
+    assert ServiceConfig.from_env(environ) == ServiceConfig()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -44,6 +45,9 @@ DEFAULT_DEVICE_COST = 0.03
 project's simulator."""
 
 ENV_PREFIX = "HYBRID_DETECT_"
+
+OTHER_VARIABLES = frozenset({"HYBRID_DETECT_MODEL_DIR", "HYBRID_DETECT_SERVER_TOKEN"})
+"""Variables with the prefix that are read elsewhere: where models lie, and the server's token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,8 @@ class ServiceConfig:
     """URL of the detection server; `None` leaves the device as the only way."""
     auth_token: str | None = field(default=None, repr=False)
     """Bearer token for the server; never logged."""
-    mode: DetectionMode = DetectionMode.AUTO
+    mode: DetectionMode | str = DetectionMode.AUTO
+    """Which backends may be used and in which order: a `DetectionMode`, or its name."""
     session_id: str | None = None
     """Your own name for this run of the app; sent with every frame, repeated in every result."""
     deadline_s: float = DEFAULT_DEADLINE_S
@@ -227,6 +232,9 @@ class ServiceConfig:
     def from_env(cls, environ: Mapping[str, str] | None = None, **explicit: Any) -> Self:
         """Read ``HYBRID_DETECT_ENDPOINT``, ``_AUTH_TOKEN``, ``_MODE``, ``_DEADLINE_S`` and so on.
 
+        A variable that starts like these and is no setting is named in a warning, with the setting
+        that it resembles: a misspelt one would be without effect otherwise.
+
         Args:
             environ: The environment to read; the process's own if `None`.
             **explicit: Fields given by the caller; these win.
@@ -235,12 +243,24 @@ class ServiceConfig:
             ConfigurationError: If a variable cannot be read as its field's type.
         """
         environ = os.environ if environ is None else environ
+        _warn_of_unknown(environ, {spec.name for spec in fields(cls)})
         values: dict[str, Any] = {}
         for spec in fields(cls):
             text = environ.get(ENV_PREFIX + spec.name.upper())
             if text and spec.name not in explicit:
                 values[spec.name] = _from_text(spec.name, str(spec.type), text)
         return cls(**values, **explicit)
+
+
+def _warn_of_unknown(environ: Mapping[str, str], names: set[str]) -> None:
+    from difflib import get_close_matches  # needed by those who misspell
+
+    known = {ENV_PREFIX + name.upper() for name in names} | OTHER_VARIABLES
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and name not in known:
+            close = get_close_matches(name, sorted(known), n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            warnings.warn(f"{name} is not a setting of hybrid_detect{hint}", stacklevel=3)
 
 
 def _from_text(name: str, type_name: str, text: str) -> Any:

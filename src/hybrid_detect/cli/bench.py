@@ -169,7 +169,7 @@ async def _measure(
                     held.append((number, _held_by_children(server_pid)))
         per_s = (budget.warm_up + budget.frames) / (time.monotonic() - started_s)
     title = (
-        f"{config.mode.value} through {' and '.join(sorted(backends)) or 'no backend'}: "
+        f"{config.mode} through {' and '.join(sorted(backends)) or 'no backend'}: "
         f"{budget.frames} frames of {WIDTH}x{HEIGHT} after {budget.warm_up} to warm up, "
         f"{per_s:.0f}/s"
     )

@@ -42,6 +42,7 @@ class ServerConfig:
     """
 
     host: str = "127.0.0.1"
+    """Name or address to listen on."""
     port: int = 8000
     """0 takes a free port; the server prints which."""
     auth_token: str | None = field(default=None, repr=False)
@@ -74,6 +75,7 @@ class ServerConfig:
     model: str = "full_range"
     """The larger model: it sees faces from about 5 % of the long side, short range from 10 %."""
     model_path: Path | None = None
+    """A model file to use instead of looking for one; it must be the published file of `model`."""
     min_confidence: float = DEFAULT_MIN_CONFIDENCE
     """Lowest score the detectors report; clients may ask for more, not for less."""
     detectors: int = field(default_factory=_usable_cores)

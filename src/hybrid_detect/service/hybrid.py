@@ -19,7 +19,7 @@ from hybrid_detect.backends import create_backend
 from hybrid_detect.backends.base import Backend, open_frame
 from hybrid_detect.backends.remote.link_meter import LinkMeter
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
-from hybrid_detect.config import ServiceConfig
+from hybrid_detect.config import ServiceConfig, detection_mode
 from hybrid_detect.errors import (
     ClosedError,
     ConfigurationError,
@@ -148,7 +148,7 @@ class HybridDetectionService:
     def _create_backends(self, privacy: PrivacyPolicy) -> list[Backend]:
         made = []
         errors = []
-        for kind in ORDERS[self.config.mode]:
+        for kind in ORDERS[detection_mode(self.config.mode)]:
             if why := privacy.always_denied_reason(kind):
                 self._missing[kind] = why  # so that not even a connection is made
                 continue
@@ -162,7 +162,7 @@ class HybridDetectionService:
         if len(errors) == len(self._missing) == 1:
             raise errors[0]
         reasons = "; ".join(f"{kind.value}: {why}" for kind, why in self._missing.items())
-        msg = f"no way of mode {self.config.mode.value!r} can work: {reasons}"
+        msg = f"no way of mode {str(self.config.mode)!r} can work: {reasons}"
         raise ConfigurationError(msg)
 
     # -- one frame ---------------------------------------------------------------------------
@@ -339,7 +339,7 @@ class HybridDetectionService:
             for kind, why in self._missing.items()
         )
         return ServiceStatus(
-            mode=self.config.mode,
+            mode=detection_mode(self.config.mode),
             plan=self._policy.decide(
                 self._conditions_builder.build(
                     FrameContext(ends_s=self._clock() + self.config.deadline_s)

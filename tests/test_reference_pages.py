@@ -1,0 +1,46 @@
+"""The reference pages tell what the code does, and leave no public name out."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import hybrid_detect
+import hybrid_detect.testing
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.server.config import ServerConfig
+
+from .reference_pages import PAGES, REFERENCE, field_docs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_made_from_the_code_is_what_the_code_says(name: str) -> None:
+    """If this fails, run ``nox -s reference``."""
+    assert (REFERENCE / name).read_text(encoding="utf-8") == PAGES[name]()
+
+
+@pytest.mark.parametrize("cls", [ServiceConfig, ServerConfig])
+def test_every_setting_is_described(cls: type) -> None:
+    docs = field_docs(cls)
+    assert [field.name for field in fields(cls) if not docs[field.name]] == []
+
+
+def test_every_public_name_is_on_one_page_of_the_reference() -> None:
+    pages = sorted((REFERENCE / "api").glob("*.md"))
+    found = [
+        name
+        for page in pages
+        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    public = [f"hybrid_detect.{name}" for name in hybrid_detect.__all__]
+    public += [f"hybrid_detect.testing.{name}" for name in hybrid_detect.testing.__all__]
+    assert sorted(found) == sorted(public)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    pages = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+    assert sorted(listed) == sorted(pages)
