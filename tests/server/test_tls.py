@@ -247,7 +247,6 @@ async def test_a_client_s_files_that_cannot_be_used_are_a_clear_error(
     ):
         with pytest.raises(ConfigurationError, match=next(iter(files))):
             client_context(**files)
-    assert client_context() is None
 
 
 async def test_the_environment_names_the_files(good: Files, ours: Authority) -> None:

@@ -41,9 +41,13 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
         encryption = TrustedKey.from_config(config)
     from hybrid_detect.backends.remote.tls import client_context
 
-    tls = client_context(
-        ca_file=config.ca_file, client_cert=config.client_cert, client_key=config.client_key
-    )
+    files = {
+        "ca_file": config.ca_file,
+        "client_cert": config.client_cert,
+        "client_key": config.client_key,
+    }
+    # Without files of its own, a backend reads the system's CAs once it needs them.
+    tls = client_context(**files) if any(files.values()) else None
     options: dict[str, Any] = {
         "endpoint": config.endpoint,
         "auth_token": config.auth_token,

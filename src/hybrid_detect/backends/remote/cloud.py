@@ -13,14 +13,17 @@ from typing import Any
 
 import httpx
 
+from hybrid_detect.backends.remote.dialling import Dialler
+from hybrid_detect.backends.remote.http_connections import HttpConnections
 from hybrid_detect.backends.remote.link_meter import current_upload
+from hybrid_detect.backends.remote.proxies import proxy_for, system_settings
 from hybrid_detect.backends.remote.remote_backend import (
     MAX_REPLY_BYTES,
     RemoteBackend,
     checked_token,
 )
 from hybrid_detect.backends.remote.retries import retry_after_s
-from hybrid_detect.backends.remote.tls import certificate_trouble
+from hybrid_detect.backends.remote.tls import client_context
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
     BackendError,
@@ -36,13 +39,6 @@ from hybrid_detect.types import BackendKind
 __all__ = ["CloudDetectionService"]
 
 PROVIDERS = ("custom_backend",)
-
-KEEPALIVE_EXPIRY_S = 4.0
-"""Idle connections are dropped before uvicorn drops them (``timeout_keep_alive``, 5 s), so that
-a frame does not meet a connection that is just being closed."""
-
-MAX_CONNECTIONS = 4
-"""A camera has one or two frames under way; the rest is room for retries and checks."""
 
 # httpx's exceptions and whether sending the frame again could help; the most specific class
 # wins. A test walks httpx's exports, so that a new exception cannot slip through.
@@ -117,40 +113,26 @@ class CloudDetectionService(RemoteBackend):
         self._token = checked_token(auth_token if auth_token is not None else api_key)
         self._ssl_context = ssl_context
         self._transport = transport
-        self._client: httpx.AsyncClient | None = None
+        self._common_headers = self._headers()
         super().__init__(**options)
 
     async def start(self) -> None:
-        """Make the client. Connections are opened by the first frame or check.
+        """Read the proxy and certificate settings. Connections are opened by the first frame.
 
         Raises:
-            ConfigurationError: If the environment's proxy or certificate settings are unusable.
+            ConfigurationError: If a setting that applies to the endpoint is unusable.
         """
         self._require_open()
-        if self._client is None:
-            try:
-                self._client = self._make_client()
-            except (ImportError, OSError, ValueError, httpx.InvalidURL) as exc:
-                # A SOCKS proxy without its package, a missing certificate file, a bad proxy URL.
-                msg = (
-                    "the environment's proxy or certificate settings cannot be used "
-                    f"({type(exc).__name__}): check *_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        if self._transport is None:
+            proxy = proxy_for(self._endpoint, system_settings())
+            context = None
+            if self._endpoint.url.startswith("https:"):
+                # In a thread: reading the system's CAs takes 10 ms and more.
+                context = self._ssl_context or await asyncio.to_thread(client_context)
+            if self._transport is None:  # another call may have made it meanwhile
+                self._transport = HttpConnections(
+                    Dialler(self._endpoint, proxy), ssl_context=context
                 )
-                raise ConfigurationError(msg) from exc
-
-    def _make_client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            headers=self._headers(),
-            limits=httpx.Limits(
-                max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_EXPIRY_S
-            ),
-            transport=self._transport,
-            verify=True if self._ssl_context is None else self._ssl_context,
-            # A redirect would carry picture and token to an address nobody configured, and a
-            # proxy would carry them off the machine that plain http is meant to stay on.
-            follow_redirects=False,
-            trust_env=not self._endpoint.is_local,
-        )
 
     def _headers(self) -> dict[str, str]:
         headers = {
@@ -196,24 +178,31 @@ class CloudDetectionService(RemoteBackend):
         deadline_s: float,
     ) -> bytes:
         await self.start()
-        assert self._client is not None  # noqa: S101 - start() has just made it
+        assert self._transport is not None  # noqa: S101 - start() has just made it
         if deadline_s <= 0:
             msg = "no time left to send the request"
             raise BackendTimeoutError(msg, backend=self.kind.value)
         try:
-            async with self._client.stream(
-                method,
-                self._endpoint.http(path),
-                content=content,
-                headers=headers,
-                timeout=deadline_s,
-            ) as response:
-                if response.status_code != httpx.codes.OK:
-                    self._refuse(
-                        response.status_code,
-                        retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+            async with asyncio.timeout(deadline_s):
+                response = await self._transport.handle_async_request(
+                    httpx.Request(
+                        method,
+                        self._endpoint.http(path),
+                        headers={**self._common_headers, **headers},
+                        content=content,
                     )
-                return await _read(response)
+                )
+                # Closed without a limit of its own: it gives the connection back, or breaks it.
+                async with aclosing(response):
+                    if response.status_code != httpx.codes.OK:
+                        self._refuse(
+                            response.status_code,
+                            retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+                        )
+                    return await _read(response)
+        except TimeoutError:
+            msg = f"no answer within {deadline_s:.3f} s"
+            raise BackendTimeoutError(msg, backend=self.kind.value, deadline_s=deadline_s) from None
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as exc:
             # Where HTTP itself was broken, httpx's message repeats what the server wrote.
             cause = None if isinstance(exc, httpx.ProtocolError) else exc
@@ -223,8 +212,6 @@ class CloudDetectionService(RemoteBackend):
         meaning, retryable = next(
             _UNAVAILABLE[cls] for cls in type(exc).__mro__ if cls in _UNAVAILABLE
         )
-        if (trouble := certificate_trouble(exc)) is not None:
-            return BackendUnavailableError(trouble, backend=self.kind.value)
         if isinstance(exc, httpx.TimeoutException):
             return BackendTimeoutError(
                 f"{meaning} (limit {deadline_s:.3f} s)",
@@ -237,9 +224,8 @@ class CloudDetectionService(RemoteBackend):
     async def aclose(self) -> None:
         """Close the pool's connections."""
         await super().aclose()
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        if self._transport is not None:
+            await self._transport.aclose()
 
 
 async def _once(request: bytes) -> AsyncGenerator[bytes]:

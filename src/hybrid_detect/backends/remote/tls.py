@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from pathlib import Path
 from typing import Never
+
+import certifi
 
 from hybrid_detect.errors import ConfigurationError
 
@@ -37,29 +40,32 @@ def client_context(
     ca_file: Path | str | None = None,
     client_cert: Path | str | None = None,
     client_key: Path | str | None = None,
-) -> ssl.SSLContext | None:
-    """What to connect with: TLS 1.2 or newer, the server's certificate and name checked.
+) -> ssl.SSLContext:
+    """What both transports connect with: TLS 1.2 or newer, certificate and name checked.
+
+    The CAs are the system's, with what a company or a user added to them; certifi's where the
+    system has none at all, as slim containers do.
 
     Args:
         ca_file: The only CA to believe; `None` for the system's.
         client_cert: What to show to a server that asks; with `client_key`.
         client_key: Its private key, not encrypted.
 
-    Returns:
-        `None` if nothing is given: each library's own default is as strict.
-
     Raises:
         ConfigurationError: If a file cannot be used, or one of certificate and key is missing.
     """
-    if ca_file is client_cert is client_key is None:
-        return None
     if (client_cert is None) != (client_key is None):
         msg = "client_cert and client_key: expected both or neither"
         raise ConfigurationError(msg)
+    named = "ca_file"
+    if ca_file is None and (ca_file := os.environ.get("SSL_CERT_FILE")) is not None:
+        named = "SSL_CERT_FILE"  # OpenSSL would pass an unreadable one over, and trust no one
     try:
         context = ssl.create_default_context(cafile=ca_file)
+        if ca_file is None and not _system_has_cas(context):
+            context.load_verify_locations(certifi.where())
     except (OSError, ValueError):
-        msg = f"ca_file: cannot read certificates in PEM form from {ca_file}"
+        msg = f"{named}: cannot read certificates in PEM form from {ca_file}"
         raise ConfigurationError(msg) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: older ones must not be used
     if client_cert is not None:
@@ -72,6 +78,13 @@ def client_context(
             )
             raise ConfigurationError(msg) from None
     return context
+
+
+def _system_has_cas(context: ssl.SSLContext) -> bool:
+    paths = ssl.get_default_verify_paths()
+    # A folder's certificates are read when they are needed, so that the context counts none.
+    in_folder = paths.capath is not None and any(Path(paths.capath).iterdir())
+    return in_folder or context.cert_store_stats()["x509_ca"] > 0
 
 
 def certificate_trouble(error: BaseException | None) -> str | None:

@@ -1,0 +1,178 @@
+"""From a host's name to a connected socket: look-ups that hold nothing up, and happy eyeballs.
+
+asyncio looks names up in the loop's default threads. A resolver that does not answer fills them,
+and then whatever else needs a thread waits, closing the program included. Here a look-up runs in a
+daemon thread of its own, of which there are few, and nothing waits for one that was given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import itertools
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["Address", "Resolver", "connect_first", "interleaved"]
+
+ATTEMPT_DELAY_S = 0.25
+"""The next address is tried when the last has not answered for so long: RFC 8305, 8."""
+
+MAX_LOOK_UPS = 4
+"""Look-ups of one host that may hang at the same time."""
+
+NEXT_LOOK_UP_S = 2.0
+"""A look-up out for longer may be hanging with a network that was left: the next one asks anew. The
+system's own resolver asks its second server after 5 s (``resolv.conf(5)``, ``timeout``)."""
+
+
+class Address(NamedTuple):
+    """Where a socket can be connected to."""
+
+    family: int
+    sockaddr: Any
+    """As `socket.socket.connect` takes it."""
+
+
+class Resolver:
+    """Looks hosts up; callers that ask for a host that is being looked up share the answer."""
+
+    def __init__(self) -> None:
+        self._look_ups: dict[tuple[str, int], list[tuple[float, asyncio.Future[list[Address]]]]] = (
+            defaultdict(list)
+        )
+
+    async def find(self, host: str, port: int) -> list[Address]:
+        """The addresses of `host`, in the system's order; itself if it is one.
+
+        Raises:
+            OSError: If there are none.
+            UnicodeError: If it cannot be a host's name.
+        """
+        with contextlib.suppress(ValueError):
+            literal = ipaddress.ip_address(host)
+            if literal.version == 4:
+                return [Address(socket.AF_INET, (host, port))]
+            if "%" not in host:  # which interface a scope means is the system's to say
+                return [Address(socket.AF_INET6, (host, port, 0, 0))]
+        under_way = self._look_ups[host, port]
+        now_s = time.monotonic()
+        if not under_way or (
+            now_s - under_way[-1][0] > NEXT_LOOK_UP_S and len(under_way) < MAX_LOOK_UPS
+        ):
+            answer = _look_up(host, port)
+            entry = (now_s, answer)
+            under_way.append(entry)
+            answer.add_done_callback(lambda _: under_way.remove(entry))
+        # The first answer counts; a look-up that fails does not speak for the others.
+        waiting = {answer for _, answer in under_way}
+        while True:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for answer in done:
+                if not waiting or answer.exception() is None:
+                    return answer.result()
+
+
+def _look_up(host: str, port: int) -> asyncio.Future[list[Address]]:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[Address]] = loop.create_future()
+
+    def look_up() -> None:
+        found: list[Address] = []
+        error: Exception | None = None
+        try:
+            for family, _, _, _, sockaddr in socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM
+            ):
+                found.append(Address(family, sockaddr))
+        except (OSError, UnicodeError) as exc:
+            error = exc.with_traceback(None)
+        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
+            loop.call_soon_threadsafe(tell, found, error)
+
+    def tell(found: list[Address], error: Exception | None) -> None:
+        if error is not None:
+            answer.set_exception(error)
+            answer.exception()  # seen, even if no one waits any more
+        else:
+            answer.set_result(found)
+
+    try:
+        threading.Thread(target=look_up, name="hybrid-detect-look-up", daemon=True).start()
+    except RuntimeError:
+        tell([], OSError("the system gives no thread for looking a host up"))
+    return answer
+
+
+def interleaved(addresses: Sequence[Address]) -> list[Address]:
+    """`addresses` with the families taking turns, the first one's first. Source: RFC 8305, 4."""
+    families: dict[int, list[Address]] = {}
+    for address in dict.fromkeys(addresses):
+        families.setdefault(address.family, []).append(address)
+    rounds = itertools.zip_longest(*families.values())
+    return [address for each in rounds for address in each if address is not None]
+
+
+async def connect_first(
+    addresses: Sequence[Address], *, attempt_delay_s: float = ATTEMPT_DELAY_S
+) -> socket.socket:
+    """A socket connected to the first of `addresses` that takes it: RFC 8305, happy eyeballs.
+
+    Each address is given `attempt_delay_s` alone, and goes on being tried beside the next ones.
+
+    Args:
+        addresses: At least one, in the order to try.
+        attempt_delay_s: Seconds before the next address is tried as well.
+
+    Raises:
+        OSError: What the first address that failed said, if all fail.
+    """
+    untried = interleaved(addresses)
+    attempts: set[asyncio.Task[socket.socket]] = set()
+    errors: list[OSError] = []
+    try:
+        while untried or attempts:
+            if untried:
+                attempts.add(asyncio.create_task(_connect(untried.pop(0))))
+            done, attempts = await asyncio.wait(
+                attempts,
+                timeout=attempt_delay_s if untried else None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            for attempt in done:
+                error = attempt.exception()
+                if error is None:
+                    attempts |= done - {attempt}
+                    return attempt.result()
+                if not isinstance(error, OSError):
+                    raise error
+                errors.append(error)
+        raise errors[0] if errors else OSError("the host has no address")
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(_close_unused)
+        errors.clear()  # they hold this frame, and it holds them
+
+
+async def _connect(address: Address) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        # As asyncio and uvloop set it on the connections that they open.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _close_unused(attempt: asyncio.Task[socket.socket]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()

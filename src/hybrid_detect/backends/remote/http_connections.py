@@ -1,0 +1,271 @@
+"""HTTP/1.1 connections to one endpoint, each with at most one request at a time.
+
+httpcore's pool loses a place for good when a request that waits in it is cancelled in the moment it
+is given a connection, and a camera's frames are cancelled all the time. Here nothing waits inside a
+library: a request waits for a place, then owns a connection alone. A connection is kept only if its
+request ran to its end; every other end, cancellation at any point included, throws it away. So no
+state outlives a request that went wrong.
+
+The only module that meets httpcore, whose protocol code carries each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, SupportsIndex
+
+import httpcore
+import httpx
+
+from hybrid_detect.backends.remote.dialling import Dialler, connection_error
+
+__all__ = ["HttpConnections"]
+
+KEEPALIVE_EXPIRY_S = 4.0
+"""Idle connections are dropped before uvicorn drops them (``timeout_keep_alive``, 5 s), so that
+a frame does not meet a connection that is just being closed."""
+
+MAX_CONNECTIONS = 4
+"""A camera has one or two frames under way; the rest is room for retries and checks."""
+
+
+class HttpConnections(httpx.AsyncBaseTransport):
+    """An httpx transport over connections of its own.
+
+    It has no limits of time: whoever asks limits the whole request, and may cancel it at any
+    moment. It keeps no cookies, follows no redirects and reads no environment.
+
+    Args:
+        dialler: Connects to the endpoint.
+        ssl_context: For an endpoint with https; `None` for plain http.
+        max_connections: Requests under way at the same time; others wait for a place.
+    """
+
+    def __init__(
+        self,
+        dialler: Dialler,
+        *,
+        ssl_context: ssl.SSLContext | None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self._dialler = dialler
+        self._ssl_context = ssl_context
+        self._places = asyncio.Semaphore(max_connections)
+        self._idle: list[_Connection] = []
+        self._busy: set[_Connection] = set()
+        self._closed = False
+
+    @property
+    def forwards(self) -> bool:
+        """Whether requests go to an HTTP proxy that reads them: plain http is not tunnelled."""
+        proxy = self._dialler.proxy
+        return proxy is not None and proxy.scheme == "http" and self._ssl_context is None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send `request` once its turn has come.
+
+        Raises:
+            BackendError: If there is no connection to be had.
+            httpx.TransportError: If the connection broke, or its other end broke HTTP.
+        """
+        await self._places.acquire()
+        connection: _Connection | None = None
+        try:
+            connection = self._kept() or await self._opened()
+            self._busy.add(connection)
+            response = await connection.send(request, target=self._target(request))
+        except BaseException as error:
+            self._leave(connection, is_clean=False)
+            if (translated := _translated(error)) is not None:
+                raise translated from None
+            raise
+        return httpx.Response(
+            response.status,
+            headers=response.headers,
+            stream=_Body(self, connection, response),
+        )
+
+    def _target(self, request: httpx.Request) -> bytes:
+        # RFC 9112, 3.2: a proxy gets the whole URL, a server the path.
+        return str(request.url).encode("ascii") if self.forwards else request.url.raw_path
+
+    def _kept(self) -> _Connection | None:
+        """The connection that was used last, if it is still good."""
+        kept = None
+        while kept is None and self._idle:
+            connection = self._idle.pop()
+            if connection.is_good():
+                kept = connection
+            else:
+                connection.abort()
+        for connection in [each for each in self._idle if not each.is_good()]:
+            self._idle.remove(connection)
+            connection.abort()
+        return kept
+
+    async def _opened(self) -> _Connection:
+        sock = await self._dialler.dial(tunnel=not self.forwards)
+        loop = asyncio.get_running_loop()
+        reader = _Reader()
+        is_tls = self._ssl_context is not None
+        try:
+            transport, protocol = await loop.create_connection(
+                lambda: asyncio.StreamReaderProtocol(reader, loop=loop),
+                sock=sock,
+                ssl=self._ssl_context,
+                server_hostname=self._dialler.host if is_tls else None,
+            )
+        except OSError as error:
+            raise connection_error(error) from None
+        stream = _Stream(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        origin = httpcore.Origin(
+            b"https" if is_tls else b"http", self._dialler.host.encode("idna"), self._dialler.port
+        )
+        return _Connection(origin, stream)
+
+    def _leave(self, connection: _Connection | None, *, is_clean: bool) -> None:
+        """Give the place back, with its connection only if it can carry another request.
+
+        Not a coroutine: a cancellation cannot come in between.
+        """
+        self._places.release()
+        if connection is None:
+            return
+        self._busy.discard(connection)
+        if is_clean and not self._closed and connection.is_good():
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    async def aclose(self) -> None:
+        """Break all connections off; requests under way fail."""
+        self._closed = True
+        for connection in [*self._idle, *self._busy]:
+            connection.abort()
+        self._idle.clear()
+
+
+class _Connection:
+    """A connection that stands."""
+
+    def __init__(self, origin: httpcore.Origin, stream: _Stream) -> None:
+        self._origin = origin
+        self._stream = stream
+        self._http = httpcore.AsyncHTTP11Connection(
+            origin=origin, stream=stream, keepalive_expiry=KEEPALIVE_EXPIRY_S
+        )
+
+    async def send(self, request: httpx.Request, *, target: bytes) -> httpcore.Response:
+        url = httpcore.URL(
+            scheme=self._origin.scheme,
+            host=self._origin.host,
+            port=self._origin.port,
+            target=target,
+        )
+        assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 - as httpx does
+        return await self._http.handle_async_request(
+            httpcore.Request(
+                request.method, url, headers=request.headers.raw, content=request.stream
+            )
+        )
+
+    def is_good(self) -> bool:
+        """Whether another request can be sent over it."""
+        return self._http.is_idle() and not self._http.has_expired()
+
+    def abort(self) -> None:
+        """Close it at once, and let nothing leave that is still here."""
+        self._stream.abort()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A response's body, which gives the connection back when it is closed."""
+
+    def __init__(
+        self, owner: HttpConnections, connection: _Connection, response: httpcore.Response
+    ) -> None:
+        self._owner: HttpConnections | None = owner
+        self._connection = connection
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._response.aiter_stream():
+                yield part
+        except Exception as error:
+            if (translated := _translated(error)) is not None:
+                raise translated from None
+            raise
+
+    async def aclose(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is None:
+            return
+        is_clean = False
+        try:
+            await self._response.aclose()
+            is_clean = True
+        finally:
+            owner._leave(self._connection, is_clean=is_clean)
+
+
+class _Reader(asyncio.StreamReader):
+    """Remembers whether something has come that no one has read: no idle connection's business."""
+
+    has_unread = False
+
+    def feed_data(self, data: Iterable[SupportsIndex]) -> None:
+        self.has_unread = True
+        super().feed_data(data)
+
+    async def read(self, n: int = -1) -> bytes:
+        data = await super().read(n)
+        self.has_unread = len(data) == n  # there may be more
+        return data
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """What httpcore reads from and writes to. Its limits of time are not used."""
+
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        # What has been written is with the system, not in a buffer here.
+        writer.transport.set_write_buffer_limits(high=0)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            return await self._reader.read(max_bytes)
+        except OSError:
+            raise httpcore.ReadError from None
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            self._writer.write(buffer)
+            await self._writer.drain()
+        except OSError:
+            raise httpcore.WriteError from None
+
+    def abort(self) -> None:
+        self._writer.transport.abort()
+
+    async def aclose(self) -> None:
+        self.abort()
+
+    def get_extra_info(self, info: str) -> Any:
+        if info == "is_readable":  # on an idle connection: it ends, or breaks HTTP
+            has_ended = self._reader.at_eof() or self._writer.is_closing()
+            return self._reader.has_unread or has_ended
+        return self._writer.get_extra_info({"ssl_object": "ssl_object"}.get(info, info))
+
+
+def _translated(error: BaseException) -> httpx.TransportError | None:
+    """The exception of httpx that has the name of httpcore's."""
+    for cls in type(error).__mro__:
+        if cls.__module__.partition(".")[0] == "httpcore":
+            found = getattr(httpx, cls.__name__, None)
+            if isinstance(found, type) and issubclass(found, httpx.TransportError):
+                return found(str(error))
+    return None
