@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.errors import ModelError
 from hybrid_detect.extras import is_installed
+
+from .small_disk import SmallDisk
 
 if TYPE_CHECKING:
     from hybrid_detect.server.serving import ServerProcess
@@ -56,3 +59,11 @@ def server() -> Iterator[ServerProcess]:
 
     with ServerProcess(auth_token=SERVER_TOKEN) as process:
         yield process
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of 4 MiB to be filled."""
+    disk = SmallDisk(tmp_path / "disk", 4 * 1024 * 1024)
+    yield disk
+    disk.close()

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
-    from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
+    from hybrid_detect.privacy.consent import ConsentLedger
+    from hybrid_detect.privacy.consent_record import ConsentRecord
     from hybrid_detect.privacy.filter import PrivacyFilter
     from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
     from hybrid_detect.selection.auto import AutoPolicy
@@ -133,7 +134,8 @@ _HOMES = {
         "NetworkClass",
         "BackendConditions",
     ),
-    "privacy.consent": ("ConsentLedger", "ConsentRecord"),
+    "privacy.consent": ("ConsentLedger",),
+    "privacy.consent_record": ("ConsentRecord",),
     "selection.fixed": ("FixedPolicy",),
     "selection.policy": ("ModePolicy", "Policy"),
     "privacy.privacy_policy": ("FramePrivacy", "PrivacyPolicy"),

@@ -7,6 +7,8 @@ import copy
 import json
 import os
 import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from hybrid_detect.cli import main
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError, EncryptionError, UnknownKeyError
-from hybrid_detect.exchange import keys
+from hybrid_detect.exchange import key_files, keys
 from hybrid_detect.exchange.key_files import (
     KnownKeys,
     read_key_file,
@@ -30,6 +32,7 @@ from hybrid_detect.exchange.key_ring import GRACE, KeyRing
 from hybrid_detect.exchange.keys import PrivateKey, PublicKey, Suite
 from hybrid_detect.exchange.trust import TrustedKey
 
+from ..small_disk import SmallDisk
 from .suites import each_suite, needs_post_quantum
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -37,6 +40,9 @@ END = NOW + timedelta(days=30)
 ENDPOINT = "https://faces.example.com"
 
 posix = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+root = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give files to other users"
+)
 
 
 def key(suite: Suite = Suite.X25519_CHACHA20, *, end: datetime = END) -> PrivateKey:
@@ -225,12 +231,30 @@ def test_a_key_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     path.touch(mode=0o644)
     write_key_file(path, KeyRing((key(),)))
     assert path.stat().st_mode & 0o777 == 0o600
-    for mode in (0o640, 0o604, 0o620, 0o601):
+    for mode in (0o604, 0o620, 0o610, 0o601, 0o660):
         path.chmod(mode)
         with pytest.raises(ConfigurationError, match="chmod 600"):
             read_key_file(path)
     path.chmod(0o400)
     read_key_file(path)
+
+
+@root
+@pytest.mark.parametrize("mode", [0o440, 0o640])
+def test_a_group_may_read_a_key_file_that_root_owns(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "keys.json"
+    write_key_file(path, KeyRing((key(),)))
+    path.chmod(mode)
+    os.chown(path, 0, 4321)  # as Kubernetes mounts a Secret
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    read_key_file(link)
+    write_key_file(path, KeyRing((key(),)))
+    found = path.stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (mode, 0, 4321)
+    os.chown(path, 1234, 4321)
+    with pytest.raises(ConfigurationError, match="have root own it"):
+        read_key_file(path)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +289,87 @@ def test_a_pinned_key_is_a_text_or_a_file(tmp_path: Path) -> None:
 
 
 # ---- trust
+
+
+ROTATE = """
+import sys
+from hybrid_detect.cli import main
+for _ in range(5):
+    main(["keys", "rotate", sys.argv[1]])
+"""
+
+
+def test_no_key_of_rotations_at_the_same_time_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    assert main(["keys", "generate", str(path)]) == 0
+    commands = [sys.executable, "-c", ROTATE, str(path)]
+    workers = [subprocess.Popen(commands, stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert len(read_key_file(path).keys) == 16
+
+
+REMEMBER = """
+import sys
+from pathlib import Path
+from hybrid_detect.exchange.key_files import KnownKeys
+from hybrid_detect.exchange.keys import PublicKey
+from hybrid_detect.exchange.trust import TrustedKey
+path, worker, public = Path(sys.argv[1]), sys.argv[2], PublicKey.from_text(sys.argv[3])
+for number in range(20):
+    server = f"https://server-{worker}-{number}"
+    TrustedKey(endpoint=server, known=KnownKeys(path)).learn([public.to_json()])
+"""
+
+
+def test_three_processes_that_meet_60_servers_forget_none(tmp_path: Path) -> None:
+    path, public = tmp_path / "known.json", key().public
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", REMEMBER, str(path), str(worker), public.text],
+            stderr=subprocess.DEVNULL,
+        )
+        for worker in range(3)
+    ]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0]
+    assert len(json.loads(path.read_text())) == 60
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_first_of_two_processes_that_meet_a_server_is_believed(tmp_path: Path) -> None:
+    first, second, third = (
+        TrustedKey(endpoint=ENDPOINT, known=known(tmp_path), clock=NOW.timestamp) for _ in range(3)
+    )
+    real, false = key().public, key().public
+    # Both have looked, and neither has found a key, before one of them learns.
+    third._remembered = second._remembered = lambda: None  # type: ignore[method-assign]
+    first.learn([real.to_json()])
+    second.learn([false.to_json(), real.to_json()])
+    assert second.transmission is not None
+    assert second.transmission.public_key == real
+    with pytest.raises(UnknownKeyError):
+        third.learn([false.to_json()])
+    assert known(tmp_path).get(ENDPOINT) == real
+
+
+def test_more_keys_than_can_be_read_again_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = known(tmp_path)
+    for number in range(3):
+        servers.put(f"https://{number}", key().public)
+    monkeypatch.setattr(key_files, "MAX_FILE_BYTES", servers.path.stat().st_size)
+    with pytest.raises(ConfigurationError, match="full, at 4 keys"):
+        servers.put("https://3", key().public)
+    assert servers.get("https://2") is not None
+
+
+def test_a_full_disk_forgets_no_known_key(small_disk: SmallDisk) -> None:
+    servers = KnownKeys(small_disk.path / "known.json")
+    servers.put(ENDPOINT, key().public)
+    small_disk.fill()
+    with pytest.raises(ConfigurationError, match="No space left"):
+        servers.put("https://other", key().public)
+    assert servers.get(ENDPOINT) is not None
 
 
 def known(folder: Path) -> KnownKeys:

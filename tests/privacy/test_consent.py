@@ -1,8 +1,11 @@
+import errno
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -11,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_detect.errors import ClosedError, ConfigurationError, StorageError
-from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
+from hybrid_detect.privacy.consent import ConsentLedger
+from hybrid_detect.privacy.consent_record import ConsentRecord
 
 from ..clock import FakeClock
+from ..small_disk import SmallDisk
 
 START = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -272,21 +277,292 @@ def test_one_ledger_at_a_time_has_the_file(path: Path) -> None:
     ConsentLedger(path).close()
 
 
-@pytest.mark.parametrize("torn", [b"{", b'{"event":"withdraw","subject":"ann"', b"\xff"])
-def test_an_unfinished_last_line_is_dropped(
-    path: Path, clock: FakeClock, torn: bytes, caplog: pytest.LogCaptureFixture
+def opened(path: Path, clock: FakeClock | None = None) -> ConsentLedger | None:
+    """The ledger, or `None` if it is refused, which allows nothing."""
+    try:
+        return ConsentLedger(path, clock=None if clock is None else clock.utc)
+    except StorageError:
+        return None
+
+
+def standing(path: Path, subjects: tuple[str, ...], clock: FakeClock) -> set[str]:
+    ledger = opened(path, clock)
+    if ledger is None:
+        return set()
+    with ledger:
+        return {subject for subject in subjects if stands(ledger, subject)}
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "left"),
+    [
+        (b'{"event":"withdraw","subject":"ann","scope":"se', {"bob", "anna"}),
+        (b'{"event":"withdraw","subject":"an', {"bob"}),
+        (b'{"event":"withdraw","subject":"', set()),
+        (b'{"event":"w', set()),
+        (b"{", set()),
+        (b"\0\0\0\0", set()),
+        (b"\xff", set()),
+        (b'{"event":"g', {"ann", "anna", "bob"}),
+        (b'{"event":"grant","subject":"eve","scope":"send', {"ann", "anna", "bob"}),
+    ],
+)
+def test_an_unfinished_line_withdraws_what_it_may_have_withdrawn(
+    path: Path,
+    clock: FakeClock,
+    unfinished: bytes,
+    left: set[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    subjects = ("ann", "anna", "bob")
+    with ConsentLedger(path, clock=clock.utc) as ledger:
+        for subject in subjects:
+            grant(ledger, subject)
+    with path.open("ab") as file:
+        file.write(unfinished)
+    assert standing(path, subjects, clock) == left
+    assert "unfinished" in caplog.text
+    caplog.clear()
+    with ConsentLedger(path, clock=clock.utc) as ledger:
+        assert {subject for subject in subjects if stands(ledger, subject)} == left
+        grant(ledger, "eve")
+    assert standing(path, (*subjects, "eve"), clock) == {*left, "eve"}
+
+
+def test_a_whole_withdrawal_without_its_line_end_counts(path: Path, clock: FakeClock) -> None:
     with ConsentLedger(path, clock=clock.utc) as ledger:
         grant(ledger)
-    with path.open("ab") as file:
-        file.write(torn)
+        grant(ledger, scope="train")
+        ledger.withdraw("ann", recorded_by="settings page", scope="send_frames")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
     with ConsentLedger(path, clock=clock.utc) as ledger:
-        assert "unfinished" in caplog.text
+        sending, training = ledger.records("ann")
+        assert sending.withdrawn_by == "settings page"
+        assert training.withdrawn_at is None
+    assert path.read_bytes() == whole
+
+
+def test_a_grant_without_its_line_end_does_not_hold(path: Path, clock: FakeClock) -> None:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
+        grant(ledger)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert standing(path, ("ann",), clock) == set()
+
+
+def test_a_ledger_cut_anywhere_brings_no_consent_back(path: Path, clock: FakeClock) -> None:
+    with ConsentLedger(path, clock=clock.utc) as ledger:
+        grant(ledger)
+        granted = path.stat().st_size
+        ledger.withdraw("ann", recorded_by="ann")
+    whole = path.read_bytes()
+    for size in range(granted + 1, len(whole)):
+        path.write_bytes(whole[:size])
+        assert standing(path, ("ann",), clock) == set(), size
+
+
+SUBJECTS = ("ann", "bob", "eve")
+
+
+@pytest.fixture(scope="module")
+def withdrawn_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger in which ann and eve have withdrawn, and bob has not."""
+    path = tmp_path_factory.mktemp("ledger") / "consents.jsonl"
+    with ConsentLedger(path, clock=FakeClock(START).utc) as ledger:
+        for subject in SUBJECTS:
+            grant(ledger, subject)
+        ledger.withdraw("ann", recorded_by="ann")
+        ledger.withdraw("eve", recorded_by="eve")
+    return path
+
+
+def damages(ledger: Path, count: int, seed: int) -> None:
+    """Open a ledger after each of `count` changes of one byte."""
+    whole = ledger.read_bytes()
+    dice = random.Random(seed)
+    copy = ledger.with_name("changed.jsonl")
+    for _ in range(count):
+        place, byte = dice.randrange(len(whole)), bytes([dice.randrange(256)])
+        start, end = whole[:place], whole[place + 1 :]
+        copy.write_bytes(
+            dice.choice([start + byte + end, start + end, start + byte + whole[place:]])
+        )
+        copy.chmod(0o600)
+        assert standing(copy, SUBJECTS, FakeClock(START)) <= {"bob"}, (place, byte)
+
+
+def test_no_change_of_one_byte_brings_a_withdrawn_consent_back(withdrawn_ledger: Path) -> None:
+    damages(withdrawn_ledger, 100, seed=1)
+
+
+@pytest.mark.hostile
+def test_none_of_3000_changes_of_one_byte_brings_a_withdrawn_consent_back(
+    withdrawn_ledger: Path,
+) -> None:
+    damages(withdrawn_ledger, 3000, seed=2)
+
+
+@given(data=st.data())
+def test_no_line_can_be_taken_out_or_put_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory, withdrawn_ledger: Path, data: st.DataObject
+) -> None:
+    lines = withdrawn_ledger.read_bytes().splitlines(keepends=True)
+    # Lines missing at the end cannot be noticed: so ends a ledger that is older.
+    kept = data.draw(st.lists(st.sampled_from(lines), unique=True, max_size=5))
+    path = tmp_path_factory.mktemp("ledger") / "consents.jsonl"
+    path.write_bytes(b"".join(kept))
+    path.chmod(0o600)
+    ledger = opened(path)
+    assert (ledger is not None) == (kept == lines[: len(kept)])
+    if ledger is not None:
+        ledger.close()
+
+
+def test_lines_without_a_checksum_are_read_until_the_first_with_one(
+    path: Path, clock: FakeClock
+) -> None:
+    old = json.dumps({**GOOD, "subject": "ann"}).encode() + b"\n"
+    path.write_bytes(old)
+    path.chmod(0o600)
+    with ConsentLedger(path, clock=clock.utc) as ledger:
         assert stands(ledger)
-        grant(ledger, "bob")
+        ledger.withdraw("ann", recorded_by="ann")
+    assert standing(path, ("ann",), clock) == set()
+    with path.open("ab") as file:
+        file.write(old)
+    with pytest.raises(StorageError, match="line 3"):
+        ConsentLedger(path)
+
+
+# -- forks and full disks ----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_forked_child_is_refused_and_takes_nothing_away(path: Path, in_file: bool) -> None:
+    code = """
+import os, sys
+from hybrid_detect import ConsentLedger, StorageError
+ledger = ConsentLedger(sys.argv[1] or None)
+ledger.grant("ann", version="3", recorded_by="me")
+tell, go_on = os.pipe(), os.pipe()
+if (child := os.fork()) == 0:
+    os.read(go_on[0], 1)
+    for act in (
+        lambda: ledger.current("ann", version="3"),
+        lambda: ledger.records("ann"),
+        lambda: ledger.grant("eve", version="3", recorded_by="me"),
+        lambda: ledger.withdraw("ann", recorded_by="me"),
+    ):
+        try:
+            print("went through", act())
+        except StorageError as error:
+            assert "forked" in str(error)
+    ledger.close()
+    sys.stdout.flush()
+    os._exit(0)
+ledger.withdraw("ann", recorded_by="me")
+os.write(go_on[1], b"!")
+os.waitpid(child, 0)
+ledger.grant("bob", version="3", recorded_by="me")  # still its own
+if sys.argv[1]:
+    try:
+        ConsentLedger(sys.argv[1])
+    except StorageError as error:
+        assert "in use" in str(error)
+    if (child := os.fork()) == 0:
+        os.read(tell[0], 1)
+        os._exit(0)
+    ledger.close()
+    ConsentLedger(sys.argv[1]).close()  # although the child has a copy of what is open
+    os.write(tell[1], b"!")
+    os.waitpid(child, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path) if in_file else ""],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """From now on, nothing can be written."""
+
+    def write(_descriptor: int, _data: bytes) -> int:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "write", write)
+
+
+@pytest.mark.parametrize("ends", ["grant", "withdraw", "close"])
+def test_a_withdrawal_that_could_not_be_written_is_told_holds_and_is_written_later(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    ledger = ConsentLedger(path, clock=clock.utc)
+    grant(ledger)
+    grant(ledger, "bob")
+    with monkeypatch.context() as broken:
+        fails(broken, errno.EIO)
+        with pytest.raises(StorageError, match="cannot write"):
+            ledger.withdraw("ann", recorded_by="ann")
+        assert not stands(ledger)
+        with pytest.raises(StorageError):
+            grant(ledger, "eve")
+    if ends == "grant":
+        grant(ledger)
+    elif ends == "withdraw":
+        ledger.withdraw("bob", recorded_by="bob")
+    ledger.close()
     with ConsentLedger(path, clock=clock.utc) as ledger:
-        assert stands(ledger, "ann")
-        assert stands(ledger, "bob")
+        assert [r.withdrawn_at is None for r in ledger.records("ann")] == [False, True][
+            : 1 + (ends == "grant")
+        ]
+        assert stands(ledger, "bob") == (ends != "withdraw")
+        assert ledger.records("eve") == ()
+
+
+def test_what_could_be_written_of_a_withdrawal_counts_at_the_next_opening(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = ConsentLedger(path, clock=clock.utc)
+    grant(ledger)
+    grant(ledger, "bob")
+    write = os.write
+
+    def little(descriptor: int, data: bytes) -> int:
+        if len(data) < 100:
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, data[:40])
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", little)
+        with pytest.raises(StorageError):
+            ledger.withdraw("ann", recorded_by="ann" * 30)
+        ledger.close()  # as if it were killed: it cannot be written now, either
+    assert standing(path, ("ann", "bob"), clock) == {"bob"}
+
+
+def try_grant(ledger: ConsentLedger) -> str:
+    subject = f"s{random.random()}"
+    with suppress(StorageError):
+        grant(ledger, subject)
+    return subject
+
+
+def test_a_full_disk_grants_nothing_but_withdraws(small_disk: SmallDisk, clock: FakeClock) -> None:
+    path = small_disk.path / "consents.jsonl"
+    with ConsentLedger(path, clock=clock.utc) as ledger:
+        for subject in (*SUBJECTS, "many"):
+            grant(ledger, subject)
+        small_disk.fill()
+        while stands(ledger, try_grant(ledger)):  # until the file's last block is full
+            pass
+        for subject in SUBJECTS:
+            ledger.withdraw(subject, recorded_by="it")
+            small_disk.fill()
+    assert standing(path, (*SUBJECTS, "many"), clock) == {"many"}
 
 
 GOOD = {
@@ -353,38 +629,6 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         ConsentLedger(tmp_path / "link")
     assert not (tmp_path / "elsewhere").exists()
-
-
-def test_a_full_disk_grants_nothing_but_withdraws(path: Path) -> None:
-    code = """
-import resource, signal, sys
-from hybrid_detect import ConsentLedger, StorageError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-ledger = ConsentLedger(sys.argv[1])
-ledger.grant("ann", version="3", recorded_by="me")
-ledger.grant("bob", version="3", recorded_by="me")
-size = __import__("os").stat(sys.argv[1]).st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40, resource.RLIM_INFINITY))
-for act in (
-    lambda: ledger.grant("eve", version="3", recorded_by="me"),
-    lambda: ledger.withdraw("ann", recorded_by="me"),
-):
-    try:
-        act()
-    except StorageError as error:
-        print(type(error).__name__)
-print(ledger.current("eve", version="3"), ledger.current("ann", version="3"))
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-ledger.withdraw("bob", recorded_by="me")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=30
-    )
-    assert done.stdout.split() == ["StorageError", "StorageError", "None", "None"], done.stderr
-    with ConsentLedger(path) as ledger:
-        assert ledger.records("eve") == ()
-        assert stands(ledger, "ann")  # as its error said: until it is opened again
-        assert not stands(ledger, "bob")
 
 
 def test_a_closed_ledger_records_nothing(path: Path) -> None:

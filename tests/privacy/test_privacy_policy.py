@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.privacy.consent import ConsentRecord
+from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.types import BackendKind
 

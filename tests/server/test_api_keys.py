@@ -1,6 +1,10 @@
 import contextlib
 import hmac
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 
 from hybrid_detect.cli import main
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.server import api_keys
 from hybrid_detect.server.api_keys import ApiKeyFile
 
 
@@ -162,25 +167,62 @@ def test_whatever_is_in_the_file_is_keys_or_a_clear_error(path: Path, content: b
         assert ApiKeyFile(path).read() == ()
 
 
-def test_two_commands_at_the_same_time_lose_nothing(keys: ApiKeyFile, path: Path) -> None:
-    keys.add("first")
-    done: list[bool] = []
-    refusals: list[str] = []
-
-    def add() -> None:
-        try:
-            ApiKeyFile(path).add("another")
-            done.append(True)
-        except ConfigurationError as error:
-            refusals.append(str(error))
-
-    threads = [threading.Thread(target=add) for _ in range(8)]
+def test_commands_at_the_same_time_lose_nothing(keys: ApiKeyFile, path: Path) -> None:
+    threads = [threading.Thread(target=ApiKeyFile(path).add, args=("one",)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(keys.read()) == 1 + len(done)
-    assert all("another command" in refusal for refusal in refusals)
+    assert len(keys.read()) == 8
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_killed_command_blocks_no_revocation(keys: ApiKeyFile, path: Path) -> None:
+    key = keys.add("Ann")
+    code = (
+        "import os, sys; from pathlib import Path\n"
+        "from hybrid_detect.server.api_keys import ApiKeyFile\n"
+        "from hybrid_detect.storage import private_files\n"
+        "private_files.os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+        "ApiKeyFile(Path(sys.argv[1])).add('Bob')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(path.parent.iterdir())) == 3, "a lock and an unfinished file"
+    keys.revoke(key[4:16])
+    assert keys.read() == ()
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_start_removes_what_a_killed_command_left(path: Path) -> None:
+    (path.parent / ".hybrid-detect-0123456789abcdef.part").write_text("half")
+    ApiKeyFile(path)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give files to other users"
+)
+def test_administration_by_root_leaves_the_file_to_the_server(keys: ApiKeyFile, path: Path) -> None:
+    os.chown(path.parent, 1234, 4321)  # the server's own folder
+    keys.add("Ann")
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (1234, 0o600)
+    os.chown(path, 1234, 99)
+    path.chmod(0o640)
+    key = keys.add("Bob")
+    keys.revoke(key[4:16])
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (1234, 99, 0o640)
+
+
+def test_more_keys_than_can_be_read_again_are_refused(
+    keys: ApiKeyFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keys.add("Ann")
+    monkeypatch.setattr(api_keys, "MAX_FILE_BYTES", 400)
+    with pytest.raises(ConfigurationError, match="full, at 2 keys"):
+        keys.add("Bob")
+    assert keys.find(key)
 
 
 def test_a_failed_change_leaves_the_file_as_it_was(keys: ApiKeyFile, path: Path) -> None:

@@ -94,12 +94,14 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 def run_rotate(arguments: argparse.Namespace) -> int:
     """Put a new key in front of those that are there."""
-    from hybrid_detect.exchange.key_files import read_key_file, write_key_file
+    from hybrid_detect.exchange.key_files import changing_keys, read_key_file, write_key_file
 
-    old = read_key_file(arguments.file)
-    suite = arguments.suite or old.active.suite.value
-    ring = old.rotated(_new_key(arguments, suite), now=datetime.now(UTC), revoke=arguments.revoke)
-    write_key_file(arguments.file, ring)
+    with changing_keys(arguments.file):
+        old = read_key_file(arguments.file)
+        suite = arguments.suite or old.active.suite.value
+        new = _new_key(arguments, suite)
+        ring = old.rotated(new, now=datetime.now(UTC), revoke=arguments.revoke)
+        write_key_file(arguments.file, ring)
     print(ring.active.text)
     return 0
 

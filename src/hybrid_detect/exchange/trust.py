@@ -125,9 +125,12 @@ class TrustedKey:
         if not usable:
             msg = "the server publishes no key that can be used here"
             raise EncryptionError(msg)
-        self._remember(usable[0])
-        self._transmission = self._to(usable[0])
-        logger.warning("key %s of %s is trusted from now on", usable[0].id, self._endpoint)
+        key = self._remember_first(usable[0])
+        self._transmission = self._to(key)
+        if key is not usable[0]:  # another process met the server in the meantime
+            self.learn(published)
+            return
+        logger.warning("key %s of %s is trusted from now on", key.id, self._endpoint)
 
     def _to(self, key: PublicKey) -> SecureImageTransmission:
         return SecureImageTransmission(key, clock=self._clock, on_successor=self._succeed)
@@ -143,6 +146,14 @@ class TrustedKey:
     def _remembered(self) -> PublicKey | None:
         try:
             return None if self._known is None else self._known.get(self._endpoint)
+        except ConfigurationError as error:
+            raise EncryptionError(str(error)) from None
+
+    def _remember_first(self, key: PublicKey) -> PublicKey:
+        if self._known is None:
+            return key
+        try:
+            return self._known.put_first(self._endpoint, key)
         except ConfigurationError as error:
             raise EncryptionError(str(error)) from None
 

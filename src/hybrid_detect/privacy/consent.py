@@ -1,122 +1,82 @@
 """Consent: who agreed to what, when, and whether it still stands.
 
-A ledger only ever grows: a grant and a withdrawal are lines that stay, because whoever sends
-pictures on the ground of consent has to be able to show it (GDPR, Article 7(1)). A withdrawal
-takes effect before it is written, for every thread.
+A ledger only ever grows: a grant and a withdrawal are lines that stay, because an operator that
+sends pictures on the ground of consent has to be able to show it (GDPR, Article 7(1)). A
+withdrawal takes effect before it is written, for every thread.
+
+One rule decides every doubt: the stricter reading holds. A damaged file allows nothing, a line that
+was never finished withdraws what it may have withdrawn, and a withdrawal that cannot be written
+holds all the same.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hybrid_detect.errors import ConfigurationError, StorageError
-from hybrid_detect.storage.private_files import LineFile
+from hybrid_detect.errors import ClosedError, StorageError
+from hybrid_detect.privacy.consent_lines import GRANT, WITHDRAWAL, ConsentLines, may_withdraw
+from hybrid_detect.privacy.consent_record import (
+    SEND_FRAMES,
+    ConsentRecord,
+    checked_text,
+    iso_utc,
+)
+from hybrid_detect.storage.line_file import LineFile
 
-__all__ = ["SEND_FRAMES", "ConsentLedger", "ConsentRecord"]
+__all__ = ["ConsentLedger"]
 
 logger = logging.getLogger("hybrid_detect.consent")
 
-SEND_FRAMES = "send_frames"
-"""The scope this library asks for: sending frames to the configured endpoint."""
+RESERVE_BYTES = 64 * 1024
+"""Disk space kept for withdrawals: some 300 of usual length, one of the greatest."""
 
-MAX_CHARS = 1024
-"""Of a subject, a scope, a version or a name; far above any real one, as in the wire format."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsentRecord:
-    """One consent that was given, and what became of it.
-
-    Raises:
-        ConfigurationError: If a text is empty or a time has no time zone.
-    """
-
-    subject: str
-    """Who agreed: your own name for a person or a session, better a pseudonym than a name."""
-    scope: str
-    """What was agreed to, such as `SEND_FRAMES`."""
-    version: str
-    """Which version of the text was shown to the subject."""
-    recorded_by: str
-    """Who or what recorded it, such as ``consent-screen``."""
-    granted_at: datetime
-    """When, in UTC."""
-    expires_at: datetime | None = None
-    """Until when it holds; `None` until it is withdrawn."""
-    withdrawn_at: datetime | None = None
-    """When it was withdrawn; `None` if it was not."""
-    withdrawn_by: str | None = None
-    """Who or what recorded the withdrawal."""
-
-    def __post_init__(self) -> None:
-        for name in ("subject", "scope", "version", "recorded_by"):
-            _checked_text(getattr(self, name), name)
-        for name in ("granted_at", "expires_at", "withdrawn_at"):
-            object.__setattr__(self, name, _in_utc(getattr(self, name), name))
-        if self.expires_at is not None and self.expires_at <= self.granted_at:
-            msg = f"expires_at: expected a time after the grant, got {self.expires_at.isoformat()}"
-            raise ConfigurationError(msg)
-
-    def denied_reason(self, *, scope: str, version: str, now: datetime) -> str:
-        """Why it does not allow `scope` at `now`, in words a person can read; empty if it does.
-
-        Args:
-            scope: What is about to be done.
-            version: The version of the text that has to have been shown.
-            now: The time, with its time zone.
-        """
-        if self.withdrawn_at is not None:  # whatever the clock says
-            return f"consent was withdrawn at {_iso(self.withdrawn_at)}"
-        if self.scope != scope:
-            return f"consent was given for {self.scope!r}, not for {scope!r}"
-        if self.version != version:
-            return f"consent was given to version {self.version!r} of the text, not {version!r}"
-        if not isinstance(now, datetime) or now.utcoffset() is None:
-            return "the time is unknown, so consent may have expired"
-        if now < self.granted_at:
-            return f"consent is dated {_iso(self.granted_at)}, which is still to come"
-        if self.expires_at is not None and now >= self.expires_at:
-            return f"consent expired at {_iso(self.expires_at)}"
-        return ""
+UNFINISHED = "unfinished line"
+"""Recorder of a withdrawal that the ledger has to assume."""
 
 
 class ConsentLedger:
     """Keeps consents: in memory, or in a file of JSON lines that is flushed to the disk.
 
     May be used from any thread; reading never waits for a writer. One ledger at a time has a
-    file, so that no withdrawal can pass another process by.
+    file, so that no withdrawal can pass another process by. A forked child's copy would not hear
+    of its parent's withdrawals, so it refuses to say anything.
 
     Args:
-        path: The file, made with mode 0600 if it is not there; `None` keeps memory only.
+        path: The file, made with mode 0600 if it is not there; `None` keeps memory only. A hidden
+            file beside it keeps 64 KiB of the disk for withdrawals.
         clock: The time, with its time zone.
 
     Raises:
-        StorageError: If the file cannot be read, holds anything but consents, or is in use. A
-            ledger that cannot be trusted allows nothing.
+        StorageError: If the file cannot be read, is damaged, holds anything but consents, or is
+            in use. A ledger that cannot be trusted allows nothing.
     """
 
     def __init__(
         self, path: str | Path | None = None, *, clock: Callable[[], datetime] | None = None
     ) -> None:
         self._clock = clock or (lambda: datetime.now(UTC))
+        self._owner = os.getpid()
         self._writing = threading.RLock()
         # Readers see a whole tuple, the old or the new: it is replaced, never changed.
         self._records: dict[str, tuple[ConsentRecord, ...]] = {}
         self._listeners: dict[object, Callable[[ConsentRecord], None]] = {}
-        self._file = None if path is None else LineFile(Path(path))
+        self._lines = ConsentLines()
+        self._unwritten: list[bytes] = []  # withdrawals that hold but are not in the file yet
+        self._file = None if path is None else LineFile(Path(path), reserve_bytes=RESERVE_BYTES)
         if self._file is None:
             return
         try:
             for number, line in enumerate(self._file.lines, 1):
                 self._replay(line, f"{self._file.path}, line {number}")
+            self._settle(self._file.unfinished)
         except BaseException:
             self._file.close()
             raise
@@ -134,8 +94,10 @@ class ConsentLedger:
 
         Raises:
             ConfigurationError: If a text is empty or `expires_at` is not to come.
-            StorageError: If it could not be written; then it does not hold.
+            StorageError: If it could not be written, or the process was forked; then it does not
+                hold.
         """
+        self._require_own_process()
         with self._writing:
             record = ConsentRecord(
                 subject=subject,
@@ -145,15 +107,20 @@ class ConsentLedger:
                 granted_at=self._clock(),
                 expires_at=expires_at,
             )
-            self._write(
-                event="grant",
-                subject=subject,
-                scope=scope,
-                version=version,
-                recorded_by=recorded_by,
-                at=_iso(record.granted_at),
-                expires_at=None if record.expires_at is None else _iso(record.expires_at),
-            )
+            self._write_withdrawals()  # an earlier withdrawal stays the earlier line
+            if self._file is not None:
+                lines = replace(self._lines)
+                line = lines.encode(
+                    GRANT,
+                    subject=subject,
+                    scope=scope,
+                    version=version,
+                    recorded_by=recorded_by,
+                    at=iso_utc(record.granted_at),
+                    expires_at=None if record.expires_at is None else iso_utc(record.expires_at),
+                )
+                self._file.append(line)
+                self._lines = lines
             self._records[subject] = (*self._records.get(subject, ()), record)
             return record
 
@@ -173,25 +140,33 @@ class ConsentLedger:
 
         Raises:
             ConfigurationError: If a text is empty.
-            StorageError: If it could not be written. It holds all the same, until the ledger is
-                opened again.
+            StorageError: If it could not be written although disk space is kept for it. It holds
+                all the same, and is written before the next line or when the ledger is closed;
+                only if neither comes to pass is it unknown when the ledger is opened again.
+                Or if the process was forked: then nothing was withdrawn.
         """
-        _checked_text(subject, "subject")
-        _checked_text(recorded_by, "recorded_by")
+        self._require_own_process()
+        checked_text(subject, "subject")
+        checked_text(recorded_by, "recorded_by")
         if scope is not None:
-            _checked_text(scope, "scope")
+            checked_text(scope, "scope")
         with self._writing:
             at = self._clock()
-            line = {"subject": subject, "scope": scope, "recorded_by": recorded_by, "at": _iso(at)}
             withdrawn = self._end(subject, scope, at, recorded_by)
-            self._tell(withdrawn)
-            self._write(event="withdraw", **line)
+            self._announce(withdrawn)
+            self._note_withdrawal(subject, scope, at, recorded_by)
+            self._write_withdrawals()
             return withdrawn
 
     def current(
         self, subject: str, *, version: str, scope: str = SEND_FRAMES
     ) -> ConsentRecord | None:
-        """The newest consent of `subject` to `version` of `scope` that stands now, or `None`."""
+        """The newest consent of `subject` to `version` of `scope` that stands now, or `None`.
+
+        Raises:
+            StorageError: If the process was forked since the ledger was made.
+        """
+        self._require_own_process()
         now = self._clock()
         for record in reversed(self._records.get(subject, ())):
             if not record.denied_reason(scope=scope, version=version, now=now):
@@ -199,7 +174,12 @@ class ConsentLedger:
         return None
 
     def records(self, subject: str) -> tuple[ConsentRecord, ...]:
-        """Every consent that `subject` ever gave, oldest first."""
+        """Every consent that `subject` ever gave, oldest first.
+
+        Raises:
+            StorageError: If the process was forked since the ledger was made.
+        """
+        self._require_own_process()
         return self._records.get(subject, ())
 
     def on_withdrawal(self, listener: Callable[[ConsentRecord], None]) -> Callable[[], None]:
@@ -209,7 +189,7 @@ class ConsentLedger:
         not wait for anything.
 
         Returns:
-            What stops the calls.
+            A function that ends the calls.
         """
         ticket = object()
         self._listeners[ticket] = listener
@@ -221,9 +201,20 @@ class ConsentLedger:
 
     def close(self) -> None:
         """Give the file back. Nothing can be recorded any more; what is known stays readable."""
+        if self._file is None:
+            return
+        if not self._file.is_own:  # in a fork: its copy of the lock may have no owner left
+            self._file.close()
+            return
         with self._writing:
-            if self._file is not None:
-                self._file.close()
+            if self._unwritten:
+                try:
+                    self._write_withdrawals()
+                except ClosedError:
+                    pass  # an earlier close has told it
+                except StorageError as error:
+                    logger.error("%d withdrawals are lost: %s", len(self._unwritten), error)
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -235,6 +226,15 @@ class ConsentLedger:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _require_own_process(self) -> None:
+        # Before the lock: a fork may have copied it locked.
+        if os.getpid() != self._owner:
+            msg = (
+                "this consent ledger was made before the process forked and does not hear of "
+                "withdrawals: ask the process that made it"
+            )
+            raise StorageError(msg)
 
     def _end(
         self, subject: str, scope: str | None, at: datetime, recorded_by: str
@@ -250,7 +250,7 @@ class ConsentLedger:
             self._records[subject] = tuple(ended.get(record, record) for record in known)
         return tuple(ended.values())
 
-    def _tell(self, withdrawn: tuple[ConsentRecord, ...]) -> None:
+    def _announce(self, withdrawn: tuple[ConsentRecord, ...]) -> None:
         for record in withdrawn:
             for listener in tuple(self._listeners.values()):
                 try:
@@ -259,52 +259,80 @@ class ConsentLedger:
                     # One listener's bug may not keep the others from dropping frames.
                     logger.exception("a listener for withdrawn consents has a bug")
 
-    def _write(self, **line: Any) -> None:
+    def _note_withdrawal(
+        self, subject: str, scope: str | None, at: datetime, recorded_by: str
+    ) -> None:
         if self._file is not None:
-            self._file.append(json.dumps(line, separators=(",", ":")).encode())
+            self._unwritten.append(
+                self._lines.encode(
+                    WITHDRAWAL,
+                    subject=subject,
+                    scope=scope,
+                    recorded_by=recorded_by,
+                    at=iso_utc(at),
+                )
+            )
+
+    def _write_withdrawals(self) -> None:
+        if self._file is not None and self._unwritten:
+            self._file.append(*self._unwritten, must=True)
+            self._unwritten.clear()
 
     def _replay(self, line: bytes, where: str) -> None:
         """Take up one line of the file; a line that is no consent makes the whole untrusted."""
-        try:
-            entry = json.loads(line)
-            at = datetime.fromisoformat(entry["at"])
-            subject, scope, recorded_by = entry["subject"], entry["scope"], entry["recorded_by"]
-            if entry["event"] == "withdraw":
-                self._end(subject, scope, at, recorded_by)
-            elif entry["event"] == "grant":
-                expires_at = entry["expires_at"]
-                record = ConsentRecord(
-                    subject=subject,
-                    scope=scope,
-                    version=entry["version"],
-                    recorded_by=recorded_by,
-                    granted_at=at,
-                    expires_at=expires_at and datetime.fromisoformat(expires_at),
-                )
-                self._records[subject] = (*self._records.get(subject, ()), record)
-            else:
-                raise ValueError
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        entry = _entry(self._lines, line)
+        if entry is None:
             # Whose consent it was is not for a message; a withdrawal may hide in it.
-            msg = f"{where}: not a consent; repair the file or ask for consent anew"
-            raise StorageError(msg) from None
+            msg = f"{where}: not a consent, or damaged; restore the file or ask for consent anew"
+            raise StorageError(msg)
+        if isinstance(entry, ConsentRecord):
+            self._records[entry.subject] = (*self._records.get(entry.subject, ()), entry)
+        else:
+            self._end(**entry)
+
+    def _settle(self, unfinished: bytes) -> None:
+        """Withdraw what the unfinished last line may have withdrawn.
+
+        Its writer was ended before the line was whole. A grant does not hold then, as its caller
+        was not told that it does; a withdrawal held as soon as it was called for.
+        """
+        if not unfinished or self._file is None:
+            return
+        lines = replace(self._lines)
+        entry = _entry(lines, unfinished)
+        if isinstance(entry, dict):  # whole but for its end
+            count = len(self._end(**entry))
+            self._lines = lines
+            self._unwritten.append(unfinished)
+        else:
+            at = self._clock()
+            subjects = [name for name in self._records if may_withdraw(unfinished, name)]
+            ended = [name for name in subjects if self._end(name, None, at, UNFINISHED)]
+            for subject in ended:
+                self._note_withdrawal(subject, None, at, UNFINISHED)
+            count = len(ended)
+        logger.warning(
+            "%s ended in an unfinished line: %d consents that it may have withdrawn are withdrawn",
+            self._file.path,
+            count,
+        )
+        try:
+            self._write_withdrawals()
+        except StorageError as error:
+            logger.error("they are withdrawn again at the next opening: %s", error)
 
 
-def _checked_text(value: object, name: str) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_CHARS:
-        actual = f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
-        msg = f"{name}: expected a text of 1 to {MAX_CHARS} characters, got {actual}"
-        raise ConfigurationError(msg)
-
-
-def _in_utc(value: datetime | None, name: str) -> datetime | None:
-    if value is None:
+def _entry(lines: ConsentLines, line: bytes) -> ConsentRecord | dict[str, Any] | None:
+    """What a line says: a consent, the arguments of a withdrawal, or nothing that can be read."""
+    try:
+        entry = lines.decode(line)
+        if entry.pop("event") == GRANT:
+            return ConsentRecord(granted_at=entry.pop("at"), **entry)
+        for name in ("subject", "recorded_by"):
+            checked_text(entry[name], name)
+        if entry["scope"] is not None:
+            checked_text(entry["scope"], "scope")
+        iso_utc(entry["at"])
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    if not isinstance(value, datetime) or value.utcoffset() is None:
-        msg = f"{name}: expected a datetime with a time zone, got {value!r}"
-        raise ConfigurationError(msg)
-    return value.astimezone(UTC)
-
-
-def _iso(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat()
+    return entry

@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.privacy.consent import SEND_FRAMES, ConsentRecord
+from hybrid_detect.privacy.consent_record import SEND_FRAMES, ConsentRecord
 from hybrid_detect.types import BackendKind
 
 __all__ = ["FramePrivacy", "PrivacyPolicy"]

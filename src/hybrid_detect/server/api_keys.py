@@ -11,7 +11,6 @@ import contextlib
 import hmac
 import json
 import logging
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -19,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.errors import ConfigurationError, StorageError
+from hybrid_detect.storage.private_files import locked, remove_leftovers, replace_file
 
 __all__ = ["ApiKey", "ApiKeyFile"]
 
@@ -72,6 +72,7 @@ class ApiKeyFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        remove_leftovers(path.parent)
         self._stamp: tuple[int, int, int] | None = None
         self._keys: dict[str, ApiKey] = {}
 
@@ -151,29 +152,20 @@ class ApiKeyFile:
     @contextlib.contextmanager
     def _changing(self, *, may_be_new: bool = False) -> Iterator[dict[str, ApiKey]]:
         """The keys, to be changed; written when the block ends, all or nothing."""
-        fresh = self._path.with_name(self._path.name + ".new")
         try:
-            # Only one can make it: it is the lock as well as the new file.
-            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except OSError as exc:
-            busy = "another command is changing it; if none is, remove that file"
-            why = busy if isinstance(exc, FileExistsError) else exc.strerror
-            msg = f"{self._path}: cannot write {fresh.name}: {why}"
-            raise ConfigurationError(msg) from None
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
+            with locked(self._path):
                 is_new = may_be_new and not self._path.exists()
                 keys = {} if is_new else _read(self._path)
                 yield keys
-                text = {"version": VERSION, "keys": [asdict(key) for key in keys.values()]}
-                json.dump(text, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
-        except BaseException:
-            fresh.unlink(missing_ok=True)
-            raise
+                entries = [asdict(key) for key in keys.values()]
+                text = json.dumps({"version": VERSION, "keys": entries}, indent=2) + "\n"
+                if len(text) > MAX_FILE_BYTES:  # it would not be read again
+                    msg = f"{self._path}: full, at {len(keys)} keys"
+                    raise ConfigurationError(msg)
+                replace_file(self._path, [text.encode()], kept_mode=0o777)
+        except StorageError as error:
+            msg = f"cannot write the API keys in {self._path}: {error}"
+            raise ConfigurationError(msg) from None
 
 
 def _digest(salt: bytes, secret: str) -> bytes:

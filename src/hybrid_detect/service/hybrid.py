@@ -26,7 +26,8 @@ from hybrid_detect.errors import (
     InvalidFrameError,
 )
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
-from hybrid_detect.privacy.consent import ConsentLedger, ConsentRecord
+from hybrid_detect.privacy.consent import ConsentLedger
+from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.policy import ORDERS, ModePolicy, Policy

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +26,8 @@ from hybrid_detect.backends.device.model_sources import (
     ModelSource,
     Progress,
 )
-from hybrid_detect.errors import ModelError, ModelIntegrityError
+from hybrid_detect.errors import ModelError, ModelIntegrityError, StorageError
+from hybrid_detect.storage.private_files import replace_file
 
 __all__ = [
     "MODELS",
@@ -258,25 +258,12 @@ def _keep(spec: ModelSpec, content: bytes, folder: Path, label: str) -> Path:
     """Write the verified `content` into `folder` in one step."""
     spec.verify(content, f"the file from the {label}")
     file = folder / spec.filename
-    part: Path | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=folder, prefix=f".{spec.filename}.", suffix=".part", delete=False
-        ) as stream:
-            part = Path(stream.name)
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())  # or a power cut could leave an empty file of that name
-        part.replace(file)
-    except OSError as exc:
+        replace_file(file, [content])
+    except StorageError as exc:
         # Windows refuses to replace a file that another process has open: then it is there.
         if _find_cached(spec, folder) is None:
-            msg = f"cannot write {file}: {exc.strerror or exc}"
-            raise ModelError(msg, name=spec.name) from exc
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+            raise ModelError(str(exc), name=spec.name) from exc
     return file
 
 

@@ -1,0 +1,95 @@
+"""One consent that was given: its words, its times, and whether it allows something now. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from hybrid_detect.errors import ConfigurationError
+
+__all__ = ["SEND_FRAMES", "ConsentRecord", "checked_text", "iso_utc"]
+
+SEND_FRAMES = "send_frames"
+"""The scope this library asks for: sending frames to the configured endpoint."""
+
+MAX_CHARS = 1024
+"""Of a subject, a scope, a version or a name; far above any real one, as in the wire format."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentRecord:
+    """One consent that was given, and what became of it.
+
+    Raises:
+        ConfigurationError: If a text is empty or a time has no time zone.
+    """
+
+    subject: str
+    """Who agreed: your own name for a person or a session, better a pseudonym than a name."""
+    scope: str
+    """What was agreed to, such as `SEND_FRAMES`."""
+    version: str
+    """Which version of the text was shown to the subject."""
+    recorded_by: str
+    """Who or what recorded it, such as ``consent-screen``."""
+    granted_at: datetime
+    """When, in UTC."""
+    expires_at: datetime | None = None
+    """Until when it holds; `None` until it is withdrawn."""
+    withdrawn_at: datetime | None = None
+    """When it was withdrawn; `None` if it was not."""
+    withdrawn_by: str | None = None
+    """Who or what recorded the withdrawal."""
+
+    def __post_init__(self) -> None:
+        for name in ("subject", "scope", "version", "recorded_by"):
+            checked_text(getattr(self, name), name)
+        for name in ("granted_at", "expires_at", "withdrawn_at"):
+            object.__setattr__(self, name, _in_utc(getattr(self, name), name))
+        if self.expires_at is not None and self.expires_at <= self.granted_at:
+            msg = f"expires_at: expected a time after the grant, got {self.expires_at.isoformat()}"
+            raise ConfigurationError(msg)
+
+    def denied_reason(self, *, scope: str, version: str, now: datetime) -> str:
+        """Why it does not allow `scope` at `now`, in words a person can read; empty if it does.
+
+        Args:
+            scope: What is about to be done.
+            version: The version of the text that has to have been shown.
+            now: The time, with its time zone.
+        """
+        if self.withdrawn_at is not None:  # whatever the clock says
+            return f"consent was withdrawn at {iso_utc(self.withdrawn_at)}"
+        if self.scope != scope:
+            return f"consent was given for {self.scope!r}, not for {scope!r}"
+        if self.version != version:
+            return f"consent was given to version {self.version!r} of the text, not {version!r}"
+        if not isinstance(now, datetime) or now.utcoffset() is None:
+            return "the time is unknown, so consent may have expired"
+        if now < self.granted_at:
+            return f"consent is dated {iso_utc(self.granted_at)}, which is still to come"
+        if self.expires_at is not None and now >= self.expires_at:
+            return f"consent expired at {iso_utc(self.expires_at)}"
+        return ""
+
+
+def checked_text(value: object, name: str) -> None:
+    """Raise a `ConfigurationError` unless `value` is a text of 1 to `MAX_CHARS` characters."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_CHARS:
+        actual = f"{len(value)} characters" if isinstance(value, str) else type(value).__name__
+        msg = f"{name}: expected a text of 1 to {MAX_CHARS} characters, got {actual}"
+        raise ConfigurationError(msg)
+
+
+def _in_utc(value: datetime | None, name: str) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        msg = f"{name}: expected a datetime with a time zone, got {value!r}"
+        raise ConfigurationError(msg)
+    return value.astimezone(UTC)
+
+
+def iso_utc(at: datetime) -> str:
+    """`at` in UTC, as ISO 8601 spells it."""
+    return at.astimezone(UTC).isoformat()
