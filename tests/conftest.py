@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from hybrid_detect.errors import ModelError
 from hybrid_detect.extras import is_installed
 
 from .small_disk import SmallDisk
+from .virtual_time import library_reads
 
 if TYPE_CHECKING:
     from hybrid_detect.server.serving import ServerProcess
@@ -35,6 +37,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def anyio_backend() -> str:
     """The library is written for asyncio."""
     return "asyncio"
+
+
+@pytest.fixture
+async def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library reads the clock of the running loop; see `tests/virtual_time.py`."""
+    library_reads(asyncio.get_running_loop().time, monkeypatch)
 
 
 @pytest.fixture(scope="session")

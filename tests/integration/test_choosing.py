@@ -1,7 +1,8 @@
 """A network or server that fails: the service goes on answering, and finds the way back.
 
-The goals are the project's: 99 % of the frames answered by their deadline, a bounded number of
-switches, and the server's answers within 3 s of the end of the trouble.
+The goals are the project's: every frame answered by its deadline, a bounded number of switches, and
+the server's answers within 3 s of the end of the trouble. The clock counts the waiting alone, so
+that a busy machine judges nothing; `benchmarks/bench_faults.py` measures the same by a real clock.
 """
 
 import asyncio
@@ -10,18 +11,25 @@ import pytest
 
 from hybrid_detect.types import BackendKind
 
+from ..virtual_time import VIRTUAL_TIME
 from ..waiting import LIMIT_S
 from .troubles import TROUBLES, Run, watch
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
 
 RECOVERY_S = 3.0
 
 
+@pytest.fixture
+def anyio_backend() -> object:
+    """Seconds of network trouble take no time, and a busy machine is as fast as an idle one."""
+    return VIRTUAL_TIME
+
+
 def check(run: Run, *, switches: int) -> None:
     assert len(run.seen) > 20, run.figures
-    assert run.answered() >= 0.99, run.figures
-    assert run.answered(during_faults=True) >= 0.99, run.figures
+    assert run.answered() == 1.0, run.figures
+    assert run.answered(during_faults=True) == 1.0, run.figures
     assert run.recovery_s <= RECOVERY_S, run.figures
     assert run.switches <= switches, run.figures
 
@@ -33,8 +41,8 @@ async def test_a_fault_costs_no_answer_and_the_way_back_is_found(name: str) -> N
             TROUBLES[name], before_s=0.5, fault_s=1.5, after_s=4.0, stop_when_back=True
         )
     # There and back; each frame that a hedge answers before or after is there and back as well.
-    check(run, switches=10)
-    assert run.on_device >= 0.7, run.figures
+    check(run, switches=4)
+    assert run.on_device >= 0.9, run.figures
 
 
 @pytest.mark.parametrize("name", ["black hole", "refused"])
@@ -57,5 +65,5 @@ async def test_without_trouble_the_server_answers_and_nothing_is_switched() -> N
     async with asyncio.timeout(LIMIT_S):
         run = await watch(TROUBLES["none"], before_s=0.5, fault_s=1.5, after_s=0.0)
     assert run.answered() == 1.0, run.figures
-    assert run.switches <= 5, run.figures
+    assert run.switches == 0, run.figures
     assert run.backends[-1] is BackendKind.STREAMING, run.figures

@@ -112,11 +112,11 @@ class World:
     def no_name(self) -> Iterator[None]:
         """The connections are gone and the server's name is not found."""
 
-        async def unknown(*_args: Any, **_options: Any) -> Any:
+        def unknown(*_args: Any, **_options: Any) -> Any:
             raise socket.gaierror(socket.EAI_AGAIN, "temporary failure in name resolution")
 
         self.link.cut()
-        with mock.patch.object(asyncio.get_running_loop(), "getaddrinfo", unknown):
+        with mock.patch.object(socket, "getaddrinfo", unknown):
             yield
 
     @contextmanager

@@ -1,0 +1,128 @@
+"""An event loop on which waiting costs no time, so that a test of minutes takes seconds.
+
+Whenever every task waits for a time, the loop's clock jumps to the next timer instead of waiting
+for it. Work - in tasks, in threads of `run_in_executor` and of look-ups, between sockets of this
+process - takes no time on that clock, however slow or busy the machine is: the test sees the same
+order of things on every machine. Sockets of *other* processes do not work: their answers are slower
+than the clock.
+
+Use it for a whole module, with the fixture `virtual_time` of `tests/conftest.py`::
+
+    pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
+
+    @pytest.fixture
+    def anyio_backend():
+        return VIRTUAL_TIME
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import selectors
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+import pytest
+
+__all__ = ["VIRTUAL_TIME", "VirtualTimeLoop", "library_reads"]
+
+START_S = 1000.0
+
+GRACE_S = 0.0005
+"""Seconds that the kernel has to bring what one socket of this process sent to another. Loopback
+delivers within the call that sends, so this is met even where all CPUs are busy."""
+
+PATIENCE_S = 0.05
+"""Seconds between two looks whether the work of a thread has ended; its end wakes the loop."""
+
+LOOK_UP_THREAD = "hybrid-detect-look-up"
+"""The only threads that end by themselves and are no executor's: they look host names up."""
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps over every wait."""
+
+    def __init__(self) -> None:
+        self._now_s = START_S
+        self._at_work = 0
+        super().__init__(_JumpingSelector(self))
+
+    def time(self) -> float:
+        """Return the seconds that have passed on this clock."""
+        return self._now_s
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Run `func` in a thread; the clock stands still until it has ended."""
+        self._at_work += 1
+        future = super().run_in_executor(executor, func, *args)
+        future.add_done_callback(self._work_ended)
+        return future
+
+    def _work_ended(self, _future: object) -> None:
+        self._at_work -= 1
+
+    def jump(self, seconds: float) -> None:
+        """Move the clock on."""
+        self._now_s += seconds
+
+    @property
+    def is_waiting_for_threads(self) -> bool:
+        """Whether a thread is at work, whose end may come before the next timer."""
+        return self._at_work > 0 or any(
+            thread.name == LOOK_UP_THREAD for thread in threading.enumerate()
+        )
+
+
+class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
+    """Waits for sockets and threads, but never for a time."""
+
+    def __init__(self, loop: VirtualTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None or timeout <= 0:
+            return super().select(timeout)
+        while self._loop.is_waiting_for_threads:
+            if ready := super().select(PATIENCE_S):
+                return ready
+        if ready := super().select(GRACE_S):
+            return ready
+        self._loop.jump(timeout)
+        return []
+
+
+VIRTUAL_TIME = ("asyncio", {"loop_factory": VirtualTimeLoop})
+"""What the fixture `anyio_backend` returns for a test on such a loop."""
+
+
+def library_reads(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None:
+    """Make all of the library, and the modules it stands on, read `clock` as the monotonic time.
+
+    `time.monotonic` itself is replaced, and the parameters that have it as their default.
+    """
+    real = time.monotonic
+    for function in _functions_of_the_library():
+        defaults = function.__kwdefaults__ or {}
+        for name, value in list(defaults.items()):
+            if value is real:
+                patch.setitem(defaults, name, clock)
+    patch.setattr(time, "monotonic", clock)
+
+
+def _functions_of_the_library() -> Iterator[Any]:
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] != "hybrid_detect":
+            continue
+        for value in list(vars(module).values()):
+            if inspect.isfunction(value):
+                yield value
+            elif inspect.isclass(value):
+                yield from filter(inspect.isfunction, list(vars(value).values()))
