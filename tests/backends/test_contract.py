@@ -1,9 +1,10 @@
-"""Every way of detecting, held to the same contract."""
+"""Every backend is held to the same contract."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from hybrid_detect.backends.base import Backend
@@ -14,15 +15,27 @@ from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.errors import ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.testing.fakes import FakeBackend
-from hybrid_detect.types import Face
-
-from .contract import ASTRONAUT_FACE, BackendContract
+from hybrid_detect.testing import BackendContract, FakeBackend
+from hybrid_detect.types import BoundingBox, Face
 
 if TYPE_CHECKING:
     from hybrid_detect.server.serving import ServerProcess
 
 pytestmark = pytest.mark.anyio
+
+ASTRONAUT_FACE = BoundingBox(177, 82, 272, 177)
+
+
+class AstronautContract(BackendContract):
+    """The contract on the one photo that comes with scikit-image."""
+
+    @pytest.fixture
+    def picture(self, astronaut: np.ndarray) -> np.ndarray:
+        return astronaut
+
+    @pytest.fixture
+    def face(self) -> BoundingBox:
+        return ASTRONAUT_FACE
 
 
 def astronaut_unless_black(frame: Frame) -> tuple[Face, ...]:
@@ -33,13 +46,13 @@ def astronaut_unless_black(frame: Frame) -> tuple[Face, ...]:
     return (Face(clipped, 0.9),)
 
 
-class TestFakeBackend(BackendContract):
+class TestFakeBackend(AstronautContract):
     def make(self, **options: Any) -> Backend:
         return FakeBackend(faces=astronaut_unless_black, latency_s=0.005, **options)
 
 
 @pytest.mark.device
-class TestOnDeviceDetectionService(BackendContract):
+class TestOnDeviceDetectionService(AstronautContract):
     @pytest.fixture
     def options(self) -> dict[str, Any]:
         if not is_installed("mediapipe"):
@@ -55,7 +68,7 @@ class TestOnDeviceDetectionService(BackendContract):
 
 
 @pytest.mark.server
-class TestCloudDetectionService(BackendContract):
+class TestCloudDetectionService(AstronautContract):
     @pytest.fixture
     def options(self, server: ServerProcess) -> dict[str, Any]:
         return {"endpoint": server.url, "auth_token": "test-token"}
@@ -65,7 +78,7 @@ class TestCloudDetectionService(BackendContract):
 
 
 @pytest.mark.server
-class TestStreamingService(BackendContract):
+class TestStreamingService(AstronautContract):
     @pytest.fixture
     def options(self, server: ServerProcess) -> dict[str, Any]:
         return {"endpoint": server.url, "auth_token": "test-token"}

@@ -10,14 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hybrid_detect.testing.backend_contract import BackendContract
     from hybrid_detect.testing.clock import FakeClock
     from hybrid_detect.testing.fakes import FakeBackend
     from hybrid_detect.testing.memory_budget import MemoryBudget, MemoryBudgetError
     from hybrid_detect.testing.memory_report import MemoryReport
 
-__all__ = ["FakeBackend", "FakeClock", "MemoryBudget", "MemoryBudgetError", "MemoryReport"]
+__all__ = [
+    "BackendContract",
+    "FakeBackend",
+    "FakeClock",
+    "MemoryBudget",
+    "MemoryBudgetError",
+    "MemoryReport",
+]
 
 _HOME = {
+    "BackendContract": "backend_contract",
     "FakeBackend": "fakes",
     "FakeClock": "clock",
     "MemoryBudget": "memory_budget",

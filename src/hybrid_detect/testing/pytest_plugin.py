@@ -27,7 +27,8 @@ HELP = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known, and let the contract's failures show their values."""
+    pytest.register_assert_rewrite("hybrid_detect.testing.backend_contract")
     config.addinivalue_line("markers", HELP)
 
 
