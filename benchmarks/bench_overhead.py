@@ -21,8 +21,9 @@ from skimage import data
 from websockets.asyncio.client import connect
 
 from hybrid_detect import CloudDetectionService, Frame, Plan, StreamingService
+from hybrid_detect.backends.remote.protocol import DetectParams
+from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.compression.compressor import ImageCompressionService
-from hybrid_detect.exchange.pipeline import prepare
 from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -87,13 +88,8 @@ async def race(
 async def measure(url: str, rounds: int) -> dict[str, float]:
     frame = Frame.of(data.astronaut())
     plan = Plan(backend=BackendKind.CLOUD, reason="benchmark", deadline_s=10.0, retries=0)
-    request = prepare(
-        frame,
-        plan,
-        compressor=ImageCompressionService(),
-        min_confidence=0.5,
-        session_id=None,
-    ).request
+    picture = ImageCompressionService().compress(frame)
+    request = CustomProtocol().encode((picture,), DetectParams()).body
     figures = {}
     async with (
         CloudDetectionService(endpoint=url) as cloud,

@@ -29,14 +29,11 @@ import uvicorn
 from PIL import Image, ImageOps
 
 from hybrid_detect import CloudDetectionService, Frame, Plan, StreamingService, TrustedKey
-from hybrid_detect.exchange.encryption import (
-    SecureImageTransmission,
-    open_request,
-    seal_reply,
-)
 from hybrid_detect.exchange.key_files import write_key_file
 from hybrid_detect.exchange.key_ring import KeyRing
 from hybrid_detect.exchange.keys import PrivateKey, Suite
+from hybrid_detect.exchange.sealer import Sealer
+from hybrid_detect.exchange.sealing import open_request, seal_reply
 from hybrid_detect.exchange.wire import DetectRequest, ResultReply, encode_reply
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -148,7 +145,7 @@ async def race(url: str, keys: dict[Suite, PrivateKey], count: int) -> None:
 
 def sealing_alone(key: PrivateKey, rounds: int = 200) -> float:
     """Median CPU seconds of sealing an 80 KB request and opening its reply."""
-    transmission = SecureImageTransmission(key.public)
+    sealer = Sealer(key.public)
     message = bytes(TARGET_BYTES)
     answer = encode_reply(
         ResultReply(request_id=0, width=1280, height=720, faces=FOUND, model="instant")
@@ -156,11 +153,11 @@ def sealing_alone(key: PrivateKey, rounds: int = 200) -> float:
     spent = []
     for _ in range(rounds):
         started_s = time.process_time()
-        sealed = transmission.seal(message)
+        sealed = sealer.seal(message)
         took_s = time.process_time() - started_s
         reply = seal_reply(answer, open_request(sealed.data, {key.public.id: key}))
         started_s = time.process_time()
-        transmission.open(reply, sealed)
+        sealer.open(reply, sealed)
         spent.append(took_s + time.process_time() - started_s)
     return statistics.median(spent)
 

@@ -27,6 +27,9 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.credentials import BearerToken
+from hybrid_detect.backends.remote.protocol import DetectParams
+from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.config import ServiceConfig
@@ -37,7 +40,6 @@ from hybrid_detect.errors import (
     HybridDetectError,
     InvalidFrameError,
 )
-from hybrid_detect.exchange.pipeline import prepare
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DetectRequest,
@@ -403,14 +405,14 @@ def test_no_bytes_of_a_file_are_told(data: bytes, told: Told) -> None:
 
 def test_values_on_the_way_show_sizes_and_no_content(told: Told) -> None:
     frame = Frame.of(picture())
-    compressor = ImageCompressionService()
-    compressed = compressor.compress(frame)
-    prepared = prepare(frame, plan(), compressor=compressor, min_confidence=0.5, session_id=SESSION)
-    request = decode_request(prepared.request)
+    compressed = ImageCompressionService().compress(frame)
+    sent = CustomProtocol().encode((compressed,), DetectParams(session_id=SESSION))
+    sent = BearerToken(TOKEN).apply(sent, now_s=0.0)
+    request = decode_request(sent.body)
     assert request.session_id == SESSION
     raw = DetectRequest(request_id=1, image=PIXELS)
     clean = PrivacyFilter().remove_pii(picture())
-    told.of(frame, frame.raster(), compressed, prepared, raw, Frame.of(clean))
+    told.of(frame, frame.raster(), compressed, sent, raw, Frame.of(clean))
     told.of(repr(request).replace(SESSION, ""))
     told.holds_no(*SECRETS)
     for content in (compressed.data, clean, request.image):
@@ -500,19 +502,13 @@ async def test_the_server_tells_nothing_of_those_who_ask(told: Told) -> None:
     transport = httpx.ASGITransport(create_app(config, Buggy()), raise_app_exceptions=False)  # type: ignore[arg-type]
     good = {"Authorization": f"Bearer {TOKEN}"}
     wrong = {"Authorization": f"Bearer {REMARK}"}
-    frame = Frame.of(picture())
-    prepared = prepare(
-        frame,
-        plan(),
-        compressor=ImageCompressionService(),
-        min_confidence=0.5,
-        session_id=SESSION,
-    )
+    picture_sent = ImageCompressionService().compress(Frame.of(picture()))
+    message = CustomProtocol().encode((picture_sent,), DetectParams(session_id=SESSION)).body
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         for headers, body in (
-            (wrong, prepared.request),
-            ({}, prepared.request),
-            (good, prepared.request),
+            (wrong, message),
+            ({}, message),
+            (good, message),
             (good, PIXELS * 9),
             (good, b"HD" + PIXELS * 9),
             (good, b"\xff\xd8\xff" + PIXELS * 9),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
     from hybrid_detect.backends.remote.cloud import CloudDetectionService
     from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+    from hybrid_detect.backends.remote.secure_transmission import SecureImageTransmission
     from hybrid_detect.backends.remote.streaming import StreamingService
     from hybrid_detect.compression.compressor import (
         PRESETS,
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
         SupersededError,
         UnknownKeyError,
     )
-    from hybrid_detect.exchange.encryption import SecureImageTransmission
     from hybrid_detect.exchange.keys import PublicKey
     from hybrid_detect.exchange.trust import TrustedKey
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
@@ -91,6 +91,7 @@ _HOMES = {
     "backends.remote.cloud": ("CloudDetectionService",),
     "backends.device.on_device": ("OnDeviceDetectionService",),
     "backends.remote.remote_backend": ("RemoteBackend",),
+    "backends.remote.secure_transmission": ("SecureImageTransmission",),
     "backends.remote.streaming": ("StreamingService",),
     "config": ("ServiceConfig",),
     "errors": (
@@ -114,7 +115,6 @@ _HOMES = {
         "SupersededError",
         "UnknownKeyError",
     ),
-    "exchange.encryption": ("SecureImageTransmission",),
     "exchange.keys": ("PublicKey",),
     "exchange.trust": ("TrustedKey",),
     "frames.camera": ("CameraFormat", "CameraImage", "Plane"),

@@ -344,8 +344,8 @@ def test_the_first_of_two_processes_that_meet_a_server_is_believed(tmp_path: Pat
     third._remembered = second._remembered = lambda: None  # type: ignore[method-assign]
     first.learn([real.to_json()])
     second.learn([false.to_json(), real.to_json()])
-    assert second.transmission is not None
-    assert second.transmission.public_key == real
+    assert second.sealer is not None
+    assert second.sealer.public_key == real
     with pytest.raises(UnknownKeyError):
         third.learn([false.to_json()])
     assert known(tmp_path).get(ENDPOINT) == real
@@ -379,14 +379,14 @@ def known(folder: Path) -> KnownKeys:
 def test_the_first_key_is_believed_and_remembered(tmp_path: Path) -> None:
     public = key().public
     trusted = TrustedKey(endpoint=ENDPOINT, known=known(tmp_path))
-    assert trusted.transmission is None
+    assert trusted.sealer is None
     trusted.learn(["a key of tomorrow", public.to_json(), key().public.to_json()])
-    assert trusted.transmission is not None
-    assert trusted.transmission.public_key == public
+    assert trusted.sealer is not None
+    assert trusted.sealer.public_key == public
     again = TrustedKey(endpoint=ENDPOINT, known=known(tmp_path))
-    assert again.transmission is not None
-    assert again.transmission.public_key == public
-    assert TrustedKey(endpoint="https://other", known=known(tmp_path)).transmission is None
+    assert again.sealer is not None
+    assert again.sealer.public_key == public
+    assert TrustedKey(endpoint="https://other", known=known(tmp_path)).sealer is None
 
 
 def test_a_changed_key_is_not_believed_and_says_what_to_do(tmp_path: Path) -> None:
@@ -400,8 +400,8 @@ def test_a_changed_key_is_not_believed_and_says_what_to_do(tmp_path: Path) -> No
         assert caught.value.is_configuration
         assert "known.json" in str(caught.value)
         assert caught.value.key_id == public.id
-    assert trusted.transmission is not None
-    assert trusted.transmission.public_key == public
+    assert trusted.sealer is not None
+    assert trusted.sealer.public_key == public
     assert known(tmp_path).path.read_text() == before
 
 
@@ -411,8 +411,8 @@ def test_two_ways_to_one_server_believe_in_the_same_key(tmp_path: Path) -> None:
     first.learn([public.to_json()])
     with pytest.raises(UnknownKeyError):
         second.learn([key().public.to_json()])
-    assert second.transmission is not None
-    assert second.transmission.public_key == public
+    assert second.sealer is not None
+    assert second.sealer.public_key == public
 
 
 def test_known_keys_damaged_meanwhile_are_an_error_not_a_first_meeting(tmp_path: Path) -> None:
@@ -420,7 +420,7 @@ def test_known_keys_damaged_meanwhile_are_an_error_not_a_first_meeting(tmp_path:
     known(tmp_path).path.write_text("{")
     with pytest.raises(EncryptionError, match="known keys"):
         trusted.learn([key().public.to_json()])
-    assert trusted.transmission is None
+    assert trusted.sealer is None
 
 
 def test_an_ended_key_is_not_used_for_good(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_a_server_without_a_usable_key_is_not_trusted(tmp_path: Path) -> None:
     for published in ([], [{}], [None, 5]):
         with pytest.raises(EncryptionError, match="no key that can be used"):
             trusted.learn(published)
-    assert trusted.transmission is None
+    assert trusted.sealer is None
 
 
 def test_a_key_that_cannot_be_remembered_is_not_trusted(tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_a_key_that_cannot_be_remembered_is_not_trusted(tmp_path: Path) -> None:
     (tmp_path / "folder").touch()  # a file, since then
     with pytest.raises(EncryptionError, match="cannot be"):
         trusted.learn([key().public.to_json()])
-    assert trusted.transmission is None
+    assert trusted.sealer is None
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 5}', '{"https://faces.example.com": "hd1"}'])

@@ -15,7 +15,9 @@ import pytest
 import uvicorn
 
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+from hybrid_detect.backends.remote.secure_transmission import SecureImageTransmission
 from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
@@ -26,7 +28,6 @@ from hybrid_detect.errors import (
     ConfigurationError,
     EncryptionError,
 )
-from hybrid_detect.exchange.encryption import SecureImageTransmission
 from hybrid_detect.exchange.key_files import KnownKeys, read_key_file, write_key_file
 from hybrid_detect.exchange.key_ring import KeyRing
 from hybrid_detect.exchange.keys import PrivateKey, Suite
@@ -249,16 +250,16 @@ async def test_a_retry_is_not_refused_as_a_replay_of_itself(
     base: type[RemoteBackend], private: PrivateKey, keys_path: Path
 ) -> None:
     """The server has seen the first attempt, whose reply was lost; the second is sealed anew."""
-    sent: list[bytes] = []
+    sent: list[HttpRequest] = []
 
     class Lossy(base):  # type: ignore[misc, valid-type]
-        async def exchange(self, request: bytes, *, deadline_s: float) -> bytes:
+        async def exchange(self, request: HttpRequest, **options: Any) -> HttpResponse:
             sent.append(request)
-            reply = await super().exchange(request, deadline_s=deadline_s)
+            reply: HttpResponse = await super().exchange(request, **options)
             if len(sent) == 1:
                 msg = "the reply was lost"
                 raise BackendUnavailableError(msg, retryable=True)
-            return bytes(reply)
+            return reply
 
     detector = FakeDetector()
     async with served(detector, keys_path=keys_path) as server:
@@ -268,14 +269,14 @@ async def test_a_retry_is_not_refused_as_a_replay_of_itself(
             assert len(result.faces) == 1
             assert await status_of(lossy, sent[0]) == 409, "the same bytes again are a replay"
     assert len(detector.seen) == 2
-    assert sent[0] != sent[1]
+    assert sent[0].body != sent[1].body
 
 
-async def status_of(service: RemoteBackend, request: bytes) -> int:
-    try:
-        reply = decode_reply(await service.exchange(request, deadline_s=5))
-    except BackendResponseError as error:  # HTTP says it with its own status
-        return error.status_code
+async def status_of(service: RemoteBackend, request: HttpRequest) -> int:
+    response = await service.exchange(request, deadline_s=5)
+    if response.status != 200:  # HTTP says it with its own status
+        return response.status
+    reply = decode_reply(response.body)
     assert isinstance(reply, ErrorReply)
     return reply.status
 
@@ -327,8 +328,8 @@ async def test_the_first_frame_may_be_what_asks_for_the_key(
         async with make_backend(backend, server, key) as service:
             result = await service.detect(Frame.of(PICTURE), plan(backend))
     assert len(result.faces) == 1
-    assert key.transmission is not None
-    assert key.transmission.public_key == private.public
+    assert key.sealer is not None
+    assert key.sealer.public_key == private.public
 
 
 @each_backend
@@ -449,6 +450,6 @@ async def test_the_settings_may_come_from_the_environment(private: PrivateKey) -
     config = ServiceConfig.from_env({"HYBRID_DETECT_SERVER_PUBLIC_KEY": private.public.text})
     key = TrustedKey.from_config(config)
     assert key is not None
-    assert key.transmission is not None
-    assert key.transmission.public_key == private.public
+    assert key.sealer is not None
+    assert key.sealer.public_key == private.public
     assert TrustedKey.from_config(ServiceConfig()) is None

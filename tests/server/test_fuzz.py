@@ -14,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hybrid_detect.exchange.encryption import seal_request
 from hybrid_detect.exchange.key_files import write_key_file
 from hybrid_detect.exchange.key_ring import KeyRing
 from hybrid_detect.exchange.keys import PrivateKey, Suite
+from hybrid_detect.exchange.sealing import seal_request
 from hybrid_detect.exchange.wire import DetectRequest, encode_request
 from hybrid_detect.server.config import ServerConfig
 

@@ -16,10 +16,10 @@ from starlette.requests import HTTPConnection
 from websockets.sync.client import connect
 
 from hybrid_detect.errors import ConfigurationError, StorageError
-from hybrid_detect.exchange.encryption import SecureImageTransmission
 from hybrid_detect.exchange.key_files import write_key_file
 from hybrid_detect.exchange.key_ring import KeyRing
 from hybrid_detect.exchange.keys import PrivateKey, Suite
+from hybrid_detect.exchange.sealer import Sealer
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     SUBPROTOCOL,
@@ -154,7 +154,7 @@ def test_the_session_of_a_sealed_request_is_the_one_inside(serve: Serve, tmp_pat
     private = PrivateKey.generate(Suite.X25519_CHACHA20, datetime.now(UTC) + timedelta(days=1))
     write_key_file(tmp_path / "keys", KeyRing((private,)))
     with serve(keys_path=tmp_path / "keys") as client:
-        sealed = SecureImageTransmission(private.public).seal(message("ann"))
+        sealed = Sealer(private.public).seal(message("ann"))
         assert client.post("/v1/detect", content=sealed.data).status_code == 200
         assert len(exported(client, "ann")) == 1
     with serve(keys_path=tmp_path / "keys", require_encryption=True) as client:

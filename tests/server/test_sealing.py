@@ -19,11 +19,12 @@ from PIL import Image
 
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.exchange import envelope
-from hybrid_detect.exchange.encryption import SealedRequest, SecureImageTransmission, open_reply
 from hybrid_detect.exchange.envelope import KEYS_REQUEST, SEALED_CONTENT_TYPE, decode_keys
 from hybrid_detect.exchange.key_files import write_key_file
 from hybrid_detect.exchange.key_ring import GRACE, KeyRing
 from hybrid_detect.exchange.keys import PrivateKey, PublicKey, Suite
+from hybrid_detect.exchange.sealer import Sealer
+from hybrid_detect.exchange.sealing import SealedRequest, open_reply
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DetectRequest,
@@ -109,8 +110,8 @@ def sealing(path: Path, clock: FakeClock) -> Sealing:
 
 
 @pytest.fixture
-def client(private: PrivateKey, clock: FakeClock) -> SecureImageTransmission:
-    return SecureImageTransmission(private.public, clock=clock)
+def client(private: PrivateKey, clock: FakeClock) -> Sealer:
+    return Sealer(private.public, clock=clock)
 
 
 def refusal(sealing: Sealing, data: bytes) -> ErrorReply:
@@ -122,9 +123,7 @@ def refusal(sealing: Sealing, data: bytes) -> ErrorReply:
 # ---- opening and sealing
 
 
-def test_a_sealed_message_is_opened_and_its_reply_sealed(
-    sealing: Sealing, client: SecureImageTransmission
-) -> None:
+def test_a_sealed_message_is_opened_and_its_reply_sealed(sealing: Sealing, client: Sealer) -> None:
     sealed = client.seal(message())
     received = sealing.receive(with_request_id(sealed.data, 9))
     assert received.is_sealed
@@ -148,9 +147,7 @@ def test_plaintext_is_refused_where_encryption_is_required(path: Path, clock: Fa
         assert (reply.status, reply.code) == (403, "encryption_required")
 
 
-def test_a_replay_is_refused(
-    sealing: Sealing, client: SecureImageTransmission, clock: FakeClock
-) -> None:
+def test_a_replay_is_refused(sealing: Sealing, client: Sealer, clock: FakeClock) -> None:
     sealed = client.seal(message())
     sealing.receive(sealed.data)
     for number in (0, 1):  # the number on the link makes it no other request
@@ -161,7 +158,7 @@ def test_a_replay_is_refused(
 
 
 def test_requests_may_come_in_another_order(
-    sealing: Sealing, client: SecureImageTransmission, clock: FakeClock
+    sealing: Sealing, client: Sealer, clock: FakeClock
 ) -> None:
     first = client.seal(message())
     clock.now_s += 1
@@ -172,7 +169,7 @@ def test_requests_may_come_in_another_order(
 
 
 def test_a_refused_forgery_does_not_use_up_the_true_requests_nonce(
-    sealing: Sealing, client: SecureImageTransmission
+    sealing: Sealing, client: Sealer
 ) -> None:
     sealed = client.seal(message())
     forged = sealed.data[:-1] + bytes([sealed.data[-1] ^ 1])
@@ -182,7 +179,7 @@ def test_a_refused_forgery_does_not_use_up_the_true_requests_nonce(
 
 @pytest.mark.parametrize("offset_s", [-31, 31, -3600, 1e8])
 def test_a_clock_far_off_is_told_so(
-    sealing: Sealing, client: SecureImageTransmission, clock: FakeClock, offset_s: float
+    sealing: Sealing, client: Sealer, clock: FakeClock, offset_s: float
 ) -> None:
     clock.now_s += offset_s
     sealed = client.seal(message())
@@ -192,13 +189,13 @@ def test_a_clock_far_off_is_told_so(
 
 
 def test_a_wrong_key_is_told_so(sealing: Sealing, clock: FakeClock) -> None:
-    stranger = SecureImageTransmission(key().public, clock=clock)
+    stranger = Sealer(key().public, clock=clock)
     reply = refusal(sealing, stranger.seal(message()).data)
     assert (reply.status, reply.code) == (421, "unknown_key")
 
 
 def test_a_server_without_keys_opens_nothing_and_publishes_nothing(
-    client: SecureImageTransmission, clock: FakeClock
+    client: Sealer, clock: FakeClock
 ) -> None:
     sealing = Sealing(None, clock=clock)
     assert refusal(sealing, client.seal(message()).data).code == "unknown_key"
@@ -206,9 +203,7 @@ def test_a_server_without_keys_opens_nothing_and_publishes_nothing(
     assert sealing.receive(message()).message == message()
 
 
-def test_a_suite_named_wrongly_is_refused(
-    sealing: Sealing, client: SecureImageTransmission
-) -> None:
+def test_a_suite_named_wrongly_is_refused(sealing: Sealing, client: Sealer) -> None:
     header, body = envelope.unpack_request(client.seal(message()).data)
     downgraded = envelope.pack_request(
         replace(header, suite=Suite.X25519_AES_GCM.code), bytes(body)
@@ -251,7 +246,7 @@ def test_keys_are_published_and_nothing_private_with_them(
 
 def test_a_rotation_is_noticed_and_the_old_key_goes_on(
     sealing: Sealing,
-    client: SecureImageTransmission,
+    client: Sealer,
     path: Path,
     private: PrivateKey,
     clock: FakeClock,
@@ -281,7 +276,7 @@ def test_a_client_is_named_a_newer_key_of_its_own_suite_or_the_post_quantum_one(
     def successor_of(used: PrivateKey, *ring: PrivateKey) -> PublicKey | None:
         write_key_file(path, KeyRing(ring))
         sealing = Sealing(path, clock=clock)
-        sealed = SecureImageTransmission(used.public, clock=clock).seal(message())
+        sealed = Sealer(used.public, clock=clock).seal(message())
         return open_reply(sealing.receive(sealed.data).protected(b""), sealed).successor
 
     for suite in Suite:
@@ -294,7 +289,7 @@ def test_a_client_is_named_a_newer_key_of_its_own_suite_or_the_post_quantum_one(
 
 
 def test_a_revoked_key_is_refused(
-    sealing: Sealing, client: SecureImageTransmission, path: Path, clock: FakeClock
+    sealing: Sealing, client: Sealer, path: Path, clock: FakeClock
 ) -> None:
     write_key_file(path, KeyRing((key(),)))
     clock.now_s += RELOAD_S
@@ -306,7 +301,7 @@ def test_a_key_opens_a_grace_longer_than_it_is_published(path: Path, clock: Fake
     write_key_file(path, KeyRing((ending,)))
     sealing = Sealing(path, clock=clock)
     late = FakeClock(START_S + 86_400)  # by the client's clock, it has just not ended
-    client = SecureImageTransmission(ending.public, clock=late)
+    client = Sealer(ending.public, clock=late)
     clock.now_s = late.now_s + 20
     assert sealing.published() == []
     assert sealing.receive(client.seal(message()).data).is_sealed
@@ -316,7 +311,7 @@ def test_a_key_opens_a_grace_longer_than_it_is_published(path: Path, clock: Fake
 
 def test_a_damaged_key_file_does_not_end_a_server_that_works(
     sealing: Sealing,
-    client: SecureImageTransmission,
+    client: Sealer,
     path: Path,
     clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
@@ -362,7 +357,7 @@ async def http(path: Path, detector: FakeDetector) -> AsyncIterator[httpx.AsyncC
 
 def sealed_now(private: PrivateKey, **options: Any) -> SealedRequest:
     """By the real clock, which the app has."""
-    return SecureImageTransmission(private.public).seal(message(**options))
+    return Sealer(private.public).seal(message(**options))
 
 
 @pytest.mark.anyio
@@ -403,7 +398,7 @@ async def test_what_is_wrong_with_an_opened_picture_is_said_sealed(
 async def test_the_sealed_message_must_be_one_of_the_wire_format(
     http: httpx.AsyncClient, private: PrivateKey
 ) -> None:
-    sealed = SecureImageTransmission(private.public).seal(b"anything")
+    sealed = Sealer(private.public).seal(b"anything")
     reply = await http.post("/v1/detect", content=sealed.data, headers=HEADERS)
     assert reply.status_code == 400
     found = decode_reply(open_reply(reply.content, sealed).message)

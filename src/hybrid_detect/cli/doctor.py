@@ -163,9 +163,9 @@ def _encryption(config: ServiceConfig) -> str:
         trusted = TrustedKey.from_config(config)
     except ConfigurationError as error:
         return f"cannot work, so nothing is sent: {error}"
-    if trusted is None or trusted.transmission is None:
+    if trusted is None or trusted.sealer is None:
         return "to the key that the server gives when it is first met, which it has not been"
-    key = trusted.transmission.public_key
+    key = trusted.sealer.public_key
     why = "trusted since it was first met" if config.trust_on_first_use else "pinned"
     return f"to key {key.id} ({why}, {key.suite.value}, until {key.not_after:%Y-%m-%d})"
 

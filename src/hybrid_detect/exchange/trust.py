@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hybrid_detect.errors import ConfigurationError, EncryptionError, UnknownKeyError
-from hybrid_detect.exchange.encryption import SecureImageTransmission
 from hybrid_detect.exchange.key_files import KnownKeys, read_public_key
 from hybrid_detect.exchange.keys import PublicKey
+from hybrid_detect.exchange.sealer import Sealer
 
 if TYPE_CHECKING:
     from hybrid_detect.config import ServiceConfig
@@ -70,7 +70,7 @@ class TrustedKey:
             raise ConfigurationError(msg)
         if key is None and known is not None:
             key = known.get(endpoint)
-        self._transmission = None if key is None else self._to(key)
+        self._sealer = None if key is None else self._to(key)
 
     @classmethod
     def from_config(cls, config: ServiceConfig) -> Self | None:
@@ -86,9 +86,9 @@ class TrustedKey:
         return cls(endpoint=config.endpoint or "", known=KnownKeys(known_keys_path(config)))
 
     @property
-    def transmission(self) -> SecureImageTransmission | None:
+    def sealer(self) -> Sealer | None:
         """What seals; `None` until the server has been met."""
-        return self._transmission
+        return self._sealer
 
     def learn(self, published: list[Any]) -> None:
         """Compare the keys a server has published with the one believed in, or believe now.
@@ -107,10 +107,10 @@ class TrustedKey:
                 usable.append(PublicKey.from_json(value))
             except ConfigurationError:
                 continue  # a suite of tomorrow, or one that is not to be had here
-        if self._transmission is None and (key := self._remembered()) is not None:
-            self._transmission = self._to(key)  # another way to the same server was here first
-        if self._transmission is not None:
-            key = self._transmission.public_key
+        if self._sealer is None and (key := self._remembered()) is not None:
+            self._sealer = self._to(key)  # another way to the same server was here first
+        if self._sealer is not None:
+            key = self._sealer.public_key
             key.require_alive(self._clock())
             if key.id not in {other.id for other in usable}:
                 msg = (
@@ -126,14 +126,14 @@ class TrustedKey:
             msg = "the server publishes no key that can be used here"
             raise EncryptionError(msg)
         key = self._remember_first(usable[0])
-        self._transmission = self._to(key)
+        self._sealer = self._to(key)
         if key is not usable[0]:  # another process met the server in the meantime
             self.learn(published)
             return
         logger.warning("key %s of %s is trusted from now on", key.id, self._endpoint)
 
-    def _to(self, key: PublicKey) -> SecureImageTransmission:
-        return SecureImageTransmission(key, clock=self._clock, on_successor=self._succeed)
+    def _to(self, key: PublicKey) -> Sealer:
+        return Sealer(key, clock=self._clock, on_successor=self._succeed)
 
     def _succeed(self, key: PublicKey) -> None:
         logger.info("the server's key is %s from now on", key.id)

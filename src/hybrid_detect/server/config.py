@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hybrid_detect.backends.remote.remote_backend import checked_token
+from hybrid_detect.backends.remote.credentials import checked_token
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.server.tls import TlsConfig
@@ -110,7 +110,8 @@ class ServerConfig:
         if not self.is_local and not has_credentials:
             msg = f"host {self.host!r} is open to the network: set a token, API keys or an issuer"
             raise ConfigurationError(msg)
-        checked_token(self.auth_token)
+        if self.auth_token is not None:
+            checked_token(self.auth_token)
         if not self.is_local and 0 < len(self.auth_token or "") < MIN_TOKEN_CHARS:
             msg = f"auth_token: expected at least {MIN_TOKEN_CHARS} characters on the network"
             raise ConfigurationError(msg)

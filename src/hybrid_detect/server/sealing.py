@@ -16,12 +16,12 @@ from hybrid_detect.errors import (
     StaleRequestError,
     UnknownKeyError,
 )
-from hybrid_detect.exchange.encryption import OpenedRequest, open_request, seal_reply
 from hybrid_detect.exchange.envelope import Kind, encode_keys, kind_of
 from hybrid_detect.exchange.key_files import read_key_file
 from hybrid_detect.exchange.key_ring import KeyRing
 from hybrid_detect.exchange.keys import PublicKey
 from hybrid_detect.exchange.replays import ReplayGuard
+from hybrid_detect.exchange.sealing import OpenedRequest, open_request, seal_reply
 from hybrid_detect.exchange.wire import ErrorReply, peek_request_id
 
 __all__ = ["Received", "SealRefusedError", "Sealing"]

@@ -20,6 +20,7 @@ import pytest
 
 from hybrid_detect.backends.remote import cloud
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.protocol import HttpRequest
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -199,6 +200,17 @@ async def test_a_check_asks_for_the_health_with_the_token() -> None:
         await service.check(deadline_s=1)
     assert (seen[0].method, seen[0].url.path) == ("GET", HEALTH_PATH)
     assert seen[0].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"captive":true}', b"{}", b"[]", b"<html>", b"", b"\xff", b'"ok"']
+)
+async def test_a_portal_that_answers_anything_is_not_our_server(body: bytes) -> None:
+    async with mocked(
+        lambda _: wire_reply(body, **{"Content-Type": "application/json"})
+    ) as service:
+        with pytest.raises(ProtocolError):
+            await service.check(deadline_s=1)
 
 
 # ---- construction
@@ -451,7 +463,11 @@ async def test_a_connection_reset_in_mid_reply_is_tried_again() -> None:
         result = await look(service, retries=1)
         assert len(result.faces) == 1
         assert server.connections == 2
-        assert server.requests[0][1] == server.requests[1][1]
+        first, second = (decode_request(body) for _, body in server.requests)
+        assert first.image == second.image
+        assert first.deadline_s is not None
+        assert second.deadline_s is not None
+        assert second.deadline_s < first.deadline_s <= 5.0, "each is told the time that is left"
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "truncate_after"])
@@ -607,29 +623,31 @@ async def test_frames_that_wait_for_the_encoder_fail_as_closed_and_not_as_cancel
 
 
 async def test_the_request_is_not_kept_alive_after_the_call() -> None:
-    request = bytes(200_000)
+    body = bytes(200_000)
     async with RawServer(answer_well) as server, service_at(server.url) as service:
+        request = HttpRequest(url=server.url + DETECT_PATH, body=body)
         await service.exchange(request, deadline_s=5)
         server.requests.clear()
         gc.collect()
         gc.disable()
         try:
-            before = sys.getrefcount(request)
+            before = sys.getrefcount(body)
             await service.exchange(request, deadline_s=5)
-            assert sys.getrefcount(request) == before
+            assert sys.getrefcount(body) == before
         finally:
             gc.enable()
 
 
 async def test_many_requests_do_not_pile_up_without_the_garbage_collector() -> None:
     async with RawServer(answer_well) as server, service_at(server.url) as service:
-        await service.exchange(bytes(200_000), deadline_s=5)
+        url = server.url + DETECT_PATH
+        await service.exchange(HttpRequest(url=url, body=bytes(200_000)), deadline_s=5)
         gc.collect()
         gc.disable()
         tracemalloc.start()
         try:
             for _ in range(30):
-                await service.exchange(bytes(200_000), deadline_s=5)
+                await service.exchange(HttpRequest(url=url, body=bytes(200_000)), deadline_s=5)
                 server.requests.clear()
             assert tracemalloc.get_traced_memory()[0] < 1_500_000
         finally:
@@ -693,5 +711,5 @@ async def test_no_proxy_comes_between_this_machine_and_itself(
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("http_proxy", proxy.url)
         async with CloudDetectionService(endpoint=server.url) as service:
-            await service.check(deadline_s=5.0)
+            await look(service)
     assert (len(proxy.requests), len(server.requests)) == (0, 1)

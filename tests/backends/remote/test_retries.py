@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 
 from hybrid_detect.backends.remote.retries import BACKOFF_BASE_S, BACKOFF_CAP_S, RetryBudget, retry
-from hybrid_detect.errors import BackendUnavailableError, ClosedError, SupersededError
+from hybrid_detect.errors import BackendError, BackendUnavailableError, ClosedError, SupersededError
 
 
 class Flaky:
@@ -28,22 +28,29 @@ class Flaky:
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
 
-    def run(
+    async def run(
         self,
         *,
         retries: int = 4,
         deadline_s: float = 100.0,
         budget: RetryBudget | None = None,
         uniform: Callable[[float, float], float] = lambda _low, high: high,
-    ) -> Awaitable[str]:
-        return retry(
-            self.send,
-            retries=retries,
-            deadline_s=deadline_s,
-            budget=budget or RetryBudget(),
-            sleep=self.sleep,
-            uniform=uniform,
-        )
+    ) -> str:
+        budget = budget or RetryBudget()
+        try:
+            answer = await self.send()
+        except BackendError as error:
+            answer = await retry(
+                self.send,
+                after=error,
+                retries=retries,
+                deadline_s=deadline_s,
+                budget=budget,
+                sleep=self.sleep,
+                uniform=uniform,
+            )
+        budget.on_success()
+        return answer
 
 
 def down(retry_after_s: float | None = None) -> BackendUnavailableError:
@@ -208,7 +215,14 @@ async def test_cancellation_is_not_a_failure() -> None:
         await asyncio.Event().wait()
 
     task = asyncio.create_task(
-        retry(hang, retries=4, deadline_s=100, budget=budget, sleep=asyncio.sleep)
+        retry(
+            hang,
+            after=down(),
+            retries=4,
+            deadline_s=100,
+            budget=budget,
+            sleep=lambda _: asyncio.sleep(0),
+        )
     )
     async with asyncio.timeout(5):
         await entered.wait()

@@ -22,6 +22,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from hybrid_detect.backends.remote import streaming
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.errors import (
     BackendError,
@@ -34,6 +35,7 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.exchange.wire import (
+    DETECT_PATH,
     STREAM_PATH,
     SUBPROTOCOL,
     DetectRequest,
@@ -70,9 +72,10 @@ async def look(service: StreamingService, **options: float) -> DetectionResult:
     return await service.detect(frame, plan(**options))  # type: ignore[arg-type]
 
 
-def request(name: str = "x", size: int = 0) -> bytes:
+def request(name: str = "x", size: int = 0) -> HttpRequest:
     image = name.encode() + bytes(size)
-    return encode_request(DetectRequest(request_id=0, image=image, session_id=name))
+    message = DetectRequest(request_id=0, image=image, session_id=name)
+    return HttpRequest(url=DETECT_PATH, body=encode_request(message))
 
 
 def reply_to(message: bytes) -> bytes:
@@ -141,9 +144,8 @@ async def connected(url: str, **options: object) -> AsyncIterator[StreamingServi
             yield service
 
 
-async def model_in(reply: Awaitable[bytes]) -> str:
-    data = await reply
-    return data[12:].decode().split('"model":"')[1].split('"')[0]
+async def model_in(reply: Awaitable[HttpResponse]) -> str:
+    return (await reply).body[12:].decode().split('"model":"')[1].split('"')[0]
 
 
 # ---- a link as it should be

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Any
 
 import httpx
 
+from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.http_connections import HttpConnections
-from hybrid_detect.backends.remote.link_meter import current_upload
+from hybrid_detect.backends.remote.link_meter import Upload
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.proxies import proxy_for, system_settings
-from hybrid_detect.backends.remote.remote_backend import (
-    MAX_REPLY_BYTES,
-    RemoteBackend,
-    checked_token,
-)
+from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.retries import retry_after_s
+from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.tls import client_context
-from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
@@ -32,13 +31,17 @@ from hybrid_detect.errors import (
     ConfigurationError,
     ProtocolError,
 )
-from hybrid_detect.exchange.envelope import SEALED_CONTENT_TYPE, kind_of
-from hybrid_detect.exchange.wire import CONTENT_TYPE, DETECT_PATH, HEALTH_PATH
 from hybrid_detect.types import BackendKind
 
 __all__ = ["CloudDetectionService"]
 
 PROVIDERS = ("custom_backend",)
+
+_HEADERS = {
+    # Replies are small; refusing compression rules out decompression bombs.
+    "Accept-Encoding": "identity",
+    "User-Agent": "hybrid-detect",
+}
 
 # httpx's exceptions and whether sending the frame again could help; the most specific class
 # wins. A test walks httpx's exports, so that a new exception cannot slip through.
@@ -73,7 +76,7 @@ class CloudDetectionService(RemoteBackend):
     Args:
         provider: Whose protocol to speak; ``custom_backend`` is this project's own server.
         endpoint: The server's URL, such as ``https://faces.example.com``.
-        auth_token: Bearer token.
+        auth_token: Bearer token, or a function (sync or async) that gives one.
         api_key: The same in the words of other providers; give one of the two.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
         ssl_context: Whom to believe and what to show over https; `None` for the system's CAs.
@@ -92,8 +95,8 @@ class CloudDetectionService(RemoteBackend):
         provider: str = "custom_backend",
         *,
         endpoint: str | None = None,
-        auth_token: str | None = None,
-        api_key: str | None = None,
+        auth_token: str | AccessToken | TokenSource | None = None,
+        api_key: str | AccessToken | TokenSource | None = None,
         allow_insecure_http: bool = False,
         ssl_context: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -108,49 +111,46 @@ class CloudDetectionService(RemoteBackend):
         if auth_token is not None and api_key is not None:
             msg = "expected auth_token or api_key, got both"
             raise ConfigurationError(msg)
-        self._endpoint = Endpoint.parse(endpoint, allow_insecure_http=allow_insecure_http)
-        self.host = self._endpoint.host
-        self._token = checked_token(auth_token if auth_token is not None else api_key)
+        token = auth_token if auth_token is not None else api_key
+        target = Target(
+            url=endpoint,
+            credentials=None if token is None else BearerToken(token),
+            allow_insecure_http=allow_insecure_http,
+        )
         self._ssl_context = ssl_context
-        self._transport = transport
-        self._common_headers = self._headers()
-        super().__init__(**options)
+        self._given_transport = transport
+        self._transports: dict[tuple[str, bytes], httpx.AsyncBaseTransport] = {}
+        super().__init__(targets=(target,), **options)
 
     async def start(self) -> None:
         """Read the proxy and certificate settings. Connections are opened by the first frame.
 
         Raises:
-            ConfigurationError: If a setting that applies to the endpoint is unusable.
+            ConfigurationError: If a setting that applies to a target is unusable.
         """
         self._require_open()
-        if self._transport is None:
-            proxy = proxy_for(self._endpoint, system_settings())
-            context = None
-            if self._endpoint.url.startswith("https:"):
-                # In a thread: reading the system's CAs takes 10 ms and more.
-                context = self._ssl_context or await asyncio.to_thread(client_context)
-            if self._transport is None:  # another call may have made it meanwhile
-                self._transport = HttpConnections(
-                    Dialler(self._endpoint, proxy), ssl_context=context
-                )
-
-    def _headers(self) -> dict[str, str]:
-        headers = {
-            "Accept": CONTENT_TYPE,
-            # Replies are small; refusing compression rules out decompression bombs.
-            "Accept-Encoding": "identity",
-            "User-Agent": "hybrid-detect",
-        }
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token}"
-        return headers
+        for target in self.targets:
+            assert target.endpoint is not None  # noqa: S101 - each has a URL, checked above
+            endpoint = target.endpoint
+            origin = _origin(_parsed(endpoint.url))
+            if origin in self._transports:
+                continue
+            transport = self._given_transport
+            if transport is None:
+                proxy = proxy_for(endpoint, system_settings())
+                context = None
+                if endpoint.url.startswith("https:"):
+                    # In a thread: reading the system's CAs takes 10 ms and more.
+                    context = self._ssl_context or await asyncio.to_thread(client_context)
+                transport = HttpConnections(Dialler(endpoint, proxy), ssl_context=context)
+            # Another call may have made it meanwhile.
+            self._transports.setdefault(origin, transport)
 
     async def check(self, *, deadline_s: float) -> None:
         """Ask the server for its health, with the token, so that a wrong one is noticed."""
         try:
-            # httpx limits each step of a request, which a server can string out for ever.
             async with asyncio.timeout(deadline_s):
-                await self._send("GET", HEALTH_PATH, None, {}, deadline_s)
+                await self.check_health(deadline_s=deadline_s)
                 await self.check_key(deadline_s=deadline_s)
         except BackendError:
             raise
@@ -158,48 +158,33 @@ class CloudDetectionService(RemoteBackend):
             msg = f"no answer within {deadline_s:.3f} s"
             raise BackendTimeoutError(msg, backend=self.kind.value, deadline_s=deadline_s) from None
 
-    async def exchange(self, request: bytes, *, deadline_s: float) -> bytes:
-        """POST `request` and return the body of a 200 reply."""
-        sealed = kind_of(request) is not None
-        headers = {
-            "Content-Type": SEALED_CONTENT_TYPE if sealed else CONTENT_TYPE,
-            "Content-Length": str(len(request)),
-        }
-        # Closed, because a request cut off in its midst would hold its bytes on.
-        async with aclosing(_once(request)) as content:
-            return await self._send("POST", DETECT_PATH, content, headers, deadline_s)
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        content: AsyncIterator[bytes] | None,
-        headers: Mapping[str, str],
-        deadline_s: float,
-    ) -> bytes:
+    async def exchange(
+        self, request: HttpRequest, *, deadline_s: float, upload: Upload | None = None
+    ) -> HttpResponse:
+        """Send `request` and read the whole response."""
         await self.start()
-        assert self._transport is not None  # noqa: S101 - start() has just made it
+        url = _parsed(request.url)
         if deadline_s <= 0:
             msg = "no time left to send the request"
             raise BackendTimeoutError(msg, backend=self.kind.value)
+        headers = {**_HEADERS, **request.headers}
+        content = None
+        if request.body:
+            headers["Content-Length"] = str(len(request.body))
+            content = _once(request.body, upload)
         try:
             async with asyncio.timeout(deadline_s):
-                response = await self._transport.handle_async_request(
-                    httpx.Request(
-                        method,
-                        self._endpoint.http(path),
-                        headers={**self._common_headers, **headers},
-                        content=content,
-                    )
+                response = await self._transports[_origin(url)].handle_async_request(
+                    httpx.Request(request.method, url, headers=headers, content=content)
                 )
                 # Closed without a limit of its own: it gives the connection back, or breaks it.
                 async with aclosing(response):
-                    if response.status_code != httpx.codes.OK:
-                        self._refuse(
-                            response.status_code,
-                            retry_after_s=retry_after_s(response.headers.get("Retry-After")),
-                        )
-                    return await _read(response)
+                    return HttpResponse(
+                        status=response.status_code,
+                        headers={name.lower(): text for name, text in response.headers.items()},
+                        body=await _read(response),
+                        retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+                    )
         except TimeoutError:
             msg = f"no answer within {deadline_s:.3f} s"
             raise BackendTimeoutError(msg, backend=self.kind.value, deadline_s=deadline_s) from None
@@ -207,6 +192,10 @@ class CloudDetectionService(RemoteBackend):
             # Where HTTP itself was broken, httpx's message repeats what the server wrote.
             cause = None if isinstance(exc, httpx.ProtocolError) else exc
             raise self._translated(exc, deadline_s) from cause
+        finally:
+            if content is not None:
+                # A request cut off in its midst would hold its bytes on.
+                await content.aclose()
 
     def _translated(self, exc: Exception, deadline_s: float) -> BackendError:
         meaning, retryable = next(
@@ -224,27 +213,33 @@ class CloudDetectionService(RemoteBackend):
     async def aclose(self) -> None:
         """Close the pool's connections."""
         await super().aclose()
-        if self._transport is not None:
-            await self._transport.aclose()
+        for transport in self._transports.values():
+            await transport.aclose()
 
 
-async def _once(request: bytes) -> AsyncGenerator[bytes]:
+@lru_cache(maxsize=64)
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
+
+
+def _origin(url: httpx.URL) -> tuple[str, bytes]:
+    return url.scheme, url.netloc
+
+
+async def _once(body: bytes, upload: Upload | None) -> AsyncGenerator[bytes]:
     # httpx's Request and Response form reference cycles; a body given as bytes would live until
     # the garbage collector comes by (+4.7 MB over 1,000 frames instead of +1.1).
     # Asked for when the connection stands and the headers have gone.
-    if (upload := current_upload.get()) is not None:
+    if upload is not None:
         upload.handed_over()
-    yield request
+    yield body
 
 
 async def _read(response: httpx.Response) -> bytes:
-    kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind not in {CONTENT_TYPE, SEALED_CONTENT_TYPE, "application/json"}:
-        msg = f"expected a reply of type {CONTENT_TYPE}; another kind of server answered"
-        raise ProtocolError(msg)
     parts: list[bytes] = []
     size = 0
-    async for part in response.aiter_raw():
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - of an async transport
+    async for part in response.stream:  # as it came: nothing is decompressed
         size += len(part)
         if size > MAX_REPLY_BYTES:
             msg = f"expected a reply of at most {MAX_REPLY_BYTES} bytes, got more"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
 
 from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.link import LinkEstimator
@@ -88,8 +87,3 @@ class LinkMeter:
     def upload(self, size_bytes: int, *, probe: bool = False) -> Upload:
         """A request of `size_bytes` is about to be sent."""
         return Upload(self, size_bytes, probe=probe)
-
-
-current_upload: ContextVar[Upload | None] = ContextVar("current_upload", default=None)
-"""The upload that the running `exchange` carries. A context variable, because an exchange is
-given bytes and nothing else, and most channels have nothing to tell of them."""

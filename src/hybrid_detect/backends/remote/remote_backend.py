@@ -1,21 +1,26 @@
-"""What every remote way has in common: prepare, protect, exchange, restore.
+"""What every remote backend has in common: compress, encode, seal, exchange, decode, scale back.
 
-A subclass implements `exchange`, which carries bytes. It sees neither pixels nor faces, so
-it cannot forget to protect them. With a key of the server, what it carries is sealed.
+A subclass implements `exchange`, which carries a request and brings the response. It sees neither
+pixels nor faces, so it cannot forget to protect them. With a key of the server, what it carries is
+sealed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import math
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar, Never
+from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.remote.link_meter import LinkMeter, current_upload
+from hybrid_detect.backends.remote.link_meter import LinkMeter, Upload
+from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.retries import RetryBudget, retry
+from hybrid_detect.backends.remote.targets import Target
+from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
@@ -26,83 +31,56 @@ from hybrid_detect.errors import (
     ConfigurationError,
     EncryptionError,
 )
-from hybrid_detect.exchange.envelope import KEYS_REQUEST, decode_keys, kind_of
-from hybrid_detect.exchange.pipeline import Prepared, prepare, protect, restore
-from hybrid_detect.exchange.wire import (
-    MAX_TEXT_CHARS,
-    ErrorReply,
-    ResultReply,
-    decode_reply,
-)
+from hybrid_detect.exchange.wire import MAX_TEXT_CHARS, ResultReply
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.types import DetectionResult, Plan, Timings
+from hybrid_detect.types import DetectionResult, Face, Plan, Timings
 
 if TYPE_CHECKING:
-    from hybrid_detect.exchange.encryption import SecureImageTransmission
+    from hybrid_detect.exchange.sealer import Sealer
     from hybrid_detect.exchange.trust import TrustedKey
 
-__all__ = ["RemoteBackend", "checked_token"]
-
-RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Detecting has no side effect, so whatever a second try could cure is tried again.
-
-Source: RFC 9110 section 15, RFC 6585 section 4 (429), RFC 8470 (425).
-"""
+__all__ = ["RemoteBackend", "faces_in_frame"]
 
 MAX_REPLY_BYTES = 2 * 1024 * 1024
-"""Twice the largest header of the wire format; more is not an answer of ours."""
-
-_MEANING = {
-    400: "the server could not read the request",
-    401: "the server does not accept the auth token",
-    403: "the server refuses this auth token, or pictures that are not encrypted",
-    404: "there is no detection service at this endpoint",
-    405: "there is no detection service at this endpoint",
-    409: "the server has seen this sealed request before",
-    412: "this device's clock and the server's are too far apart for sealed requests",
-    413: "the picture is too large for the server",
-    415: "the server does not take this picture format",
-    421: "the server does not have the key that pictures are encrypted to",
-    422: "the server could not decode the picture",
-    429: "the server asks to send less",
-    503: "the server is overloaded or stopping",
-    504: "the server's deadline passed",
-}
+"""Twice the largest header of the wire format; more is not an answer about faces."""
 
 
-def checked_token(token: str | None) -> str | None:
-    """`token`, if it can stand in an HTTP header.
-
-    Checked at construction, because the errors of HTTP libraries repeat what they refuse.
-
-    Raises:
-        ConfigurationError: If it is empty or has blanks, line ends or non-ASCII characters.
-    """
-    if token is None or re.fullmatch(r"[!-~]+", token):
-        return token
-    why = "an empty one" if not token else "one with a blank, line end or non-ASCII character"
-    msg = f"auth_token: expected visible ASCII characters only, got {why}"
-    raise ConfigurationError(msg)
+def faces_in_frame(reply: ResultReply, picture: CompressedImage) -> tuple[Face, ...]:
+    """The faces of `reply` in the pixels of the frame that `picture` was made from."""
+    fitted = (
+        face.fitted(
+            scale_x=picture.original_width / reply.width,
+            scale_y=picture.original_height / reply.height,
+            width=picture.original_width,
+            height=picture.original_height,
+        )
+        for face in reply.faces
+    )
+    return tuple(face for face in fitted if face is not None)
 
 
 class RemoteBackend(Backend):
-    """A way that sends the compressed frame elsewhere.
+    """A backend that sends the compressed frame elsewhere.
 
     Args:
+        targets: Where to; by default one that speaks our own protocol, and has its address from
+            the transport.
         min_confidence: Faces below this score are left out, 0 to 1.
         session_id: The caller's own name for this run, at most 1024 characters.
         compressor: What makes the JPEG.
         encryption: The server's key. With it, nothing but sealed pictures is ever sent: if one
-            cannot be sealed, that is an `EncryptionError`, and the next way's turn.
-        meter: Learns from its uploads what the link carries; ways to one server share it.
+            cannot be sealed, that is an `EncryptionError`, and the next backend's turn.
+        meter: Learns from its uploads what the link carries; backends of one server share it.
 
     Raises:
-        ConfigurationError: If a value is out of range, so that every frame would be refused.
+        ConfigurationError: If a value is out of range, so that every frame would be refused, or if
+            pictures are to be sealed for a target whose protocol cannot be.
     """
 
     def __init__(
         self,
         *,
+        targets: Sequence[Target] = (),
         min_confidence: float = DEFAULT_MIN_CONFIDENCE,
         session_id: str | None = None,
         compressor: ImageCompressionService | None = None,
@@ -115,6 +93,15 @@ class RemoteBackend(Backend):
         if session_id is not None and len(session_id) > MAX_TEXT_CHARS:
             msg = f"session_id: expected at most {MAX_TEXT_CHARS} characters, got {len(session_id)}"
             raise ConfigurationError(msg)
+        self.targets = tuple(targets) or (Target(),)
+        for target in self.targets:
+            if encryption is not None and not target.protocol.capabilities.can_seal:
+                msg = (
+                    f"encryption: only our own server opens sealed pictures, and {target.name} is "
+                    f"asked in the protocol {target.protocol.name!r}; leave one of the two out"
+                )
+                raise ConfigurationError(msg)
+        self.host = self.targets[0].host
         self._min_confidence = min_confidence
         self._session_id = session_id
         self._compressor = compressor or ImageCompressionService()
@@ -127,42 +114,51 @@ class RemoteBackend(Backend):
         self._closed = False
 
     answers_late: ClassVar[bool] = False
-    """Whether a request that nobody waits for any more goes on over the link all the same."""
+    """Whether a request that is given up goes on over the link all the same."""
 
     @abstractmethod
-    async def exchange(self, request: bytes, *, deadline_s: float) -> bytes:
-        """Send `request` once and return the whole reply.
+    async def exchange(
+        self, request: HttpRequest, *, deadline_s: float, upload: Upload | None = None
+    ) -> HttpResponse:
+        """Send `request` once and return the whole response, whatever its status.
 
         Args:
-            request: A message of the wire format.
-            deadline_s: Seconds until nobody waits for the reply any more.
+            request: What a protocol made, sealed or not, with its address and credentials. Nothing
+                of it may be logged.
+            deadline_s: Seconds until the response is worth nothing any more.
+            upload: To be told when the network takes the request; `None` for a request that says
+                nothing about the link.
 
         Raises:
-            BackendError: If no reply came; `retryable` says whether another try makes sense.
+            BackendError: If no response came; `retryable` says whether another try makes sense.
         """
 
     async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
         """Compress `frame`, exchange it for a reply, scale the faces back."""
         self._require_open()
         started_s = time.monotonic()
+        ends_s = started_s + plan.deadline_s
         try:
             async with asyncio.timeout(plan.deadline_s):
-                prepared = await asyncio.get_running_loop().run_in_executor(
-                    self._encoder, self._prepare, frame, plan
+                picture = await asyncio.get_running_loop().run_in_executor(
+                    self._encoder, self._compress, frame, plan
                 )
-                if prepared.quality is not None:
+                if picture.encodes:
                     self.meter.record_size(
-                        prepared.picture_bytes, quality=prepared.quality, scale=prepared.scale
+                        len(picture.data), quality=picture.quality, scale=1 / picture.scale_x
                     )
                 sent_s = time.monotonic()
-                ends_s = started_s + plan.deadline_s
-                reply, bytes_sent = await retry(
-                    lambda: self._ask(prepared, ends_s, probe=plan.probe),
-                    retries=plan.retries,
-                    deadline_s=ends_s - sent_s,
-                    budget=self._budget,
-                    sleep=asyncio.sleep,
-                )
+                try:
+                    reply, bytes_sent = await self._ask(picture, ends_s, probe=plan.probe)
+                except BackendError as error:
+                    reply, bytes_sent = await retry(
+                        lambda: self._ask(picture, ends_s, probe=plan.probe),
+                        after=error,
+                        retries=plan.retries,
+                        deadline_s=ends_s - time.monotonic(),
+                        budget=self._budget,
+                        sleep=asyncio.sleep,
+                    )
         except BackendError as error:
             error.backend = self.kind.value
             error.elapsed_s = time.monotonic() - started_s
@@ -178,6 +174,7 @@ class RemoteBackend(Backend):
                 elapsed_s=time.monotonic() - started_s,
                 deadline_s=plan.deadline_s,
             ) from None
+        self._budget.on_success()
         done_s = time.monotonic()
         timings = Timings(
             total_s=done_s - started_s,
@@ -190,7 +187,7 @@ class RemoteBackend(Backend):
         return self.answer(
             frame,
             plan,
-            restore(reply, prepared),
+            faces_in_frame(reply, picture),
             model=reply.model,
             timings=timings,
             bytes_sent=bytes_sent,
@@ -201,56 +198,92 @@ class RemoteBackend(Backend):
             msg = f"the {self.kind.value} backend is closed"
             raise ClosedError(msg)
 
-    def _prepare(self, frame: Frame, plan: Plan) -> Prepared:
+    def _compress(self, frame: Frame, plan: Plan) -> CompressedImage:
+        """The picture, made from pixels alone, so that nothing of the input's metadata is in it."""
         self._require_open()  # it may have been closed while the frame waited for the thread
-        return prepare(
+        return self._compressor.compress(
             frame,
-            plan,
-            compressor=self._compressor,
-            min_confidence=self._min_confidence,
-            session_id=self._session_id,
+            target_bytes=plan.target_bytes,
+            quality=plan.quality,
+            max_side_px=plan.max_side_px,
         )
 
     async def _ask(
-        self, prepared: Prepared, ends_s: float, *, probe: bool
+        self, picture: CompressedImage, ends_s: float, *, probe: bool, is_renewed: bool = False
     ) -> tuple[ResultReply, int]:
-        """Send a request once; its reply, and the bytes that were sent."""
+        """Send one request; its reply, and the bytes that were sent.
+
+        If the server no longer accepts a token that can be renewed, once more with a new one.
+
+        Encoded and sealed here and not before the retries: a server refuses a seal that it has
+        seen, and is told the time that is left.
+        """
         self._require_open()
-        transmission = None
-        if self._encryption is not None:
-            transmission = await self._transmission(
-                self._encryption, deadline_s=ends_s - time.monotonic()
-            )
-        # Here and not before the retries: a server refuses a seal that it has seen.
-        protected = protect(prepared, transmission)
-        upload = self.meter.upload(len(protected.request), probe=probe)
-        token = current_upload.set(upload)
+        target = self.targets[0]
+        left_s = ends_s - time.monotonic()
+        params = DetectParams(
+            min_confidence=self._min_confidence,
+            deadline_s=left_s if math.isfinite(left_s) else None,
+            session_id=self._session_id,
+        )
+        request = target.protocol.encode((picture,), params)
+        seal = None
+        if sealer := await self._sealer(deadline_s=left_s):
+            from hybrid_detect.backends.remote.sealed import opened, sealed
+
+            request, seal = sealed(request, sealer)
+        request = await target.addressed(request, now_s=time.time())
+        upload = self.meter.upload(len(request.body), probe=probe)
         try:
-            data = await self.exchange(protected.request, deadline_s=ends_s - time.monotonic())
+            response = await self.exchange(
+                request, deadline_s=ends_s - time.monotonic(), upload=upload
+            )
             arrived_s = self.meter.clock()
-            reply = protected.read(data)
-            if isinstance(reply, ErrorReply):
-                self._refuse(reply.status, retry_after_s=reply.retry_after_s, code=reply.code)
+            if sealer and seal:
+                response = opened(response, sealer, seal)
+            (reply,) = target.protocol.decode(response, (picture,))
         except (asyncio.CancelledError, BackendTimeoutError):
             upload.given_up(still_comes=self.answers_late)
             raise
-        except BaseException:
+        except BaseException as error:
             upload.failed()
+            if not is_renewed and target.can_renew(error):
+                return await self._ask(picture, ends_s, probe=probe, is_renewed=True)
             raise
-        finally:
-            current_upload.reset(token)
         upload.answered(
             now_s=arrived_s, server_s=_sum(reply.queue_s, reply.detect_s), receive_s=reply.receive_s
         )
-        return reply, len(protected.request)
+        return reply, len(request.body)
 
-    async def _transmission(self, key: TrustedKey, *, deadline_s: float) -> SecureImageTransmission:
-        if key.transmission is None:
+    async def _sealer(self, *, deadline_s: float) -> Sealer | None:
+        """What seals the requests; `None` if they are sent as they are."""
+        if self._encryption is None:
+            return None
+        if self._encryption.sealer is None:
             await self.check_key(deadline_s=deadline_s)
-        if key.transmission is None:  # what learn() would have raised for
+        if self._encryption.sealer is None:  # what learn() would have raised for
             msg = "there is no key to encrypt to"
             raise EncryptionError(msg)
-        return key.transmission
+        return self._encryption.sealer
+
+    async def check_health(self, *, deadline_s: float) -> None:
+        """Ask the server for its health, with the credentials, so that wrong ones are noticed.
+
+        Raises:
+            BackendError: If it refused, did not answer, or is another kind of server.
+        """
+        target = self.targets[0]
+        health = target.protocol.health()
+        if health is None:
+            return
+        try:
+            request = await target.addressed(health, now_s=time.time())
+            target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
+        except BackendResponseError as error:
+            if not target.can_renew(error):
+                raise
+            request = await target.addressed(health, now_s=time.time())
+            target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
 
     async def check_key(self, *, deadline_s: float) -> None:
         """Ask the server for its keys, to learn whether it has the one that is sealed to.
@@ -263,30 +296,17 @@ class RemoteBackend(Backend):
         """
         if self._encryption is None:
             return
-        data = await self.exchange(KEYS_REQUEST, deadline_s=deadline_s)
-        if kind_of(data) is None:
-            reply = decode_reply(data)
-            if isinstance(reply, ErrorReply):
-                self._refuse(reply.status, retry_after_s=reply.retry_after_s, code=reply.code)
-        self._encryption.learn(decode_keys(data))
+        from hybrid_detect.backends.remote.sealed import KEYS, published_keys
 
-    def _refuse(self, status: int, *, retry_after_s: float | None = None, code: str = "") -> Never:
-        """Raise what an error status means. What else the peer wrote is not repeated."""
-        msg = f"{_MEANING.get(status, 'the server answered with an error')} (status {status})"
-        raise BackendResponseError(
-            msg,
-            backend=self.kind.value,
-            retryable=status in RETRYABLE_STATUS,
-            retry_after_s=retry_after_s,
-            status_code=status,
-            code=code if code.isidentifier() else "",
-        )
+        request = await self.targets[0].addressed(KEYS, now_s=time.time())
+        response = await self.exchange(request, deadline_s=deadline_s)
+        self._encryption.learn(published_keys(response))
 
     async def aclose(self) -> None:
         """Stop the encoding thread once it has finished what it is doing."""
         self._closed = True
         # Frames that wait for it fail at once, as closed; cancelling them would look to their
-        # callers as if somebody had cancelled the call.
+        # callers as if the call had been cancelled from outside.
         await asyncio.to_thread(self._encoder.shutdown, wait=True)
 
 

@@ -1,4 +1,4 @@
-"""When a remote way may send a frame again: how often, how soon, out of which budget."""
+"""When a remote backend may send a frame again: how often, how soon, out of which budget."""
 
 from __future__ import annotations
 
@@ -55,28 +55,32 @@ class RetryBudget:
 async def retry(
     send: Callable[[], Awaitable[T]],
     *,
+    after: BackendError,
     retries: int,
     deadline_s: float,
     budget: RetryBudget,
     sleep: Callable[[float], Awaitable[None]],
     uniform: Callable[[float, float], float] = random.uniform,
 ) -> T:
-    """Call `send` until it succeeds, is refused for good, or time or budget runs out.
+    """Send a request again that failed with `after`, until it is answered or refused for good.
 
-    Waits between calls with full jitter (source: AWS, "Exponential backoff and jitter"), and
-    at least as long as the other side asked for.
+    The first attempt is the caller's, so that a request that is answered at once pays nothing for
+    this. Waits between attempts with full jitter (source: AWS, "Exponential backoff and jitter"),
+    and at least as long as the other side asked for.
 
     Args:
         send: Sends the request once; raises a `BackendError` that says whether it is retryable.
-        retries: How often it may be called again.
+        after: What the first attempt ended with.
+        retries: How often `send` may be called.
         deadline_s: Seconds from now in which everything must have happened.
-        budget: Shared by all requests of one way.
+        budget: Shared by all requests of one backend. The caller counts its successes.
         sleep: Waits so many seconds.
         uniform: Source of randomness.
 
     Raises:
-        BackendError: The last one `send` raised.
+        BackendError: `after`, or the last one `send` raised.
     """
+    failed: list[BackendError] = [after]
 
     def may_retry(error: BaseException) -> bool:
         if not isinstance(error, BackendError) or not error.retryable:
@@ -90,6 +94,11 @@ async def retry(
         asked = error.retry_after_s if isinstance(error, BackendError) else None
         return max(uniform(0.0, ceiling), asked or 0.0)
 
+    async def attempt() -> T:
+        if failed:  # tenacity is told of the first attempt as if it had made it
+            raise failed.pop()
+        return await send()
+
     retrying = tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(may_retry),
         wait=wait,
@@ -97,12 +106,7 @@ async def retry(
         sleep=sleep,
         reraise=True,
     )
-
-    async def once() -> T:  # tenacity awaits coroutine functions only, not whatever returns one
-        return await send()
-
-    answer: T = await retrying(once)
-    budget.on_success()
+    answer: T = await retrying(attempt)
     return answer
 
 

@@ -20,14 +20,14 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from hybrid_detect.backends.remote.link_meter import Upload, current_upload
+from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
+from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
-from hybrid_detect.backends.remote.remote_backend import (
-    MAX_REPLY_BYTES,
-    RemoteBackend,
-    checked_token,
-)
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
+from hybrid_detect.backends.remote.refusals import refusal
+from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.retries import retry_after_s
+from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.tls import certificate_trouble
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
@@ -38,6 +38,7 @@ from hybrid_detect.errors import (
     ProtocolError,
 )
 from hybrid_detect.exchange.wire import (
+    CONTENT_TYPE,
     STREAM_PATH,
     SUBPROTOCOL,
     encode_announcement,
@@ -79,6 +80,8 @@ RECONNECT_CAP_S = 2.0
 10 fps a longer pause would cost more frames than the attempt does."""
 
 
+_MESSAGE = {"content-type": CONTENT_TYPE}
+
 _log = logging.getLogger("hybrid_detect.websockets")
 _log.setLevel(logging.INFO)
 """websockets' own, which at debug level would write out the token and bits of the pictures."""
@@ -100,7 +103,7 @@ class StreamingService(RemoteBackend):
 
     Args:
         endpoint: The server's URL, such as ``https://faces.example.com``.
-        auth_token: Bearer token.
+        auth_token: Bearer token, or a function (sync or async) that gives one.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
         ssl_context: Whom to believe and what to show over https; `None` for the system's CAs.
         max_in_flight: Frames that may be under way at the same time.
@@ -119,7 +122,7 @@ class StreamingService(RemoteBackend):
         self,
         *,
         endpoint: str,
-        auth_token: str | None = None,
+        auth_token: str | AccessToken | TokenSource | None = None,
         allow_insecure_http: bool = False,
         ssl_context: ssl.SSLContext | None = None,
         max_in_flight: int = MAX_IN_FLIGHT,
@@ -127,8 +130,11 @@ class StreamingService(RemoteBackend):
         **options: Any,
     ) -> None:
         self._endpoint = Endpoint.parse(endpoint, allow_insecure_http=allow_insecure_http)
-        self.host = self._endpoint.host
-        self._token = checked_token(auth_token)
+        target = Target(
+            url=endpoint,
+            credentials=None if auth_token is None else BearerToken(auth_token),
+            allow_insecure_http=allow_insecure_http,
+        )
         self._ssl_context = ssl_context
         self._heartbeat_s = heartbeat_s
         self._max_in_flight = max_in_flight
@@ -142,7 +148,7 @@ class StreamingService(RemoteBackend):
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._uploads: dict[int, Upload] = {}
         self._slots = NewestWinsSlots(self.kind, places=max_in_flight)
-        super().__init__(**options)
+        super().__init__(targets=(target,), **options)
 
     @property
     def unavailable_reason(self) -> str:
@@ -179,8 +185,10 @@ class StreamingService(RemoteBackend):
         except websockets.ConnectionClosed:
             raise self._lost() from None
 
-    async def exchange(self, request: bytes, *, deadline_s: float) -> bytes:
-        """Send `request` as one message and wait for the message that answers it."""
+    async def exchange(
+        self, request: HttpRequest, *, deadline_s: float, upload: Upload | None = None
+    ) -> HttpResponse:
+        """Send the body of `request` as one message and wait for the message that answers it."""
         await self.start()
         if self._link is None and self._trouble is None:
             await self._outcome.wait()  # the first link is waited for, inside the frame's deadline
@@ -188,13 +196,13 @@ class StreamingService(RemoteBackend):
         number = self._requests
         await self._slots.take(number)
         try:
-            return await self._send_and_wait(request, number & 0xFFFF_FFFF)
+            message = await self._send_and_wait(request.body, number & 0xFFFF_FFFF, upload)
         finally:
             self._slots.leave()
+        return HttpResponse(status=200, headers=_MESSAGE, body=message)
 
-    async def _send_and_wait(self, request: bytes, request_id: int) -> bytes:
+    async def _send_and_wait(self, request: bytes, request_id: int, upload: Upload | None) -> bytes:
         link = self._link
-        upload = None
         if link is None:
             # Whether to wait for the next link is not for this way to decide: another may be ready.
             raise self._lost()
@@ -206,7 +214,7 @@ class StreamingService(RemoteBackend):
             await link.drain()
             self._sent_bytes += len(request)
             self._last_sent_s = time.monotonic()
-            if (upload := current_upload.get()) is not None:
+            if upload is not None:
                 upload.handed_over()
                 self._uploads[request_id] = upload
             await link.send(encode_announcement(request_id))
@@ -237,14 +245,16 @@ class StreamingService(RemoteBackend):
     async def _keep_link(self) -> None:
         """Open the link, read from it until it breaks, and open it again, for ever."""
         failures = 0
+        is_renewed = False
         while True:
             self._outcome.clear()
             opened_s = math.inf
             try:
-                async with self._connection() as link:
+                async with await self._connection() as link:
                     opened_s = time.monotonic()
                     _keep_queue_short(link)
                     self._trouble = None
+                    is_renewed = False
                     self._link = link
                     self._outcome.set()
                     watchers = (
@@ -279,6 +289,9 @@ class StreamingService(RemoteBackend):
                         reply.set_exception(self._lost())
             if time.monotonic() - opened_s > RECONNECT_CAP_S:
                 failures = 0  # a server that takes each link and drops it is failing, too
+            if not is_renewed and self._trouble and self.targets[0].can_renew(self._trouble):
+                is_renewed = True  # once; then a token that is refused waits as any other does
+                continue
             await asyncio.sleep(self._pause_s(failures))
             failures += 1
 
@@ -316,12 +329,14 @@ class StreamingService(RemoteBackend):
                 return
             self.meter.link.ponged(sent_s, now_s=self.meter.clock())
 
-    def _connection(self) -> connect:
-        headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+    async def _connection(self) -> connect:
+        handshake = await self.targets[0].addressed(
+            HttpRequest(method="GET", url=STREAM_PATH), now_s=time.time()
+        )
         return _Connect(
             self._endpoint.websocket(STREAM_PATH),
             subprotocols=[websockets.Subprotocol(SUBPROTOCOL)],
-            additional_headers=headers,
+            additional_headers=handshake.headers,
             user_agent_header="hybrid-detect",
             logger=_log,
             ssl=(self._ssl_context or True) if self._endpoint.url.startswith("https:") else None,
@@ -357,13 +372,12 @@ class StreamingService(RemoteBackend):
         if (trouble := certificate_trouble(exc)) is not None:
             return BackendUnavailableError(trouble, backend=self.kind.value)
         if isinstance(exc, websockets.InvalidStatus):
-            try:
-                self._refuse(
-                    exc.response.status_code,
-                    retry_after_s=retry_after_s(exc.response.headers.get("Retry-After")),
-                )
-            except BackendError as refusal:
-                return refusal
+            error = refusal(
+                exc.response.status_code,
+                retry_after_s=retry_after_s(exc.response.headers.get("Retry-After")),
+            )
+            error.backend = self.kind.value
+            return error
         meaning = {
             websockets.InvalidHandshake: "the server does not speak WebSocket here",
             websockets.InvalidURI: "the endpoint is not a URL",

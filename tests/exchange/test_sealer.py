@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,43 +11,39 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import mlkem
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from hybrid_detect.errors import (
     BackendError,
-    BackendResponseError,
     EncryptionError,
     UnknownKeyError,
 )
 from hybrid_detect.exchange import envelope, sealing
-from hybrid_detect.exchange.encryption import (
+from hybrid_detect.exchange.keys import PrivateKey, PublicKey, Suite
+from hybrid_detect.exchange.sealer import Sealer
+from hybrid_detect.exchange.sealing import (
     OpenedRequest,
     SealedRequest,
-    SecureImageTransmission,
     open_reply,
     open_request,
     seal_reply,
     seal_request,
 )
-from hybrid_detect.exchange.keys import PrivateKey, PublicKey, Suite
-from hybrid_detect.exchange.pipeline import Prepared, protect
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     ErrorReply,
     ResultReply,
-    decode_request,
+    decode_reply,
     encode_reply,
     peek_request_id,
     with_request_id,
 )
-from hybrid_detect.types import KEYPOINT_NAMES, BackendKind, BoundingBox, Face, Keypoint
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 from ..fuzzing import examples
 from .suites import AVAILABLE, each_suite, needs_post_quantum
@@ -263,12 +258,12 @@ def test_a_request_is_no_reply_and_a_reply_no_request() -> None:
 
 
 def test_an_answer_in_the_clear_is_not_the_servers() -> None:
-    transmission = SecureImageTransmission(KEYS[Suite.X25519_CHACHA20].public, clock=lambda: NOW_S)
-    protected = protect(Prepared(MESSAGE, 64, 48), transmission)
+    sealer = Sealer(KEYS[Suite.X25519_CHACHA20].public, clock=lambda: NOW_S)
+    request = sealer.seal(MESSAGE)
     with pytest.raises(EncryptionError, match="in the clear"):
-        protected.read(encode_reply(RESULT))
+        sealer.open_answer(encode_reply(RESULT), request)
     refusal = ErrorReply(request_id=0, status=409, code="replayed")
-    assert protected.read(encode_reply(refusal)) == refusal
+    assert sealer.open_answer(encode_reply(refusal), request) == encode_reply(refusal)
 
 
 @pytest.mark.parametrize("suite", [Suite.X25519_CHACHA20, Suite.X25519_AES_GCM])
@@ -306,7 +301,7 @@ def test_a_sealed_reply_with_nothing_right_in_it_is_refused(plain: bytes) -> Non
 def test_an_ended_key_is_not_sealed_to() -> None:
     key = replace(KEYS[Suite.X25519_CHACHA20].public, not_after=datetime(2020, 1, 1, tzinfo=UTC))
     with pytest.raises(EncryptionError, match="ended on 2020-01-01"):
-        SecureImageTransmission(key).seal(MESSAGE)
+        Sealer(key).seal(MESSAGE)
 
 
 # ---- whatever comes, only typed errors
@@ -359,10 +354,10 @@ def test_whatever_a_server_sends_it_opens_or_is_a_typed_error(index: int, data: 
 @settings(max_examples=examples(200), deadline=None)
 @given(anything(REPLIES) | st.sampled_from([encode_reply(RESULT)]))
 def test_whatever_a_channel_brings_it_is_read_or_is_a_backend_error(data: bytes) -> None:
-    transmission = SecureImageTransmission(KEYS[Suite.X25519_CHACHA20].public, clock=lambda: NOW_S)
-    protected = protect(Prepared(MESSAGE, 64, 48), transmission)
+    sealer = Sealer(KEYS[Suite.X25519_CHACHA20].public, clock=lambda: NOW_S)
+    request = sealer.seal(MESSAGE)
     with contextlib.suppress(BackendError):
-        assert isinstance(protected.read(data), ErrorReply)
+        assert isinstance(decode_reply(sealer.open_answer(data, request)), ErrorReply)
 
 
 @settings(max_examples=examples(200), deadline=None)
@@ -514,100 +509,6 @@ def test_the_post_quantum_suite_is_the_one_of_the_draft() -> None:
     assert ChaCha20Poly1305(key).decrypt(nonce, body, b"")[32:] == MESSAGE
 
 
-# ---- the transmission
-
-
-def picture() -> np.ndarray:
-    return np.full((48, 64, 3), 128, dtype=np.uint8)
-
-
-class Server:
-    """Opens, answers, and keeps what came."""
-
-    def __init__(self, key: PrivateKey, successor: PublicKey | None = None) -> None:
-        self.key = key
-        self.successor = successor
-        self.reply: ResultReply | ErrorReply = RESULT
-        self.came: list[bytes] = []
-        self.opened: list[OpenedRequest] = []
-
-    async def __call__(self, data: bytes) -> bytes:
-        self.came.append(data)
-        request = open_request(data, ring(self.key))
-        self.opened.append(request)
-        return seal_reply(encode_reply(self.reply), request, successor=self.successor)
-
-
-class Carrier:
-    kind = BackendKind.STREAMING
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-
-    async def exchange(self, request: bytes, *, deadline_s: float) -> bytes:
-        assert deadline_s == 0.5
-        return await self.server(request)
-
-
-@pytest.mark.anyio
-@each_suite
-async def test_encrypt_and_send(suite: Suite) -> None:
-    server = Server(KEYS[suite])
-    transmission = SecureImageTransmission(KEYS[suite].public.text)
-    result = await transmission.encrypt_and_send(picture(), send=server, session_id="the-session")
-    assert result.answered
-    assert [face.box.xyxy for face in result.faces] == [(8, 8, 24, 24)]
-    assert result.bytes_sent == len(server.came[0])
-    assert b"the-session" not in server.came[0]
-    request = decode_request(server.opened[0].message)
-    assert request.session_id == "the-session"
-    with Image.open(io.BytesIO(request.image)) as sent:
-        assert sent.size == (64, 48)
-
-
-@pytest.mark.anyio
-async def test_a_backend_may_carry_it() -> None:
-    key = KEYS[Suite.X25519_CHACHA20]
-    result = await SecureImageTransmission(key.public).encrypt_and_send(
-        picture(), send=Carrier(Server(key)), deadline_s=0.5
-    )
-    assert result.backend is BackendKind.STREAMING
-    assert len(result.faces) == 1
-
-
-@pytest.mark.anyio
-async def test_a_refusal_is_an_error() -> None:
-    server = Server(KEYS[Suite.X25519_CHACHA20])
-    server.reply = ErrorReply(request_id=0, status=422, code="invalid_image")
-    with pytest.raises(BackendResponseError) as caught:
-        await SecureImageTransmission(server.key.public).encrypt_and_send(picture(), send=server)
-    assert caught.value.status_code == 422
-
-
-@pytest.mark.anyio
-async def test_a_new_key_that_the_old_one_vouches_for_is_used_from_then_on() -> None:
-    old, new = KEYS[Suite.X25519_CHACHA20], OTHERS[Suite.X25519_CHACHA20]
-    told: list[PublicKey] = []
-    transmission = SecureImageTransmission(old.public, on_successor=told.append)
-    await transmission.encrypt_and_send(picture(), send=Server(old, successor=new.public))
-    assert transmission.public_key == new.public
-    assert told == [new.public]
-    server = Server(new)
-    await transmission.encrypt_and_send(picture(), send=server)
-    assert server.opened[0].key_id == new.public.id
-
-
-@pytest.mark.anyio
-@each_suite
-async def test_a_new_key_of_a_weaker_or_another_suite_is_not_used(suite: Suite) -> None:
-    for other in set(Suite) - {suite, Suite.MLKEM768_X25519}:
-        transmission = SecureImageTransmission(KEYS[suite].public)
-        await transmission.encrypt_and_send(
-            picture(), send=Server(KEYS[suite], successor=OTHERS[other].public)
-        )
-        assert transmission.public_key == KEYS[suite].public
-
-
 def test_a_successor_that_cannot_be_understood_changes_nothing() -> None:
     request = sealed()
     for text in (b"hd9:something:of:tomorrow", b"\xff\xfe"):
@@ -628,11 +529,11 @@ def test_neither_keys_nor_pictures_are_in_a_repr() -> None:
         key.to_json()["private_key"].encode()[:12],
         key.public.raw[:8],
     ]
-    transmission = SecureImageTransmission(key.public)
-    for value in (key, key.public, request, received, reply, transmission):
+    sealer = Sealer(key.public)
+    for value in (key, key.public, request, received, reply, sealer):
         text = repr(value)
         assert len(text) < 250
         for secret in secrets:
             assert repr(secret)[2:-1] not in text
     assert key.public.id in repr(key)
-    assert key.public.id in repr(transmission)
+    assert key.public.id in repr(sealer)

@@ -1,4 +1,4 @@
-"""What a remote way sends carries nothing of the metadata of the file it was made from."""
+"""What a remote backend sends carries nothing of the metadata of the file it was made from."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import pytest
 from PIL import Image
 
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.protocol import DetectParams
+from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import BackendResponseError
-from hybrid_detect.exchange.pipeline import prepare
 from hybrid_detect.exchange.wire import decode_request
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.filter import PrivacyFilter
 from hybrid_detect.types import BackendKind, Plan
 
-from ..privacy.laden_files import CANARY, LADEN_FILES, LadenFile
+from ...privacy.laden_files import CANARY, LADEN_FILES, LadenFile
 
 
 def plan(target_bytes: int) -> Plan:
@@ -35,14 +36,11 @@ def plan(target_bytes: int) -> Plan:
 
 
 def request_for(file: LadenFile, target_bytes: int) -> bytes:
-    prepared = prepare(
-        Frame.of(file.data),
-        plan(target_bytes),
-        compressor=ImageCompressionService(),
-        min_confidence=0.5,
-        session_id=None,
+    asked = plan(target_bytes)
+    picture = ImageCompressionService().compress(
+        Frame.of(file.data), target_bytes=asked.target_bytes, max_side_px=asked.max_side_px
     )
-    return prepared.request
+    return CustomProtocol().encode((picture,), DetectParams()).body
 
 
 @pytest.mark.parametrize("target_bytes", [80 * 1024, 900], ids=["roomy", "tight"])

@@ -1,0 +1,103 @@
+"""The seam between a provider and a transport: HTTP requests and responses as plain values.
+
+A protocol turns compressed pictures into a request and a response into faces; a transport carries
+the one and brings the other. Neither knows the other, so a provider is one file without I/O and a
+new transport never sees pixels.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hybrid_detect.compression.compressed_image import CompressedImage
+from hybrid_detect.exchange.wire import ResultReply
+
+__all__ = ["Capabilities", "DetectParams", "HttpRequest", "HttpResponse", "Protocol"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRequest:
+    """A request before it is sent. Headers and body may hold a token and a picture: no repr."""
+
+    url: str
+    """A path below the target's URL, starting with a slash (or empty), until the backend has made
+    it absolute."""
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpResponse:
+    """A whole response."""
+
+    status: int
+    body: bytes = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """By name in lower case."""
+    retry_after_s: float | None = None
+    """Seconds the server asked to wait; `None` if it did not say."""
+
+    @property
+    def media_type(self) -> str:
+        """The content type in lower case, without parameters; empty if there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DetectParams:
+    """What is asked beside the pictures."""
+
+    min_confidence: float = 0.5
+    """Faces below this score are not wanted, 0 to 1."""
+    deadline_s: float | None = None
+    """Seconds until the answer is worth nothing any more; `None` if unknown."""
+    session_id: str | None = None
+    """The caller's own name for this run of the app."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a protocol can carry. A backend checks it before it sends anything."""
+
+    formats: frozenset[str] = frozenset({"jpeg"})
+    """Picture formats it takes, as `CompressedImage.format` names them."""
+    max_picture_bytes: int | None = None
+    """The most bytes a compressed picture may have; pictures are compressed to fit."""
+    max_pictures: int = 1
+    """Pictures in one request."""
+    can_seal: bool = False
+    """Whether its requests may be sealed to the server's key: our own server's alone."""
+
+
+class Protocol(typing.Protocol):
+    """How one kind of server is asked for faces. Pure: no I/O, no clock, no state per request."""
+
+    @property
+    def name(self) -> str:
+        """The provider's name in configuration, such as ``custom_backend``."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can carry."""
+
+    def encode(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
+        """The request that asks for the faces in `pictures`."""
+
+    def decode(
+        self, response: HttpResponse, pictures: Sequence[CompressedImage]
+    ) -> Sequence[ResultReply]:
+        """The reply for each of `pictures`, faces in that picture's pixels.
+
+        Without pictures, `response` is the answer to `health`, and there are no replies.
+
+        Raises:
+            BackendResponseError: If the server refused.
+            ProtocolError: If the response is not what this protocol expects. The message never
+                repeats what the server wrote.
+        """
+
+    def health(self) -> HttpRequest | None:
+        """The cheapest request that proves the server alive; `None` if there is none."""

@@ -1,0 +1,1 @@
+"""The protocols of detection servers, a file each. Pure: no I/O."""

@@ -1,0 +1,77 @@
+"""Where a remote backend sends its requests: an address, its protocol and its credentials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from hybrid_detect.backends.remote.credentials import Credentials
+from hybrid_detect.backends.remote.protocol import HttpRequest, Protocol
+from hybrid_detect.backends.remote.providers.custom import CustomProtocol
+from hybrid_detect.config import Endpoint
+from hybrid_detect.errors import BackendResponseError, ConfigurationError
+
+__all__ = ["Target"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One server that can answer, or one region of a provider.
+
+    Raises:
+        ConfigurationError: If the URL is not usable, or the price is negative.
+    """
+
+    url: str | None = None
+    """The server's URL, such as ``https://faces.example.com``; `None` for a transport that has its
+    address from elsewhere."""
+    protocol: Protocol = field(default_factory=CustomProtocol)
+    credentials: Credentials | None = field(default=None, repr=False)
+    price_per_frame: float = 0.0
+    """What a frame costs there, in any currency."""
+    name: str = ""
+    """What logs and errors call it; its host if empty."""
+    allow_insecure_http: bool = False
+    """Whether plain ``http`` may leave this machine."""
+    endpoint: Endpoint | None = field(init=False, repr=False)
+    """The checked URL."""
+
+    def __post_init__(self) -> None:
+        if not self.price_per_frame >= 0:
+            msg = f"price_per_frame: expected 0 or more, got {self.price_per_frame!r}"
+            raise ConfigurationError(msg)
+        endpoint = None
+        if self.url is not None:
+            endpoint = Endpoint.parse(self.url, allow_insecure_http=self.allow_insecure_http)
+        object.__setattr__(self, "endpoint", endpoint)
+        object.__setattr__(self, "name", self.name or self.host)
+
+    @property
+    def host(self) -> str:
+        """Name or address of its host; empty without a URL."""
+        return self.endpoint.host if self.endpoint else ""
+
+    async def addressed(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
+        """`request` with this target's address and credentials.
+
+        Args:
+            request: A request of this target's protocol.
+            now_s: Seconds since 1970.
+
+        Raises:
+            BackendUnavailableError: If the credentials cannot be had.
+        """
+        if self.endpoint is not None:
+            request = replace(request, url=self.endpoint.url + request.url)
+        if self.credentials is None:
+            return request
+        await self.credentials.prepare(now_s=now_s)
+        return self.credentials.apply(request, now_s=now_s)
+
+    def can_renew(self, error: BaseException) -> bool:
+        """Whether `error` refuses credentials that `addressed` will renew when called again."""
+        return (
+            isinstance(error, BackendResponseError)
+            and error.status_code == 401
+            and self.credentials is not None
+            and self.credentials.on_refused()
+        )
