@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import itertools
 import textwrap
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 from hybrid_detect.config import ENV_PREFIX, ServiceConfig
+from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.server.config import ServerConfig
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
@@ -64,6 +66,20 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
+def enum_docs(cls: type) -> dict[str, str]:
+    """The text under each member of an enumeration."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(body, ast.ClassDef)
+    return {
+        statement.targets[0].id: " ".join(str(following.value.value).split())
+        for statement, following in itertools.pairwise(body.body)
+        if isinstance(statement, ast.Assign)
+        and isinstance(statement.targets[0], ast.Name)
+        and isinstance(following, ast.Expr)
+        and isinstance(following.value, ast.Constant)
+    }
+
+
 def default_of(field: Field[Any]) -> str:
     """The default of `field` as a reader would write it."""
     if field.default_factory is not MISSING:
@@ -99,7 +115,56 @@ def settings() -> str:
     )
 
 
-PAGES = {"settings.md": settings}
+EVENTS = """\
+# Events
+
+<!-- Made from the fields' docstrings by `nox -s reference`. -->
+
+A service tells its [hooks](../how-to/write-a-hook.md) what happened. An event holds no pixel, key,
+token or message body, so a hook may write all of it anywhere; `to_dict()` gives plain values for
+JSON. `session_id` is the name that the app chose.
+
+## `FrameEvent`
+
+Emitted once for each frame that entered the service, right after its end, to `on_frame(event)`.
+Frames that a camera's newer frames replaced never entered; the next event counts them in
+`dropped_before`.
+
+"""
+
+OUTCOMES = """
+## `FrameOutcome`
+
+"""
+
+BACKENDS = """
+## `BackendEvent`
+
+Emitted to `on_backend(event)` when a backend becomes usable or unusable, or its circuit breaker
+changes. That is noticed when a frame is decided on, and when a check or an attempt ends.
+
+"""
+
+
+def events() -> str:
+    """`docs/reference/events.md`."""
+    texts = enum_docs(FrameOutcome)
+    outcomes = [f"| `{outcome.value}` | {texts[outcome.name]} |" for outcome in FrameOutcome]
+    table_of_outcomes = "\n".join(
+        ["| value | what became of the frame |", "| --- | --- |", *outcomes]
+    )
+    return (
+        EVENTS
+        + table(FrameEvent, prefix=None)
+        + OUTCOMES
+        + table_of_outcomes
+        + "\n"
+        + BACKENDS
+        + table(BackendEvent, prefix=None)
+    )
+
+
+PAGES = {"settings.md": settings, "events.md": events}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():

@@ -9,6 +9,7 @@ import pytest
 import hybrid_detect
 import hybrid_detect.testing
 from hybrid_detect.config import ServiceConfig
+from hybrid_detect.monitoring.events import BackendEvent, FrameEvent
 from hybrid_detect.server.config import ServerConfig
 
 from .reference_pages import PAGES, REFERENCE, field_docs
@@ -22,8 +23,8 @@ def test_a_page_made_from_the_code_is_what_the_code_says(name: str) -> None:
     assert (REFERENCE / name).read_text(encoding="utf-8") == PAGES[name]()
 
 
-@pytest.mark.parametrize("cls", [ServiceConfig, ServerConfig])
-def test_every_setting_is_described(cls: type) -> None:
+@pytest.mark.parametrize("cls", [ServiceConfig, ServerConfig, FrameEvent, BackendEvent])
+def test_every_field_is_described(cls: type) -> None:
     docs = field_docs(cls)
     assert [field.name for field in fields(cls) if not docs[field.name]] == []
 

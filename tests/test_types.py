@@ -151,7 +151,13 @@ def test_json_is_plain_and_whole() -> None:
     assert value["backend"] == "cloud"
     assert value["session_id"] == "s"
     assert value["attempts"] == [
-        {"backend": "streaming", "error": "BackendTimeoutError", "message": "late", "elapsed_s": 0}
+        {
+            "backend": "streaming",
+            "error": "BackendTimeoutError",
+            "message": "late",
+            "elapsed_s": 0,
+            "bytes_sent": 0,
+        }
     ]
     (face,) = value["faces"]
     assert face["box"] == {"x_min": 10, "y_min": 20, "x_max": 50, "y_max": 80}

@@ -50,6 +50,11 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
+    from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
+    from hybrid_detect.monitoring.hooks import BackendHook, FrameHook
+    from hybrid_detect.monitoring.json_lines import JsonLinesHook
+    from hybrid_detect.monitoring.logging_hook import LoggingHook
+    from hybrid_detect.monitoring.monitor import BackendProcessingMonitor, MonitorFigures
     from hybrid_detect.privacy.consent import ConsentLedger
     from hybrid_detect.privacy.consent_record import ConsentRecord
     from hybrid_detect.privacy.filter import PrivacyFilter
@@ -121,6 +126,11 @@ _HOMES = {
     "compression.compressor": ("PRESETS", "CompressedImage", "ImageCompressionService"),
     "frames.drawing": ("draw",),
     "frames.frame": ("Frame", "PixelFormat"),
+    "monitoring.events": ("BackendEvent", "FrameEvent", "FrameOutcome"),
+    "monitoring.hooks": ("BackendHook", "FrameHook"),
+    "monitoring.json_lines": ("JsonLinesHook",),
+    "monitoring.logging_hook": ("LoggingHook",),
+    "monitoring.monitor": ("BackendProcessingMonitor", "MonitorFigures"),
     "privacy.filter": ("PrivacyFilter",),
     "compression.rate_control": ("RateController",),
     "storage.history": ("DetectionHistory",),
@@ -167,7 +177,10 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Backend",
     "BackendConditions",
     "BackendError",
+    "BackendEvent",
+    "BackendHook",
     "BackendKind",
+    "BackendProcessingMonitor",
     "BackendResponseError",
     "BackendStatus",
     "BackendTimeoutError",
@@ -192,18 +205,24 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Face",
     "FixedPolicy",
     "Frame",
+    "FrameEvent",
+    "FrameHook",
+    "FrameOutcome",
     "FramePrivacy",
     "HedgeCounts",
     "HybridDetectError",
     "HybridDetectionService",
     "ImageCompressionService",
     "InvalidFrameError",
+    "JsonLinesHook",
     "Keypoint",
     "LinkConditions",
+    "LoggingHook",
     "MissingExtraError",
     "ModelError",
     "ModelIntegrityError",
     "ModePolicy",
+    "MonitorFigures",
     "NetworkClass",
     "OnDeviceDetectionService",
     "PixelFormat",

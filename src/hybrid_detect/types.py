@@ -51,10 +51,10 @@ Source: MediaPipe, `face_detection.py`, enum `FaceKeyPoint`.
 
 
 class DetectionMode(StrEnum):
-    """Which ways may be used, and in which order."""
+    """Which backends may be used, and in which order."""
 
     AUTO = "auto"
-    """Whatever serves this frame best."""
+    """The backend that serves this frame best."""
     CLOUD = "cloud"
     """Cloud alone."""
     STREAMING = "streaming"
@@ -62,13 +62,13 @@ class DetectionMode(StrEnum):
     ON_DEVICE = "on_device"
     """The device alone: nothing is sent anywhere."""
     PREFER_CLOUD = "prefer_cloud"
-    """A remote way first (cloud, then the stream), the device as fallback."""
+    """A remote backend first (cloud, then the stream), the device as fallback."""
     PREFER_ON_DEVICE = "prefer_on_device"
-    """The device first, the remote ways as fallback."""
+    """The device first, the remote backends as fallback."""
 
 
 class BackendKind(StrEnum):
-    """A way of detecting."""
+    """Where a frame is looked at."""
 
     CLOUD = "cloud"
     STREAMING = "streaming"
@@ -79,15 +79,15 @@ class DetectionStatus(StrEnum):
     """What kind of answer a result is."""
 
     OK = "ok"
-    """The way that was chosen looked at this frame."""
+    """The backend that was chosen looked at this frame."""
     DEGRADED = "degraded"
-    """Somebody looked at this frame after a first try failed: another way, or the same one anew."""
+    """A backend looked at this frame after a first attempt had failed."""
     STALE = "stale"
-    """Nobody looked at this frame; the faces are an earlier frame's (see `age_s`)."""
+    """No backend looked at this frame; the faces are an earlier frame's (see `age_s`)."""
     SKIPPED = "skipped"
-    """Nobody looked at this frame: a newer one took its place, or later ones needed the time."""
+    """No backend looked at this frame: a newer one took its place, or the policy left it out."""
     FAILED = "failed"
-    """Nobody could look at this frame."""
+    """No backend could look at this frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +187,12 @@ class Face:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Where a frame's time went, in seconds; `None` where the way has no such step."""
+    """Where a frame's time went, in seconds; `None` where the backend has no such step."""
 
     total_s: float = 0.0
     """From the frame being handed in to the result being handed out."""
     prepare_s: float | None = None
-    """Compressing and framing the picture for a remote way."""
+    """Compressing and framing the picture for a remote backend."""
     exchange_s: float | None = None
     """From handing the bytes to the network to having the whole answer."""
     server_receive_s: float | None = None
@@ -209,18 +209,27 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A way that was tried for a frame and could not answer."""
+    """An attempt at a frame that did not bring its answer: it failed, or was given up."""
 
     backend: str
+    """The backend that was asked: a value of `BackendKind`."""
     error: str
-    """Name of the error's class."""
+    """Name of the error's class; empty if it was given up because another answered first."""
     message: str
+    """What happened, in words a person can read."""
     elapsed_s: float
+    """Seconds it took."""
+    bytes_sent: int = 0
+    """Bytes that it handed to a network, retries included."""
 
     @classmethod
-    def from_error(cls, error: BackendError) -> Self:
+    def from_error(cls, error: BackendError, *, bytes_sent: int = 0) -> Self:
         """The record of `error`."""
-        return cls(error.backend, type(error).__name__, str(error), error.elapsed_s)
+        return cls(error.backend, type(error).__name__, str(error), error.elapsed_s, bytes_sent)
+
+    def to_dict(self) -> dict[str, str | float | int]:
+        """Plain values by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +239,7 @@ class PowerConditions:
     battery: float | None = None
     """Charge, 0 to 1."""
     on_battery: bool | None = None
-    """Whether it runs down."""
+    """Whether it runs on the battery."""
     throttled: bool | None = None
     """Whether the processor is slowed down to cool."""
 
@@ -240,17 +249,17 @@ class Plan:
     """What to do with one frame, and why. Made by a policy, carried out by the service."""
 
     backend: BackendKind | None
-    """The way to take; `None` when no way is usable."""
+    """The backend to ask; `None` when none is usable."""
     reason: str
     """Why, in words a person can read."""
     deadline_s: float
     """Seconds the frame has from now: connecting, retrying and falling back included."""
     fallbacks: tuple[BackendKind, ...] = ()
-    """The ways to take after it, in order, if it cannot answer."""
+    """The backends to ask after it, in order, if it cannot answer."""
     reserve_s: float = 0.0
-    """Seconds of the deadline the first way may not use, kept for the fallbacks."""
+    """Seconds of the deadline the first backend may not use, kept for the fallbacks."""
     retries: int = 4
-    """How often a remote way may send the frame again, inside the deadline."""
+    """How often a remote backend may send the frame again, inside the deadline."""
     target_bytes: int = 80 * 1024
     """The most bytes a compressed picture may have. Source: the project's mission, 80 KB."""
     quality: int = 80
@@ -258,7 +267,7 @@ class Plan:
     max_side_px: int | None = 1280
     """Longest side sent, in pixels; `None` sends the full size."""
     hedge: BackendKind | None = None
-    """A second way that starts while the first is still under way; the first good answer wins."""
+    """A second backend that starts while the first still runs; the first good answer wins."""
     hedge_after_s: float = 0.0
     """Seconds after which `hedge` starts; 0 starts both at once."""
     probe: bool = False
@@ -266,7 +275,7 @@ class Plan:
     skip: bool = False
     """Whether to leave this frame out on purpose, because a later one will be served better."""
     escalation: BackendKind | None = None
-    """The way to ask as well when the answer of `backend` is not sure enough."""
+    """The backend to ask as well when the answer of `backend` is not sure enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +283,7 @@ class DetectionResult:
     """The answer for one frame.
 
     "No faces" and "could not look" are different answers: check `answered` (or call
-    `raise_for_status()`) before reading an empty `faces` as nobody being there.
+    `raise_for_status()`) before reading an empty `faces` as a picture without faces.
     """
 
     status: DetectionStatus
@@ -283,33 +292,44 @@ class DetectionResult:
     height: int
     """Height of the upright picture in pixels."""
     faces: tuple[Face, ...] = ()
-    """The faces found, best score first. Empty when nobody looked: see `answered`."""
+    """The faces found, best score first. Empty when no backend looked: see `answered`."""
     backend: BackendKind | None = None
-    """The way that answered; `None` if none did."""
+    """The backend that answered; `None` if none did."""
     model: str = ""
-    """The model that looked, as the way names it."""
+    """The model that looked, as the backend names it."""
     reason: str = ""
-    """Why this way was taken, and what came between."""
+    """Why this backend was chosen, and what came between."""
     timings: Timings = field(default_factory=Timings)
     age_s: float = 0.0
     """Seconds between the capture of the picture these faces were seen in and this result."""
     bytes_sent: int = 0
-    """Bytes of the message that carried the picture; 0 when it stayed on the device."""
+    """Bytes of the messages with this picture that were handed to a network for this frame:
+    those of retries and of `attempts` included. 0 means that the picture stayed on the device."""
     attempts: tuple[Attempt, ...] = ()
-    """The ways tried before the one that answered."""
+    """The attempts that failed, and those that were given up after they had sent the picture."""
     frame_id: int = 0
     """Number of the frame in its process, in the order of creation."""
+    source_index: int | None = None
+    """Number of the frame in its source, from 0, dropped frames counted; `None` outside a
+    stream."""
+    captured_at_s: float | None = None
+    """When the source gave the frame, in seconds of `time.monotonic`; `None` if it is no image."""
+    dropped_before: int = 0
+    """Frames of the source that were dropped between the last result's frame and this one."""
+    frame: Any = field(default=None, repr=False, compare=False)
+    """The `Frame` itself, with ``start_detection(..., keep_frames=True)``; else `None`."""
     session_id: str | None = None
+    """The caller's own name for this run of the app."""
     error: HybridDetectError | None = field(default=None, compare=False)
     """Why the status is ``failed`` or ``skipped``."""
 
     @property
     def answered(self) -> bool:
-        """Whether somebody looked: at this frame, or (``stale``) at an earlier one."""
+        """Whether a backend looked: at this frame, or (``stale``) at an earlier one."""
         return self.status not in {DetectionStatus.SKIPPED, DetectionStatus.FAILED}
 
     def raise_for_status(self) -> Self:
-        """Return this result, or raise its error if nobody looked at the frame.
+        """Return this result, or raise its error if no backend looked at the frame.
 
         Raises:
             HybridDetectError: The reason why there is no answer.
@@ -327,7 +347,7 @@ class DetectionResult:
         return np.array(rows, dtype=np.float32).reshape(-1, 4)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values. ``faces`` is `None`, not an empty list, if nobody looked."""
+        """Plain JSON-able values. ``faces`` is `None`, not an empty list, if none looked."""
         return {
             "status": self.status.value,
             "answered": self.answered,
@@ -340,16 +360,11 @@ class DetectionResult:
             "age_s": self.age_s,
             "timings": self.timings.to_dict(),
             "bytes_sent": self.bytes_sent,
-            "attempts": [
-                {
-                    "backend": a.backend,
-                    "error": a.error,
-                    "message": a.message,
-                    "elapsed_s": a.elapsed_s,
-                }
-                for a in self.attempts
-            ],
+            "attempts": [attempt.to_dict() for attempt in self.attempts],
             "frame_id": self.frame_id,
+            "source_index": self.source_index,
+            "captured_at_s": self.captured_at_s,
+            "dropped_before": self.dropped_before,
             "session_id": self.session_id,
             "error": f"{type(self.error).__name__}: {self.error}" if self.error else None,
         }
@@ -374,11 +389,11 @@ class DetectionResult:
         """This result as a ``supervision.Detections``.
 
         Keypoints lie in ``data["keypoints"]`` with shape ``(n, 6, 2)``, a missing one as NaN;
-        status, way and age in ``metadata``.
+        status, backend and age in ``metadata``.
 
         Raises:
             MissingExtraError: If supervision is not installed.
-            HybridDetectError: If nobody looked at the frame: `Detections` cannot say so.
+            HybridDetectError: If no backend looked at the frame: `Detections` cannot say so.
         """
         self.raise_for_status()
         sv = require("supervision", extra="supervision", purpose="to_supervision()")

@@ -21,9 +21,10 @@ from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.hedging import HedgeBudget
 from hybrid_detect.service.conditions_builder import FrameContext
+from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.service.managed_backend import ManagedBackend
-from hybrid_detect.service.plan_executor import Execution, PlanExecutor
+from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import (
     BackendKind,
@@ -105,8 +106,15 @@ class Course:
         """Carry out a plan that begins with the stream, if nothing else is told."""
         known: dict[str, Any] = {"backend": STREAMING, "reason": "test", "deadline_s": deadline_s}
         context = FrameContext(ends_s=self.clock() + deadline_s, privacy=FramePrivacy.DEFAULT)
+        execution = Execution(
+            started_s=self.clock(),
+            context=context,
+            frame=Frame.of(IMAGE),
+            plan=Plan(**(known | plan)),
+        )
         async with asyncio.timeout(LIMIT_S):
-            return await self.runner.execute(Plan(**(known | plan)), Frame.of(IMAGE), context)
+            await self.runner.execute(execution)
+        return execution
 
 
 @asynccontextmanager
@@ -182,7 +190,8 @@ async def test_a_probe_goes_on_when_the_device_has_answered() -> None:
         assert backend_of(execution) is DEVICE
         (probe,) = [task for task in backends.tasks if not task.done()]
         stream.go.set()
-        result = await probe
+        result = (await probe).result
+        assert result is not None
         assert result.backend is STREAMING
         assert stream.cancelled == 0
 

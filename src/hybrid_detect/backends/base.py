@@ -1,8 +1,7 @@
-"""The strategy interface: one way of detecting.
+"""The strategy interface: what a backend is, and what the service knows of it.
 
-The service knows ways only through this. A way gets a frame and a plan and returns a result
-in the pixels of the upright picture, or raises a `BackendError` that says whether trying
-again makes sense.
+A backend gets a frame and a plan and returns a result in the pixels of the upright picture, or
+raises a `BackendError` that says whether trying again makes sense.
 """
 
 from __future__ import annotations
@@ -11,41 +10,78 @@ import asyncio
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from hybrid_detect.config import DEFAULT_DEADLINE_S
+from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.frames.frame import Frame, ImageLike
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Face, Plan, Timings
 
-__all__ = ["Backend", "open_frame"]
+__all__ = ["Backend", "UploadGate", "open_frame"]
 
 
-async def open_frame(image: ImageLike, **options: Any) -> Frame:
-    """`Frame.of` for an event loop: what may block, a file or a pipe, is read in a thread.
+async def open_frame(image: ImageLike, *, limit_s: float | None = None, **options: Any) -> Frame:
+    """`Frame.of` for an event loop: a file or a pipe, which may block, is read in a thread.
 
     Args:
         image: Anything `Frame.of` takes.
-        **options: Its keyword arguments.
+        limit_s: Seconds that reading a file may take; `None` for no limit.
+        **options: The keyword arguments of `Frame.of`.
 
     Raises:
         InvalidFrameError: If it is not an image.
+        TimeoutError: If it is a file that could not be read within `limit_s`. The thread that
+            reads it is left behind.
     """
     if isinstance(image, str | os.PathLike) or hasattr(image, "read"):
-        return await asyncio.to_thread(Frame.of, image, **options)
+        async with asyncio.timeout(limit_s):
+            return await in_daemon_thread(Frame.of, image, **options)
     return Frame.of(image, **options)
 
 
+class UploadGate:
+    """Asked each time bytes of a frame are about to be handed to a transport; counts them.
+
+    A remote backend asks it for the first request, for each retry and for each hedge, with no
+    `await` between the question and the handing over. So a consent that ended a moment ago holds
+    back even a picture whose headers have left.
+
+    Args:
+        backend: The backend that sends.
+        denied_reason: Why the frame may not leave now; empty if it may.
+    """
+
+    __slots__ = ("backend", "bytes_sent", "denied_reason")
+
+    def __init__(self, backend: BackendKind, denied_reason: Callable[[], str]) -> None:
+        self.backend = backend
+        self.denied_reason = denied_reason
+        self.bytes_sent = 0
+        """Bytes that were handed over so far."""
+
+    def hand_over(self, size_bytes: int) -> None:
+        """Count `size_bytes` that the caller hands to a transport as soon as this returns.
+
+        Raises:
+            BackendUnavailableError: If the frame may not leave any more.
+        """
+        if reason := self.denied_reason():
+            raise BackendUnavailableError(reason, backend=self.backend.value)
+        self.bytes_sent += size_bytes
+
+
 class Backend(ABC):
-    """One way of detecting faces.
+    """Detects faces in frames, at one place.
 
     `start`, `check`, `detect` and `aclose` belong to one event loop. `detect` may be called
     several times at once.
     """
 
     kind: BackendKind
-    """Which way it is."""
+    """Which kind of backend it is."""
 
     host: str = ""
     """Name or address of the host it sends frames to; empty for the service's own endpoint."""
@@ -56,7 +92,7 @@ class Backend(ABC):
 
     @property
     def unavailable_reason(self) -> str:
-        """Why no frame should be given to this way now; empty when one may be."""
+        """Why no frame should be given to this backend now; empty when one may be."""
         return ""
 
     async def start(self) -> None:
@@ -82,12 +118,12 @@ class Backend(ABC):
         """Look for faces in `frame` inside ``plan.deadline_s`` seconds from now.
 
         Raises:
-            BackendError: If this way cannot answer.
+            BackendError: If this backend cannot answer.
             InvalidFrameError: If the frame turns out not to be a readable image.
         """
 
     def recall(self) -> None:
-        """Keep what of given-up frames is still here from leaving; for a way that buffers."""
+        """Keep what is left here of given-up frames from leaving, for a backend that buffers."""
 
     async def aclose(self) -> None:
         """Stop, and leave nothing running. May be called more than once."""
@@ -95,7 +131,7 @@ class Backend(ABC):
     async def process_image(
         self, image: ImageLike, *, deadline_s: float = DEFAULT_DEADLINE_S, **frame_options: Any
     ) -> DetectionResult:
-        """Look for faces in `image` through this way alone.
+        """Look for faces in `image` with this backend alone.
 
         Args:
             image: Anything `Frame.of` takes.
@@ -103,7 +139,7 @@ class Backend(ABC):
             **frame_options: Keyword arguments for `Frame.of`, such as ``pixel_format``.
 
         Raises:
-            BackendError: If this way cannot answer.
+            BackendError: If this backend cannot answer.
             InvalidFrameError: If it is not an image.
         """
         started_s = time.monotonic()
@@ -140,9 +176,9 @@ class Backend(ABC):
         """The result for `frame`, for a backend's `detect` to return: faces best first.
 
         Args:
-            frame: What was looked at.
+            frame: The frame that was looked at.
             plan: Its plan, whose reason is passed on.
-            faces: What was seen, in the pixels of the upright picture.
+            faces: The faces found, in the pixels of the upright picture.
             model: The model that looked.
             timings: Where the time went.
             bytes_sent: Bytes that left the device.

@@ -1,4 +1,4 @@
-"""Observing: what is known at the moment of deciding, put together for the policy."""
+"""Observing: puts together for the policy what is known at the moment of deciding."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["ConditionsBuilder", "FrameContext", "frame_privacy"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameContext:
-    """What holds for one frame, whichever way it takes."""
+    """What holds for one frame, whichever backend looks at it."""
 
     ends_s: float
     """When its deadline passes, in seconds of the service's clock."""
@@ -39,6 +39,10 @@ class FrameContext:
     """When it was captured, in seconds of `time.monotonic`; `None` counts as now."""
     side_px: int | None = None
     """Its longer side; `None` if unknown."""
+    source_index: int | None = None
+    """Its number in its source, from 0; `None` outside a stream."""
+    dropped_before: int = 0
+    """Frames of the source that were dropped between the one before and this one."""
 
 
 class ConditionsBuilder:
@@ -46,9 +50,9 @@ class ConditionsBuilder:
 
     Args:
         config: What the user knows and no probe can see: prices, caps, a metered network.
-        ways: The ways there are.
-        missing: Why the others are not there.
-        meter: Knows the link to the server; `None` if no way has one.
+        backends: The backends by kind.
+        missing: Why the other kinds are missing.
+        meter: Knows the link to the server; `None` without a remote backend.
         privacy: What may leave the device.
         consent: The consents that `privacy` may ask for.
         clock: Monotonic time in seconds.
@@ -79,7 +83,7 @@ class ConditionsBuilder:
         self._spent = 0.0
 
     def build(self, context: FrameContext) -> Conditions:
-        """What is known now, for a frame under `terms`."""
+        """What is known now, for the frame of `context`."""
         now_s = self._clock()
         missing = tuple(
             BackendConditions(kind=kind, usable=False, unavailable_reason=why)
@@ -125,7 +129,7 @@ class ConditionsBuilder:
     def denied_reason(self, kind: BackendKind, privacy: FramePrivacy) -> str:
         """Why a frame may not be given to `kind` now; empty if it may."""
         source = self._config.session_id
-        # Where the way really leads: a backend that the app brings need not use our endpoint.
+        # A backend that the app brings need not use the configured endpoint.
         backend = self._backends.get(kind)
         host = (backend.host if backend else "") or self._host or "localhost"
         record = (
@@ -158,7 +162,7 @@ class ConditionsBuilder:
         return replace(link, network=network)
 
     def on_result(self, plan: Plan, result: DetectionResult) -> None:
-        """Take in what became of a frame."""
+        """Learn from the result of a frame."""
         chosen = plan.hedge if plan.probe else plan.backend
         if chosen is not None:
             self._previous = chosen
@@ -167,7 +171,7 @@ class ConditionsBuilder:
 
 
 def frame_privacy(value: str) -> FramePrivacy:
-    """The privacy called `value`.
+    """The frame privacy named `value`.
 
     Raises:
         ConfigurationError: If there is none.

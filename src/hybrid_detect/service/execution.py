@@ -1,67 +1,165 @@
-"""What became of one frame, and how it is told."""
+"""What became of one frame, attempt by attempt, and the result made of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from hybrid_detect.errors import AllBackendsFailedError, BackendError, SupersededError
+from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.errors import (
+    AllBackendsFailedError,
+    BackendError,
+    HybridDetectError,
+    SupersededError,
+)
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.types import Attempt, DetectionResult, DetectionStatus, Plan
+from hybrid_detect.service.conditions_builder import FrameContext
+from hybrid_detect.types import Attempt, DetectionResult, DetectionStatus, Plan, Timings
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "RunningAttempt"]
 
 
-@dataclass(slots=True)
-class Execution:
-    """What became of a frame."""
+@dataclass(slots=True, eq=False)
+class RunningAttempt:
+    """One backend being asked about one frame."""
 
+    gate: UploadGate
+    """Counts the bytes it hands over."""
+    started_s: float
+    """When it started, in seconds of the service's clock."""
+    ended_s: float | None = None
+    """When it ended; `None` while it runs."""
     result: DetectionResult | None = None
+    """Its answer, if it had one."""
+    error: BackendError | None = None
+    """Why it had none; a `SupersededError` if a newer frame took its place."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes it handed to a network. A backend without a gate tells them in its answer."""
+        return max(self.gate.bytes_sent, self.result.bytes_sent if self.result else 0)
+
+    def to_attempt(self, *, now_s: float) -> Attempt:
+        """The record of an attempt that did not bring the frame's answer."""
+        if self.error is not None:
+            return Attempt.from_error(self.error, bytes_sent=self.bytes_sent)
+        if self.result is not None:
+            message = "another backend's answer was taken"
+        elif self.ended_s is None:
+            message = "still under way: another backend answered first"
+        else:
+            message = "given up before it had answered"
+        elapsed_s = (now_s if self.ended_s is None else self.ended_s) - self.started_s
+        return Attempt(self.gate.backend.value, "", message, elapsed_s, self.bytes_sent)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Execution:
+    """One frame on its way through the service: what was planned, tried and answered so far."""
+
+    started_s: float
+    """When the frame was handed in, in seconds of the service's clock."""
+    context: FrameContext
+    """Its deadline, privacy and place in its source."""
+    frame: Frame | None = None
+    """The frame, once it is known to be an image."""
+    plan: Plan | None = None
+    """The plan, once it is made."""
+    attempts: list[RunningAttempt] = field(default_factory=list)
+    """Every attempt that was started, in that order."""
+    result: DetectionResult | None = None
+    """The answer, once there is one."""
     failures: list[BackendError] = field(default_factory=list)
+    """Why attempts failed, in that order."""
     superseded: SupersededError | None = None
     """A newer frame took this one's place while it waited."""
     notes: list[str] = field(default_factory=list)
-    """What else a person may want to know of the way it took."""
+    """What a person may want to know besides, for the result's reason."""
 
-    def to_result(
-        self, frame: Frame, plan: Plan, *, total_s: float, session_id: str | None
-    ) -> DetectionResult:
+    def take(self, attempt: RunningAttempt) -> None:
+        """Go by the answer or the error of an attempt that has ended."""
+        if attempt.result is not None:
+            self.result = attempt.result
+        elif isinstance(attempt.error, SupersededError):
+            self.superseded = attempt.error
+        elif attempt.error is not None:
+            self.failures.append(attempt.error)
+
+    def to_result(self, *, now_s: float, session_id: str | None) -> DetectionResult:
         """The result that the caller gets.
 
         Args:
-            frame: The frame.
-            plan: What was to be done with it.
-            total_s: Seconds it took altogether.
+            now_s: The time, in seconds of the service's clock.
             session_id: The caller's name for this run of the app.
         """
-        failures = tuple(map(Attempt.from_error, self.failures))
         if self.result is None:
-            return self._without_answer(frame, plan, failures, session_id)
+            return self._without_answer(now_s=now_s, session_id=session_id)
         return replace(
             self.result,
-            status=DetectionStatus.DEGRADED if failures else self.result.status,
+            status=DetectionStatus.DEGRADED if self.failures else self.result.status,
             reason=self._reason(self.result.reason),
-            attempts=failures,
-            timings=replace(self.result.timings, total_s=total_s),
-            age_s=frame.age_s(),
+            attempts=self._unused_attempts(now_s=now_s),
+            timings=replace(self.result.timings, total_s=now_s - self.started_s),
+            age_s=self.frame.age_s() if self.frame else 0.0,
+            bytes_sent=self.bytes_sent,
+            captured_at_s=self.frame.captured_at_s if self.frame else None,
+            source_index=self.context.source_index,
+            dropped_before=self.context.dropped_before,
             session_id=session_id,
         )
 
-    def _without_answer(
-        self, frame: Frame, plan: Plan, failures: tuple[Attempt, ...], session_id: str | None
+    def failed(
+        self, error: BaseException, *, now_s: float, session_id: str | None
     ) -> DetectionResult:
-        reason = self._reason(plan.reason)
-        skipped = self.superseded or (SupersededError(plan.reason) if plan.skip else None)
-        message = f"no way could answer: {reason}" if failures else reason
+        """The result for a frame that ended in `error`.
+
+        Args:
+            error: Why there is no answer.
+            now_s: The time, in seconds of the service's clock.
+            session_id: The caller's name for this run of the app.
+        """
+        frame = self.frame
+        is_skipped = isinstance(error, SupersededError)
+        # The message of any other library's error may hold anything.
+        ours = error if isinstance(error, HybridDetectError) else None
         return DetectionResult(
-            status=DetectionStatus.SKIPPED if skipped else DetectionStatus.FAILED,
-            width=frame.width,
-            height=frame.height,
-            reason=reason,
-            attempts=failures,
-            age_s=frame.age_s(),
-            frame_id=frame.frame_id,
+            status=DetectionStatus.SKIPPED if is_skipped else DetectionStatus.FAILED,
+            width=frame.width if frame else 0,
+            height=frame.height if frame else 0,
+            reason=str(error) if ours else type(error).__name__,
+            timings=Timings(total_s=now_s - self.started_s),
+            attempts=self._unused_attempts(now_s=now_s),
+            age_s=frame.age_s() if frame else 0.0,
+            bytes_sent=self.bytes_sent,
+            frame_id=frame.frame_id if frame else 0,
+            captured_at_s=frame.captured_at_s if frame else self.context.captured_at_s,
+            source_index=self.context.source_index,
+            dropped_before=self.context.dropped_before,
             session_id=session_id,
-            error=skipped or AllBackendsFailedError(message, attempts=tuple(self.failures)),
+            error=ours,
+        )
+
+    def _without_answer(self, *, now_s: float, session_id: str | None) -> DetectionResult:
+        reason = self._reason(self.plan.reason if self.plan else "")
+        error: BaseException | None = self.superseded
+        if error is None and self.plan is not None and self.plan.skip:
+            error = SupersededError(self.plan.reason)
+        if error is None:
+            message = f"no backend could answer: {reason}" if self.failures else reason
+            error = AllBackendsFailedError(message, attempts=tuple(self.failures))
+        return replace(self.failed(error, now_s=now_s, session_id=session_id), reason=reason)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that all attempts together handed to a network."""
+        return sum(attempt.bytes_sent for attempt in self.attempts)
+
+    def _unused_attempts(self, *, now_s: float) -> tuple[Attempt, ...]:
+        """The attempts that failed, and those that sent the picture without bringing the answer."""
+        return tuple(
+            attempt.to_attempt(now_s=now_s)
+            for attempt in self.attempts
+            if attempt.error in self.failures
+            or (attempt.bytes_sent and (self.result is None or attempt.result is not self.result))
         )
 
     def _reason(self, first: str) -> str:

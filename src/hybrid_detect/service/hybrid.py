@@ -15,66 +15,58 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from hybrid_detect.backends import create_backend
 from hybrid_detect.backends.base import Backend, open_frame
-from hybrid_detect.backends.remote.link_meter import LinkMeter
-from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.config import ServiceConfig, detection_mode
 from hybrid_detect.errors import (
+    AllBackendsFailedError,
     ClosedError,
     ConfigurationError,
     InvalidFrameError,
 )
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
+from hybrid_detect.monitoring.events import FrameOutcome, frame_event
+from hybrid_detect.monitoring.hooks import Dispatcher, Hook
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.auto import AutoPolicy
-from hybrid_detect.selection.policy import ORDERS, ModePolicy, Policy
+from hybrid_detect.selection.policy import ModePolicy, Policy
+from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext, frame_privacy
-from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend
+from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.status import ServiceStatus, Traffic
 from hybrid_detect.service.streams import Stream, results_in_order
 from hybrid_detect.sources.change_gate import ChangeGate
-from hybrid_detect.sources.sources import (
-    CapturedFrame,
-    FrameSource,
-    OpenSource,
-    open_source,
-)
-from hybrid_detect.types import (
-    BackendKind,
-    DetectionMode,
-    DetectionResult,
-    DetectionStatus,
-    Plan,
-)
+from hybrid_detect.sources.sources import CapturedFrame, FrameSource, OpenSource, open_source
+from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Plan
 
 __all__ = ["HybridDetectionService"]
 
 
 class HybridDetectionService:
-    """Detects faces in camera frames, through whichever way serves each frame best.
+    """Detects faces in camera frames with the backend that serves each frame best.
 
-    Use it as an async context manager; entering returns once a way is ready (the device, if it
-    is preferred), or all have failed to become so. It belongs to one event loop, and
+    Use it as an async context manager; entering returns once a backend is ready (the device, if
+    it is preferred), or all have failed to become so. It belongs to one event loop, and
     `process_image` may be called several times at once.
 
     Args:
-        endpoint: URL of the detection server; without one, the device is the only way.
+        endpoint: URL of the detection server; without one, the device is the only backend.
         auth_token: Bearer token for the server.
-        mode: Which ways may be used, and in which order.
+        mode: Which backends may be used, and in which order.
         session_id: Your own name for this run of the app.
         config: Everything else; the arguments above win over its fields.
-        backends: The ways to use instead of those that the configuration asks for.
+        backends: The backends to use instead of those that the configuration asks for.
         policy: Decides instead of the mode's own.
-        privacy: What may leave the device; by default whatever is sent to the endpoint.
+        privacy: What may leave the device; by default every frame may go to the endpoint.
         consent: The consents that `privacy` asks for, of the subject named by `session_id`.
+        hooks: Objects with ``on_frame(event)`` or ``on_backend(event)``, told what became of
+            each frame and of each change of a backend. They are not closed with the service.
         clock: Monotonic time in seconds.
 
     Raises:
-        ConfigurationError: If no way of the mode can work as configured.
+        ConfigurationError: If no backend of the mode can work as configured.
     """
 
     def __init__(
@@ -89,6 +81,7 @@ class HybridDetectionService:
         policy: Policy | None = None,
         privacy: PrivacyPolicy | None = None,
         consent: ConsentLedger | None = None,
+        hooks: Iterable[Hook] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         given: dict[str, Any] = {
@@ -100,31 +93,28 @@ class HybridDetectionService:
         explicit = {name: value for name, value in given.items() if value is not None}
         self.config = replace(config or ServiceConfig(), **explicit)
         self._clock = clock
-        self._policy = policy or self._default_policy()
-        self._missing: dict[BackendKind, str] = {}
+        self._policy = policy or _default_policy(self.config)
+        self._hooks = Dispatcher(hooks)
         privacy = privacy or PrivacyPolicy()
-        made = self._create_backends(privacy) if backends is None else list(backends)
-        self._backends = {backend.kind: ManagedBackend(backend, clock=clock) for backend in made}
-        if len(self._backends) < len(made):
-            msg = f"backends: expected one of each kind, got {[b.kind.value for b in made]}"
-            raise ConfigurationError(msg)
-        remote = [backend for backend in made if isinstance(backend, RemoteBackend)]
-        meter = LinkMeter(clock=clock)
-        for backend in remote:  # the ways to one server share what is known of the link
-            backend.meter = meter
-        self._meter = meter if remote else None
+        self._backends = BackendSet(
+            self.config,
+            backends,
+            privacy=privacy,
+            clock=clock,
+            on_change=self._hooks.backend if self._hooks.wants_backends else None,
+        )
         self._conditions_builder = ConditionsBuilder(
             self.config,
-            self._backends,
-            self._missing,
-            meter=self._meter,
+            self._backends.by_kind,
+            self._backends.missing,
+            meter=self._backends.meter,
             privacy=privacy,
             consent=consent,
             clock=clock,
         )
         self._executor = PlanExecutor(
-            self._backends,
-            self._missing,
+            self._backends.by_kind,
+            self._backends.missing,
             clock=clock,
             spawn=self._spawn,
             denied_reason=self._conditions_builder.denied_reason,
@@ -135,36 +125,6 @@ class HybridDetectionService:
         self._streams: set[asyncio.Task[Any]] = set()
         self._sources: set[OpenSource] = set()
         self._dropped = 0
-
-    def _default_policy(self) -> Policy:
-        limits: dict[str, Any] = {
-            "target_bytes": int(self.config.target_file_size_kb * 1024),
-            "quality": self.config.quality,
-            "max_side_px": self.config.max_side_px,
-        }
-        if self.config.mode is DetectionMode.AUTO:
-            return AutoPolicy(**limits)
-        return ModePolicy(mode=self.config.mode, **limits)
-
-    def _create_backends(self, privacy: PrivacyPolicy) -> list[Backend]:
-        made = []
-        errors = []
-        for kind in ORDERS[detection_mode(self.config.mode)]:
-            if why := privacy.always_denied_reason(kind):
-                self._missing[kind] = why  # so that not even a connection is made
-                continue
-            try:
-                made.append(create_backend(kind, self.config))
-            except ConfigurationError as error:
-                self._missing[kind] = str(error)
-                errors.append(error)
-        if made:
-            return made
-        if len(errors) == len(self._missing) == 1:
-            raise errors[0]
-        reasons = "; ".join(f"{kind.value}: {why}" for kind, why in self._missing.items())
-        msg = f"no way of mode {str(self.config.mode)!r} can work: {reasons}"
-        raise ConfigurationError(msg)
 
     # -- one frame ---------------------------------------------------------------------------
 
@@ -186,38 +146,95 @@ class HybridDetectionService:
             privacy: ``local_only`` keeps this image on the device, whatever else is allowed.
 
         Returns:
-            Who answered, and what they saw. The status is ``skipped`` if a newer image took this
-            one's place while it waited; otherwise somebody looked.
+            Which backend answered, and the faces it found. The status is ``skipped`` if a newer
+            image took this one's place while it waited.
 
         Raises:
             InvalidFrameError: If it is not an image this library can look at.
-            AllBackendsFailedError: If no way could answer inside the deadline.
+            AllBackendsFailedError: If no backend could answer inside the deadline.
         """
         deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
         if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
             msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
             raise ConfigurationError(msg)
         context = FrameContext(ends_s=self._clock() + deadline_s, privacy=frame_privacy(privacy))
-        frame = await open_frame(image, pixel_format=pixel_format)
-        result = await self._look(frame, context)
+        result = await self._process(image, pixel_format, context)
         if result.status is DetectionStatus.FAILED:
             result.raise_for_status()
         return result
 
-    async def _look(self, frame: Frame, context: FrameContext) -> DetectionResult:
-        """Observe, decide, detect (and fall back), feed back."""
+    async def _process(
+        self,
+        image: ImageLike,
+        pixel_format: PixelFormat | str,
+        context: FrameContext,
+        stream: Stream | None = None,
+    ) -> DetectionResult:
+        """Observe, decide, detect (and fall back), feed back; then tell the hooks."""
         self._require_open()
-        started_s = self._clock()
-        context = replace(
-            context, captured_at_s=frame.captured_at_s, side_px=max(frame.width, frame.height)
-        )
-        plan = await self._decide(context)
-        execution = await self._executor.execute(plan, frame, context)
-        result = execution.to_result(
-            frame, plan, total_s=self._clock() - started_s, session_id=self.config.session_id
-        )
-        self._conditions_builder.on_result(plan, result)
+        execution = Execution(started_s=self._clock(), context=context)
+        try:
+            execution.frame = frame = await self._open(image, pixel_format, context)
+            if stream and (known := stream.unchanged(frame, context, now_s=self._clock())):
+                result = known
+            else:
+                execution.context = replace(
+                    context,
+                    captured_at_s=frame.captured_at_s,
+                    side_px=max(frame.width, frame.height),
+                )
+                execution.plan = await self._decide(execution.context)
+                await self._executor.execute(execution)
+                result = execution.to_result(now_s=self._clock(), session_id=self.config.session_id)
+                self._conditions_builder.on_result(execution.plan, result)
+        except AllBackendsFailedError as error:
+            result = self._failed(execution, error)
+        except BaseException as error:
+            self._tell(execution, self._failed(execution, error), error)
+            raise
+        self._tell(execution, result)
+        if stream and execution.frame:
+            return stream.with_frame(result, execution.frame, now_s=self._clock())
         return result
+
+    async def _open(
+        self, image: ImageLike, pixel_format: PixelFormat | str, context: FrameContext
+    ) -> Frame:
+        left_s = max(context.ends_s - self._clock(), 0.0)
+        try:
+            return await open_frame(
+                image,
+                limit_s=left_s,
+                pixel_format=pixel_format,
+                captured_at_s=context.captured_at_s,
+            )
+        except TimeoutError:
+            msg = f"the image could not be read within its deadline of {left_s:.3f} s"
+            raise AllBackendsFailedError(msg) from None
+
+    def _failed(self, execution: Execution, error: BaseException) -> DetectionResult:
+        return execution.failed(error, now_s=self._clock(), session_id=self.config.session_id)
+
+    def _tell(
+        self, execution: Execution, result: DetectionResult, error: BaseException | None = None
+    ) -> None:
+        """Tell the hooks what became of a frame, once."""
+        if not self._hooks.wants_frames:
+            return
+        outcome = None
+        if isinstance(error, InvalidFrameError):
+            outcome = FrameOutcome.INVALID
+        elif isinstance(error, asyncio.CancelledError):
+            outcome = FrameOutcome.CANCELLED
+        event = frame_event(
+            result,
+            at_s=time.time(),
+            total_s=self._clock() - execution.started_s,
+            planned=execution.plan.backend if execution.plan else None,
+            outcome=outcome,
+            error=error,
+        )
+        self._hooks.frame(event)
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -225,15 +242,12 @@ class HybridDetectionService:
             raise ClosedError(msg)
 
     async def _decide(self, context: FrameContext) -> Plan:
-        """Observe and decide; wait for a way that is still starting if there is no other."""
+        """Observe and decide; wait for a backend that is still starting if no other can answer."""
         while True:
             plan = self._policy.decide(self._conditions_builder.build(context))
-            starting = [
-                backend for backend in self._backends.values() if not backend.checked.is_set()
-            ]
-            if plan.backend is not None or plan.skip or not starting:
+            if plan.backend is not None or plan.skip or not self._backends.starting():
                 return plan
-            if not await _first_checked(starting, timeout_s=context.ends_s - self._clock()):
+            if not await self._backends.first_checked(timeout_s=context.ends_s - self._clock()):
                 return plan
 
     # -- many frames -------------------------------------------------------------------------
@@ -247,10 +261,11 @@ class HybridDetectionService:
         pixel_format: PixelFormat | str = PixelFormat.RGB,
         privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
         skip_unchanged: bool = False,
+        keep_frames: bool = False,
     ) -> AsyncGenerator[DetectionResult]:
         """Yield a result for each frame taken from `camera`, in the frames' order.
 
-        Never raises for a single frame: a frame that nobody could look at, or that is not an
+        Never raises for a single frame: a frame that no backend could look at, or that is not an
         image, yields a result with status ``failed`` and its error.
 
         Args:
@@ -263,6 +278,8 @@ class HybridDetectionService:
             privacy: ``local_only`` keeps these frames on the device.
             skip_unchanged: Whether a frame that looks like the last one that was looked at gets
                 that one's faces, with status ``stale`` and their age, at most for a second.
+            keep_frames: Whether each result holds its frame as ``result.frame``, to draw on. The
+                pixels stay in memory for as long as the result does.
 
         Raises:
             ConfigurationError: If `camera` is no source of frames.
@@ -278,6 +295,7 @@ class HybridDetectionService:
                 max_fps=max_fps,
                 must_answer=not source.drops,
                 gate=ChangeGate() if skip_unchanged else None,
+                keep_frames=keep_frames,
             )
             results = results_in_order(source, partial(self._look_at, stream), spawn=self._spawn)
             async with aclosing(results):
@@ -287,7 +305,7 @@ class HybridDetectionService:
                 except asyncio.CancelledError:
                     task = asyncio.current_task()
                     if task is None or not task.cancelling():
-                        # Nobody has cancelled the caller: closing has cancelled its frames.
+                        # The caller was not cancelled: closing has cancelled its frames.
                         self._require_open()
                     raise
                 finally:
@@ -297,25 +315,11 @@ class HybridDetectionService:
     async def _look_at(self, stream: Stream, captured: CapturedFrame) -> DetectionResult:
         context = stream.context(captured, ends_s=self._clock() + self.config.deadline_s)
         try:
-            frame = await open_frame(
-                captured.image,
-                pixel_format=stream.pixel_format,
-                captured_at_s=captured.captured_at_s,
-            )
-            if (known := stream.unchanged(frame, now_s=self._clock())) is not None:
-                return known
-            result = await self._look(frame, context)
-            stream.looked_at(frame, result, now_s=self._clock())
-            return result
+            return await self._process(captured.image, stream.pixel_format, context, stream)
         except InvalidFrameError as error:
-            return DetectionResult(
-                status=DetectionStatus.FAILED,
-                width=0,
-                height=0,
-                reason=f"not an image: {error}",
-                session_id=self.config.session_id,
-                error=error,
-            )
+            execution = Execution(started_s=self._clock(), context=context)
+            result = self._failed(execution, error)
+            return replace(result, reason=f"not an image: {error}")
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         task = asyncio.create_task(coroutine)
@@ -326,41 +330,15 @@ class HybridDetectionService:
     # -- life --------------------------------------------------------------------------------
 
     def status(self) -> ServiceStatus:
-        """What the next frame would get, and how each way stands."""
-        missing = tuple(
-            BackendStatus(
-                kind=kind,
-                usable=False,
-                unavailable_reason=why,
-                breaker="",
-                latency_s=None,
-                answered=0,
-                failed=0,
-            )
-            for kind, why in self._missing.items()
-        )
+        """What the next frame would get, and how each backend stands."""
+        context = FrameContext(ends_s=self._clock() + self.config.deadline_s)
         return ServiceStatus(
             mode=detection_mode(self.config.mode),
-            plan=self._policy.decide(
-                self._conditions_builder.build(
-                    FrameContext(ends_s=self._clock() + self.config.deadline_s)
-                )
-            ),
-            backends=tuple(backend.status() for backend in self._backends.values()) + missing,
+            plan=self._policy.decide(self._conditions_builder.build(context)),
+            backends=self._backends.status(),
             frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
             hedges=replace(self._executor.hedges),
-            traffic=self._traffic(),
-        )
-
-    def _traffic(self) -> Traffic:
-        if self._meter is None:
-            return Traffic()
-        link = self._meter.link
-        return Traffic(
-            sent_bytes=link.bytes_sent,
-            wasted_bytes=self._meter.wasted_bytes,
-            probe_bytes=link.bytes_probing,
-            pings=link.pings,
+            traffic=Traffic.of(self._backends.meter),
         )
 
     async def __aenter__(self) -> Self:
@@ -370,41 +348,22 @@ class HybridDetectionService:
                 self._consent_stops = self._consent.on_withdrawal(
                     partial(self._on_withdrawal, loop)
                 )
-            for kind, backend in tuple(self._backends.items()):
-                try:
-                    await backend.start()
-                except ConfigurationError as error:
-                    if len(self._backends) == 1:
-                        raise
-                    self._missing[kind] = str(error)
-                    await self._backends.pop(kind).aclose()
+            await self._backends.start()
             self._is_open = True
-            await self._until_ready()
+            await self._backends.usable(detection_mode(self.config.mode))
         except BaseException:
             await self.aclose()
             raise
         return self
 
     def _on_withdrawal(self, loop: asyncio.AbstractEventLoop, record: ConsentRecord) -> None:
-        """Called in whatever thread withdraws."""
+        """Called in the thread that withdraws."""
         if record.subject == self.config.session_id:
             loop.call_soon_threadsafe(self._executor.recall)
 
     async def wait_ready(self) -> None:
-        """Wait until every way has either become ready or failed to for the first time."""
-        await asyncio.gather(*(backend.checked.wait() for backend in self._backends.values()))
-
-    async def _until_ready(self) -> None:
-        device = self._backends.get(BackendKind.DEVICE)
-        if device is not None and self.config.mode is DetectionMode.PREFER_ON_DEVICE:
-            # A server may be ready sooner, but sending pictures is not what was preferred.
-            await device.checked.wait()
-        starting = list(self._backends.values())
-        while starting and not any(
-            backend.conditions().usable for backend in self._backends.values()
-        ):
-            await _first_checked(starting, timeout_s=None)
-            starting = [backend for backend in starting if not backend.checked.is_set()]
+        """Wait until every backend has either become ready or failed to for the first time."""
+        await self._backends.all_checked()
 
     async def __aexit__(
         self,
@@ -423,17 +382,18 @@ class HybridDetectionService:
         for task in tuple(self._streams):
             task.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
-        # Not left to streams that nobody goes on with: a camera must not be read any more.
+        # Not left to streams that no caller goes on with: a camera must not be read any more.
         await asyncio.gather(*(source.aclose() for source in tuple(self._sources)))
-        await asyncio.gather(*(backend.aclose() for backend in self._backends.values()))
+        await self._backends.aclose()
+        await self._hooks.aclose()
 
 
-async def _first_checked(backends: Iterable[ManagedBackend], *, timeout_s: float | None) -> bool:
-    """Wait until the first of `ways` has ended its first check; False if time ran out."""
-    waits = [asyncio.create_task(backend.checked.wait()) for backend in backends]
-    try:
-        done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        return bool(done)
-    finally:
-        for wait in waits:
-            wait.cancel()
+def _default_policy(config: ServiceConfig) -> Policy:
+    limits: dict[str, Any] = {
+        "target_bytes": int(config.target_file_size_kb * 1024),
+        "quality": config.quality,
+        "max_side_px": config.max_side_px,
+    }
+    if config.mode is DetectionMode.AUTO:
+        return AutoPolicy(**limits)
+    return ModePolicy(mode=config.mode, **limits)

@@ -1,14 +1,16 @@
-"""A way as the service sees it: a backend, what is known about it, and who watches over it."""
+"""A backend as the service sees it: what is known about it, and the watch over it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hybrid_detect.backends.base import Backend
+from hybrid_detect.backends.base import Backend, UploadGate
+from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
@@ -16,6 +18,7 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
 from hybrid_detect.selection.conditions import BackendConditions
 from hybrid_detect.selection.estimators import LatencyEstimate
@@ -37,14 +40,17 @@ more would have gone wrong is missed."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendStatus:
-    """One way in `HybridDetectionService.status()`."""
+    """One backend in `HybridDetectionService.status()`."""
 
     kind: BackendKind
     usable: bool
+    """Whether a frame may be given to it now."""
     unavailable_reason: str
+    """If not usable: why."""
     breaker: str
-    """``closed``, ``open`` or ``half_open``; empty if the way is not there at all."""
+    """``closed``, ``open`` or ``half_open``; empty if the backend is missing."""
     latency_s: float | None
+    """Predicted seconds for one frame; `None` when there is no recent measurement."""
     answered: int
     """Frames it answered."""
     failed: int
@@ -55,16 +61,30 @@ class ManagedBackend:
     """A backend with its breaker and its latency estimate.
 
     While the breaker is open, a task asks the backend for a sign of life in growing
-    intervals, so that no frame has to be risked to find out that a way is back.
+    intervals, so that no frame has to be risked to find out that it is back.
+
+    Args:
+        backend: The backend.
+        clock: Monotonic time in seconds.
+        on_change: Called when it becomes usable or unusable, or its breaker changes.
     """
 
-    def __init__(self, backend: Backend, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        clock: Callable[[], float],
+        on_change: Callable[[BackendEvent], None] | None = None,
+    ) -> None:
         self.kind = backend.kind
         self.host = backend.host
         self.checked = asyncio.Event()
         """Set once the first check has ended, either way."""
         self._backend = backend
+        self._remote = backend if isinstance(backend, RemoteBackend) else None
         self._clock = clock
+        self._on_change = on_change
+        self._told: tuple[bool, BreakerState] | None = None
         self._breaker = CircuitBreaker()
         self._latency = LatencyEstimate()
         self._median = WindowedQuantile()
@@ -85,8 +105,10 @@ class ManagedBackend:
         self._watcher.add_done_callback(self._report_bug)
 
     def conditions(self) -> BackendConditions:
-        """What a policy may know about this way now."""
+        """What a policy may know about this backend now."""
         unavailable_reason = self._unavailable_reason()
+        if self._on_change is not None:
+            self._tell_change(unavailable_reason)
         return BackendConditions(
             kind=self.kind,
             usable=not unavailable_reason,
@@ -95,10 +117,27 @@ class ManagedBackend:
             busy_s=self._busy_s(),
         )
 
+    def _tell_change(self, unavailable_reason: str) -> None:
+        """Report whether it is usable, if that or its breaker is not as last reported."""
+        now = (not unavailable_reason, self._breaker.state)
+        if now == self._told or self._on_change is None or not self.checked.is_set():
+            return
+        self._told = now
+        self._on_change(
+            BackendEvent(
+                at_s=time.time(),
+                backend=self.kind,
+                host=self.host,
+                usable=not unavailable_reason,
+                reason=unavailable_reason,
+                breaker=self._breaker.state.value,
+            )
+        )
+
     def _latency_s(self) -> float | None:
         """Predicted seconds for one frame; `None` if nothing is known."""
         if self.kind is BackendKind.DEVICE:
-            # Nothing but its own load moves it, so that what was seen long ago still holds.
+            # Nothing but its own load moves it, so that an old measurement still holds.
             return self._median.predict()
         return self._latency.predict_s(now_s=self._clock())
 
@@ -111,7 +150,7 @@ class ManagedBackend:
         return first_s + usual_s * (len(self._running) - 1)
 
     def status(self) -> BackendStatus:
-        """What a person may want to know about this way now."""
+        """How the backend stands now, for a person."""
         now = self.conditions()
         return BackendStatus(
             kind=self.kind,
@@ -131,8 +170,13 @@ class ManagedBackend:
             return self._backend.unavailable_reason
         return self._trouble or self._backend.unavailable_reason or "starting"
 
-    async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
-        """Give the frame to the backend, and learn from what becomes of it.
+    async def detect(self, frame: Frame, plan: Plan, gate: UploadGate) -> DetectionResult:
+        """Give the frame to the backend, and learn from its answer or its failure.
+
+        Args:
+            frame: The frame.
+            plan: The plan, with what is left of the deadline.
+            gate: Asked at each hand-over of bytes to a transport.
 
         Raises:
             BackendError: If it could not answer.
@@ -141,9 +185,12 @@ class ManagedBackend:
         call = object()  # the same frame may be looked at twice at once
         self._running[call] = started_s
         try:
-            result = await self._backend.detect(frame, plan)
+            if self._remote is not None:
+                result = await self._remote.detect(frame, plan, gate=gate)
+            else:
+                result = await self._backend.detect(frame, plan)
         except SupersededError:
-            raise  # says nothing about the way
+            raise  # says nothing about the backend
         except BackendError as error:
             self._failed += 1
             if error.retry_after_s is not None:
@@ -154,7 +201,7 @@ class ManagedBackend:
             self._on_failure(error)
             raise
         except asyncio.CancelledError:
-            # Another way was faster: this one takes at least so long.
+            # Another backend was faster: this one takes at least so long.
             self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
             raise
         finally:
@@ -163,7 +210,8 @@ class ManagedBackend:
         self._answered += 1
         self._latency.observe(elapsed_s, now_s=self._clock())
         self._median.observe(elapsed_s)
-        # Without another way a slow answer is the best there is, and the device is that other way.
+        # Without another backend a slow answer is the best to be had, and from the device it is
+        # the last resort.
         has_other = self.kind is not BackendKind.DEVICE and bool(plan.fallbacks or plan.hedge)
         slow = has_other and elapsed_s > SLOW_SHARE * plan.deadline_s
         self._breaker.on_success(now_s=self._clock(), slow=slow)
@@ -171,6 +219,7 @@ class ManagedBackend:
             self._trouble, self._trouble_kind = self._breaker.why_open, None
             logger.warning("%s is out: %s", self.kind.value, self._trouble)
             self._opened.set()
+            self._tell_change(self._unavailable_reason())
         return result
 
     def _on_failure(self, error: HybridDetectError) -> None:
@@ -186,6 +235,7 @@ class ManagedBackend:
             logger.log(level, "%s is out: %s", self.kind.value, error)
         self._trouble = str(error)
         self._trouble_kind = type(error)
+        self._tell_change(self._unavailable_reason())
 
     async def _watch(self) -> None:
         """Check the backend whenever its breaker is open and the pause is over."""
@@ -206,9 +256,10 @@ class ManagedBackend:
                 self._trouble, self._trouble_kind = "", None
                 self._breaker.on_success()
             self.checked.set()
+            self._tell_change(self._unavailable_reason())
 
     def recall(self) -> None:
-        """Keep what of given-up frames is still here from leaving."""
+        """Keep what is left here of given-up frames from leaving."""
         self._backend.recall()
 
     async def aclose(self) -> None:
@@ -222,8 +273,8 @@ class ManagedBackend:
             await self._backend.aclose()
 
     def _report_bug(self, watcher: asyncio.Task[None]) -> None:
-        # Only errors of this library are expected in a check; anything else must be seen. Nobody
-        # checks this way any more, so it stays out, and nobody may wait for it.
+        # Only errors of this library are expected in a check; anything else must be seen. With
+        # its watch ended the backend stays out, and no frame may wait for it.
         if not watcher.cancelled() and (bug := watcher.exception()) is not None:
             logger.error("%s is out: its check has a bug", self.kind.value, exc_info=bug)
             self._trouble = f"its check has a bug ({type(bug).__name__})"

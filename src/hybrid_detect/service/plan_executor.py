@@ -1,6 +1,6 @@
-"""Carrying out a plan: one way after the other, two at once, or the server after the device.
+"""Carrying out a plan: one backend after the other, two at once, or the server after the device.
 
-Each way gets what is left of the frame's deadline. The first good answer wins.
+Each backend gets what is left of the frame's deadline. The first good answer wins.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
     HybridDetectError,
-    SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.escalation import why_unsure
 from hybrid_detect.selection.hedging import HedgeBudget
-from hybrid_detect.service.conditions_builder import FrameContext
-from hybrid_detect.service.execution import Execution
+from hybrid_detect.service.execution import Execution, RunningAttempt
 from hybrid_detect.service.managed_backend import ManagedBackend
-from hybrid_detect.types import BackendKind, DetectionResult, Plan
+from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["HedgeCounts", "PlanExecutor"]
 
@@ -34,25 +34,26 @@ logger = logging.getLogger("hybrid_detect")
 
 @dataclass(slots=True)
 class HedgeCounts:
-    """What looking twice has cost and brought."""
+    """What asking two backends at once has cost and brought."""
 
     started: int = 0
-    """Frames for which a second way was started while the first was still under way."""
+    """Frames for which a second backend was started while the first was still under way."""
     won: int = 0
-    """Of these, how often the second way answered first."""
+    """Of these, how often the second backend answered first."""
     denied: int = 0
-    """How often the budget refused a second way."""
+    """How often the budget refused a second backend."""
 
 
 class PlanExecutor:
     """Carries plans out.
 
     Args:
-        ways: The ways there are.
-        missing: Why the others are not there.
+        backends: The backends by kind.
+        missing: Why the other kinds are missing.
         clock: Monotonic time in seconds.
-        spawn: Runs a coroutine as a task that somebody else ends if need be.
-        why_not_leave: Why a frame of that privacy may not be given to a way now; empty if it may.
+        spawn: Runs a coroutine as a task that its owner cancels when the service closes.
+        denied_reason: Why a frame of that privacy may not be given to a backend now; empty if it
+            may.
     """
 
     def __init__(
@@ -68,98 +69,93 @@ class PlanExecutor:
         self._missing = missing
         self._clock = clock
         self._spawn = spawn
-        self._why_not_leave = denied_reason
+        self._denied_reason = denied_reason
         self._budget = HedgeBudget()
-        self._remote: set[asyncio.Timeout] = set()
+        self._remote: set[_Recallable] = set()
         self.hedges = HedgeCounts()
 
-    async def execute(self, plan: Plan, frame: Frame, context: FrameContext) -> Execution:
-        """Have `frame` looked at as `plan` says, inside its `terms`."""
-        execution = Execution()
+    async def execute(self, execution: Execution) -> None:
+        """Have the frame of `execution` looked at as its plan says.
+
+        The attempts and the answer are recorded in `execution`, so that a caller that is
+        cancelled still knows of them.
+        """
+        plan = execution.plan
+        if plan is None or plan.backend is None:
+            return
         self._budget.on_frame()
-        kinds = [plan.backend, *plan.fallbacks] if plan.backend else []
+        kinds = [plan.backend, *plan.fallbacks]
         if plan.hedge and plan.hedge in self._backends:
-            await self._race(execution, plan, frame, context)
+            await self._race(execution, plan)
             kinds = [kind for kind in kinds if kind not in {plan.backend, plan.hedge}]
         for kind in kinds:
             if execution.result or execution.superseded:
                 break
             reserve_s = 0.0 if execution.failures else plan.reserve_s
-            await self._try(execution, kind, plan, frame, context, reserve_s=reserve_s)
+            execution.take(await self._ask(kind, execution, reserve_s=reserve_s))
         if execution.result and plan.escalation:
-            await self._escalate(execution, plan, frame, context)
-        return execution
+            await self._escalate(execution, plan.escalation)
 
-    async def _try(
+    async def _ask(
         self,
-        execution: Execution,
         kind: BackendKind,
-        plan: Plan,
-        frame: Frame,
-        context: FrameContext,
+        execution: Execution,
         *,
         reserve_s: float = 0.0,
-    ) -> None:
+    ) -> RunningAttempt:
+        """Ask one backend; its answer or its error."""
+        privacy = execution.context.privacy
+        gate = UploadGate(kind, partial(self._denied_reason, kind, privacy))
+        attempt = RunningAttempt(gate, self._clock())
+        execution.attempts.append(attempt)
         try:
-            execution.result = await self._detect(kind, plan, frame, context, reserve_s=reserve_s)
-        except SupersededError as error:
-            execution.superseded = error
+            backend, plan, frame = self._checked(kind, execution, reserve_s=reserve_s)
+            if kind is BackendKind.DEVICE:
+                attempt.result = await backend.detect(frame, plan, gate)
+            else:
+                with _Recallable(self._remote, gate):
+                    attempt.result = await backend.detect(frame, plan, gate)
         except BackendError as error:
             # Its traceback would keep the frame alive for as long as the result is kept.
-            execution.failures.append(error.with_traceback(None))
+            attempt.error = error.with_traceback(None)
+        finally:
+            attempt.ended_s = self._clock()
+        return attempt
 
-    async def _detect(
-        self,
-        kind: BackendKind,
-        plan: Plan,
-        frame: Frame,
-        context: FrameContext,
-        *,
-        reserve_s: float = 0.0,
-    ) -> DetectionResult:
+    def _checked(
+        self, kind: BackendKind, execution: Execution, *, reserve_s: float
+    ) -> tuple[ManagedBackend, Plan, Frame]:
+        """What to ask `kind`, if it may be asked now."""
         backend = self._backends.get(kind)
-        if backend is None:  # the policy asked for what is not there
-            why = self._missing.get(kind, "this service has no such way")
-            raise BackendUnavailableError(why, backend=kind.value)
+        if backend is None:  # the policy asked for a kind that is missing
+            reason = self._missing.get(kind, "this service has no such backend")
+            raise BackendUnavailableError(reason, backend=kind.value)
         # Asked again: a consent may have been withdrawn since the plan was made.
-        if why := self._why_not_leave(kind, context.privacy):
-            raise BackendUnavailableError(why, backend=kind.value)
-        left_s = context.ends_s - reserve_s - self._clock()
+        if reason := self._denied_reason(kind, execution.context.privacy):
+            raise BackendUnavailableError(reason, backend=kind.value)
+        left_s = execution.context.ends_s - reserve_s - self._clock()
         if left_s <= 0:
             msg = "no time was left for it"
             raise BackendTimeoutError(msg, backend=kind.value)
-        plan = replace(plan, backend=kind, deadline_s=left_s)
-        if kind is BackendKind.DEVICE:
-            return await backend.detect(frame, plan)
-        try:
-            async with asyncio.timeout(None) as scope:
-                self._remote.add(scope)
-                try:
-                    return await backend.detect(frame, plan)
-                finally:
-                    self._remote.discard(scope)
-        except TimeoutError:
-            if not scope.expired():
-                raise
-            why = self._why_not_leave(kind, context.privacy) or "frames may not leave any more"
-            raise BackendUnavailableError(why, backend=kind.value) from None
+        assert execution.plan is not None and execution.frame is not None  # noqa: S101, PT018 - set by the caller
+        return backend, replace(execution.plan, backend=kind, deadline_s=left_s), execution.frame
 
     def recall(self) -> None:
-        """Give up every remote attempt under way: what has not left yet does not leave."""
-        now_s = asyncio.get_running_loop().time()
-        for scope in tuple(self._remote):
-            scope.reschedule(now_s)
+        """Give up every remote attempt under way: bytes that have not left yet do not leave.
+
+        It takes effect before it returns. Call it in the event loop's thread.
+        """
+        for attempt in tuple(self._remote):
+            attempt.recall()
         for backend in self._backends.values():
             backend.recall()
 
-    async def _race(
-        self, execution: Execution, plan: Plan, frame: Frame, context: FrameContext
-    ) -> None:
-        """The first way, and the hedge from `hedge_after_s` on; the first good answer wins."""
+    async def _race(self, execution: Execution, plan: Plan) -> None:
+        """The first backend, and the hedge after `hedge_after_s`; the first good answer wins."""
         first, second = plan.backend, plan.hedge
         assert first is not None and second is not None  # noqa: S101, PT018 - asked by the caller
         began_s = self._clock()
-        tasks = [self._spawn(self._detect(first, plan, frame, context))]
+        tasks = [self._spawn(self._ask(first, execution))]
         unseen = set(tasks)
         granted = False
         try:
@@ -167,10 +163,10 @@ class PlanExecutor:
             if not tasks[0].done():
                 granted = self._may_hedge(plan)
                 if not granted:  # as a fallback then, when there is just time enough for it
-                    left_s = context.ends_s - plan.reserve_s - self._clock()
+                    left_s = execution.context.ends_s - plan.reserve_s - self._clock()
                     await asyncio.wait(tasks, timeout=max(left_s, 0.0))
             if not tasks[0].done():
-                tasks.append(self._spawn(self._detect(second, plan, frame, context)))
+                tasks.append(self._spawn(self._ask(second, execution)))
                 unseen.add(tasks[1])
                 after_ms = (self._clock() - began_s) * 1000
                 execution.notes.append(f"{second.value} started as well after {after_ms:.0f} ms")
@@ -180,18 +176,20 @@ class PlanExecutor:
                 for task in sorted(done, key=tasks.index):
                     if execution.result is None:
                         unseen.discard(task)
-                        self._take(task, execution)
+                        execution.take(task.result())  # raises its bug
+                    elif task.exception() is None and task.result().error is not None:
+                        execution.take(task.result())  # failed before the answer came
         finally:
             for task in unseen:
-                # A probe goes on: what it tells of the link is what it was sent for.
+                # A probe goes on: it was sent to learn about the link.
                 if not (plan.probe and task is tasks[0] and execution.result):
                     task.cancel()
-                task.add_done_callback(_see)
+                task.add_done_callback(_report_bug)
         if execution.result:
             execution.superseded = None
             self.hedges.won += granted and not plan.probe and execution.result.backend is second
         elif len(tasks) == 1 and not execution.superseded:
-            await self._try(execution, second, plan, frame, context)
+            execution.take(await self._ask(second, execution))
 
     def _may_hedge(self, plan: Plan) -> bool:
         if plan.probe:
@@ -201,40 +199,62 @@ class PlanExecutor:
         self.hedges.denied += not granted
         return granted
 
-    def _take(self, task: asyncio.Task[DetectionResult], execution: Execution) -> None:
-        """Put what a finished attempt brought into `outcome`."""
-        error = task.exception()
-        if error is None:
-            execution.result = task.result()
-        elif isinstance(error, SupersededError):
-            execution.superseded = error
-        elif isinstance(error, BackendError):
-            execution.failures.append(error.with_traceback(None))
-        else:
-            raise error
-
-    async def _escalate(
-        self, execution: Execution, plan: Plan, frame: Frame, context: FrameContext
-    ) -> None:
+    async def _escalate(self, execution: Execution, kind: BackendKind) -> None:
         """Ask the server as well where the device's answer is not to be relied on."""
-        assert execution.result is not None and plan.escalation is not None  # noqa: S101, PT018 - asked by the caller
-        seen = execution.result
-        why = why_unsure(seen)
-        if not why or seen.backend is plan.escalation or not self._is_usable(plan.escalation):
+        answer = execution.result
+        assert answer is not None  # noqa: S101 - asked by the caller
+        reason = why_unsure(answer)
+        if not reason or answer.backend is kind or not self._is_usable(kind):
             return
-        execution.notes.append(f"{plan.escalation.value} was asked as well, because {why}")
+        execution.notes.append(f"{kind.value} was asked as well, because {reason}")
         execution.result = None
-        await self._try(execution, plan.escalation, plan, frame, context)
+        execution.take(await self._ask(kind, execution))
         if execution.result is None:
-            execution.result, execution.superseded = seen, None
+            execution.result, execution.superseded = answer, None
 
     def _is_usable(self, kind: BackendKind) -> bool:
         backend = self._backends.get(kind)
         return backend is not None and backend.conditions().usable
 
 
-def _see(task: asyncio.Task[DetectionResult]) -> None:
-    """Look at what became of a loser, which nobody else does."""
+class _Recallable:
+    """A block of one task that `recall` cancels at once, and that then fails as unavailable.
+
+    `asyncio.timeout` would cancel it two turns of the loop later, in which bytes may leave.
+    """
+
+    def __init__(self, running: set[_Recallable], gate: UploadGate) -> None:
+        self._running = running
+        self._gate = gate
+        self._task = asyncio.current_task()
+        self._is_recalled = False
+        self._cancelling = 0
+
+    def recall(self) -> None:
+        """Cancel the block, unless it is what calls this: then its gate is asked next."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._is_recalled = True
+            self._task.cancel()
+
+    def __enter__(self) -> None:
+        self._running.add(self)
+        if self._task is not None:
+            self._cancelling = self._task.cancelling()
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: object
+    ) -> None:
+        self._running.discard(self)
+        if not self._is_recalled or self._task is None:
+            return
+        others = self._task.uncancel() - self._cancelling
+        if exc_type is asyncio.CancelledError and others <= 0:
+            reason = self._gate.denied_reason() or "frames may not leave any more"
+            raise BackendUnavailableError(reason, backend=self._gate.backend.value) from None
+
+
+def _report_bug(task: asyncio.Task[RunningAttempt]) -> None:
+    """Log the bug of an attempt that no caller waits for any more."""
     if task.cancelled() or isinstance(error := task.exception(), HybridDetectError | None):
         return
-    logger.error("a way that nobody waited for any more has a bug", exc_info=error)
+    logger.error("a backend whose answer was not needed any more has a bug", exc_info=error)

@@ -34,14 +34,14 @@ async def results_in_order(
     spawn: Callable[[Any], asyncio.Task[Any]],
     in_flight: int = IN_FLIGHT,
 ) -> AsyncGenerator[DetectionResult]:
-    """Yield what `look` makes of each frame of `source`, in the order of the frames.
+    """Yield the result that `look` gives for each frame of `source`, in the frames' order.
 
     An error of the source is raised after the results of the frames that came before it.
 
     Args:
         source: Where the frames come from.
         look: Gives a result for any frame and raises for none.
-        spawn: Runs a coroutine as a task; whoever owns the tasks may cancel them.
+        spawn: Runs a coroutine as a task that its owner may cancel.
         in_flight: Frames that may be under way at the same time.
     """
     pending: deque[asyncio.Task[DetectionResult]] = deque()
@@ -74,7 +74,7 @@ async def results_in_order(
 
 
 class Stream:
-    """One run of `start_detection`: its terms, and the last frame that was looked at.
+    """One run of `start_detection`: what holds for its frames, and the last one looked at.
 
     Args:
         pixel_format: What the channels of ndarrays are.
@@ -82,6 +82,7 @@ class Stream:
         max_fps: Most frames in a second; `None` if the source sets the pace.
         must_answer: Whether no frame may be left out.
         gate: Tells frames that show nothing new; `None` to look at all of them.
+        keep_frames: Whether results hold their frames.
     """
 
     def __init__(
@@ -92,18 +93,20 @@ class Stream:
         max_fps: float | None,
         must_answer: bool,
         gate: ChangeGate | None,
+        keep_frames: bool,
     ) -> None:
         self.pixel_format = pixel_format
         self._privacy = privacy
         self._interval_s = 0.0 if max_fps is None else 1 / max_fps
         self._must_answer = must_answer
         self._gate = gate
+        self._keep_frames = keep_frames
         self._last: DetectionResult | None = None
         self._last_captured_s = 0.0
         self._captured_s: float | None = None
 
     def context(self, captured: CapturedFrame, *, ends_s: float) -> FrameContext:
-        """What holds for `shot`, whose deadline is `ends_s`."""
+        """What holds for `captured`, whose deadline is `ends_s`."""
         since_s = (
             math.inf if self._captured_s is None else captured.captured_at_s - self._captured_s
         )
@@ -114,9 +117,14 @@ class Stream:
             interval_s=max(self._interval_s, min(since_s, MAX_INTERVAL_S)),
             must_answer=self._must_answer,
             privacy=self._privacy,
+            captured_at_s=captured.captured_at_s,
+            source_index=captured.index,
+            dropped_before=captured.dropped_before,
         )
 
-    def unchanged(self, frame: Frame, *, now_s: float) -> DetectionResult | None:
+    def unchanged(
+        self, frame: Frame, context: FrameContext, *, now_s: float
+    ) -> DetectionResult | None:
         """The faces of an earlier frame if `frame` shows nothing new, else `None`."""
         if self._gate is None or self._last is None:
             return None
@@ -131,10 +139,15 @@ class Stream:
             bytes_sent=0,
             attempts=(),
             frame_id=frame.frame_id,
+            captured_at_s=frame.captured_at_s,
+            source_index=context.source_index,
+            dropped_before=context.dropped_before,
         )
 
-    def looked_at(self, frame: Frame, result: DetectionResult, *, now_s: float) -> None:
-        """Somebody looked at `frame`, or nobody could."""
-        if self._gate is not None and result.answered:
+    def with_frame(self, result: DetectionResult, frame: Frame, *, now_s: float) -> DetectionResult:
+        """`result` as the stream's reader gets it; an answer is remembered for what follows."""
+        is_new = result.answered and result.status is not DetectionStatus.STALE
+        if self._gate is not None and is_new:
             self._gate.looked_at(frame, now_s=now_s)
             self._last, self._last_captured_s = result, frame.captured_at_s
+        return replace(result, frame=frame) if self._keep_frames else result

@@ -39,10 +39,15 @@ FrameSource = Camera | Iterable[Any] | AsyncIterable[Any]
 
 @dataclass(frozen=True, slots=True)
 class CapturedFrame:
-    """An image and when it came, in monotonic seconds."""
+    """An image as its source gave it."""
 
     image: Any
     captured_at_s: float
+    """When it came, in seconds of `time.monotonic`."""
+    index: int = 0
+    """Its number in the source, from 0, dropped images counted."""
+    dropped_before: int = 0
+    """Images that were dropped between the one given out before and this one."""
 
 
 class OpenSource(ABC):

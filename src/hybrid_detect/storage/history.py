@@ -179,6 +179,13 @@ class DetectionHistory:
             ).lastrowid
         return int(number or 0)
 
+    blocking = True  # as a hook it is called off the event loop
+
+    def on_frame(self, event: Any) -> None:
+        """Keep the result of a frame, as a hook of a service with a ``session_id``."""
+        if event.result is not None:
+            self.add(event.result)
+
     def results(
         self, session: str, *, owner: str = "", images: bool = True
     ) -> Iterator[StoredResult]:

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 
+from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.link import LinkEstimator
 
@@ -17,16 +18,25 @@ _numbers = itertools.count()
 class Upload:
     """One request on its way; made by `LinkMeter.upload`."""
 
-    def __init__(self, meter: LinkMeter, size_bytes: int, *, probe: bool) -> None:
+    def __init__(
+        self, meter: LinkMeter, size_bytes: int, *, probe: bool, gate: UploadGate | None
+    ) -> None:
         self._meter = meter
         self._number = next(_numbers)
         self._size_bytes = size_bytes
         self._probe = probe
+        self._gate = gate
         self._begun_s = meter.clock()
         self._is_sent = False
 
     def handed_over(self) -> None:
-        """The network has it from now on."""
+        """The network has it as soon as this returns: hand it over without an `await` between.
+
+        Raises:
+            BackendUnavailableError: If the frame may not leave any more.
+        """
+        if self._gate is not None:
+            self._gate.hand_over(self._size_bytes)
         self._begun_s = self._meter.clock()
         self._send()
 
@@ -84,6 +94,14 @@ class LinkMeter:
         """A picture came to `size_bytes` at a `quality` and a `scale`: the next will be alike."""
         self.frame_bytes = size_bytes / size_share(quality, scale)
 
-    def upload(self, size_bytes: int, *, probe: bool = False) -> Upload:
-        """A request of `size_bytes` is about to be sent."""
-        return Upload(self, size_bytes, probe=probe)
+    def upload(
+        self, size_bytes: int, *, probe: bool = False, gate: UploadGate | None = None
+    ) -> Upload:
+        """A request of `size_bytes` is about to be sent.
+
+        Args:
+            size_bytes: Its size.
+            probe: Whether it is sent mainly to learn what the link carries.
+            gate: Asked right before it is handed over.
+        """
+        return Upload(self, size_bytes, probe=probe, gate=gate)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
-from hybrid_detect.backends.base import Backend
+from hybrid_detect.backends.base import Backend, UploadGate
 from hybrid_detect.backends.remote.link_meter import LinkMeter, Upload
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.retries import RetryBudget, retry
@@ -133,8 +133,21 @@ class RemoteBackend(Backend):
             BackendError: If no response came; `retryable` says whether another try makes sense.
         """
 
-    async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
-        """Compress `frame`, exchange it for a reply, scale the faces back."""
+    async def detect(
+        self, frame: Frame, plan: Plan, *, gate: UploadGate | None = None
+    ) -> DetectionResult:
+        """Compress `frame`, exchange it for a reply, scale the faces back.
+
+        Args:
+            frame: The frame.
+            plan: Its plan.
+            gate: Asked right before each time the picture is handed to a transport; `None` lets
+                it leave.
+
+        Raises:
+            BackendError: If there is no answer, or `gate` refuses.
+            InvalidFrameError: If the frame turns out not to be a readable image.
+        """
         self._require_open()
         started_s = time.monotonic()
         ends_s = started_s + plan.deadline_s
@@ -149,10 +162,12 @@ class RemoteBackend(Backend):
                     )
                 sent_s = time.monotonic()
                 try:
-                    reply, bytes_sent = await self._ask(picture, ends_s, probe=plan.probe)
+                    reply, bytes_sent = await self._ask(
+                        picture, ends_s, probe=plan.probe, gate=gate
+                    )
                 except BackendError as error:
                     reply, bytes_sent = await retry(
-                        lambda: self._ask(picture, ends_s, probe=plan.probe),
+                        lambda: self._ask(picture, ends_s, probe=plan.probe, gate=gate),
                         after=error,
                         retries=plan.retries,
                         deadline_s=ends_s - time.monotonic(),
@@ -209,7 +224,13 @@ class RemoteBackend(Backend):
         )
 
     async def _ask(
-        self, picture: CompressedImage, ends_s: float, *, probe: bool, is_renewed: bool = False
+        self,
+        picture: CompressedImage,
+        ends_s: float,
+        *,
+        probe: bool,
+        gate: UploadGate | None,
+        is_renewed: bool = False,
     ) -> tuple[ResultReply, int]:
         """Send one request; its reply, and the bytes that were sent.
 
@@ -233,7 +254,7 @@ class RemoteBackend(Backend):
 
             request, seal = sealed(request, sealer)
         request = await target.addressed(request, now_s=time.time())
-        upload = self.meter.upload(len(request.body), probe=probe)
+        upload = self.meter.upload(len(request.body), probe=probe, gate=gate)
         try:
             response = await self.exchange(
                 request, deadline_s=ends_s - time.monotonic(), upload=upload
@@ -248,7 +269,7 @@ class RemoteBackend(Backend):
         except BaseException as error:
             upload.failed()
             if not is_renewed and target.can_renew(error):
-                return await self._ask(picture, ends_s, probe=probe, is_renewed=True)
+                return await self._ask(picture, ends_s, probe=probe, gate=gate, is_renewed=True)
             raise
         upload.answered(
             now_s=arrived_s, server_s=_sum(reply.queue_s, reply.detect_s), receive_s=reply.receive_s

@@ -1,0 +1,94 @@
+"""A hook that writes events to a private file, a JSON object on each line."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from hybrid_detect.errors import ConfigurationError, StorageError
+from hybrid_detect.monitoring.events import BackendEvent, FrameEvent
+
+__all__ = ["JsonLinesHook"]
+
+DEFAULT_MAX_BYTES = 64 * 1024 * 1024
+"""About 100,000 frames: two hours at 15 fps, and as much again in the file before."""
+
+
+class JsonLinesHook:
+    """Appends a line for each event to a file that its owner alone can read.
+
+    A line is the event's `to_dict()` with a ``type`` of ``frame`` or ``backend`` before it. Once
+    the file holds `max_bytes`, it becomes ``NAME.1``, replacing an older one, and a new one
+    begins. May be used from any thread.
+
+    Args:
+        path: The file, made with mode 0600. Its folder has to be there.
+        max_bytes: The size at which a new file begins.
+
+    Raises:
+        ConfigurationError: If `max_bytes` is below 1.
+        StorageError: If the file cannot be opened, or is a link.
+    """
+
+    blocking: ClassVar[bool] = True
+    """Written from a thread of the dispatcher's, off the event loop."""
+
+    def __init__(self, path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        if max_bytes < 1:
+            msg = f"max_bytes: expected at least 1, got {max_bytes!r}"
+            raise ConfigurationError(msg)
+        self._path = Path(path)
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._file: int | None = self._open()
+
+    def on_frame(self, event: FrameEvent) -> None:
+        """Write what became of a frame."""
+        self._write({"type": "frame", **event.to_dict()})
+
+    def on_backend(self, event: BackendEvent) -> None:
+        """Write a change of a backend."""
+        self._write({"type": "backend", **event.to_dict()})
+
+    def close(self) -> None:
+        """Close the file; later events are dropped. May be called more than once."""
+        with self._lock:
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            file = os.open(self._path, flags, 0o600)
+            os.fchmod(file, 0o600)  # it may have been there, readable for others
+        except OSError as error:
+            msg = f"cannot write {self._path}: {error.strerror}"
+            raise StorageError(msg) from error
+        return file
+
+    def _write(self, values: dict[str, Any]) -> None:
+        line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            if self._file is None:
+                return
+            if os.fstat(self._file).st_size + len(line) > self._max_bytes:
+                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+                os.close(self._file)
+                self._file = self._open()
+            os.write(self._file, line)

@@ -1,0 +1,149 @@
+"""The backends of one service: made as configured, started, waited for and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from hybrid_detect.backends import create_backend
+from hybrid_detect.backends.base import Backend
+from hybrid_detect.backends.remote.link_meter import LinkMeter
+from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+from hybrid_detect.config import ServiceConfig, detection_mode
+from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.monitoring.events import BackendEvent
+from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
+from hybrid_detect.selection.policy import ORDERS
+from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend
+from hybrid_detect.types import BackendKind, DetectionMode
+
+__all__ = ["BackendSet"]
+
+
+class BackendSet:
+    """The backends of one service.
+
+    Args:
+        config: Says which backends there are and how they work.
+        given: The backends to use instead of those that `config` asks for; `None` for those.
+        privacy: A backend that may never have a frame is not even made.
+        clock: Monotonic time in seconds.
+        on_change: Called when a backend becomes usable or unusable; `None` if no hook asks.
+
+    Raises:
+        ConfigurationError: If no backend can work as configured, or two are of one kind.
+    """
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        given: Iterable[Backend] | None,
+        *,
+        privacy: PrivacyPolicy,
+        clock: Callable[[], float],
+        on_change: Callable[[BackendEvent], None] | None,
+    ) -> None:
+        self.missing: dict[BackendKind, str] = {}
+        """Why the other kinds of the mode are not there."""
+        backends = self._create(config, privacy) if given is None else list(given)
+        self.by_kind = {
+            backend.kind: ManagedBackend(backend, clock=clock, on_change=on_change)
+            for backend in backends
+        }
+        """The backends."""
+        if len(self.by_kind) < len(backends):
+            kinds = [backend.kind.value for backend in backends]
+            msg = f"backends: expected one of each kind, got {kinds}"
+            raise ConfigurationError(msg)
+        remote = [backend for backend in backends if isinstance(backend, RemoteBackend)]
+        self.meter = LinkMeter(clock=clock) if remote else None
+        """Knows the link to the server; `None` without a remote backend."""
+        if self.meter is not None:
+            for backend in remote:  # the backends of one server share what is known of its link
+                backend.meter = self.meter
+
+    def _create(self, config: ServiceConfig, privacy: PrivacyPolicy) -> list[Backend]:
+        made = []
+        errors = []
+        for kind in ORDERS[detection_mode(config.mode)]:
+            if reason := privacy.always_denied_reason(kind):
+                self.missing[kind] = reason  # so that not even a connection is made
+                continue
+            try:
+                made.append(create_backend(kind, config))
+            except ConfigurationError as error:
+                self.missing[kind] = str(error)
+                errors.append(error)
+        if made:
+            return made
+        if len(errors) == len(self.missing) == 1:
+            raise errors[0]
+        reasons = "; ".join(f"{kind.value}: {reason}" for kind, reason in self.missing.items())
+        msg = f"no backend of mode {str(config.mode)!r} can work: {reasons}"
+        raise ConfigurationError(msg)
+
+    async def start(self) -> None:
+        """Start all of them, without waiting for any; one that cannot work is left out.
+
+        Raises:
+            ConfigurationError: If there is only one, and it can never work as configured.
+        """
+        for kind, backend in tuple(self.by_kind.items()):
+            try:
+                await backend.start()
+            except ConfigurationError as error:
+                if len(self.by_kind) == 1:
+                    raise
+                self.missing[kind] = str(error)
+                await self.by_kind.pop(kind).aclose()
+
+    async def usable(self, mode: DetectionMode) -> None:
+        """Wait until one can take a frame, or all have failed their first check."""
+        device = self.by_kind.get(BackendKind.DEVICE)
+        if device is not None and mode is DetectionMode.PREFER_ON_DEVICE:
+            # A server may be ready sooner, but sending pictures is not what was preferred.
+            await device.checked.wait()
+        while self.starting() and not any(
+            backend.conditions().usable for backend in self.by_kind.values()
+        ):
+            await self.first_checked(timeout_s=None)
+
+    async def all_checked(self) -> None:
+        """Wait until each has either become ready or failed to for the first time."""
+        await asyncio.gather(*(backend.checked.wait() for backend in self.by_kind.values()))
+
+    def starting(self) -> list[ManagedBackend]:
+        """Those whose first check is still under way."""
+        return [backend for backend in self.by_kind.values() if not backend.checked.is_set()]
+
+    async def first_checked(self, *, timeout_s: float | None) -> bool:
+        """Wait until the first check of one that is starting has ended; False if time ran out."""
+        waits = [asyncio.create_task(backend.checked.wait()) for backend in self.starting()]
+        try:
+            done, _ = await asyncio.wait(
+                waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            return bool(done)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def status(self) -> tuple[BackendStatus, ...]:
+        """How each of them stands, missing ones included."""
+        missing = (
+            BackendStatus(
+                kind=kind,
+                usable=False,
+                unavailable_reason=reason,
+                breaker="",
+                latency_s=None,
+                answered=0,
+                failed=0,
+            )
+            for kind, reason in self.missing.items()
+        )
+        return (*(backend.status() for backend in self.by_kind.values()), *missing)
+
+    async def aclose(self) -> None:
+        """Stop all of them."""
+        await asyncio.gather(*(backend.aclose() for backend in self.by_kind.values()))
