@@ -14,6 +14,7 @@ from PIL import Image
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.compression.jpeg_markers import quality_of, without_metadata
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.jpeg_segments import jpeg_segments
 
 from ..fuzzing import examples
 
@@ -104,6 +105,53 @@ def test_tables_of_16_bits_are_read() -> None:
         int(value).to_bytes(2, "big") for value in np.full(64, 3688 / 64 * 2)
     )
     assert quality_of(wide) == 25
+
+
+def without_tables(data: bytes, slots: frozenset[int] = frozenset((0, 1, 0x10, 0x11))) -> bytes:
+    """`data` without its Huffman tables, as a USB camera sends it (MJPEG)."""
+    kept = b""
+    position = 0
+    for segment in jpeg_segments(data):
+        if segment.marker == 0xC4 and data[segment.payload] in slots:
+            kept += data[position : segment.start]
+            position = segment.end
+    return kept + data[position:]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("slots", [(0, 1, 0x10, 0x11), (0x10,), (0x11,), (0, 1)], ids=str)
+def test_a_picture_without_huffman_tables_gets_the_standard_ones(
+    mode: str, slots: tuple[int, ...]
+) -> None:
+    whole = jpeg(mode, quality=60)
+    bare = without_tables(whole, frozenset(slots))
+    cleaned = without_metadata(bare)
+    assert cleaned is not None
+    assert without_metadata(cleaned) is cleaned
+    tables = {cleaned[s.payload] for s in jpeg_segments(cleaned) if s.marker == 0xC4}
+    assert tables == ({0, 0x10} if mode == "L" else {0, 1, 0x10, 0x11})
+    with Image.open(io.BytesIO(cleaned)) as ours, Image.open(io.BytesIO(whole)) as theirs:
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_passed_through_picture_has_huffman_tables() -> None:
+    sent = ImageCompressionService().compress(without_tables(PLAIN))
+    assert sent.encodes == 0
+    assert sum(segment.marker == 0xC4 for segment in jpeg_segments(sent.data)) == 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PLAIN.replace(b"\xff\xda\0\x0c\3\1\0", b"\xff\xda\0\x0c\3\1\x22", 1),
+        PLAIN.replace(b"\xff\xda\0\x0c\3", b"\xff\xda\0\x0c\2", 1),
+        PLAIN.replace(b"\xff\xc4\0\x1f\0\0", b"\xff\xc4\0\x1f\0\x09", 1),
+    ],
+    ids=["a table that is none", "wrong count", "wrong length"],
+)
+def test_tables_that_do_not_fit_lead_to_a_new_encode(data: bytes) -> None:
+    assert data != PLAIN
+    assert without_metadata(data) is None
 
 
 @settings(max_examples=examples(150), deadline=None)

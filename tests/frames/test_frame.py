@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import struct
 import threading
 import time
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +303,54 @@ def test_bytes_in_every_wrapping_give_the_same_frame(tmp_path: Path) -> None:
             assert np.array_equal(Frame.of(image).rgb(), np.asarray(smooth(31, 17)))
 
 
+class _FailingReader:
+    """A file-like object of any library, which has errors of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def read(self, size: int = -1) -> bytes:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        zipfile.BadZipFile("Bad CRC-32 for file 'secret.jpg'"),
+        zlib.error("invalid block type"),
+        lzma.LZMAError("corrupt"),
+        RuntimeError("https://example.com/?token=secret"),
+        KeyError("secret"),
+        NotImplementedError("compression type 99 (secret)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_any_error_of_a_reader_is_an_invalid_frame(error: Exception) -> None:
+    with pytest.raises(InvalidFrameError) as caught:
+        Frame.of(_FailingReader(error))  # type: ignore[arg-type]
+    assert type(error).__name__ in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_damaged_member_of_a_zip_file_is_an_invalid_frame() -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("face.png", encoded(smooth(31, 17)))
+    data = bytearray(out.getvalue())
+    data[60] ^= 0xFF
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as archive,
+        archive.open("face.png") as member,
+        pytest.raises(InvalidFrameError, match="BadZipFile"),
+    ):
+        Frame.of(member)
+
+
+def test_a_reader_without_memory_says_so() -> None:
+    with pytest.raises(MemoryError):
+        Frame.of(_FailingReader(MemoryError()))  # type: ignore[arg-type]
+
+
 def test_later_changes_to_a_bytearray_do_not_matter() -> None:
     data = bytearray(encoded(smooth(31, 17)))
     frame = Frame.of(data)
@@ -338,6 +390,56 @@ def test_sixteen_bits_are_scaled_to_eight(mode: str) -> None:
     for image in (picture, *(encoded(picture, kind) for kind in kinds)):
         assert Frame.of(image).pil().mode == "L"
         assert Frame.of(image).rgb()[0, :, 0].tolist() == [0, 0, 1, 0x80, 0xFF]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16, 24])
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_greys_that_use_few_of_their_bits_are_not_black(mode: str, bits: int) -> None:
+    if bits > 16 and mode == "I;16":
+        pytest.skip("a mode of 16 bits holds no more")
+    top = (1 << bits) - 1
+    wide = np.array([[0, top // 4, top // 2, top]], np.int32)
+    picture = Image.fromarray(wide.astype(np.uint16) if mode == "I;16" else wide)
+    for image in (picture, encoded(picture, "TIFF")):
+        assert Frame.of(image).rgb()[0, :, 0].tolist() == [0, 63, 127, 255]
+
+
+def test_a_picture_converted_to_whole_numbers_looks_as_before() -> None:
+    grey = smooth(40, 30).convert("L")
+    assert np.array_equal(Frame.of(grey.convert("I")).rgb(), Frame.of(grey).rgb())
+
+
+def test_greys_below_zero_are_refused() -> None:
+    picture = Image.fromarray(np.array([[-1, 255]], np.int32))
+    with pytest.raises(InvalidFrameError, match="greys of at least 0"):
+        Frame.of(picture).rgb()
+
+
+def _bmp_with_alpha(alpha: int) -> bytes:
+    """A BMP of 4 bytes a pixel and a mask for the fourth. Source: BITMAPV3INFOHEADER."""
+    header = struct.pack("<IiiHHIIiiII", 56, 4, 2, 1, 32, 3, 32, 0, 0, 0, 0)
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    pixels = bytes((50, 100, 200, alpha)) * 8
+    return b"BM" + struct.pack("<IHHI", 70 + 32, 0, 0, 70) + header + masks + pixels
+
+
+def test_an_alpha_channel_that_hides_everything_is_none() -> None:
+    hidden = Image.new("RGBA", (4, 2), (200, 100, 50, 0))
+    grey = Image.new("LA", (4, 2), (90, 0))
+    indexed = Image.new("P", (4, 2), 1)
+    indexed.putpalette([9, 9, 9, 200, 100, 50])
+    for image in (
+        _bmp_with_alpha(0),
+        _bmp_with_alpha(255),
+        hidden,
+        encoded(hidden),
+        encoded(hidden, "TIFF"),
+        encoded(hidden, "WEBP", lossless=True, exact=True),
+        encoded(indexed, transparency=1),
+        encoded(indexed, "GIF", transparency=1),
+    ):
+        assert Frame.of(image).rgb()[1, 1].tolist() == [200, 100, 50]
+    assert Frame.of(grey).rgb()[1, 1].tolist() == [90, 90, 90]
 
 
 def test_transparent_pixels_lie_over_black() -> None:

@@ -24,9 +24,9 @@ from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.frames.camera import CameraImage, Plane
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.filter import PrivacyFilter
-from hybrid_detect.privacy.jpeg_segments import jpeg_parts
-from hybrid_detect.privacy.png_chunks import png_parts
-from hybrid_detect.privacy.webp_chunks import webp_parts
+from hybrid_detect.privacy.jpeg_parts import jpeg_parts
+from hybrid_detect.privacy.png_parts import png_parts
+from hybrid_detect.privacy.webp_parts import webp_parts
 
 from ..frames.bad_inputs import BAD_INPUTS, BadInput
 from ..fuzzing import examples
@@ -424,9 +424,8 @@ def test_a_bomb_takes_little_memory(name: str) -> None:
         b"\xff" * 2_000_000,
         b"\xff\x00" * 1_000_000,
         b"\xff\xd0" * 300_000,
-        b"\xff\xfe\0\2" * 300_000,
     ],
-    ids=["fill", "stuffing", "restarts", "comments"],
+    ids=["fill", "stuffing", "restarts"],
 )
 def test_long_runs_of_markers_take_linear_time(hidden: bytes) -> None:
     plain = encoded(picture(), "JPEG")

@@ -1,34 +1,37 @@
 """JPEG markers: whether a file holds a picture and nothing else, without decoding it.
 
-The walk is strict: a file with a segment it does not know, or a byte outside of all segments, is
-no use to it. What it lets pass has tables, one frame and its scans, so no name, no position and
-no second picture. It does not check that the picture itself can be decoded.
+This reader of `jpeg_segments` is strict: it gives up a file with a segment that it does not know,
+or a byte outside of all segments. What it lets pass has tables, one frame and its scans, so no
+name, no position and no second picture. It does not check that the picture itself can be decoded.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
+from hybrid_detect.compression.huffman_tables import HUFFMAN_TABLES
 from hybrid_detect.compression.size_law import quality_at
+from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.jpeg_segments import (
+    COMPRESSED,
+    EOI,
+    JFIF,
+    SOS,
+    Segment,
+    jpeg_segments,
+)
 
 __all__ = ["quality_of", "without_metadata"]
 
 # Markers and segments. Source: ITU-T T.81, annex B.
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
-_TABLES = frozenset((0xDB, 0xC4, 0xDD))
-"""DQT, DHT and DRI."""
-_FRAMES = frozenset((0xC0, 0xC2))
-"""SOF0 and SOF2: what every decoder reads, baseline and progressive."""
-_SCAN = 0xDA
+_START = b"\xff\xd8"
+_HUFFMAN, _QUANTISERS, _RESTARTS = 0xC4, 0xDB, 0xDD
+_BASELINE, _PROGRESSIVE = 0xC0, 0xC2
+"""The frames that every decoder reads."""
 _METADATA = frozenset((*range(0xE0, 0xF0), 0xFE))
 """APP0 to APP15, and COM."""
 _ADOBE = 0xEE
-
-_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7]")
-"""The first marker that is neither a stuffed byte nor a restart."""
-
-_JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
-"""A header without density and thumbnail. Source: ITU-T T.871, clause 10.1."""
 
 _CLEAN_JFIF = re.compile(rb"JFIF\x00\x01[\x00-\x02][\x00-\x02].{4}\x00\x00", re.DOTALL)
 """The payload of one without thumbnail; density is four bytes that say nothing of anyone."""
@@ -37,17 +40,27 @@ _STANDARD_LUMA_SUM = 3688
 """Sum of the luma table at scale 100. Source: ITU-T T.81, table K.1."""
 
 
+class _NotPlainError(Exception):
+    """The file is damaged, or holds what this walk does not know."""
+
+
 def without_metadata(data: bytes) -> bytes | None:
     """`data` without anything but the picture, which stays bit for bit what it was.
 
+    A picture that relies on the standard Huffman tables, as those of USB cameras do (MJPEG), gets
+    them: many decoders other than libjpeg-turbo have none of their own.
+
     Returns:
-        `data` itself if there is nothing to remove; `None` if the file is damaged, uses what
+        `data` itself if there is nothing to change; `None` if the file is damaged, uses what
         is not common to all decoders, or needs its metadata to show the right colours.
     """
-    parts = _picture_parts(data)
-    if parts is None:
+    if data[:2] != _START:
         return None
-    clean = b"".join((_SOI, _JFIF, *parts))
+    try:
+        parts = list(_picture_parts(data))
+    except (InvalidFrameError, _NotPlainError):
+        return None
+    clean = b"".join((_START, JFIF, *parts))
     is_jfif_first = data[2:4] == b"\xff\xe0" and _CLEAN_JFIF.fullmatch(data, 6, 20)
     if is_jfif_first and data[20:] == clean[20:]:
         return data
@@ -69,45 +82,75 @@ def quality_of(data: bytes) -> int:
     return min(max(round(quality_at(max(0.1, 100 * total / _STANDARD_LUMA_SUM))), 1), 100)
 
 
-def _picture_parts(data: bytes) -> list[bytes] | None:
-    """The segments and scans of `data` that are the picture; `None` if it is not strict."""
-    if data[:2] != _SOI:
-        return None
-    parts: list[bytes] = []
-    position = 2
-    has_frame = has_scan = has_table = False
-    while data[position : position + 2] != _EOI:
-        if position + 4 > len(data) or data[position] != 0xFF:
-            return None
-        marker = data[position + 1]
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        payload = data[position + 4 : end]
-        if end > len(data) or end < position + 4:
-            return None
+def _picture_parts(data: bytes) -> Iterator[bytes]:
+    """The segments and scans of `data` that are the picture.
+
+    Raises:
+        InvalidFrameError: If the file cannot be taken apart.
+        _NotPlainError: If it is not strict.
+    """
+    frame = 0
+    has_table = has_scan = False
+    tables: set[int] = set()
+    for segment in jpeg_segments(data):
+        marker, payload = segment.marker, data[segment.payload : segment.end]
+        if segment.gap != segment.start or not _has_length(data, segment):
+            raise _NotPlainError
         if marker in _METADATA:
             if marker == _ADOBE and not _is_harmless_adobe(payload):
-                return None
-            position = end
+                raise _NotPlainError
             continue
-        if marker in _FRAMES:
-            if has_frame or not _is_common_frame(payload):
-                return None
-            has_frame = True
-        elif marker == _SCAN:
-            stop = _END_OF_SCAN.search(data, end)
-            if not has_frame or not has_table or stop is None:
-                return None
+        if marker in {_BASELINE, _PROGRESSIVE}:
+            if frame or not _is_common_frame(payload):
+                raise _NotPlainError
+            frame = marker
+        elif marker == SOS:
+            if not frame or not has_table:
+                raise _NotPlainError
+            missing = sorted(_tables_used(payload) - tables) if frame == _BASELINE else ()
+            for table in missing:
+                if table not in HUFFMAN_TABLES:
+                    raise _NotPlainError
+                yield HUFFMAN_TABLES[table]
+                tables.add(table)
             has_scan = True
-            end = stop.start()
-        elif marker not in _TABLES:
-            return None
-        has_table = has_table or marker == 0xDB
-        parts.append(data[position:end])
-        position = end
-    if not has_scan or position + 2 != len(data):
-        return None
-    parts.append(_EOI)
-    return parts
+        elif marker == _HUFFMAN:
+            tables |= _tables_defined(payload)
+        elif marker == EOI:
+            if not has_scan or segment.end != len(data):
+                raise _NotPlainError
+        elif marker not in {COMPRESSED, _QUANTISERS, _RESTARTS}:
+            raise _NotPlainError
+        has_table = has_table or marker == _QUANTISERS
+        yield data[segment.start : segment.end]
+
+
+def _has_length(data: bytes, segment: Segment) -> bool:
+    """Whether the segment states a length that is possible, if it must state one."""
+    if segment.marker in {COMPRESSED, EOI}:
+        return True
+    return int.from_bytes(data[segment.start + 2 : segment.payload], "big") >= 2
+
+
+def _tables_used(scan: bytes) -> set[int]:
+    """The Huffman tables that the header of a baseline scan names, by class and number."""
+    count = scan[0] if scan else 0
+    if not count or len(scan) != 4 + 2 * count:
+        raise _NotPlainError
+    pairs = scan[2 : 2 + 2 * count : 2]
+    return {pair >> 4 for pair in pairs} | {0x10 | pair & 15 for pair in pairs}
+
+
+def _tables_defined(segment: bytes) -> set[int]:
+    """The Huffman tables that a segment defines, by class and number."""
+    defined: set[int] = set()
+    position = 0
+    while position < len(segment):
+        defined.add(segment[position])
+        position += 17 + sum(segment[position + 1 : position + 17])
+    if position != len(segment):
+        raise _NotPlainError
+    return defined
 
 
 def _is_common_frame(payload: bytes) -> bool:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from hybrid_detect.frames.jpeg_segments import SOS, jpeg_segments
+
 __all__ = ["joined"]
 
 # Markers. Source: ITU-T T.81, table B.1.
-_SOF0, _SOS, _RST0 = 0xC0, 0xDA, 0xD0
+_SOF0, _RST0 = 0xC0, 0xD0
 _EOI = b"\xff\xd9"
 _DRI = b"\xff\xdd\x00\x04"
 """Define restart interval, and the length of it. Source: ITU-T T.81, B.2.4.4."""
@@ -47,12 +49,9 @@ def joined(files: Sequence[bytes], *, height: int, interval: int) -> bytes:
 
 def _landmarks(data: bytes) -> tuple[int, int, int]:
     """Where the frame's header begins, the scan's header, and what is compressed."""
-    frame, position = -1, 2
-    while True:
-        marker = data[position + 1]
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker == _SOF0:
-            frame = position
-        if marker == _SOS:
-            return frame, position, end
-        position = end
+    starts: dict[int, int] = {}
+    for segment in jpeg_segments(data):
+        starts[segment.marker] = segment.start
+        if segment.marker == SOS:
+            break
+    return starts[_SOF0], segment.start, segment.end

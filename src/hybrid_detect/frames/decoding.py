@@ -1,28 +1,29 @@
 """Decoding: encoded bytes and Pillow images as upright pictures without an alpha channel.
 
-Bytes come from strangers, so only the formats listed here are opened, by their own plugin and
-never by a guess; the header's size is known before a pixel is decoded; and whatever Pillow
-raises over a damaged file becomes an `InvalidFrameError`.
+Encoded bytes are taken apart by `formats` first, and decoders see the picture's own parts only. The
+size in the header is checked before a pixel is decoded, and each error that Pillow raises over a
+damaged file becomes an `InvalidFrameError`.
 """
 
 from __future__ import annotations
 
-import io
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, features
+from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.frames.banding import pixels_of
+from hybrid_detect.frames.exif import orientation_of
+from hybrid_detect.frames.formats import LAYOUTS, PROFILES, format_of, opened
+from hybrid_detect.frames.layout import Layout
 from hybrid_detect.frames.raster import Raster, Scratch, raster_of
 from hybrid_detect.frames.scaling import fitted_size, resized
 
@@ -42,32 +43,13 @@ _UPRIGHT = {
 }
 """What turns a picture with that EXIF orientation upright."""
 
-_GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-"""Pillow's own convention: all of these hold 16-bit greys."""
+_DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's modes of whole numbers of 16 or 32 bits; a mode does not tell how many are used."""
 
 _MODES = frozenset(
     ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
-).union(_GREY_16)
+).union(_DEEP_GREY)
 """Pillow's modes that have one sensible 8-bit form. "F" has none: its range is not known."""
-
-_PLUGINS = {
-    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
-    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
-}
-_START_OF_SCAN = b"\xff\xda"
-"""Source: ITU-T T.81, table B.1. Among compressed data 0xFF is followed by 0 or a restart."""
-
-MAX_SCANS = 100
-"""A progressive JPEG has about ten. Each costs a walk over every pixel, 21 ms for 16 million, and
-can be 31 bytes long: 4 MiB of them would keep a core busy for 47 minutes. Source of the number:
-libtiff's ``JPEG_MAX_ALLOWED_SCAN_NUMBER``."""
-
-_KNOWN = "a JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF image"
 
 
 def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
@@ -87,14 +69,6 @@ def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
         )
 
 
-def _check_scans(data: bytes, name: str) -> None:
-    scans = data.count(_START_OF_SCAN) if name == "JPEG" else 0
-    if scans > MAX_SCANS:
-        raise InvalidFrameError(
-            expected=f"a JPEG of at most {MAX_SCANS} scans", actual=f"one of {scans}"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class EncodedPicture:
     """An encoded image, decoded anew each time its pixels are asked for."""
@@ -107,22 +81,27 @@ class EncodedPicture:
     """Of the upright picture."""
     orientation: int
     """EXIF orientation still to be applied after decoding, 1 to 8."""
+    layout: Layout = field(repr=False)
+    """Where the picture's own parts lie in `data`."""
 
     @classmethod
     def of(cls, data: bytes, *, max_pixels: int) -> EncodedPicture:
-        """Read the header of `data`.
+        """Walk over the parts of `data` and read its header; takes time linear in its length.
 
         Raises:
-            InvalidFrameError: If it is no image of a known format, or too large.
+            InvalidFrameError: If it is no image of a known format, has too many pixels, or
+                consists of more parts than a picture of so many bytes needs.
         """
-        name = _format_of(data)
+        name = format_of(data)
         with _damage_reported(name):
-            image = _opened(data, name)
-            orientation = _orientation_of(image, loading=False)
+            layout = LAYOUTS[name](data)
+            image = opened(layout.picture(data), name)
             check_pixels(*image.size, max_pixels=max_pixels)
             _check_mode(image.mode)
-        _check_scans(data, name)
-        return cls(data, name, *_turned_size(image.size, orientation), orientation)
+            exif = data[layout.exif] if layout.exif else image.info.get("exif", b"")
+        # Pillow turns a TIFF itself when it loads one, and its size says so before.
+        orientation = 1 if name == "TIFF" else orientation_of(exif)
+        return cls(data, name, *_turned_size(image.size, orientation), orientation, layout)
 
     @property
     def kind(self) -> str:
@@ -152,7 +131,7 @@ class EncodedPicture:
         """
         enough = fitted_size(self.width, self.height, max_side_px=enough_px)
         with _damage_reported(self.format):
-            image = _opened(self.data, self.format)
+            image = self._opened()
             image.draft(image.mode, _turned_size(enough, self.orientation))
             upright = _upright(image, image.size, self.orientation)
             return pixels_of(upright if upright.mode == "RGB" else upright.convert("RGB"))
@@ -176,15 +155,23 @@ class EncodedPicture:
             InvalidFrameError: If the data is damaged.
         """
         with _damage_reported(self.format):
-            image = _opened(self.data, self.format)
+            image = self._opened()
             image.load()
+            profile = PROFILES[self.format](self.data) if self.format in PROFILES else None
             turn = _UPRIGHT.get(self.orientation)
-            return image if turn is None else image.transpose(turn)
+            turned: Image.Image = image if turn is None else image.transpose(turn)
+            if profile:
+                turned.info["icc_profile"] = profile
+            return turned
+
+    def _opened(self) -> ImageFile:
+        """The picture alone, its header read and its pixels not yet."""
+        return opened(self.layout.picture(self.data), self.format)
 
     def _sized(self, upright_size: tuple[int, int]) -> Image.Image:
         size = _turned_size(upright_size, self.orientation)
         with _damage_reported(self.format):
-            image = _opened(self.data, self.format)
+            image = self._opened()
             # A JPEG decoder can leave out what would only be averaged away: a big photo then
             # costs a fraction. The draft is never smaller than the size asked for.
             image.draft(image.mode, size)
@@ -212,7 +199,7 @@ class PillowPicture:
         check_pixels(*image.size, max_pixels=max_pixels)
         _check_mode(image.mode)
         with _damage_reported("Pillow"):
-            orientation = _orientation_of(image, loading=True)
+            orientation = _orientation_of(image)
             return cls(image, *_turned_size(image.size, orientation), orientation)
 
     @property
@@ -263,22 +250,42 @@ def _plain(picture: Image.Image, *, copied: bool) -> Image.Image:
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """`image` in mode RGB, L or YCbCr; transparent pixels lie over black."""
+    """`image` in mode RGB, L or YCbCr; transparent pixels lie over black.
+
+    An alpha channel that hides every pixel is not one: some cameras and programs leave the fourth
+    byte of each pixel at zero, and a black picture would be looked at in vain.
+    """
     if image.mode in {"RGB", "L", "YCbCr"}:
         return image
     if image.mode == "1":
         return image.convert("L")
-    if image.mode in _GREY_16:
-        wide = np.clip(np.asarray(image), 0, 0xFFFF)
-        return Image.fromarray((wide >> 8).astype(np.uint8))
+    if image.mode in _DEEP_GREY:
+        return Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
         # Premultiplied modes convert to their plain form only.
         straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
         rgba = (image.convert(straight) if straight else image).convert("RGBA")
+        if rgba.getchannel("A").getextrema() == (0, 0):
+            return rgba.convert("RGB")
         black = Image.new("RGB", image.size)
         black.paste(rgba, mask=rgba.getchannel("A"))
         return black
     return image.convert("RGB")
+
+
+def _eight_bits(wide: NDArray[Any]) -> NDArray[np.uint8]:
+    """Greys of up to 32 bits, without the bits that the brightest one leaves unused, as 8 bits.
+
+    Cameras of 10 or 12 bits store them in 16, and Pillow's 32-bit mode often holds 8: a fixed shift
+    would make these pictures black.
+
+    Raises:
+        InvalidFrameError: If there are values below 0, whose meaning is not known.
+    """
+    if wide.dtype.kind == "i" and int(wide.min()) < 0:
+        raise InvalidFrameError(expected="greys of at least 0", actual="some below 0")
+    shift = max(0, int(wide.max()).bit_length() - 8)
+    return (wide >> shift).astype(np.uint8)
 
 
 def _check_mode(mode: str) -> None:
@@ -294,69 +301,17 @@ def _turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation >= 5 else size
 
 
-def _orientation_of(image: Image.Image, *, loading: bool) -> int:
-    """The EXIF orientation of `image`, 1 to 8; 1 if it has none or its EXIF is corrupt."""
+def _orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of a caller's `image`, 1 to 8; 1 if it has none or a damaged one."""
     if hasattr(image, "tag_v2"):
         return 1  # Pillow turns a TIFF itself when it loads one, and its size says so before.
     try:
-        # PNG's own getexif() decodes the picture to look for EXIF behind the pixels, where
-        # the format's third edition forbids it; reading a header must not cost that.
-        exif = image.getexif() if loading else Image.Image.getexif(image)
-        value = exif.get(_ORIENTATION_TAG)
+        value = image.getexif().get(_ORIENTATION_TAG)
     except MemoryError:
         raise
     except Exception:
         return 1  # Metadata is a hint: a picture is not refused over it.
     return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def _opened(data: bytes, name: str) -> ImageFile:
-    """The image file `data`, header read, pixels not.
-
-    Taking the plugin directly loads that plugin only, where `Image.open` may load all forty.
-    """
-    module, plugin = _PLUGINS[name]
-    return cast("ImageFile", getattr(import_module(module), plugin)(io.BytesIO(data)))
-
-
-def _format_of(data: bytes) -> str:
-    """The format that `data` says it has.
-
-    Raises:
-        InvalidFrameError: If it is none of those supported; says what it looks like instead.
-    """
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
-    if data[4:8] == b"ftyp" and (b"avif" in data[8:64] or b"avis" in data[8:64]):
-        if features.check("avif"):
-            return "AVIF"
-        raise InvalidFrameError(expected=_KNOWN, actual="AVIF, which this Pillow cannot read")
-    if data.startswith(b"BM"):
-        return "BMP"
-    raise InvalidFrameError(expected=_KNOWN, actual=_looks_like(data))
-
-
-def _looks_like(data: bytes) -> str:
-    start = data[:64].lstrip()
-    if not data:
-        return "no data at all"
-    if data[4:8] == b"ftyp":
-        return "HEIC or video, which is not supported: convert it to JPEG"
-    if start.startswith(b"%PDF"):
-        return "a PDF document"
-    if start.startswith(b"<"):
-        return "markup such as HTML or SVG"
-    if start.startswith((b"{", b"[")):
-        return "text such as JSON"
-    return f"{len(data)} bytes of no known format"
 
 
 class _QuietPillow:

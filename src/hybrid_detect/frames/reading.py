@@ -94,9 +94,14 @@ def _read(stream: IO[bytes], limit: int) -> bytes:
     expected = "a readable binary file object"
     try:
         part: Any = stream.read(limit)
-    except (OSError, ValueError, TypeError, EOFError) as exc:
+    except MemoryError:
+        raise
+    except Exception as exc:
+        # A reader may be anything: a member of a zip file raises BadZipFile, a decompressor
+        # zlib.error, a network file an error of its client. Its text may quote an address or a
+        # token, so the error's name alone is told.
         raise InvalidFrameError(
-            expected=expected, actual=f"{type(stream).__name__} ({type(exc).__name__}: {exc})"
+            expected=expected, actual=f"{type(stream).__name__} ({type(exc).__name__})"
         ) from exc
     if isinstance(part, bytes | bytearray | memoryview):
         return bytes(part)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Never
 
-from hybrid_detect.errors import InvalidFrameError
-
-__all__ = ["Part", "refuse"]
+__all__ = ["Part"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +17,3 @@ class Part:
     """What a file without metadata has in its place."""
     name: str = ""
     """What metadata it is; empty if it belongs to the picture."""
-
-
-def refuse(format: str, why: str) -> Never:
-    """Say that a file breaks its own format.
-
-    Raises:
-        InvalidFrameError: Always.
-    """
-    raise InvalidFrameError(expected=f"a readable {format} image", actual=why)

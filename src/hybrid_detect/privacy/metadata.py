@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.privacy.file_parts import Part
-from hybrid_detect.privacy.jpeg_segments import jpeg_parts
-from hybrid_detect.privacy.png_chunks import png_parts
-from hybrid_detect.privacy.webp_chunks import webp_parts
+from hybrid_detect.privacy.jpeg_parts import jpeg_parts
+from hybrid_detect.privacy.png_parts import png_parts
+from hybrid_detect.privacy.webp_parts import webp_parts
 
 __all__ = ["Metadata", "find_metadata", "picture_alone"]
 

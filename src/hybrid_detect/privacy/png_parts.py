@@ -1,22 +1,19 @@
-"""PNG chunks: a file taken apart into its picture and everything else, without filters undone."""
+"""PNG parts: a file's picture and everything else, with filters left as they are."""
 
 from __future__ import annotations
 
-import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hybrid_detect.privacy.file_parts import Part, refuse
+from hybrid_detect.frames.layout import refuse
+from hybrid_detect.frames.png_chunks import FRAME_LENGTH, SIGNATURE_LENGTH, png_chunks
+from hybrid_detect.privacy.file_parts import Part
 
 __all__ = ["png_parts"]
 
 # Source of names, lengths and limits: W3C, PNG specification, third edition, 11.2 and 11.3.
-_SIGNATURE_LENGTH = 8
-_FRAME_LENGTH = 12
-"""Length, type and checksum of a chunk."""
-_TYPE = re.compile(rb"[A-Za-z]{4}")
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples of a pixel by colour type."""
 _INDEXED = 3
@@ -60,7 +57,7 @@ class _Chunk:
 
     @property
     def size_bytes(self) -> int:
-        return len(self.body) + _FRAME_LENGTH
+        return len(self.body) + FRAME_LENGTH
 
     @property
     def framed(self) -> bytes:
@@ -80,7 +77,7 @@ def png_parts(data: bytes) -> Iterator[Part]:
     if not chunks or chunks[0].type != b"IHDR" or len(chunks[0].body) != 13:
         refuse("PNG", "one that does not begin with its header")
     has_profile = any(chunk.type == b"iCCP" for chunk in chunks)
-    yield Part(_SIGNATURE_LENGTH, data[:_SIGNATURE_LENGTH])
+    yield Part(SIGNATURE_LENGTH, data[:SIGNATURE_LENGTH])
     pixels: list[_Chunk] = []
     has_pixels = False
     seen: set[bytes] = set()
@@ -102,16 +99,13 @@ def png_parts(data: bytes) -> Iterator[Part]:
 def _chunks(data: bytes) -> tuple[list[_Chunk], int]:
     """The chunks of `data` up to its end chunk, and where that ends."""
     chunks: list[_Chunk] = []
-    position = _SIGNATURE_LENGTH
-    while not chunks or chunks[-1].type != b"IEND":
-        length = int.from_bytes(data[position : position + 4], "big")
-        type_ = data[position + 4 : position + 8]
-        body = data[position + 8 : position + 8 + length]
-        position += length + _FRAME_LENGTH
-        if position > len(data) or not _TYPE.fullmatch(type_):
-            refuse("PNG", "one that ends, or has no chunk, where a chunk should be")
-        chunks.append(_Chunk(type_, body))
-    return chunks, position
+    end = SIGNATURE_LENGTH
+    for chunk in png_chunks(data):
+        end = chunk.end
+        chunks.append(_Chunk(chunk.type, data[chunk.body : end - 4]))
+    if end > len(data) or not chunks or chunks[-1].type != b"IEND":
+        refuse("PNG", "one that ends, or has no chunk, where a chunk should be")
+    return chunks, end
 
 
 def _part(chunk: _Chunk, header: _Chunk, *, is_first: bool, has_profile: bool) -> Part:

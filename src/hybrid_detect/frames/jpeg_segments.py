@@ -1,0 +1,167 @@
+"""JPEG segments: a file taken apart up to the end of its first picture, without decoding it.
+
+This is the one walk over JPEG files. It is lenient where decoders are; its readers add what they
+must refuse: `jpeg_layout` for decoding here, `privacy.jpeg_parts`, which accounts for every byte,
+and `compression.jpeg_markers`, which lets only plain pictures pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.layout import Layout, Piece, refuse
+from hybrid_detect.frames.part_count import PartCount
+
+__all__ = [
+    "ADOBE",
+    "ADOBE_LENGTH",
+    "COMPRESSED",
+    "EOI",
+    "JFIF",
+    "JFIF_LENGTH",
+    "PICTURE",
+    "SOI",
+    "SOS",
+    "Segment",
+    "jpeg_layout",
+    "jpeg_profile",
+    "jpeg_segments",
+]
+
+# Markers. Source: ITU-T T.81, table B.1.
+SOI, EOI, SOS = 0xD8, 0xD9, 0xDA
+COMPRESSED = 0x00
+"""Stands for the compressed data of a scan, which has no marker of its own."""
+PICTURE = frozenset((*range(0xC0, 0xD0), SOS, 0xDB, 0xDD)) - {0xC8}
+"""Frame headers, DHT, DAC, SOS, DQT and DRI."""
+
+_START = b"\xff\xd8"
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")
+"""A marker with a length, SOI or EOI. TEM (01) and restarts stand alone and hold nothing."""
+_END_OF_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""The first marker that is neither a stuffed byte nor a restart."""
+
+JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
+"""A header without density and thumbnail. Source: ITU-T T.871, clause 10.1."""
+JFIF_LENGTH = 14
+
+ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+"""All but the last byte, which tells the colour space. Source: Adobe Technical Note 5116, 18."""
+ADOBE_LENGTH = 12
+
+MAX_SCANS = 100
+"""A progressive JPEG has about ten. Each costs a walk over every pixel, 21 ms for 16 million, and
+can be 31 bytes long: 4 MiB of them would keep a core busy for 47 minutes. Source of the number:
+libtiff's ``JPEG_MAX_ALLOWED_SCAN_NUMBER``."""
+
+MAX_TABLES = 1024
+"""Segments of the picture itself that are no scans. Ten tables for each of `MAX_SCANS` scans."""
+
+_ICC = b"ICC_PROFILE\0"
+_ICC_HEADER = len(_ICC) + 2
+"""Name, number and count of a piece of a colour profile. Source: ICC.1:2022, B.4."""
+
+
+class Segment(NamedTuple):
+    """A segment of the file, or the compressed data of a scan."""
+
+    marker: int
+    """The second byte of its marker, or `COMPRESSED`."""
+    gap: int
+    """Where the bytes begin that no segment holds and that lie before it; `start` if none do."""
+    start: int
+    """Where its marker is."""
+    payload: int
+    """Where its content begins."""
+    end: int
+    """The first byte behind it."""
+
+
+def jpeg_segments(data: bytes) -> Iterator[Segment]:
+    """The segments of `data` behind its first marker (SOI), up to and with the end marker (EOI).
+
+    Raises:
+        InvalidFrameError: If the file ends before its picture does, begins twice, or consists of
+            more parts or scans than a picture needs.
+    """
+    count = PartCount("JPEG", len(data))
+    position, scans, tables = len(_START), 0, 0
+    while True:
+        found = _MARKER.search(data, position)
+        if found is None:
+            refuse("JPEG", "one without an end")
+        count.add()
+        gap, start, payload = position, found.start(), found.end() + 2
+        marker = data[start + 1]
+        if marker == SOI:
+            refuse("JPEG", "one that begins twice")
+        if marker == EOI:
+            yield Segment(marker, gap, start, found.end(), found.end())
+            return
+        # Decoders take a length that is too small for one of two, the length itself.
+        length = int.from_bytes(data[start + 2 : start + 4], "big")
+        position = start + 2 + max(2, length)
+        if position > len(data):
+            refuse("JPEG", "one whose segments reach past its end")
+        scans += marker == SOS
+        tables += marker in PICTURE and marker != SOS
+        if scans > MAX_SCANS or tables > MAX_TABLES:
+            raise InvalidFrameError(
+                expected=f"a JPEG of at most {MAX_SCANS} scans and {MAX_TABLES} tables",
+                actual="one of more",
+            )
+        yield Segment(marker, gap, start, payload, position)
+        if marker == SOS:
+            stop = _END_OF_SCAN.search(data, position)
+            if stop is None:
+                refuse("JPEG", "one that ends in its pixels")
+            # Fill bytes before the next marker belong to nothing.
+            end = position + len(data[position : stop.start()].rstrip(b"\xff"))
+            yield Segment(COMPRESSED, position, position, position, end)
+            position = end
+
+
+def jpeg_layout(data: bytes) -> Layout:
+    """Where the picture lies in the JPEG file `data`.
+
+    Raises:
+        InvalidFrameError: If `jpeg_segments` cannot take it apart.
+    """
+    pieces: list[Piece] = [slice(0, len(_START))]
+    exif: slice | None = None
+    has_jfif = has_adobe = False
+    for segment in jpeg_segments(data):
+        marker, payload, end = segment.marker, segment.payload, segment.end
+        length = end - payload
+        if marker in PICTURE or marker in {COMPRESSED, EOI}:
+            pieces.append(slice(segment.start, end))
+        elif marker == 0xE0 and not has_jfif and data.startswith(b"JFIF\0", payload):
+            # This and Adobe's tell decoders the colour space.
+            has_jfif = True
+            pieces.append(slice(segment.start, end) if length == JFIF_LENGTH else JFIF)
+        elif marker == 0xEE and not has_adobe and data.startswith(b"Adobe", payload):
+            if length >= ADOBE_LENGTH:
+                has_adobe = True
+                whole = ADOBE + data[payload + ADOBE_LENGTH - 1 : payload + ADOBE_LENGTH]
+                pieces.append(slice(segment.start, end) if length == ADOBE_LENGTH else whole)
+        elif marker == 0xE1 and exif is None and data.startswith(b"Exif\0", payload):
+            exif = slice(payload, end)
+    return Layout.of(pieces, exif)
+
+
+def jpeg_profile(data: bytes) -> bytes | None:
+    """The colour profile in the JPEG file `data`; `None` if it has none, or not all of it."""
+    found: dict[int, slice] = {}
+    count = 0
+    for segment in jpeg_segments(data):
+        if segment.marker == 0xE2 and data.startswith(_ICC, segment.payload, segment.end):
+            start = segment.payload + _ICC_HEADER
+            if start < segment.end:
+                found[data[start - 2]] = slice(start, segment.end)
+                count = data[start - 1]
+    if not found or sorted(found) != list(range(1, count + 1)):
+        return None
+    return b"".join(data[found[number]] for number in sorted(found))
