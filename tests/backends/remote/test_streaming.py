@@ -546,7 +546,7 @@ async def test_a_reply_that_is_too_large_breaks_the_link_and_nothing_else() -> N
         frame = asyncio.create_task(look(service))
         link, message = await asked.next()
         await link.send(reply_to(message) + bytes(3 * 1024 * 1024))
-        with pytest.raises(BackendUnavailableError):
+        with pytest.raises(ProtocolError, match="at most 2097152 bytes"):
             await frame
         await until(lambda: service.unavailable_reason == "")
 

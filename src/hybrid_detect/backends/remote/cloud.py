@@ -1,6 +1,6 @@
-"""The cloud way: one HTTP request for each frame, over one pooled httpx client.
+"""The cloud backend: one HTTP request for each frame.
 
-The only module that meets httpx's client and its exceptions.
+With `http_connections` the only module that meets httpx.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.http_connections import HttpConnections
 from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
-from hybrid_detect.backends.remote.proxies import proxy_for, system_settings
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.retries import retry_after_s
 from hybrid_detect.backends.remote.targets import Target
-from hybrid_detect.backends.remote.tls import client_context
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
@@ -137,12 +135,11 @@ class CloudDetectionService(RemoteBackend):
                 continue
             transport = self._given_transport
             if transport is None:
-                proxy = proxy_for(endpoint, system_settings())
-                context = None
-                if endpoint.url.startswith("https:"):
-                    # In a thread: reading the system's CAs takes 10 ms and more.
-                    context = self._ssl_context or await asyncio.to_thread(client_context)
-                transport = HttpConnections(Dialler(endpoint, proxy), ssl_context=context)
+                dialler = await Dialler.create(
+                    endpoint, ssl_context=self._ssl_context, executor=self._encoder
+                )
+                self._require_open()
+                transport = HttpConnections(dialler)
             # Another call may have made it meanwhile.
             self._transports.setdefault(origin, transport)
 

@@ -12,13 +12,15 @@ import ipaddress
 import socket
 import ssl
 import sys
+from concurrent.futures import Executor
+from typing import Self
 from urllib.parse import urlsplit
 
 import h11
 
 from hybrid_detect.backends.remote.addresses import Resolver, connect_first
-from hybrid_detect.backends.remote.proxies import HTTP_PORTS, Proxy
-from hybrid_detect.backends.remote.tls import certificate_trouble
+from hybrid_detect.backends.remote.proxies import HTTP_PORTS, Proxy, proxy_for, system_settings
+from hybrid_detect.backends.remote.tls import certificate_trouble, client_context
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import BackendError, BackendResponseError, BackendUnavailableError
 
@@ -45,14 +47,44 @@ class Dialler:
     Args:
         endpoint: The server's address.
         proxy: What stands in between; `None` for nothing.
+        ssl_context: For an endpoint with https; `None` for plain http.
     """
 
-    def __init__(self, endpoint: Endpoint, proxy: Proxy | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        proxy: Proxy | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         parts = urlsplit(endpoint.url)
         self.host = endpoint.host
         self.port = parts.port or HTTP_PORTS[parts.scheme]
         self.proxy = proxy
+        self.ssl_context = ssl_context
         self._resolver = Resolver()
+
+    @classmethod
+    async def create(
+        cls, endpoint: Endpoint, *, ssl_context: ssl.SSLContext | None, executor: Executor
+    ) -> Self:
+        """A dialler by the settings of this process.
+
+        Args:
+            endpoint: The server's address.
+            ssl_context: What to connect with over https; `None` to believe the system's CAs.
+            executor: Reads them: 10 ms and more that the event loop should not stand still.
+
+        Raises:
+            ConfigurationError: If a proxy or certificate setting that applies is unusable.
+        """
+        proxy = proxy_for(endpoint, system_settings())
+        if not endpoint.url.startswith("https:"):
+            return cls(endpoint, proxy=proxy)
+        if ssl_context is None:
+            loop = asyncio.get_running_loop()
+            ssl_context = await loop.run_in_executor(executor, client_context)
+        return cls(endpoint, proxy=proxy, ssl_context=ssl_context)
 
     async def dial(self, *, tunnel: bool = True) -> socket.socket:
         """A socket at whose other end the server is.

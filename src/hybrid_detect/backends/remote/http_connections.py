@@ -12,7 +12,6 @@ The only module that meets httpcore, whose protocol code carries each request.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, SupportsIndex
 
@@ -39,19 +38,11 @@ class HttpConnections(httpx.AsyncBaseTransport):
 
     Args:
         dialler: Connects to the endpoint.
-        ssl_context: For an endpoint with https; `None` for plain http.
         max_connections: Requests under way at the same time; others wait for a place.
     """
 
-    def __init__(
-        self,
-        dialler: Dialler,
-        *,
-        ssl_context: ssl.SSLContext | None,
-        max_connections: int = MAX_CONNECTIONS,
-    ) -> None:
+    def __init__(self, dialler: Dialler, *, max_connections: int = MAX_CONNECTIONS) -> None:
         self._dialler = dialler
-        self._ssl_context = ssl_context
         self._places = asyncio.Semaphore(max_connections)
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
@@ -61,7 +52,7 @@ class HttpConnections(httpx.AsyncBaseTransport):
     def forwards(self) -> bool:
         """Whether requests go to an HTTP proxy that reads them: plain http is not tunnelled."""
         proxy = self._dialler.proxy
-        return proxy is not None and proxy.scheme == "http" and self._ssl_context is None
+        return proxy is not None and proxy.scheme == "http" and self._dialler.ssl_context is None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` once its turn has come.
@@ -109,12 +100,12 @@ class HttpConnections(httpx.AsyncBaseTransport):
         sock = await self._dialler.dial(tunnel=not self.forwards)
         loop = asyncio.get_running_loop()
         reader = _Reader()
-        is_tls = self._ssl_context is not None
+        is_tls = self._dialler.ssl_context is not None
         try:
             transport, protocol = await loop.create_connection(
                 lambda: asyncio.StreamReaderProtocol(reader, loop=loop),
                 sock=sock,
-                ssl=self._ssl_context,
+                ssl=self._dialler.ssl_context,
                 server_hostname=self._dialler.host if is_tls else None,
             )
         except OSError as error:

@@ -1,34 +1,28 @@
-"""The streaming way: every frame over one WebSocket, which is kept alive and reopened.
-
-The only module that meets websockets.
-"""
+"""The streaming backend: every frame over one WebSocket, which is kept alive and reopened."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
-import logging
 import math
 import random
-import socket
 import ssl
-import sys
 import time
 from typing import Any
 
 import websockets
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 
+from hybrid_detect.backends.remote.close_codes import close_error
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
+from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
+from hybrid_detect.backends.remote.patience import Patience
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
-from hybrid_detect.backends.remote.refusals import refusal
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
-from hybrid_detect.backends.remote.retries import retry_after_s
 from hybrid_detect.backends.remote.targets import Target
-from hybrid_detect.backends.remote.tls import certificate_trouble
+from hybrid_detect.backends.remote.websocket_link import Pulse, link_error, open_link
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
     BackendError,
@@ -40,7 +34,6 @@ from hybrid_detect.errors import (
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     STREAM_PATH,
-    SUBPROTOCOL,
     encode_announcement,
     peek_request_id,
     with_request_id,
@@ -57,22 +50,10 @@ delay. Source: measured over emulated links, `docs/explanation/performance.md`."
 HEARTBEAT_S = 1.0
 """A ping each second that must be answered within another: a dead link is noticed in two."""
 
-CLOSE_TIMEOUT_S = 0.3
-"""Seconds the closing handshake may take. websockets' default of 10 would stretch noticing a dead
-link to 11 s, because the link is closed politely before it is given up."""
-
 OPEN_TIMEOUT_S = 3.0
-"""Seconds for TCP, TLS and the opening handshake: three round trips over a slow link."""
-
-NOT_SENT_BYTES = 16 * 1024
-"""What the system may hold that it has not sent: enough to fill every gap, a fifth of a frame."""
-
-PING_S = 0.2
-"""A ping for every second frame at 10 fps, at most one under way: 60 bytes each, 0.3 KB/s. Source:
-of the settings tried over recorded network traces the best, `docs/explanation/choosing.md`."""
-
-BUSY_S = 2.0
-"""So long after the last frame the link is of interest; then the heartbeat is enough."""
+MAX_OPEN_TIMEOUT_S = 15.0
+"""Seconds for TCP, TLS and the opening handshake: four round trips over a slow link. Where that is
+not enough, the limit grows up to four round trips over two satellites and a bad cell."""
 
 RECONNECT_BASE_S = 0.1
 RECONNECT_CAP_S = 2.0
@@ -81,17 +62,6 @@ RECONNECT_CAP_S = 2.0
 
 
 _MESSAGE = {"content-type": CONTENT_TYPE}
-
-_log = logging.getLogger("hybrid_detect.websockets")
-_log.setLevel(logging.INFO)
-"""websockets' own, which at debug level would write out the token and bits of the pictures."""
-
-
-class _Connect(connect):
-    """A redirect would carry pictures to an address nobody configured."""
-
-    def process_redirect(self, exc: Exception) -> Exception | str:
-        return exc
 
 
 class StreamingService(RemoteBackend):
@@ -138,13 +108,14 @@ class StreamingService(RemoteBackend):
         self._ssl_context = ssl_context
         self._heartbeat_s = heartbeat_s
         self._max_in_flight = max_in_flight
+        self._dialler: Dialler | None = None
+        self._patience = Patience(usual_s=OPEN_TIMEOUT_S, longest_s=MAX_OPEN_TIMEOUT_S)
+        self._pulse: Pulse | None = None
         self._link: ClientConnection | None = None
         self._outcome = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._trouble: BackendError | None = None
         self._requests = 0
-        self._sent_bytes = 0
-        self._last_sent_s = -math.inf
         self._replies: dict[int, asyncio.Future[bytes]] = {}
         self._uploads: dict[int, Upload] = {}
         self._slots = NewestWinsSlots(self.kind, places=max_in_flight)
@@ -163,8 +134,17 @@ class StreamingService(RemoteBackend):
         return self._link.latency or None if self._link else None
 
     async def start(self) -> None:
-        """Start keeping the link, without waiting for it."""
+        """Start keeping the link, without waiting for it.
+
+        Raises:
+            ConfigurationError: If a proxy or certificate setting that applies is unusable.
+        """
         self._require_open()
+        if self._dialler is None:
+            self._dialler = await Dialler.create(
+                self._endpoint, ssl_context=self._ssl_context, executor=self._encoder
+            )
+            self._require_open()
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep_link(), name="hybrid-detect-stream")
 
@@ -202,8 +182,8 @@ class StreamingService(RemoteBackend):
         return HttpResponse(status=200, headers=_MESSAGE, body=message)
 
     async def _send_and_wait(self, request: bytes, request_id: int, upload: Upload | None) -> bytes:
-        link = self._link
-        if link is None:
+        link, pulse = self._link, self._pulse
+        if link is None or pulse is None:
             # Whether to wait for the next link is not for this way to decide: another may be ready.
             raise self._lost()
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -212,8 +192,7 @@ class StreamingService(RemoteBackend):
             # What is sent stays in the buffer when its frame's deadline has passed: over a stalled
             # link they would pile up, and be carried for nothing once it goes on.
             await link.drain()
-            self._sent_bytes += len(request)
-            self._last_sent_s = time.monotonic()
+            pulse.sending(len(request))
             if upload is not None:
                 upload.handed_over()
                 self._uploads[request_id] = upload
@@ -250,17 +229,20 @@ class StreamingService(RemoteBackend):
             self._outcome.clear()
             opened_s = math.inf
             try:
-                async with await self._connection() as link:
+                link, round_trip_s = await self._opened()
+                async with link:
                     opened_s = time.monotonic()
-                    _keep_queue_short(link)
+                    self._pulse = Pulse(
+                        link,
+                        meter=self.meter,
+                        heartbeat_s=self._heartbeat_s,
+                        round_trip_s=round_trip_s,
+                    )
                     self._trouble = None
                     is_renewed = False
                     self._link = link
                     self._outcome.set()
-                    watchers = (
-                        asyncio.create_task(self._watch(link)),
-                        asyncio.create_task(self._measure(link)),
-                    )
+                    feeling = asyncio.create_task(self._pulse.feel())
                     try:
                         await self._read(link)
                     except asyncio.CancelledError:
@@ -268,17 +250,12 @@ class StreamingService(RemoteBackend):
                         await link.close()
                         raise
                     finally:
-                        for watcher in watchers:
-                            watcher.cancel()
-                self._trouble = self._unavailable("the server closed the link")
-            except (
-                OSError,
-                ValueError,
-                ImportError,
-                websockets.WebSocketException,
-                BackendError,
-            ) as exc:
-                self._trouble = self._translated(exc).with_traceback(None)
+                        feeling.cancel()
+                self._trouble = close_error(link.close_code, link.close_reason or "")
+            except (OSError, ValueError, websockets.WebSocketException, BackendError) as exc:
+                self._trouble = link_error(exc, max_reply_bytes=MAX_REPLY_BYTES)
+                self._trouble.backend = self.kind.value
+                self._trouble.__traceback__ = None
             finally:
                 self._link = None
                 self._uploads.clear()
@@ -302,55 +279,18 @@ class StreamingService(RemoteBackend):
         ceiling = min(RECONNECT_BASE_S * 2**failures, RECONNECT_CAP_S)
         return random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
 
-    async def _watch(self, link: ClientConnection) -> None:
-        """Give the link up if it takes no byte for two heartbeats.
-
-        websockets waits for its buffer to empty before it waits for the heartbeat's answer, which
-        over a dead link with frames in the buffer is for ever.
-        """
-        taken, idle = self._sent_bytes, 0
-        while idle < 2:
-            await asyncio.sleep(self._heartbeat_s)
-            unsent = link.transport.get_write_buffer_size()
-            idle = idle + 1 if unsent and self._sent_bytes - unsent <= taken else 0
-            taken = self._sent_bytes - unsent
-        link.transport.abort()
-
-    async def _measure(self, link: ClientConnection) -> None:
-        """Ping while frames flow: a round trip of its own tells a slow link from a large frame."""
-        while True:
-            is_busy = time.monotonic() - self._last_sent_s < BUSY_S
-            await asyncio.sleep(PING_S if is_busy else self._heartbeat_s)
-            sent_s = self.meter.clock()
-            self.meter.link.pinged(now_s=sent_s)
-            try:
-                await (await link.ping())
-            except websockets.ConnectionClosed:
-                return
-            self.meter.link.ponged(sent_s, now_s=self.meter.clock())
-
-    async def _connection(self) -> connect:
+    async def _opened(self) -> tuple[ClientConnection, float]:
+        assert self._dialler is not None  # noqa: S101 - start() has made it
         handshake = await self.targets[0].addressed(
             HttpRequest(method="GET", url=STREAM_PATH), now_s=time.time()
         )
-        return _Connect(
+        return await open_link(
+            self._dialler,
             self._endpoint.websocket(STREAM_PATH),
-            subprotocols=[websockets.Subprotocol(SUBPROTOCOL)],
-            additional_headers=handshake.headers,
-            user_agent_header="hybrid-detect",
-            logger=_log,
-            ssl=(self._ssl_context or True) if self._endpoint.url.startswith("https:") else None,
-            # Plain http is meant to stay on this machine.
-            proxy=None if self._endpoint.is_local else True,
-            # JPEG does not shrink, and deflate makes a message 24 to 44 times as expensive.
-            compression=None,
-            open_timeout=OPEN_TIMEOUT_S,
-            ping_interval=self._heartbeat_s,
-            ping_timeout=self._heartbeat_s,
-            close_timeout=CLOSE_TIMEOUT_S,
-            max_size=MAX_REPLY_BYTES,
-            # At most `max_in_flight` replies can be on their way.
-            max_queue=self._max_in_flight,
+            headers=handshake.headers,
+            patience=self._patience,
+            max_reply_bytes=MAX_REPLY_BYTES,
+            max_replies=self._max_in_flight,  # more cannot be on their way
         )
 
     async def _read(self, link: ClientConnection) -> None:
@@ -366,31 +306,6 @@ class StreamingService(RemoteBackend):
             elif upload is not None:
                 upload.answered_unread()
 
-    def _translated(self, exc: Exception) -> BackendError:
-        if isinstance(exc, BackendError):
-            return exc
-        if (trouble := certificate_trouble(exc)) is not None:
-            return BackendUnavailableError(trouble, backend=self.kind.value)
-        if isinstance(exc, websockets.InvalidStatus):
-            error = refusal(
-                exc.response.status_code,
-                retry_after_s=retry_after_s(exc.response.headers.get("Retry-After")),
-            )
-            error.backend = self.kind.value
-            return error
-        meaning = {
-            websockets.InvalidHandshake: "the server does not speak WebSocket here",
-            websockets.InvalidURI: "the endpoint is not a URL",
-            websockets.ConnectionClosed: "the link broke",
-            websockets.WebSocketException: "the link failed",
-            TimeoutError: "opening the link took too long",
-            OSError: "the server could not be reached",
-            ValueError: "the endpoint's host is not a name",  # as IDNA calls it: UnicodeError
-            ImportError: "the environment's proxy needs a package that is not installed",
-        }
-        text = next(meaning[cls] for cls in type(exc).__mro__ if cls in meaning)
-        return BackendUnavailableError(text, backend=self.kind.value, retryable=True)
-
     def recall(self) -> None:
         """Break the link if a frame lies in its buffer, from where it would still go out."""
         if self._link is not None and self._link.transport.get_write_buffer_size():
@@ -405,17 +320,3 @@ class StreamingService(RemoteBackend):
             await asyncio.wait([keeper])
         self._slots.refuse_waiting(self._lost())
         await super().aclose()
-
-
-def _keep_queue_short(link: ClientConnection) -> None:
-    """Have the system hold little more than what is on its way.
-
-    Otherwise it takes megabytes into its buffer, and over a slow link a frame waits there behind
-    others that are of no use any more, with everyone believing that it has left.
-    """
-    # Linux and macOS; Python names it from 3.12 on, and Linux's number is 25.
-    option = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
-    connection = link.transport.get_extra_info("socket")
-    if option is not None and connection is not None:
-        with contextlib.suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, option, NOT_SENT_BYTES)

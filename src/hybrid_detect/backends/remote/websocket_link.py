@@ -1,0 +1,238 @@
+"""One WebSocket to a server: how it is opened, whether it lives, and why it ended.
+
+With `streaming` the only module that meets websockets.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import logging
+import math
+import socket
+import sys
+import time
+from collections.abc import Mapping
+
+import websockets
+from websockets.asyncio.client import ClientConnection, connect
+
+from hybrid_detect.backends.remote.close_codes import close_error, own_close_error
+from hybrid_detect.backends.remote.dialling import Dialler, connection_error
+from hybrid_detect.backends.remote.link_meter import LinkMeter
+from hybrid_detect.backends.remote.patience import Patience
+from hybrid_detect.backends.remote.refusals import refusal
+from hybrid_detect.backends.remote.retries import retry_after_s
+from hybrid_detect.errors import BackendError, BackendUnavailableError, ProtocolError
+from hybrid_detect.exchange.wire import SUBPROTOCOL
+
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+__all__ = ["Pulse", "link_error", "open_link"]
+
+CLOSE_TIMEOUT_S = 0.3
+"""Seconds the closing handshake may take. websockets' default of 10 would stretch noticing a dead
+link to 11 s, because the link is closed politely before it is given up."""
+
+SILENT_ROUND_TRIPS = 3.0
+"""A link is not given up before so many round trips without a sign of life."""
+
+PING_S = 0.2
+"""A ping for every second frame at 10 fps, at most one under way: 60 bytes each, 0.3 KB/s. Source:
+of the settings tried over recorded network traces the best, `docs/explanation/choosing.md`."""
+
+BUSY_S = 2.0
+"""So long after the last frame the link is of interest; then the heartbeat is enough."""
+
+_log = logging.getLogger("hybrid_detect.websockets")
+_log.setLevel(logging.INFO)
+"""websockets' own, which at debug level would write out the token and bits of the pictures."""
+
+
+class _Connect(connect):
+    """A redirect would carry pictures to an address that is not configured."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+async def open_link(
+    dialler: Dialler,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    patience: Patience,
+    max_reply_bytes: int,
+    max_replies: int,
+) -> tuple[ClientConnection, float]:
+    """Open a link, within what `patience` allows.
+
+    Args:
+        dialler: Connects to the server.
+        url: Of the stream, with scheme ``ws`` or ``wss``.
+        headers: Of the handshake, the credentials among them.
+        patience: Learns how long it took.
+        max_reply_bytes: A message of more closes the link.
+        max_replies: Messages that are kept while they are not read.
+
+    Returns:
+        The link, and an upper bound of its round trip in seconds.
+
+    Raises:
+        BackendError: If the server or a proxy cannot be reached, or it is no server of ours.
+        OSError: If TLS failed.
+        websockets.WebSocketException: If the handshake failed.
+    """
+    limit_s = patience.limit_s
+    context = dialler.ssl_context
+    started_s = time.monotonic()
+    try:
+        async with asyncio.timeout(limit_s):
+            sock = await dialler.dial()
+            connected_s = time.monotonic()
+            link = await _Connect(
+                url,
+                sock=sock,
+                ssl=context,
+                server_hostname=None if context is None else dialler.host,
+                subprotocols=[websockets.Subprotocol(SUBPROTOCOL)],
+                additional_headers=headers,
+                user_agent_header="hybrid-detect",
+                logger=_log,
+                proxy=None,  # the socket ends at the server
+                # JPEG does not shrink, and deflate makes a message 24 to 44 times as expensive.
+                compression=None,
+                open_timeout=None,
+                ping_interval=None,
+                close_timeout=CLOSE_TIMEOUT_S,
+                max_size=max_reply_bytes,
+                max_queue=max_replies,
+            )
+    except TimeoutError:
+        patience.ran_out()
+        msg = f"opening the link took too long (limit {limit_s:.1f} s)"
+        raise BackendUnavailableError(msg, retryable=True) from None
+    now_s = time.monotonic()
+    patience.took(now_s - started_s)
+    if link.subprotocol != SUBPROTOCOL:
+        await link.close()
+        msg = "the server opened a link, but does not speak this library's protocol on it"
+        raise ProtocolError(msg)
+    return link, now_s - connected_s
+
+
+class Pulse:
+    """Feels whether a link lives, and measures its round trip.
+
+    A link lives while pings are answered or bytes leave this device. websockets' own keepalive is
+    off: it waits for its buffer to empty before it waits for a ping's answer, which over a dead
+    link with frames in the buffer is for ever, and its limit does not follow the round trip.
+
+    Args:
+        link: The link, just opened.
+        meter: Is told of the pings: one's own round trip tells a slow link from a large frame.
+        heartbeat_s: Seconds between pings while no frames flow, and for a ping's answer.
+        round_trip_s: The link's round trip, as far as is known.
+    """
+
+    def __init__(
+        self, link: ClientConnection, *, meter: LinkMeter, heartbeat_s: float, round_trip_s: float
+    ) -> None:
+        self._link = link
+        self._meter = meter
+        self._heartbeat_s = heartbeat_s
+        self._round_trip_s = round_trip_s
+        self._sent_bytes = 0
+        self._last_sent_s = -math.inf
+
+    def sending(self, size_bytes: int) -> None:
+        """A frame of `size_bytes` is about to be sent."""
+        self._sent_bytes += size_bytes
+        self._last_sent_s = time.monotonic()
+
+    async def feel(self) -> None:
+        """Ping for as long as the link lives, more often while frames flow; then break it."""
+        link, meter = self._link, self._meter
+        while True:
+            is_busy = time.monotonic() - self._last_sent_s < BUSY_S
+            await asyncio.sleep(PING_S if is_busy else self._heartbeat_s)
+            sent_s = meter.clock()
+            meter.link.pinged(now_s=sent_s)
+            answered = asyncio.create_task(_is_answered(link))
+            try:
+                if not await self._is_alive(answered):
+                    link.transport.abort()
+                    return
+            finally:
+                answered.cancel()
+            self._round_trip_s = link.latency
+            meter.link.ponged(sent_s, now_s=meter.clock())
+
+    async def _is_alive(self, answered: asyncio.Task[bool]) -> bool:
+        """Whether a ping is answered before nothing has moved for too long."""
+        left, moved_s = self._left(), time.monotonic()
+        while not answered.done():
+            limit_s = max(self._heartbeat_s, SILENT_ROUND_TRIPS * self._round_trip_s)
+            wait_s = moved_s + limit_s - time.monotonic()
+            if wait_s <= 0:
+                return False
+            await asyncio.wait([answered], timeout=min(wait_s, limit_s / 4))
+            if (now_left := self._left()) > left:
+                left, moved_s = now_left, time.monotonic()
+        return answered.result()
+
+    def _left(self) -> int:
+        """Bytes of frames that have left this device, as far as the system tells."""
+        unsent = self._link.transport.get_write_buffer_size()
+        return self._sent_bytes - unsent - _unacknowledged(self._link)
+
+
+def link_error(exc: Exception, *, max_reply_bytes: int) -> BackendError:
+    """Why a link could not be opened, or ended, with `exc`."""
+    if isinstance(exc, BackendError):
+        return exc
+    if isinstance(exc, websockets.InvalidStatus):
+        headers = exc.response.headers
+        return refusal(
+            exc.response.status_code, retry_after_s=retry_after_s(headers.get("Retry-After"))
+        )
+    if isinstance(exc, websockets.ConnectionClosed):
+        # Whichever side closed first had a reason.
+        if exc.sent is not None and not exc.rcvd_then_sent:
+            return own_close_error(exc.sent.code, max_bytes=max_reply_bytes)
+        if exc.rcvd is not None:
+            return close_error(exc.rcvd.code, exc.rcvd.reason)
+        return close_error(None)
+    if isinstance(exc, OSError | ValueError):
+        return connection_error(exc)
+    meaning = {
+        websockets.InvalidHandshake: "the server does not speak WebSocket here",
+        websockets.InvalidURI: "the endpoint is not a URL",
+        websockets.WebSocketException: "the link failed",
+    }
+    text = next(meaning[cls] for cls in type(exc).__mro__ if cls in meaning)
+    return BackendUnavailableError(text, retryable=True)
+
+
+async def _is_answered(link: ClientConnection) -> bool:
+    """Whether a ping is answered before the link is closed."""
+    try:
+        await (await link.ping())
+    except websockets.ConnectionClosed:
+        return False
+    return True
+
+
+def _unacknowledged(link: ClientConnection) -> int:
+    """Bytes in the system's buffer that the other end has not acknowledged; 0 if it cannot tell."""
+    sock: socket.socket | None = link.transport.get_extra_info("socket")
+    if sock is None or sys.platform != "linux":
+        return 0
+    count = array.array("i", [0])
+    try:
+        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
+    except (OSError, ValueError):
+        return 0
+    return count[0]
