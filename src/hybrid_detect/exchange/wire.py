@@ -33,6 +33,7 @@ from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 __all__ = [
     "CONTENT_TYPE",
+    "CREDENTIAL_ENDED",
     "DETECT_PATH",
     "HEALTH_PATH",
     "STREAM_PATH",
@@ -56,6 +57,10 @@ SUBPROTOCOL = "hybrid-detect.v1"
 DETECT_PATH = "/v1/detect"
 STREAM_PATH = "/v1/stream"
 HEALTH_PATH = "/v1/health"
+
+CREDENTIAL_ENDED = "the credential is not valid any more"
+"""What the server gives as the reason when it closes a stream with 1008 because a token has expired
+or was revoked; clients tell it from other breaches by these words."""
 
 MAX_HEADER_BYTES = 1024 * 1024
 """About 3,000 faces; far above any real answer, far below what hurts."""

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from hybrid_detect.exchange.wire import (
+    CREDENTIAL_ENDED,
     HEALTH_PATH,
     ErrorReply,
     announced_request_id,
@@ -207,7 +208,7 @@ class Gate:
                     try:
                         await self._credentials.caller(connection)
                     except WrongCredentialError:
-                        return await closed(1008, "the credential is none any more")
+                        return await closed(1008, CREDENTIAL_ENDED)
                 if message["type"] != "websocket.receive":
                     return message
                 data = message.get("bytes") or b""

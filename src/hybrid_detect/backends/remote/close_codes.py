@@ -8,6 +8,7 @@ from hybrid_detect.errors import (
     BackendUnavailableError,
     ProtocolError,
 )
+from hybrid_detect.exchange.wire import CREDENTIAL_ENDED
 
 __all__ = ["close_error", "own_close_error"]
 
@@ -36,9 +37,6 @@ _NO_STATUS = {
     1008: "the server closed the link for a breach of its rules",
     1010: "the server closed the link: it misses an extension",
 }
-
-CREDENTIAL_ENDED = "the credential is none any more"
-"""What our own server gives as the reason of a 1008 when a token has expired or was revoked."""
 
 
 def close_error(code: int | None, reason: str = "") -> BackendError:
