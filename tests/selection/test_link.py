@@ -22,6 +22,7 @@ from hybrid_detect.selection.link import (
 
 INTERVAL_S = 0.1
 SERVER_S = 0.04
+BEHIND_THE_PROXY_BITS_PER_S = 1e9
 
 
 class Link:
@@ -31,6 +32,7 @@ class Link:
         bits_per_s: What it carries; a function of time for a link that changes.
         rtt_s: Round trip of a message that weighs nothing.
         tells: Whether the server tells how long it received each frame.
+        buffers: Whether a proxy takes each frame whole before the server sees it.
         frees_at_s: When the uplink is free, for one that hangs in the meantime.
     """
 
@@ -40,8 +42,10 @@ class Link:
         rtt_s: float,
         *,
         tells: bool = False,
+        buffers: bool = False,
         server_s: float = SERVER_S,
     ) -> None:
+        self.buffers = buffers
         self.rate = bits_per_s if callable(bits_per_s) else lambda _now_s: bits_per_s
         self.rtt_s = rtt_s
         self.tells = tells
@@ -59,6 +63,8 @@ class Link:
         began_s = max(self.now_s, self.free_s)
         self.free_s = began_s + 8 * size_bytes / self.rate(began_s)
         receive_s = self.free_s - began_s if self.tells else None
+        if self.buffers:
+            receive_s = 8 * size_bytes / BEHIND_THE_PROXY_BITS_PER_S
         self.at(
             self.free_s + self.rtt_s + self.server_s,
             lambda now_s: self.estimator.answered(
@@ -112,6 +118,36 @@ def test_a_constant_link_is_learned(bits_per_s: float, rtt_s: float, tells: bool
     tolerance = 0.05 if tells else 0.35
     assert known.bits_per_s == pytest.approx(bits_per_s, rel=tolerance)
     assert known.rtt_deviation_s < 0.01
+
+
+@pytest.mark.parametrize("rtt_s", [0.02, 0.1, 0.4])
+@pytest.mark.parametrize("bits_per_s", [0.3e6, 1e6, 2e6])
+def test_receive_times_of_a_proxy_that_buffers_are_not_believed(
+    bits_per_s: float, rtt_s: float
+) -> None:
+    """A link of 1 Mbit/s would pass for one of more than 30, and no picture would be smaller."""
+    link = Link(bits_per_s, rtt_s, buffers=True)
+    frame_bytes = int(bits_per_s * 0.09 / 8)  # what the link carries between two frames, almost
+    known = link.stream(50, frame_bytes)
+    assert bits_per_s / 3 < known.bits_per_s < bits_per_s * 3
+
+
+def test_one_ping_is_enough_to_doubt_a_proxy_that_buffers() -> None:
+    """Of a request over HTTP nothing but its connection's own round trip is known."""
+    link = Link(1e6, 0.05, buffers=True)
+    link.ping()
+    link.run_to(1.0)
+    known = link.stream(50, 10_000, pings=False)
+    assert known.bits_per_s == pytest.approx(1e6, rel=0.5)
+
+
+@pytest.mark.parametrize("rtt_s", [0.02, 0.4])
+def test_a_server_at_the_link_s_end_is_believed_through_jitter(rtt_s: float) -> None:
+    link = Link(8e6, rtt_s, tells=True)
+    for number in range(50):
+        link.rtt_s = rtt_s * (1.5 if number % 3 else 1.0)
+        known = link.stream(1, 40_000)
+    assert known.bits_per_s == pytest.approx(8e6, rel=0.1)
 
 
 @pytest.mark.parametrize("tells", [False, True], ids=["silent", "tells receive_s"])

@@ -55,6 +55,14 @@ MIN_RTT_DRIFT = 1.002
 MIN_TRANSFER_S = 0.003
 """Below this a duration says more about clocks than about the link."""
 
+BUFFERED_SHARE = 0.1
+BUFFERED_S = 0.05
+"""A receive time below this share of what sending took by the client's own clock is not believed,
+if sending took longer than this: a proxy that takes the whole upload before the server sees it
+(nginx does unless told otherwise) makes the server receive at the speed of its own network. A
+server at the link's end receives for as long as the link carries: the two differ by jitter alone.
+"""
+
 LOST_PING_S = 0.15
 """A ping out for longer (and for 1.5 round trips) counts as a round trip that long, so far."""
 
@@ -105,6 +113,7 @@ class LinkEstimator:
         self._probe_pause_s = PROBE_PAUSE_S
         self._doubted_s = -math.inf
         self._pings: deque[tuple[float, float]] = deque()  # (sent at, own queue before it)
+        self._pinged_rtt_s: float | None = None
         self.bytes_sent = 0
         """Bytes of all frames reported."""
         self.bytes_probing = 0
@@ -154,6 +163,8 @@ class LinkEstimator:
         server_s = min(server_s, away_s)
         self._server_s += SERVER_GAIN * (server_s - self._server_s)
         is_queued = self._drained_s > upload.sent_s
+        if receive_s is not None and self._is_buffered(upload, now_s - server_s, receive_s):
+            receive_s = None
         if receive_s is not None:
             receive_s = min(receive_s, away_s)
             transfer_s = max(receive_s, MIN_TRANSFER_S)
@@ -172,6 +183,20 @@ class LinkEstimator:
             self._observe(math.log(upload.bits / transfer_s), OBSERVATION_VARIANCE + doubt**2)
         self._drained_s = max(self._drained_s, ended_s)
         self._after_probe(upload, on_time=now_s - upload.sent_s <= ON_TIME_S)
+
+    def _is_buffered(self, upload: _Upload, left_server_s: float, receive_s: float) -> bool:
+        """Whether something took the upload before the server did, as far as pings tell.
+
+        Args:
+            upload: The upload that was answered.
+            left_server_s: When the answer was here, less the server's own time.
+            receive_s: What the server says that receiving took.
+        """
+        if self._pinged_rtt_s is None:
+            return False
+        began_s = max(upload.sent_s, self._drained_s)
+        transfer_s = left_server_s - self._pinged_rtt_s - began_s
+        return transfer_s > BUFFERED_S and receive_s < BUFFERED_SHARE * transfer_s
 
     def lost(self, request_id: Hashable, *, now_s: float) -> None:
         """A frame was given up, and what of it had not left was thrown away."""
@@ -221,6 +246,7 @@ class LinkEstimator:
                 seen_s = max(now_s - sent_s - queue_s, 0.7 * self._rtt_floor_s)
                 self._rtt_floor_s = min(self._rtt_floor_s * MIN_RTT_DRIFT, seen_s)
                 self._observe_rtt(seen_s)
+                self._pinged_rtt_s = seen_s
 
     @property
     def is_measured(self) -> bool:
