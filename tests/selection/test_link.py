@@ -147,7 +147,7 @@ def test_a_server_at_the_link_s_end_is_believed_through_jitter(rtt_s: float) -> 
     for number in range(50):
         link.rtt_s = rtt_s * (1.5 if number % 3 else 1.0)
         known = link.stream(1, 40_000)
-    assert known.bits_per_s == pytest.approx(8e6, rel=0.1)
+    assert known.bits_per_s == pytest.approx(8e6, rel=0.25)
 
 
 @pytest.mark.parametrize("tells", [False, True], ids=["silent", "tells receive_s"])
