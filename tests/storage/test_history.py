@@ -1,11 +1,8 @@
-import hashlib
 import io
 import json
 import logging
-import os
 import random
 import re
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -20,7 +17,6 @@ import numpy as np
 import pytest
 
 from hybrid_detect.errors import (
-    ClosedError,
     ConfigurationError,
     InvalidFrameError,
     StorageError,
@@ -31,11 +27,7 @@ from hybrid_detect.storage.records import Deleted
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, DetectionStatus, Face
 
 from ..clock import FakeClock
-from ..waiting import wait_until
-
-DAY_S = 24 * 3600.0
-JPEG = b"\xff\xd8\xff"
-KIB = 1024
+from .kept import DAY_S, JPEG, KIB, counts, on_disk
 
 
 @pytest.fixture
@@ -63,16 +55,6 @@ def result(**changes: Any) -> DetectionResult:
         "backend": BackendKind.DEVICE,
     }
     return DetectionResult(**{**values, **changes})
-
-
-def on_disk(path: Path) -> bytes:
-    """What is in the database and in every file beside it."""
-    return b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
-
-
-def counts(kept: DetectionHistory, session: str = "ann", **options: Any) -> Deleted:
-    found = list(kept.results(session, **options))
-    return Deleted(len(found), sum(each.image is not None for each in found))
 
 
 # -- keeping ---------------------------------------------------------------------------------
@@ -508,180 +490,6 @@ def test_a_limit_out_of_range_is_refused(path: Path, options: dict[str, Any]) ->
     with pytest.raises(ConfigurationError):
         DetectionHistory(path, **options)
     assert not path.exists()
-
-
-# -- faults ----------------------------------------------------------------------------------
-
-
-def test_nobody_else_may_read_any_of_its_files(path: Path, clock: FakeClock) -> None:
-    path.touch(mode=0o644)
-    path.chmod(0o644)
-    with DetectionHistory(path, clock=clock, sweeps=False) as kept:
-        kept.add({}, session="ann")
-        files = list(path.parent.iterdir())
-        assert len(files) == 3
-        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
-
-
-def foreign(path: Path) -> None:
-    other = sqlite3.connect(path)
-    other.execute("CREATE TABLE records (mine TEXT)")
-    other.commit()
-    other.close()
-
-
-def newer(path: Path) -> None:
-    DetectionHistory(path, sweeps=False).close()
-    other = sqlite3.connect(path)
-    other.execute("PRAGMA user_version = 99")
-    other.close()
-
-
-def truncated(path: Path) -> None:
-    with DetectionHistory(path, sweeps=False) as kept:
-        kept.add({}, session="ann", image=bytes(100_000))
-    os.truncate(path, 5 * KIB)
-
-
-def overwritten(path: Path) -> None:
-    DetectionHistory(path, sweeps=False).close()
-    with path.open("r+b") as file:
-        file.seek(100)
-        file.write(os.urandom(20 * KIB))
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        foreign,
-        newer,
-        truncated,
-        overwritten,
-        lambda path: path.write_bytes(b"not a database" * 100),
-        lambda path: path.write_bytes(b"SQLite format 3\0" + bytes(84)),
-        lambda path: path.mkdir(),
-        lambda path: os.mkfifo(path),
-        lambda path: path.symlink_to(path.parent / "elsewhere"),
-    ],
-)
-def test_a_file_that_is_no_history_is_refused_and_left_alone(path: Path, spoil: Any) -> None:
-    spoil(path)
-    before = path.read_bytes() if path.is_file() else None
-    with pytest.raises(StorageError) as caught:
-        DetectionHistory(path, sweeps=False)
-    assert str(path) in str(caught.value)
-    assert before is None or path.read_bytes() == before
-    assert not (path.parent / "elsewhere").exists()
-
-
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No such file"):
-        DetectionHistory(tmp_path / "no" / "history.db")
-
-
-def test_damage_that_shows_later_is_a_typed_error(path: Path, clock: FakeClock) -> None:
-    with DetectionHistory(path, clock=clock, sweeps=False) as kept:
-        for number in range(50):
-            kept.add({"n": number}, session="ann", image=bytes(5000))
-    with path.open("r+b") as file:
-        file.seek(12 * KIB)
-        file.write(b"\xff" * 200 * KIB)
-    with (
-        DetectionHistory(path, clock=clock, sweeps=False) as kept,
-        pytest.raises(StorageError),
-    ):
-        list(kept.results("ann"))
-
-
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from hybrid_detect import DetectionHistory, StorageError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-path = Path(sys.argv[1])
-kept = DetectionHistory(path, sweeps=False)
-kept.add({"n": 0}, session="ann", image=bytes(1000))
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-failed = 0
-for n in range(1, 20):
-    try:
-        kept.add({"n": n}, session="ann", image=bytes(20_000))
-    except StorageError as error:
-        failed += 1
-assert failed > 5, failed
-numbers = [each.result["n"] for each in kept.results("ann")]
-assert 0 < len(numbers) == 20 - failed, (numbers, failed)
-resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-kept.add({"n": "last"}, session="ann", image=bytes(20_000))
-print(kept.erase("ann").results == len(numbers) + 1)
-"""
-
-
-def test_a_full_disk_is_a_typed_error_and_loses_nothing(path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=30
-    )
-    assert done.stdout.strip() == "True", done.stderr
-
-
-WRITER = """
-import hashlib, os, sys
-from hybrid_detect import DetectionHistory
-kept = DetectionHistory(sys.argv[1], sweeps=False)
-print("ready", flush=True)
-while True:
-    image = os.urandom(30_000)
-    kept.add({"sha": hashlib.sha256(image).hexdigest()}, session="ann", image=image)
-"""
-
-
-def test_a_kill_between_two_writes_leaves_no_half_record(path: Path) -> None:
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "ready\n"
-    wait_until(lambda: on_disk(path).count(b'"sha"') >= 20)
-    writer.send_signal(signal.SIGKILL)
-    writer.wait()
-    writer.stdout.close()
-    with DetectionHistory(path, sweeps=False) as kept:
-        found = list(kept.results("ann"))
-        assert len(found) >= 19
-        for each in found:
-            assert each.image is not None
-            assert hashlib.sha256(each.image).hexdigest() == each.result["sha"]
-        with kept._file.reading() as db:
-            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_without_the_right_to_write_it_is_a_typed_error(tmp_path: Path) -> None:
-    folder = tmp_path / "closed"
-    folder.mkdir(mode=0o700)
-    code = (
-        "import os, sys\n"
-        "from hybrid_detect.storage.history import DetectionHistory\n"
-        "from hybrid_detect.errors import StorageError\n"
-        "os.setuid(65534)\n"
-        "try:\n    DetectionHistory(sys.argv[1])\n"
-        "except StorageError as error:\n    print('Permission denied' in str(error))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder / "history.db")],
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert done.stdout.strip() == "True", done.stderr
-
-
-def test_a_closed_history_says_so(path: Path) -> None:
-    kept = DetectionHistory(path)
-    kept.close()
-    kept.close()
-    with pytest.raises(ClosedError):
-        kept.add({}, session="ann")
 
 
 def test_two_processes_may_share_a_history(path: Path, kept: DetectionHistory) -> None:

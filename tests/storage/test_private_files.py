@@ -41,9 +41,10 @@ def test_a_file_is_replaced_and_nothing_else_is_left(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_is_missing_is_made(path: Path) -> None:
-    replace_file(path.parent / "a" / "b" / "c", [b"x"])
-    assert (path.parent / "a" / "b" / "c").read_bytes() == b"x"
+def test_a_folder_that_is_missing_is_not_made(path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file"):
+        replace_file(path.parent / "mistyped" / "file", [b"x"])
+    assert list(path.parent.iterdir()) == []
 
 
 @posix

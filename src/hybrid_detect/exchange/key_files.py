@@ -195,7 +195,8 @@ def _bounded(content: bytes, path: Path) -> str:
 
 def _write(path: Path, text: str) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, [text.encode()], kept_mode=KEPT_MODE)
-    except StorageError as error:
+    except (StorageError, OSError) as error:
         msg = f"{path}: the keys cannot be written ({error})"
         raise ConfigurationError(msg) from None

@@ -49,11 +49,37 @@ class AuditLine:
 
 
 def note(
-    db: sqlite3.Connection, *, at: float, who: str, action: str, what: Deleted, session: str = ""
-) -> None:
-    """Write a line, in the transaction of what it is about."""
-    if not session and _added_to_last(db, at, action, what):
-        return
+    db: sqlite3.Connection,
+    *,
+    at: float,
+    who: str,
+    action: str,
+    what: Deleted,
+    session: str = "",
+    line: int | None = None,
+) -> int:
+    """Write a line, in the transaction of what it is about.
+
+    Args:
+        db: The history's connection.
+        at: When, in seconds since 1970.
+        who: Who asked for it.
+        action: What was done.
+        what: How much there was of it.
+        session: The session's tag; empty for what a history does by itself.
+        line: A line to add it to, for what is done in several transactions.
+
+    Returns:
+        The number of the line.
+    """
+    if line is None and not session:
+        line = _last_line(db, at, action)
+    if line is not None:
+        db.execute(
+            "UPDATE audit SET results = results + ?, images = images + ? WHERE id = ?",
+            (what.results, what.images, line),
+        )
+        return line
     who = "".join(letter for letter in who if letter.isprintable())[:MAX_CHARS]
     number = db.execute(
         "INSERT INTO audit (at, who, action, session, results, images) VALUES (?, ?, ?, ?, ?, ?)",
@@ -62,19 +88,17 @@ def note(
     db.execute("DELETE FROM audit WHERE id <= ?", ((number or 0) - KEPT_LINES,))
     counts = f"{what.results} results with {what.images} images"
     logger.info("%s by %s: %s of %s", action, who, counts, session or "any session")
+    return number or 0
 
 
-def _added_to_last(db: sqlite3.Connection, at: float, action: str, what: Deleted) -> bool:
+def _last_line(db: sqlite3.Connection, at: float, action: str) -> int | None:
+    """The last line of `action`, if it is recent enough to be shared."""
     last = db.execute(
         "SELECT id, at FROM audit WHERE action = ? ORDER BY id DESC LIMIT 1", (action,)
     ).fetchone()
-    if last is None or not 0 <= at - last[1] < MERGE_S:
-        return False
-    db.execute(
-        "UPDATE audit SET results = results + ?, images = images + ? WHERE id = ?",
-        (what.results, what.images, last[0]),
-    )
-    return True
+    if last is None or not isinstance(last[1], float):  # another value is damage
+        return None
+    return int(last[0]) if 0 <= at - last[1] < MERGE_S else None
 
 
 def audit_lines(db: sqlite3.Connection) -> tuple[AuditLine, ...]:

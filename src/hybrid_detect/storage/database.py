@@ -6,21 +6,30 @@ to a quarter of the deletions in random histories of small rows). Only what a pa
 of a row is ever moved, which is at most 35 bytes less than a page (SQLite, "Database File Format",
 1.6); the rest lies in overflow pages of its own, which stay where they are until overwritten. So a
 row of content starts with as much padding as a page has bytes, and nothing of its content is moved.
+
+Deleting writes: each page it changes goes to the log first. So that a full disk keeps nothing from
+being deleted, disk space is kept in reserve for the log, the index of the log, and the pages that
+the file still has to grow by.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from hybrid_detect.errors import ClosedError, StorageError
 from hybrid_detect.storage.private_files import make_private
+from hybrid_detect.storage.reserve import Reserve
 
-__all__ = ["PAGE_BYTES", "Database", "used_bytes"]
+__all__ = ["PAGE_BYTES", "Database", "lacks_room", "used_bytes"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("hybrid_detect.history")
 
@@ -30,13 +39,28 @@ PAGE_BYTES = 1024
 APPLICATION_ID = 0x68644831
 """``hdH1``: says that the file is ours. Source: SQLite, "PRAGMA application_id"."""
 
-VERSION = 1
+VERSION = 2
+"""Since 2, each row carries a digest that binds it to its session."""
 
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for another process that uses the file."""
 
-CHECKPOINT_PAGES = 4096
-"""The log is brought into the file after about 4 MiB."""
+CHECKPOINT_PAGES = 256
+"""The log is brought into the file after about 256 KiB: what the file may still have to grow by."""
+
+BASE_RESERVE_BYTES = CHECKPOINT_PAGES * PAGE_BYTES + 64 * 1024
+"""For that growth, and for the log's index (32 KiB) and the tables' own pages."""
+
+RESERVE_PER_ROW_BYTE = 3
+"""The largest row once in the file, once in the log, and once in the log as zeros."""
+
+NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+"""What SQLite answers when the disk is full: the last two where it makes or grows its log."""
+
+_INHERITED: list[sqlite3.Connection] = []
+"""Connections that a forked child has from its parent. Closing one there would delete the parent's
+log (SQLite, "How To Corrupt An SQLite Database File", 2.6), so they are kept until the child ends.
+"""
 
 
 class Database:
@@ -52,20 +76,37 @@ class Database:
 
     def __init__(self, path: Path, *, schema: tuple[str, ...]) -> None:
         self.path = path
+        self._owner = os.getpid()
+        self._schema = schema
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._reserve = Reserve(path.with_name(f".{path.name}.reserve"), BASE_RESERVE_BYTES)
         make_private(path)
         try:
-            with self._translated():
-                self._connection = sqlite3.connect(
-                    path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-                )
-                self._set_up(self._connection, schema)
+            try:
+                self._connect()
+            except StorageError as error:
+                if not (lacks_room(error) and self.use_reserve()):
+                    raise
+                self._connect()
+            self.keep_reserve()
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, connection: sqlite3.Connection, schema: tuple[str, ...]) -> None:
+    def _connect(self) -> None:
+        self.close()
+        with self._translated():
+            self._connection = sqlite3.connect(
+                self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._set_up(self._connection)
+            except (TypeError, ValueError) as error:  # no row, or no number, where SQLite has one
+                msg = f"{self.path} is damaged"
+                raise StorageError(msg) from error
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
         def ask(question: str) -> int | str:
             answer: int | str = connection.execute(question).fetchone()[0]
             return answer
@@ -74,8 +115,10 @@ class Database:
         if ask("PRAGMA application_id") != APPLICATION_ID and tables:
             msg = f"{self.path} is another program's database"
             raise StorageError(msg)
-        if int(ask("PRAGMA user_version")) > VERSION:
-            msg = f"{self.path} was made by a newer version of this library"
+        version = int(ask("PRAGMA user_version"))
+        if version > VERSION or (tables and version < VERSION):
+            age = "a newer" if version > VERSION else "an early"
+            msg = f"{self.path} was made by {age} version of this library"
             raise StorageError(msg)
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA secure_delete = ON")
@@ -88,11 +131,12 @@ class Database:
             raise StorageError(msg)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        with self._transaction(connection):
-            for statement in schema:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
+        if not tables:  # else nothing is written: a full disk may be opened
+            with self._transaction(connection):
+                for statement in self._schema:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
         if ask("PRAGMA page_size") != PAGE_BYTES:
             msg = f"{self.path} has pages of another size, from which deleted rows would not vanish"
             raise StorageError(msg)
@@ -105,6 +149,7 @@ class Database:
             StorageError: If the file cannot be read.
             ClosedError: If it has been closed.
         """
+        self._require_own_process()
         with self._lock, self._translated():
             yield self._opened()
 
@@ -116,28 +161,92 @@ class Database:
             StorageError: If the file cannot be written.
             ClosedError: If it has been closed.
         """
+        self._require_own_process()
         with self._lock, self._translated():
             connection = self._opened()
             with self._transaction(connection):
                 yield connection
+
+    def must_write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a transaction, on a full disk with the room that is kept.
+
+        Raises:
+            StorageError: If the file cannot be written all the same.
+        """
+        try:
+            with self.writing() as connection:
+                return work(connection)
+        except StorageError as error:
+            if not (lacks_room(error) and self.use_reserve()):
+                raise
+        try:
+            self.empty_log()
+            with self.writing() as connection:
+                return work(connection)
+        finally:
+            self.keep_reserve()
 
     def forget(self) -> bool:
         """Empty the log, which holds what the file held before.
 
         Returns:
             False if another process that reads the file kept it from happening.
+
+        Raises:
+            StorageError: If the log cannot be brought into the file.
         """
-        with self.reading() as connection:
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return not busy
+        try:
+            return self.empty_log()
+        except StorageError as error:
+            if not (lacks_room(error) and self.use_reserve()):
+                raise
+            return self.empty_log()
+        finally:
+            self.keep_reserve()
+
+    def keep_reserve(self, row_bytes: int = 0) -> bool:
+        """Keep as much of the disk as it takes to delete the largest row.
+
+        Args:
+            row_bytes: Size of a row that is to come.
+
+        Returns:
+            Whether there is room for it.
+        """
+        return self._reserve.keep(BASE_RESERVE_BYTES + RESERVE_PER_ROW_BYTE * row_bytes)
+
+    def use_reserve(self) -> bool:
+        """Free what is kept of the disk, for a deletion that found it full.
+
+        Returns:
+            Whether there was any.
+        """
+        return self._reserve.release()
 
     def close(self) -> None:
         """Close the file."""
+        if os.getpid() != self._owner:
+            if self._connection is not None:
+                _INHERITED.append(self._connection)
+            self._connection = None
+            return
         with self._lock:
             connection, self._connection = self._connection, None
             if connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
+
+    def empty_log(self) -> bool:
+        """As `forget`, but with the room that there is."""
+        with self.reading() as connection:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
+
+    def _require_own_process(self) -> None:
+        # Before the lock: a fork may have copied it locked.
+        if os.getpid() != self._owner:
+            msg = f"{self.path} was opened before the process forked: open it in the child"
+            raise StorageError(msg)
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -166,6 +275,16 @@ class Database:
             # SQLite's messages name tables and causes, never values.
             msg = f"{self.path}: {error}"
             raise StorageError(msg) from error
+        except UnicodeDecodeError as error:
+            # Python cannot read SQLite's own message when it quotes a damaged file.
+            msg = f"{self.path} is damaged"
+            raise StorageError(msg) from error
+
+
+def lacks_room(error: StorageError) -> bool:
+    """Whether SQLite failed for want of disk space, as far as its answer tells."""
+    code = getattr(error.__cause__, "sqlite_errorcode", 0)
+    return code & 0xFF in NO_ROOM
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

@@ -1,22 +1,19 @@
 """A history of results that deletes itself: kept for a day, exportable, erasable.
 
 One SQLite file. Sessions are not named in it: they are found by a keyed digest of their name and
-owner, so whoever asks for a session of another owner finds nothing.
+owner, so a caller who asks for a session of another owner finds nothing. Each row carries a keyed
+digest of its content and its session: a damaged file gives no altered row, and no other session's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
-import os
-import secrets
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +21,13 @@ from typing import Any, Self
 
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError, StorageError
 from hybrid_detect.storage.archive import archive
-from hybrid_detect.storage.audit import AUDIT_TABLE, AuditLine, audit_lines, note
+from hybrid_detect.storage.audit import AuditLine, audit_lines, note
 from hybrid_detect.storage.database import PAGE_BYTES, Database, used_bytes
+from hybrid_detect.storage.deletion import BATCH, HISTORY, delete_all
+from hybrid_detect.storage.private_files import remove_leftovers, replace_file
 from hybrid_detect.storage.records import Deleted, StoredResult
+from hybrid_detect.storage.row_seals import RowSeals
+from hybrid_detect.storage.tables import EXPIRED, SCHEMA, count, date_anew, delete
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["DEFAULT_MAX_BYTES", "DEFAULT_RETENTION_S", "MIN_MAX_BYTES", "DetectionHistory"]
@@ -44,32 +45,6 @@ MIN_MAX_BYTES = 64 * 1024
 
 SWEEP_EVERY_S = 60.0
 """What has expired cannot be read any more; this is how long it may still lie in the file."""
-
-BATCH = 100
-"""Rows deleted in one go, so that others get their turn: 8 MB of pictures."""
-
-MAX_CHARS = 1024
-"""Of a session's or owner's name, as in the wire format."""
-
-OLDEST_EXPIRED = f"recorded_at <= ? ORDER BY recorded_at LIMIT {BATCH}"
-
-HISTORY = "history"
-"""Who deletes by age."""
-
-SCHEMA = (
-    """CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY CHECK (id = 1), key BLOB)""",
-    """CREATE TABLE IF NOT EXISTS records (
-        id INTEGER PRIMARY KEY,
-        session BLOB NOT NULL,
-        recorded_at REAL NOT NULL,
-        padding BLOB NOT NULL,
-        result TEXT NOT NULL,
-        image BLOB
-    )""",
-    "CREATE INDEX IF NOT EXISTS records_of_session ON records (session)",
-    "CREATE INDEX IF NOT EXISTS records_by_age ON records (recorded_at)",
-    AUDIT_TABLE,
-)
 
 
 class DetectionHistory:
@@ -115,9 +90,8 @@ class DetectionHistory:
         self._sweeper: threading.Thread | None = None
         self._file = Database(Path(path), schema=SCHEMA)
         try:
-            with self._file.writing() as db:
-                db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_bytes(32),))
-                (self._key,) = db.execute("SELECT key FROM secret").fetchone()
+            self._seals = self._read_seals()
+            self._remove_unfinished_exports()
             self.sweep()
         except BaseException:
             self._file.close()
@@ -153,14 +127,15 @@ class DetectionHistory:
         Raises:
             ConfigurationError: If there is no session's name: nobody could ask for it again.
             InvalidFrameError: If the picture is not encoded bytes.
-            StorageError: If it cannot be written, or is larger than the history.
+            StorageError: If it cannot be written, is larger than the history, or could not be
+                erased again because the disk is full.
         """
         if isinstance(result, DetectionResult):
             session = result.session_id if session is None else session
             result = result.to_dict()
         if image is not None and not isinstance(image, bytes):
             raise InvalidFrameError(expected="an encoded picture", actual=type(image).__name__)
-        digest = self._digest(session, owner)
+        digest = self._seals.tag(session, owner)
         # A session's name is not in the file: only who knows it finds what is kept of it.
         text = json.dumps({name: value for name, value in result.items() if name != "session_id"})
         # Each of the two may leave a page half empty, and so may the indices.
@@ -170,12 +145,16 @@ class DetectionHistory:
             raise StorageError(msg)
         if not 0 <= self._clock() - self._swept_at < self._sweep_every_s:
             self.sweep()  # first: what cannot delete may not take in more
+        if not self._file.keep_reserve(size):
+            msg = f"{self._file.path}: the disk has no room left to erase the result again"
+            raise StorageError(msg)
+        seal = self._seals.seal(digest, text, image)
         with self._file.writing() as db:
             self._make_place(db, size)
             number = db.execute(
-                "INSERT INTO records (session, recorded_at, padding, result, image)"
-                " VALUES (?, ?, zeroblob(?), ?, ?)",
-                (digest, self._clock(), PAGE_BYTES, text, image),
+                "INSERT INTO records (session, recorded_at, padding, result, image, seal)"
+                " VALUES (?, ?, zeroblob(?), ?, ?, ?)",
+                (digest, self._clock(), PAGE_BYTES, text, image, seal),
             ).lastrowid
         return int(number or 0)
 
@@ -194,26 +173,25 @@ class DetectionHistory:
         What is added after the first is not included, what is deleted meanwhile is left out.
 
         Raises:
-            StorageError: If it cannot be read.
+            StorageError: If it cannot be read, or a result is not as it was kept: the file is
+                damaged. Erasing the session and expiry still work.
         """
-        digest = self._digest(session, owner)
+        digest = self._seals.tag(session, owner)
         with self._file.reading() as db:
             (last,) = db.execute("SELECT coalesce(max(id), 0) FROM records").fetchone()
         number = 0
         while True:
             with self._file.reading() as db:
                 row = db.execute(
-                    "SELECT id, recorded_at, result, CASE WHEN ? THEN image END FROM records"
+                    "SELECT id, recorded_at, result, CASE WHEN ? THEN image END, seal FROM records"
                     " WHERE session = ? AND id > ? AND id <= ? AND recorded_at > ?"
                     " ORDER BY id LIMIT 1",
                     (images, digest, number, last, self._clock() - self.retention_s),
                 ).fetchone()
             if row is None:
                 return
-            number, recorded_at, text, image = row
-            yield StoredResult(
-                number=number, recorded_at=_utc(recorded_at), result=json.loads(text), image=image
-            )
+            number = row[0]
+            yield self._seals.stored(digest, row, with_image=images)
 
     # -- portability and erasure -------------------------------------------------------------
 
@@ -232,24 +210,19 @@ class DetectionHistory:
             StorageError: If it cannot be read or written.
         """
         path = Path(destination)
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-        try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                for piece in self.export_pieces(session, owner=owner, who=who):
-                    file.write(piece)
-            part.replace(path)
-        except OSError as error:
-            msg = f"cannot write {path}: {error.strerror}"
-            raise StorageError(msg) from error
-        finally:
-            part.unlink(missing_ok=True)
+        folder = str(path.parent.resolve())
+        # Noted first, so that the next start finds what is left if this process is killed.
+        with self._file.writing() as db:
+            db.execute("INSERT OR IGNORE INTO exports VALUES (?)", (folder,))
+        replace_file(path, self.export_pieces(session, owner=owner, who=who))
+        self._remove_unfinished_exports()
         return path
 
     def export_pieces(self, session: str, *, owner: str = "", who: str = "app") -> Iterator[bytes]:
         """The same ZIP file in pieces, for sending it on without keeping it anywhere."""
-        digest = self._digest(session, owner)
+        digest = self._seals.tag(session, owner)
         with self._file.writing() as db:
-            found = _count(db, "session = ?", digest)
+            found = count(db, "session = ?", digest)
             note(
                 db,
                 at=self._clock(),
@@ -263,6 +236,8 @@ class DetectionHistory:
     def erase(self, session: str, *, owner: str = "", who: str = "app") -> Deleted:
         """Delete what is kept of `session`, so that the file does not hold it any more.
 
+        Works on a full disk, too: room is kept for it.
+
         Returns:
             How much there was; nothing if there was nothing.
 
@@ -270,18 +245,16 @@ class DetectionHistory:
             StorageError: If it cannot be done, or if another process that reads the file keeps
                 an older state of it alive.
         """
-        digest = self._digest(session, owner)
-        with self._file.writing() as db:
-            erased = _delete(db, "session = ?", digest)
-            note(
-                db,
-                at=self._clock(),
-                who=who,
-                action="erased",
-                what=erased,
-                session=digest.hex(),
-            )
         self._has_remains = True
+        erased = delete_all(
+            self._file,
+            "session = ?",
+            digest := self._seals.tag(session, owner),
+            at=self._clock(),
+            who=who,
+            action="erased",
+            session=digest.hex(),
+        )
         if not self._forget():
             msg = (
                 f"erased, but another process reads {self._file.path} and keeps its older state in "
@@ -301,17 +274,16 @@ class DetectionHistory:
         """
         now = self._clock() if now is None else now
         self._swept_at = now
-        total = Deleted()
-        while True:
-            with self._file.writing() as db:
-                # Kept before a clock was set back: from here it has no more than its time.
-                db.execute("UPDATE records SET recorded_at = ? WHERE recorded_at > ?", (now, now))
-                expired = _delete(db, OLDEST_EXPIRED, now - self.retention_s)
-                if expired.results:
-                    note(db, at=now, who=HISTORY, action="expired", what=expired)
-            total += expired
-            if expired.results < BATCH:
-                break
+        # Kept before a clock was set back: from here it has no more than its time.
+        while self._file.must_write(partial(date_anew, now=now, limit=BATCH)) == BATCH:
+            pass
+        try:
+            total = delete_all(
+                self._file, EXPIRED, now - self.retention_s, at=now, action="expired"
+            )
+        except StorageError:
+            self._has_remains = True  # of the batches that went through
+            raise
         self._has_remains |= bool(total.results)
         if self._has_remains and not self._forget():
             logger.warning("%s: another process keeps an older state of it", self._file.path)
@@ -322,11 +294,15 @@ class DetectionHistory:
     def audit(self) -> tuple[AuditLine, ...]:
         """What was exported and deleted, oldest first: when, by whom and how much."""
         with self._file.reading() as db:
-            return audit_lines(db)
+            try:
+                return audit_lines(db)
+            except (TypeError, ValueError, OverflowError, OSError):
+                msg = f"{self._file.path}: the audit is damaged"
+                raise StorageError(msg) from None
 
     def tag(self, session: str, *, owner: str = "") -> str:
         """What stands for `session` in the audit and the log; tells nothing about its name."""
-        return self._digest(session, owner).hex()
+        return self._seals.tag(session, owner).hex()
 
     # -- life --------------------------------------------------------------------------------
 
@@ -367,7 +343,7 @@ class DetectionHistory:
     def _make_place(self, db: sqlite3.Connection, size: int) -> None:
         displaced = Deleted()
         while used_bytes(db) + size > self._max_bytes:
-            oldest = _delete(db, "id > ? ORDER BY id LIMIT 1", 0)
+            oldest = delete(db, "id > ? ORDER BY id LIMIT 1", 0)
             if not oldest.results:
                 break
             displaced += oldest
@@ -375,27 +351,23 @@ class DetectionHistory:
             self._has_remains = True
             note(db, at=self._clock(), who=HISTORY, action="displaced", what=displaced)
 
-    def _digest(self, session: str | None, owner: str) -> bytes:
-        for name, value, least in (("session", session, 1), ("owner", owner, 0)):
-            if not isinstance(value, str) or not least <= len(value) <= MAX_CHARS:
-                actual = f"{len(value)} characters" if isinstance(value, str) else repr(value)
-                msg = f"{name}: expected a text of at most {MAX_CHARS} characters, got {actual}"
-                raise ConfigurationError(msg)
-        text = json.dumps((owner, session))
-        return hashlib.blake2b(text.encode(), key=self._key, digest_size=16).digest()
+    def _read_seals(self) -> RowSeals:
+        """The digests' key, made by the first who opens the file."""
+        query = "SELECT key FROM secret WHERE id = 1"
+        with self._file.reading() as db:
+            found = db.execute(query).fetchone()
+        if found is None:
+            with self._file.writing() as db:
+                db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (RowSeals.new_key(),))
+                found = db.execute(query).fetchone()
+        return RowSeals(found[0])
 
-
-def _count(db: sqlite3.Connection, where: str, value: object) -> Deleted:
-    query = f"SELECT count(*), count(image) FROM records WHERE {where}"  # noqa: S608 - ours
-    return Deleted(*db.execute(query, (value,)).fetchone())
-
-
-def _delete(db: sqlite3.Connection, which: str, value: object) -> Deleted:
-    rows = f"id IN (SELECT id FROM records WHERE {which})"  # noqa: S608 - ours
-    found = _count(db, rows, value)
-    db.execute(f"DELETE FROM records WHERE {rows}", (value,))  # noqa: S608 - ours
-    return found
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    def _remove_unfinished_exports(self) -> None:
+        """Remove what killed exports left, wherever exports of this history went."""
+        with self._file.reading() as db:
+            folders = [str(folder) for (folder,) in db.execute("SELECT folder FROM exports")]
+        done = [(folder,) for folder in folders if not remove_leftovers(Path(folder))]
+        if not done:
+            return
+        query = "DELETE FROM exports WHERE folder = ?"
+        self._file.must_write(lambda db: db.executemany(query, done))

@@ -76,7 +76,7 @@ def replace_file(path: Path, content: Iterable[bytes], *, kept_mode: int = 0) ->
     The content is on the disk before the file has its name. If it fails, what was there stays.
 
     Args:
-        path: The file; its folder is made if it is not there.
+        path: The file. Its folder has to be there.
         content: The pieces, in order.
         kept_mode: The widest mode that is kept from the file that is replaced, together with its
             owner and group; 0 keeps nothing. A new file that root makes gets its folder's owner.
@@ -89,7 +89,6 @@ def replace_file(path: Path, content: Iterable[bytes], *, kept_mode: int = 0) ->
     folder = path.parent
     descriptor, part = -1, None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         descriptor, part = _open_part(folder)
         if kept_mode:
@@ -114,16 +113,21 @@ def replace_file(path: Path, content: Iterable[bytes], *, kept_mode: int = 0) ->
                 part.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> int:
     """Remove from `folder` the unfinished files whose writers were killed.
 
-    Unfinished files of living writers stay, and so does whatever this user may not remove.
+    Returns:
+        How many stay: those of living writers, and what this user may not remove.
     """
-    with suppress(OSError), os.scandir(folder) as entries:
+    staying = 0
+    with suppress(OSError, ValueError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(PART_PREFIX) and entry.name.endswith(PART_SUFFIX):
-                with suppress(OSError):
+                try:
                     _remove_dead(entry.path)
+                except OSError:
+                    staying += 1
+    return staying
 
 
 @contextmanager

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 
 __all__ = ["Reserve"]
 
 logger = logging.getLogger("hybrid_detect")
 
-PIECE = 64 * 1024
+PIECE = 16 * 1024
+"""Written at once. Of random bytes, since a file system may store a run of zeros as none."""
 
 
 class Reserve:
@@ -38,7 +38,7 @@ class Reserve:
             size: Bytes; less than before changes nothing.
 
         Returns:
-            Whether the room is there.
+            Whether all of the room is there; else what could be had of it is kept.
         """
         self._size = max(self._size, size)
         if not self._size:
@@ -56,6 +56,7 @@ class Reserve:
             Whether there was any.
         """
         try:
+            self._size = max(self._size, self.path.stat().st_size)  # to be kept again afterwards
             self.path.unlink()
         except OSError:
             return False
@@ -79,19 +80,12 @@ class Reserve:
         except OSError:
             return False
         try:
-            self._allocate(descriptor)
+            for start in range(had // PIECE * PIECE, self._size, PIECE):
+                # Written, as growing a file alone sets no blocks aside. What fits stays.
+                os.lseek(descriptor, start, os.SEEK_SET)
+                os.write(descriptor, os.urandom(min(PIECE, self._size - start)))
         except OSError:
-            with suppress(OSError):  # what was set aside before stays so
-                os.ftruncate(descriptor, had)
             return False
         finally:
             os.close(descriptor)
-        return True
-
-    def _allocate(self, descriptor: int) -> None:
-        """Have the file system set the blocks aside, which growing a file alone does not do."""
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, self._size)
-            return
-        for start in range(0, self._size, PIECE):  # macOS, Windows
-            os.write(descriptor, bytes(min(PIECE, self._size - start)))
+        return self.path.stat().st_size >= self._size

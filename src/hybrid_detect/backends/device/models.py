@@ -259,11 +259,13 @@ def _keep(spec: ModelSpec, content: bytes, folder: Path, label: str) -> Path:
     spec.verify(content, f"the file from the {label}")
     file = folder / spec.filename
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         replace_file(file, [content])
-    except StorageError as exc:
+    except (StorageError, OSError) as exc:
         # Windows refuses to replace a file that another process has open: then it is there.
         if _find_cached(spec, folder) is None:
-            raise ModelError(str(exc), name=spec.name) from exc
+            msg = f"cannot write {file}: {exc}"
+            raise ModelError(msg, name=spec.name) from exc
     return file
 
 

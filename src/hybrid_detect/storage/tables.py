@@ -1,0 +1,53 @@
+"""The tables of a history, and what is counted and deleted in them."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from hybrid_detect.storage.audit import AUDIT_TABLE
+from hybrid_detect.storage.records import Deleted
+
+__all__ = ["EXPIRED", "SCHEMA", "count", "date_anew", "delete"]
+
+EXPIRED = "recorded_at <= ? ORDER BY recorded_at"
+
+SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS secret (id INTEGER PRIMARY KEY CHECK (id = 1), key BLOB)""",
+    """CREATE TABLE IF NOT EXISTS records (
+        id INTEGER PRIMARY KEY,
+        session BLOB NOT NULL,
+        recorded_at REAL NOT NULL,
+        padding BLOB NOT NULL,
+        result TEXT NOT NULL,
+        image BLOB,
+        seal BLOB NOT NULL
+    )""",
+    "CREATE INDEX IF NOT EXISTS records_of_session ON records (session)",
+    "CREATE INDEX IF NOT EXISTS records_by_age ON records (recorded_at)",
+    "CREATE TABLE IF NOT EXISTS exports (folder TEXT PRIMARY KEY)",
+    AUDIT_TABLE,
+)
+
+
+def count(db: sqlite3.Connection, where: str, value: object) -> Deleted:
+    """How much there is of the records `where`."""
+    query = f"SELECT count(*), count(image) FROM records WHERE {where}"  # noqa: S608 - ours
+    return Deleted(*db.execute(query, (value,)).fetchone())
+
+
+def delete(db: sqlite3.Connection, which: str, value: object) -> Deleted:
+    """Delete the records `which`, and say how much it was."""
+    rows = f"id IN (SELECT id FROM records WHERE {which})"  # noqa: S608 - ours
+    found = count(db, rows, value)
+    db.execute(f"DELETE FROM records WHERE {rows}", (value,))  # noqa: S608 - ours
+    return found
+
+
+def date_anew(db: sqlite3.Connection, now: float, limit: int) -> int:
+    """Give up to `limit` records that are dated into the future the time `now`.
+
+    Returns:
+        How many there were.
+    """
+    rows = f"id IN (SELECT id FROM records WHERE recorded_at > ? LIMIT {limit})"  # noqa: S608
+    return db.execute(f"UPDATE records SET recorded_at = ? WHERE {rows}", (now, now)).rowcount  # noqa: S608
