@@ -151,6 +151,17 @@ def test_scans_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         Frame.of(data)
 
 
+def test_pixels_of_all_scans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded("JPEG", progressive=True)
+    passes = LAYOUTS["JPEG"](data).passes
+    assert passes > 5
+    monkeypatch.setattr(decoding, "MAX_PIXELS_DECODED", passes * 48 * 32)
+    Frame.of(data).rgb()
+    monkeypatch.setattr(decoding, "MAX_PIXELS_DECODED", passes * 48 * 32 - 1)
+    with pytest.raises(InvalidFrameError, match="in all of its scans"):
+        Frame.of(data)
+
+
 STRIPS = {
     "a strip that is the picture, many times": (
         lambda: tiff_with((273, 4, 40, 8), of=without(273)),

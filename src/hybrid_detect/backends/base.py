@@ -7,7 +7,6 @@ raises a `BackendError` that says whether trying again makes sense.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from hybrid_detect.config import DEFAULT_DEADLINE_S
 from hybrid_detect.errors import BackendUnavailableError
-from hybrid_detect.frames.frame import Frame, ImageLike
+from hybrid_detect.frames.frame import Frame, ImageLike, opens_at_once
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Face, Plan, Timings
 
@@ -24,22 +23,21 @@ __all__ = ["Backend", "UploadGate", "open_frame"]
 
 
 async def open_frame(image: ImageLike, *, limit_s: float | None = None, **options: Any) -> Frame:
-    """`Frame.of` for an event loop: a file or a pipe, which may block, is read in a thread.
+    """`Frame.of` for an event loop: what may block or take long is done in a thread.
 
     Args:
         image: Anything `Frame.of` takes.
-        limit_s: Seconds that reading a file may take; `None` for no limit.
+        limit_s: Seconds that reading and taking apart may take; `None` for no limit.
         **options: The keyword arguments of `Frame.of`.
 
     Raises:
         InvalidFrameError: If it is not an image.
-        TimeoutError: If it is a file that could not be read within `limit_s`. The thread that
-            reads it is left behind.
+        TimeoutError: If that took longer than `limit_s`. The thread that does it is left behind.
     """
-    if isinstance(image, str | os.PathLike) or hasattr(image, "read"):
-        async with asyncio.timeout(limit_s):
-            return await in_daemon_thread(Frame.of, image, **options)
-    return Frame.of(image, **options)
+    if opens_at_once(image):
+        return Frame.of(image, **options)
+    async with asyncio.timeout(limit_s):
+        return await in_daemon_thread(Frame.of, image, **options)
 
 
 class UploadGate:

@@ -26,12 +26,19 @@ from hybrid_detect.frames.raster import Interleaved, Planes, Raster, Scratch, de
 from hybrid_detect.frames.reading import check_length, read_file, read_stream
 from hybrid_detect.frames.scaling import fitted_size, resized
 
-__all__ = ["MAX_PIXELS", "Frame", "ImageLike", "PixelFormat"]
+__all__ = ["MAX_PIXELS", "Frame", "ImageLike", "PixelFormat", "opens_at_once"]
 
 MAX_PIXELS = 64_000_000
 """The most pixels a picture may have. An 8K frame has 33 million; twice that is past any camera
 in reach, takes 192 MB as RGB, and stays below what makes Pillow suspect a decompression bomb.
 """
+
+AT_ONCE_ENCODED_BYTES = 256 * 1024
+"""An encoded image of so many bytes is taken apart within 0.5 ms, one of the most parts allowed
+within 5 ms. A camera's 1280x720 JPEG has 120 to 180 KB."""
+
+AT_ONCE_ARRAY_BYTES = 8 * 1024 * 1024
+"""An array of 1920x1080 has 6 MB, and a copy of it takes about 1 ms."""
 
 _frame_ids = itertools.count(1)
 
@@ -243,6 +250,21 @@ ImageLike: TypeAlias = (
     | IO[bytes]
 )
 """What `Frame.of` takes."""
+
+
+def opens_at_once(image: ImageLike) -> bool:
+    """Whether `Frame.of` takes a few milliseconds at most for `image`, so that a loop may call it.
+
+    Reading a file may block for any time; walking over a long file, copying a large array or
+    loading an image that Pillow opened lazily takes tens of milliseconds.
+    """
+    if isinstance(image, Frame | CameraImage):
+        return True
+    if isinstance(image, np.ndarray):
+        return image.nbytes <= AT_ONCE_ARRAY_BYTES
+    if isinstance(image, bytes | bytearray):
+        return len(image) <= AT_ONCE_ENCODED_BYTES
+    return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

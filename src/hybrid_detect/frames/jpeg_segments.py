@@ -53,9 +53,8 @@ ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 ADOBE_LENGTH = 12
 
 MAX_SCANS = 100
-"""A progressive JPEG has about ten. Each costs a walk over every pixel, 21 ms for 16 million, and
-can be 31 bytes long: 4 MiB of them would keep a core busy for 47 minutes. Source of the number:
-libtiff's ``JPEG_MAX_ALLOWED_SCAN_NUMBER``."""
+"""A progressive JPEG has about ten. Each can be 31 bytes long. Source of the number: libtiff's
+``JPEG_MAX_ALLOWED_SCAN_NUMBER``. Their pixels are bounded as well, by `decoding`."""
 
 MAX_TABLES = 1024
 """Segments of the picture itself that are no scans. Ten tables for each of `MAX_SCANS` scans."""
@@ -132,11 +131,13 @@ def jpeg_layout(data: bytes) -> Layout:
     """
     pieces: list[Piece] = [slice(0, len(_START))]
     exif: slice | None = None
+    passes = 0
     has_jfif = has_adobe = False
     for segment in jpeg_segments(data):
         marker, payload, end = segment.marker, segment.payload, segment.end
         length = end - payload
         if marker in PICTURE or marker in {COMPRESSED, EOI}:
+            passes += marker == SOS
             pieces.append(slice(segment.start, end))
         elif marker == 0xE0 and not has_jfif and data.startswith(b"JFIF\0", payload):
             # This and Adobe's tell decoders the colour space.
@@ -149,7 +150,7 @@ def jpeg_layout(data: bytes) -> Layout:
                 pieces.append(slice(segment.start, end) if length == ADOBE_LENGTH else whole)
         elif marker == 0xE1 and exif is None and data.startswith(b"Exif\0", payload):
             exif = slice(payload, end)
-    return Layout.of(pieces, exif)
+    return Layout.of(pieces, exif, passes=passes)
 
 
 def jpeg_profile(data: bytes) -> bytes | None:

@@ -26,9 +26,11 @@ class Layout:
     """What makes a file of the picture alone, in order."""
     exif: slice | None = None
     """Where the first EXIF block lies, if there is one."""
+    passes: int = 1
+    """How often a decoder goes over all pixels: once for each scan of a JPEG."""
 
     @classmethod
-    def of(cls, pieces: Iterable[Piece], exif: slice | None = None) -> Layout:
+    def of(cls, pieces: Iterable[Piece], exif: slice | None = None, *, passes: int = 1) -> Layout:
         """The layout of `pieces`, those that lie side by side in the file taken together."""
         merged: list[Piece] = []
         for piece in pieces:
@@ -37,7 +39,7 @@ class Layout:
                 merged[-1] = slice(last.start, piece.stop)
             else:
                 merged.append(piece)
-        return cls(tuple(merged), exif)
+        return cls(tuple(merged), exif, passes)
 
     def picture(self, data: bytes) -> bytes:
         """The file `data` reduced to its picture; `data` itself if it holds nothing else."""

@@ -16,7 +16,7 @@ from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend, faces_in_frame
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
-from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.errors import BackendError, InvalidFrameError
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DetectRequest,
@@ -88,6 +88,16 @@ async def test_the_message_carries_what_the_plan_says() -> None:
     assert 0 < request.deadline_s <= 20, "the time that is left once it is compressed"
     assert request.session_id == "s"
     assert request.format == "jpeg"
+
+
+@pytest.mark.anyio
+async def test_a_budget_that_no_picture_meets_is_a_failed_attempt() -> None:
+    async with Loop() as backend:
+        with pytest.raises(BackendError, match="into 500 bytes: the smallest has") as caught:
+            await backend.detect(Frame.of(noise(720, 1280)), plan(target_bytes=500, deadline_s=20))
+        assert caught.value.backend == BackendKind.CLOUD.value
+        assert not caught.value.retryable
+        assert not hasattr(backend, "request"), "nothing was sent"
 
 
 @pytest.mark.anyio

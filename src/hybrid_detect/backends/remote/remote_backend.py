@@ -216,12 +216,21 @@ class RemoteBackend(Backend):
     def _compress(self, frame: Frame, plan: Plan) -> CompressedImage:
         """The picture, made from pixels alone, so that nothing of the input's metadata is in it."""
         self._require_open()  # it may have been closed while the frame waited for the thread
-        return self._compressor.compress(
+        picture = self._compressor.compress(
             frame,
             target_bytes=plan.target_bytes,
             quality=plan.quality,
             max_side_px=plan.max_side_px,
+            on_impossible="smallest",
         )
+        if not picture.fits:
+            # Another backend may need no bytes at all, so this is an attempt that failed.
+            msg = (
+                f"no picture of the {frame.width}x{frame.height} frame fits into "
+                f"{plan.target_bytes} bytes: the smallest has {len(picture.data)}"
+            )
+            raise BackendError(msg, backend=self.kind.value)
+        return picture
 
     async def _ask(
         self,
