@@ -170,6 +170,10 @@ class BackendTimeoutError(BackendError, TimeoutError):
         self.deadline_s = deadline_s
 
 
+CONFIGURATION_STATUS = frozenset({401, 402, 403, 404, 405, 407, 421})
+"""Statuses that do not go away by themselves: a wrong key, a wrong address, a proxy's user."""
+
+
 class BackendResponseError(BackendError):
     """The other side answered, and the answer is an error."""
 
@@ -177,6 +181,12 @@ class BackendResponseError(BackendError):
     """HTTP status, or its nearest equivalent on a stream."""
     code: str
     """The error code of our own protocol, such as ``unauthorized``; empty if there was none."""
+    by_server: bool
+    """Whether the server said it, in its own protocol; else something in between may have, such as
+    a gateway or a captive portal."""
+    is_passing: bool
+    """Whether the server had answered before, and something in between says this now: its trouble,
+    not a verdict. Set by the backend."""
 
     def __init__(
         self,
@@ -188,6 +198,7 @@ class BackendResponseError(BackendError):
         retry_after_s: float | None = None,
         status_code: int = 0,
         code: str = "",
+        by_server: bool = True,
     ) -> None:
         super().__init__(
             message,
@@ -198,11 +209,13 @@ class BackendResponseError(BackendError):
         )
         self.status_code = status_code
         self.code = code
+        self.by_server = by_server
+        self.is_passing = False
 
     @property
     def is_configuration(self) -> bool:
         """Whether every further frame would be refused as well: wrong key, wrong address."""
-        return self.status_code in {401, 402, 403, 404, 405, 421}
+        return not self.is_passing and self.status_code in CONFIGURATION_STATUS
 
 
 class ProtocolError(BackendError):

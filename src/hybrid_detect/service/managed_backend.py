@@ -193,9 +193,6 @@ class ManagedBackend:
             raise  # says nothing about the backend
         except BackendError as error:
             self._failed += 1
-            if error.retry_after_s is not None:
-                wait_s = min(error.retry_after_s, MAX_WAIT_S)
-                self._asked_to_wait_until_s = self._clock() + wait_s
             if isinstance(error, BackendTimeoutError):
                 self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
             self._on_failure(error)
@@ -223,6 +220,9 @@ class ManagedBackend:
         return result
 
     def _on_failure(self, error: HybridDetectError) -> None:
+        if isinstance(error, BackendError) and error.retry_after_s is not None:
+            wait_s = min(error.retry_after_s, MAX_WAIT_S)
+            self._asked_to_wait_until_s = self._clock() + wait_s
         for_good = error.is_configuration if isinstance(error, BackendError) else True
         was_closed = self._breaker.state is BreakerState.CLOSED
         self._breaker.on_failure(now_s=self._clock(), for_good=for_good)
@@ -241,7 +241,8 @@ class ManagedBackend:
         """Check the backend whenever its breaker is open and the pause is over."""
         while True:
             await self._opened.wait()
-            await asyncio.sleep(max(self._breaker.retry_at_s - self._clock(), 0.0))
+            due_s = max(self._breaker.retry_at_s, self._asked_to_wait_until_s)
+            await asyncio.sleep(max(due_s - self._clock(), 0.0))
             self._opened.clear()
             if self._breaker.state is BreakerState.CLOSED:
                 continue  # a frame that was still under way has shown that it works

@@ -49,6 +49,7 @@ pytestmark = pytest.mark.anyio
 URL = "http://127.0.0.1:1"
 TOKEN = "canary-token-77aa"
 FACE = Face(BoundingBox(8, 8, 24, 24), 0.75)
+HEALTH = b'{"status":"ok","model":"m","version":"0.1"}'
 RESULT = encode_reply(ResultReply(request_id=0, width=64, height=48, faces=(FACE,), model="m"))
 
 
@@ -194,7 +195,7 @@ async def test_a_check_asks_for_the_health_with_the_token() -> None:
 
     def health(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return wire_reply(b'{"status":"ok"}', **{"Content-Type": "application/json"})
+        return wire_reply(HEALTH, **{"Content-Type": "application/json"})
 
     async with mocked(health) as service:
         await service.check(deadline_s=1)

@@ -160,7 +160,7 @@ def proxy_refusal(proxy: Proxy, status: int) -> BackendError:
     if status == 407:
         given = "does not accept this user and password" if proxy.username else "asks for a user"
         msg = f"the proxy of {proxy.variable} {given} (status 407)"
-        return BackendResponseError(msg, status_code=status)
+        return BackendResponseError(msg, status_code=status, by_server=False)
     return _no_proxy(proxy, f"refuses to connect to the server (status {status})")
 
 

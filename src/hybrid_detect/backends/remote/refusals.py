@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.errors import BackendResponseError
 
-__all__ = ["RETRYABLE_STATUS", "refusal"]
+__all__ = ["is_retryable", "refusal", "refusal_of"]
 
-RETRYABLE_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Detecting has no side effect, so whatever a second try could cure is tried again.
+_RETRYABLE = frozenset({408, 425, 429})
+_LASTING = frozenset({501, 505, 511})
 
-Source: RFC 9110 section 15, RFC 6585 section 4 (429), RFC 8470 (425).
-"""
+
+def is_retryable(status: int) -> bool:
+    """Whether sending the same request again could help: detecting has no side effect.
+
+    A status of 500 and above that is not known counts as 500: gateways invent some (520 to 527).
+    What is not implemented, a wrong version of HTTP, and a network that asks to sign in do not pass
+    by themselves within a frame's time.
+
+    Source: RFC 9110, 15 and 15.6; RFC 6585 (429, 511); RFC 8470 (425).
+    """
+    return status in _RETRYABLE or (status >= 500 and status not in _LASTING)
+
+
+_REDIRECTS = "the server redirects, which is not followed: give the address it means as endpoint"
 
 _MEANING = {
+    301: _REDIRECTS,
+    302: _REDIRECTS,
+    303: _REDIRECTS,
+    307: _REDIRECTS,
+    308: _REDIRECTS,
     400: "the server could not read the request",
     401: "the server does not accept the auth token",
     403: "the server refuses this auth token, or pictures that are not encrypted",
     404: "there is no detection service at this endpoint",
     405: "there is no detection service at this endpoint",
+    407: "a proxy asks for a user and password",
+    408: "the request did not come in time",
     409: "the server has seen this sealed request before",
     412: "this device's clock and the server's are too far apart for sealed requests",
     413: "the picture is too large for the server",
@@ -25,13 +45,15 @@ _MEANING = {
     421: "the server does not have the key that pictures are encrypted to",
     422: "the server could not decode the picture",
     429: "the server asks to send less",
+    502: "a gateway cannot reach the server",
     503: "the server is overloaded or stopping",
     504: "the server's deadline passed",
+    511: "this network asks to sign in first",
 }
 
 
 def refusal(
-    status: int, *, retry_after_s: float | None = None, code: str = ""
+    status: int, *, retry_after_s: float | None = None, code: str = "", by_server: bool = True
 ) -> BackendResponseError:
     """The error for an error status. Nothing else that the server wrote is repeated.
 
@@ -39,12 +61,27 @@ def refusal(
         status: The HTTP status.
         retry_after_s: Seconds the server asked to wait.
         code: The server's word for programs; dropped if it is not an identifier.
+        by_server: Whether the server itself said so, in its own protocol.
     """
-    msg = f"{_MEANING.get(status, 'the server answered with an error')} (status {status})"
+    aside = "" if by_server else ", not in the words of a detection server"
+    msg = f"{_MEANING.get(status, 'the server answered with an error')} (status {status}{aside})"
     return BackendResponseError(
         msg,
-        retryable=status in RETRYABLE_STATUS,
+        retryable=is_retryable(status),
         retry_after_s=retry_after_s,
         status_code=status,
         code=code if code.isidentifier() else "",
+        by_server=by_server,
+    )
+
+
+def refusal_of(response: HttpResponse) -> BackendResponseError:
+    """The error for a response with an error status, of any provider.
+
+    Providers answer with JSON; what gateways and captive portals say is a page for people.
+    """
+    return refusal(
+        response.status,
+        retry_after_s=response.retry_after_s,
+        by_server="json" in response.media_type,
     )

@@ -112,6 +112,7 @@ class RemoteBackend(Backend):
         # (docs/explanation/performance.md).
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix=f"hybrid-detect-{self.kind.value}")
         self._closed = False
+        self._has_answered = False
 
     answers_late: ClassVar[bool] = False
     """Whether a request that is given up goes on over the link all the same."""
@@ -277,9 +278,11 @@ class RemoteBackend(Backend):
             raise
         except BaseException as error:
             upload.failed()
+            self.judge(error)
             if not is_renewed and target.can_renew(error):
                 return await self._ask(picture, ends_s, probe=probe, gate=gate, is_renewed=True)
             raise
+        self._has_answered = True
         upload.answered(
             now_s=arrived_s, server_s=_sum(reply.queue_s, reply.detect_s), receive_s=reply.receive_s
         )
@@ -296,6 +299,20 @@ class RemoteBackend(Backend):
             raise EncryptionError(msg)
         return self._encryption.sealer
 
+    def judge(self, error: BaseException | None) -> None:
+        """Mark a refusal that is no verdict: something in between said it, and the server worked.
+
+        A gateway whose server restarts answers 404 or 401 for a second. Taken for the server's
+        word, that would cost half a minute.
+        """
+        if (
+            isinstance(error, BackendResponseError)
+            and error.is_configuration
+            and not error.by_server
+            and self._has_answered
+        ):
+            error.is_passing = error.retryable = True
+
     async def check_health(self, *, deadline_s: float) -> None:
         """Ask the server for its health, with the credentials, so that wrong ones are noticed.
 
@@ -310,10 +327,12 @@ class RemoteBackend(Backend):
             request = await target.addressed(health, now_s=time.time())
             target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
         except BackendResponseError as error:
+            self.judge(error)
             if not target.can_renew(error):
                 raise
             request = await target.addressed(health, now_s=time.time())
             target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
+        self._has_answered = True
 
     async def check_key(self, *, deadline_s: float) -> None:
         """Ask the server for its keys, to learn whether it has the one that is sealed to.

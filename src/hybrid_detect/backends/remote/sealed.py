@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
+from hybrid_detect.backends.remote.providers.custom import own_refusal
 from hybrid_detect.backends.remote.refusals import refusal
 from hybrid_detect.exchange.envelope import (
     KEYS_REQUEST,
@@ -61,7 +62,7 @@ def published_keys(response: HttpResponse) -> list[Any]:
         ProtocolError: If it is no message at all.
     """
     if response.status != 200:
-        raise refusal(response.status, retry_after_s=response.retry_after_s)
+        raise own_refusal(response)
     if kind_of(response.body) is None:
         reply = decode_reply(response.body)
         if isinstance(reply, ErrorReply):

@@ -21,6 +21,7 @@ from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
 from hybrid_detect.backends.remote.patience import Patience
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
+from hybrid_detect.backends.remote.retries import LONGEST_WAIT_S
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.websocket_link import Pulse, link_error, open_link
 from hybrid_detect.config import Endpoint
@@ -239,6 +240,7 @@ class StreamingService(RemoteBackend):
                         round_trip_s=round_trip_s,
                     )
                     self._trouble = None
+                    self._has_answered = True
                     is_renewed = False
                     self._link = link
                     self._outcome.set()
@@ -255,6 +257,7 @@ class StreamingService(RemoteBackend):
             except (OSError, ValueError, websockets.WebSocketException, BackendError) as exc:
                 self._trouble = link_error(exc, max_reply_bytes=MAX_REPLY_BYTES)
                 self._trouble.backend = self.kind.value
+                self.judge(self._trouble)
                 self._trouble.__traceback__ = None
             finally:
                 self._link = None
@@ -274,10 +277,13 @@ class StreamingService(RemoteBackend):
 
     def _pause_s(self, failures: int) -> float:
         """How long to wait before the next attempt at a link."""
-        if isinstance(self._trouble, BackendResponseError) and self._trouble.is_configuration:
+        trouble = self._trouble
+        if isinstance(trouble, BackendResponseError) and trouble.is_configuration:
             return CircuitBreaker.REFUSED_PAUSE_S
         ceiling = min(RECONNECT_BASE_S * 2**failures, RECONNECT_CAP_S)
-        return random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
+        pause_s = random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
+        asked_s = trouble.retry_after_s if trouble is not None else None
+        return max(pause_s, min(asked_s or 0.0, LONGEST_WAIT_S))
 
     async def _opened(self) -> tuple[ClientConnection, float]:
         assert self._dialler is not None  # noqa: S101 - start() has made it

@@ -21,7 +21,8 @@ from hybrid_detect.backends.remote.close_codes import close_error, own_close_err
 from hybrid_detect.backends.remote.dialling import Dialler, connection_error
 from hybrid_detect.backends.remote.link_meter import LinkMeter
 from hybrid_detect.backends.remote.patience import Patience
-from hybrid_detect.backends.remote.refusals import refusal
+from hybrid_detect.backends.remote.protocol import HttpResponse
+from hybrid_detect.backends.remote.providers.custom import own_refusal
 from hybrid_detect.backends.remote.retries import retry_after_s
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ProtocolError
 from hybrid_detect.exchange.wire import SUBPROTOCOL
@@ -194,9 +195,14 @@ def link_error(exc: Exception, *, max_reply_bytes: int) -> BackendError:
     if isinstance(exc, BackendError):
         return exc
     if isinstance(exc, websockets.InvalidStatus):
-        headers = exc.response.headers
-        return refusal(
-            exc.response.status_code, retry_after_s=retry_after_s(headers.get("Retry-After"))
+        headers = {name.lower(): text for name, text in exc.response.headers.raw_items()}
+        return own_refusal(
+            HttpResponse(
+                status=exc.response.status_code,
+                headers=headers,
+                body=bytes(exc.response.body),
+                retry_after_s=retry_after_s(headers.get("retry-after")),
+            )
         )
     if isinstance(exc, websockets.ConnectionClosed):
         # Whichever side closed first had a reason.

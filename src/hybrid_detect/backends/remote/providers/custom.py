@@ -13,7 +13,8 @@ from hybrid_detect.backends.remote.protocol import (
 )
 from hybrid_detect.backends.remote.refusals import refusal
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import ProtocolError
+from hybrid_detect.errors import BackendResponseError, ProtocolError
+from hybrid_detect.exchange.envelope import SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DETECT_PATH,
@@ -25,7 +26,7 @@ from hybrid_detect.exchange.wire import (
     encode_request,
 )
 
-__all__ = ["CustomProtocol"]
+__all__ = ["CustomProtocol", "own_refusal"]
 
 _HEADERS = {"Accept": CONTENT_TYPE, "Content-Type": CONTENT_TYPE}
 
@@ -59,7 +60,7 @@ class CustomProtocol:
             ProtocolError: If it is not a message of the wire format.
         """
         if response.status != 200:
-            raise refusal(response.status, retry_after_s=response.retry_after_s)
+            raise own_refusal(response)
         if not pictures:
             _require_healthy(response)
             return ()
@@ -76,12 +77,42 @@ class CustomProtocol:
         return HttpRequest(method="GET", url=HEALTH_PATH, headers={"Accept": "application/json"})
 
 
+def own_refusal(response: HttpResponse) -> BackendResponseError:
+    """The error for a response with an error status, at an address of our own server's.
+
+    Our own server says in its body what it says by the status; anything else may be a gateway's.
+    """
+    code, is_ours = "", response.media_type == SEALED_CONTENT_TYPE  # for the client alone to read
+    try:
+        if response.media_type == CONTENT_TYPE:
+            reply = decode_reply(response.body)
+            is_ours = isinstance(reply, ErrorReply) and reply.status == response.status
+            code = reply.code if isinstance(reply, ErrorReply) else ""
+        elif response.media_type == "application/json":
+            body = json.loads(response.body)
+            is_ours = isinstance(body, dict) and body.get("status") == response.status
+            code = str(body.get("code", "")) if is_ours else ""
+    except (ProtocolError, ValueError, RecursionError):
+        is_ours = False
+    return refusal(
+        response.status,
+        retry_after_s=response.retry_after_s,
+        code=code if is_ours else "",
+        by_server=is_ours,
+    )
+
+
 def _require_healthy(response: HttpResponse) -> None:
     """Accept our own server's answer alone: a captive portal answers anything with 200."""
     try:
         body = json.loads(response.body)
     except (ValueError, RecursionError):
         body = None
-    if not isinstance(body, dict) or body.get("status") != "ok":
+    is_ours = (
+        isinstance(body, dict)
+        and body.get("status") == "ok"
+        and all(isinstance(body.get(name), str) for name in ("model", "version"))
+    )
+    if not is_ours:
         msg = f"expected the health of a detection server at {HEALTH_PATH}, got something else"
         raise ProtocolError(msg)
