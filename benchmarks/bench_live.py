@@ -156,11 +156,10 @@ async def client(environment: Environment, starts_s: float) -> dict[str, Any]:
 
 
 def serve(environment: Environment) -> None:
-    import uvicorn
-
     from hybrid_detect.server.app import create_app
     from hybrid_detect.server.config import ServerConfig
     from hybrid_detect.server.detectors import Detection
+    from hybrid_detect.server.listening import Server
 
     times = iter(np.tile(environment.server_s, 10).tolist())
 
@@ -177,7 +176,7 @@ def serve(environment: Environment) -> None:
             return Detection(width=1280, height=720, faces=(FACE,), queue_s=0.0, detect_s=took_s)
 
     config = ServerConfig(host=emulated_link.SERVER, port=PORT, auth_token=TOKEN, rate_per_s=0)
-    uvicorn.run(create_app(config, Detector()), host=config.host, port=PORT, log_level="warning")
+    Server(create_app(config, Detector()), config).run()
 
 
 def world(arguments: argparse.Namespace, name: str) -> Environment:

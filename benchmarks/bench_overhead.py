@@ -16,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable
 
 import httpx
-import uvicorn
 from skimage import data
 from websockets.asyncio.client import connect
 
@@ -28,6 +27,7 @@ from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
+from hybrid_detect.server.listening import Server
 from hybrid_detect.server.serving import ServerProcess
 from hybrid_detect.types import BackendKind
 
@@ -49,15 +49,8 @@ class InstantDetector:
 
 
 def serve_instant(port: int) -> None:
-    app = create_app(ServerConfig(rate_per_s=0), InstantDetector())
-    uvicorn.run(
-        app,
-        port=port,
-        log_level="error",
-        http="httptools",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-    )
+    config = ServerConfig(rate_per_s=0, port=port)
+    Server(create_app(config, InstantDetector()), config).run()
 
 
 async def until_healthy(url: str) -> None:

@@ -25,7 +25,6 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import uvicorn
 from PIL import Image, ImageOps
 
 from hybrid_detect import CloudDetectionService, Frame, Plan, StreamingService, TrustedKey
@@ -38,6 +37,7 @@ from hybrid_detect.exchange.wire import DetectRequest, ResultReply, encode_reply
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
+from hybrid_detect.server.listening import Server
 from hybrid_detect.types import BackendKind, BoundingBox, Face
 
 FACES = Path(__file__).parents[2] / "shared" / "faces"
@@ -62,15 +62,8 @@ class InstantDetector:
 
 
 def serve(keys_path: Path) -> None:
-    config = ServerConfig(keys_path=keys_path, rate_per_s=0)
-    uvicorn.run(
-        create_app(config, InstantDetector()),
-        port=PORT,
-        log_level="error",
-        http="httptools",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-    )
+    config = ServerConfig(keys_path=keys_path, rate_per_s=0, port=PORT)
+    Server(create_app(config, InstantDetector()), config).run()
 
 
 async def until_healthy(url: str) -> None:

@@ -56,7 +56,7 @@ def astronaut() -> np.ndarray:
 @pytest.fixture(scope="session")
 def server() -> Iterator[ServerProcess]:
     """The reference server, once for the whole run; its token is ``test-token``."""
-    for module in ("mediapipe", "uvicorn", "starlette", "httptools"):
+    for module in ("mediapipe", "starlette", "httptools"):
         if not is_installed(module):
             pytest.skip(f"{module} is not installed")
     try:

@@ -38,7 +38,7 @@ def device_works() -> None:
 
 @pytest.fixture
 def server_works() -> None:
-    for module in ("mediapipe", "uvicorn", "starlette", "httptools"):
+    for module in ("mediapipe", "starlette", "httptools"):
         if not is_installed(module):
             pytest.skip(f"{module} is not installed")
     if find_model("full_range") is None:

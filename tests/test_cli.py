@@ -483,7 +483,7 @@ def test_bench_fetches_the_device_s_model(slow_fetch: list[str]) -> None:
 def test_the_server_s_model_is_fetched_before_it_is_started(
     argv: list[str], photo: Path, slow_fetch: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("starlette")
 
     class StartedError(Exception):
         pass
@@ -633,7 +633,7 @@ def test_doctor_never_prints_the_token(
 def test_serve_refuses_what_would_be_open_or_useless(
     argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("starlette")
     assert main(["serve", *argv]) == 1
     assert told in capsys.readouterr().err
 
@@ -641,7 +641,7 @@ def test_serve_refuses_what_would_be_open_or_useless(
 def test_serve_without_its_extra_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    monkeypatch.setitem(__import__("sys").modules, "starlette", None)
     assert main(["serve"]) == 1
     assert capsys.readouterr().err.rstrip().endswith("pip install 'hybrid-detect[server]'")
 
@@ -668,7 +668,7 @@ def test_demo_with_a_bad_photo_is_told_before_anything_is_started(
 def test_demo_that_cannot_write_its_picture_says_so_before_it_starts_anything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], photo: Path
 ) -> None:
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("starlette")
     assert main(["demo", str(photo), "--out", str(photo / "faces.png")]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -685,7 +685,7 @@ def test_demo_that_cannot_write_its_picture_says_so_before_it_starts_anything(
 def test_serve_says_what_is_wrong_with_its_model_without_a_traceback(
     argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for module in ("uvicorn", "mediapipe"):
+    for module in ("starlette", "mediapipe"):
         pytest.importorskip(module)
     assert main(["serve", *argv]) == 1
     err = capsys.readouterr().err
@@ -696,7 +696,7 @@ def test_serve_says_what_is_wrong_with_its_model_without_a_traceback(
 def test_serve_without_mediapipe_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("starlette")
     monkeypatch.setattr("hybrid_detect.cli.fetching.is_installed", lambda _: False)
     assert main(["serve"]) == 1
     err = capsys.readouterr().err

@@ -20,7 +20,6 @@ HEAVY = {
     "starlette",
     "supervision",
     "tenacity",
-    "uvicorn",
     "websockets",
 }
 

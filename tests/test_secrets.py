@@ -478,7 +478,7 @@ def test_private_keys_are_not_shown(told: Told, tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.skipif(
-    not all(map(is_installed, ("starlette", "uvicorn"))), reason="the server is not installed"
+    not all(map(is_installed, ("starlette", "httptools"))), reason="the server is not installed"
 )
 async def test_the_server_tells_nothing_of_those_who_ask(told: Told) -> None:
     from hybrid_detect.server.app import create_app

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
@@ -38,6 +37,7 @@ from hybrid_detect.server import sealing
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
+from hybrid_detect.server.listening import Server
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import (
@@ -49,7 +49,7 @@ from hybrid_detect.types import (
 )
 
 from ..exchange.suites import each_suite
-from ..waiting import LIMIT_S, until
+from ..waiting import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -85,25 +85,9 @@ class FakeDetector:
 @contextlib.asynccontextmanager
 async def served(detector: FakeDetector, **options: Any) -> AsyncIterator[str]:
     """The real app on a free port of this machine."""
-    config = ServerConfig(auth_token=TOKEN, **options)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(config, detector),
-            port=0,
-            http="httptools",
-            ws="websockets-sansio",
-            ws_per_message_deflate=False,
-            log_level="critical",
-            lifespan="on",
-        )
-    )
-    serving = asyncio.create_task(server._serve())
-    try:
-        await until(lambda: server.started or serving.done())
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
+    config = ServerConfig(auth_token=TOKEN, port=0, **options)
+    async with Server(create_app(config, detector), config) as server:
+        yield server.url
 
 
 class Wiretap:

@@ -1,4 +1,4 @@
-"""The server's app on a real loopback socket, run by uvicorn as `serving` does it."""
+"""The server on a real loopback socket."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import uvicorn
 from PIL import Image
 
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.connections import ConnectionLimits, http_protocol, websocket_protocol
+from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.detectors import Detection
-from hybrid_detect.server.serving import uvicorn_config
+from hybrid_detect.server.listening import Server
 from hybrid_detect.types import BoundingBox, Face
 
-from ..waiting import LIMIT_S, until
+from ..waiting import LIMIT_S
 
 FACE = Face(BoundingBox(1, 2, 30, 40), 0.9)
 
@@ -67,11 +66,11 @@ class Served:
 
     port: int
     detector: OneFace
-    uvicorn: uvicorn.Server
+    server: Server
 
     @property
     def connections(self) -> int:
-        return len(self.uvicorn.server_state.connections)
+        return self.server.connections
 
     async def raw(self, *parts: bytes) -> bytes:
         """Everything the server answers to these bytes until it closes the connection."""
@@ -109,23 +108,10 @@ async def served(
     detector: OneFace | None = None,
 ) -> AsyncIterator[Served]:
     """The server under `config` on a free port; `limits` in the place of its usual ones."""
-    config = config or ServerConfig()
+    config = replace(config or ServerConfig(), port=0)
     detector = detector or OneFace(config.max_pixels)
-    settings = uvicorn_config(create_app(config, detector), config)
-    settings.port = 0
-    settings.log_level = "error"
-    settings.configure_logging()
-    if limits is not None:
-        settings.http, settings.ws = http_protocol(limits), websocket_protocol(limits)
-    server = uvicorn.Server(settings)
-    serving = asyncio.create_task(server._serve())
-    try:
-        await until(lambda: server.started or serving.done())
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(port, detector, server)
-    finally:
-        server.should_exit = True
-        await serving
+    async with Server(create_app(config, detector), config, limits=limits) as server:
+        yield Served(server.port, detector, server)
 
 
 @contextmanager

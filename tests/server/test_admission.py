@@ -33,7 +33,8 @@ from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, peer_of
 from hybrid_detect.server.detectors import Detection
-from hybrid_detect.server.gate import SECURITY_HEADERS, Gate
+from hybrid_detect.server.gate import Gate
+from hybrid_detect.server.replies import SECURITY_HEADERS
 from hybrid_detect.server.tokens import JwtConfig
 from hybrid_detect.types import BackendKind, Plan
 

@@ -17,10 +17,10 @@ from hybrid_detect.exchange.wire import (
     encode_announcement,
     encode_request,
 )
-from hybrid_detect.server import connections
+from hybrid_detect.server import http1, websocket_connection
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
-from hybrid_detect.server.gate import SECURITY_HEADERS
+from hybrid_detect.server.replies import SECURITY_HEADERS
 
 from ..waiting import LIMIT_S, until
 from .loopback import Served, answer_of, jpeg, served
@@ -95,7 +95,7 @@ async def test_empty_lines_between_requests_hold_no_connection() -> None:
     async with served(limits=limits(head_s=0.05)) as server, server.dialled() as (reader, writer):
         writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"}")
-        writer.write(b"\r\n")  # ends uvicorn's own keep-alive limit of 5 s
+        writer.write(b"\r\n")
         checked(await answer_of(reader), 408)
 
 
@@ -118,7 +118,7 @@ async def test_a_head_that_is_too_large_is_refused(newlines: bool) -> None:
     async with served(limits=limits()) as server, server.dialled() as (reader, writer):
         answer = asyncio.create_task(answer_of(reader))
         writer.write(b"GET /v1/health HTTP/1.1\r\nHost: x\r\nA: ")
-        for _ in range(4 * connections.MAX_HEAD_BYTES // 1000):
+        for _ in range(4 * http1.MAX_HEAD_BYTES // 1000):
             if answer.done() or writer.is_closing():
                 break
             writer.write(b"x" * 990 + (b"\r\nA: " if newlines else b""))
@@ -132,7 +132,7 @@ async def test_trailers_that_never_end_are_refused(piece: bytes) -> None:
         ended = asyncio.create_task(answer_of(reader))
         writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         writer.write(b"1\r\nx\r\n0\r\nT: x")
-        for _ in range(4 * connections.MAX_HEAD_BYTES // 1000):
+        for _ in range(4 * http1.MAX_HEAD_BYTES // 1000):
             if ended.done() or writer.is_closing():
                 break
             writer.write(piece)
@@ -143,7 +143,7 @@ async def test_trailers_that_never_end_are_refused(piece: bytes) -> None:
 
 async def test_many_requests_at_once_do_not_count_as_one_head() -> None:
     request = b"GET /v1/health HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 1000 + b"\r\n\r\n"
-    count = 3 * connections.MAX_HEAD_BYTES // len(request)
+    count = 3 * http1.MAX_HEAD_BYTES // len(request)
     async with served(ServerConfig(rate_per_s=0), limits=limits(head_s=1.0)) as server:
         answer = await server.raw(request * count + b"GET /v1/health")
     assert answer.count(b"HTTP/1.1 200 OK") == count
@@ -151,7 +151,7 @@ async def test_many_requests_at_once_do_not_count_as_one_head() -> None:
 
 
 async def test_a_large_body_does_not_count_as_head() -> None:
-    body = jpeg() + bytes(10 * connections.MAX_HEAD_BYTES)
+    body = jpeg() + bytes(10 * http1.MAX_HEAD_BYTES)
     async with served(limits=limits()) as server:
         head = b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
         answer = await server.raw(head + b"Content-Length: %d\r\n\r\n" % len(body), body)
@@ -253,7 +253,7 @@ async def test_a_message_in_countless_pieces_is_refused() -> None:
         served(limits=limits()) as server,
         connect(stream_url(server), compression=None, ping_interval=None) as link,
     ):
-        empty = frame(b"", opcode=0, fin=False) * (connections.MAX_FRAGMENTS + 1)
+        empty = frame(b"", opcode=0, fin=False) * (websocket_connection.MAX_FRAGMENTS + 1)
         link.transport.write(frame(b"", fin=False) + empty)
         with pytest.raises(ConnectionClosed) as caught:
             await link.recv()

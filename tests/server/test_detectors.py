@@ -236,7 +236,6 @@ async def test_a_failed_start_leaves_nothing_behind(workers: list[Worker], faili
             pytest.fail("it came up")
     assert all(worker.is_closed for worker in workers[:2])
     assert not [thread for thread in threading.enumerate() if "detector" in thread.name]
-    assert "no process" in str(app.state.startup_error)
 
 
 @pytest.mark.parametrize(

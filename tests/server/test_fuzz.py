@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 class Complaints(logging.Handler):
     """What was logged as an error: a bug that cost a connection shows nowhere else."""
 
-    LOGGERS = ("asyncio", "uvicorn.error", "hybrid_detect.server")
+    LOGGERS = ("asyncio", "hybrid_detect.server")
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -1,17 +1,18 @@
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-import uvicorn
 
 from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply, decode_reply
 from hybrid_detect.server import bodies
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 
-from ..waiting import LIMIT_S, until
+from ..waiting import LIMIT_S
+from .loopback import served
+
+pytestmark = pytest.mark.anyio
 
 pytestmark = pytest.mark.anyio
 
@@ -65,22 +66,10 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 
 async def test_a_link_whose_body_does_not_come_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "RECEIVE_LIMIT_S", 0.01)
-    app = create_app(ServerConfig(), NoDetector())  # type: ignore[arg-type]
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http="httptools", log_level="critical"))
-    serving = asyncio.create_task(server._serve())
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            await until(lambda: server.started or serving.done())
-            port = server.servers[0].sockets[0].getsockname()[1]
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf")
-            answer = await reader.read()  # to the end of the link
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-    finally:
-        server.should_exit = True
-        await serving
+    async with served(ServerConfig()) as server, asyncio.timeout(LIMIT_S):
+        answer = await server.raw(
+            b"POST /v1/detect HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nhalf"
+        )  # to the end of the link
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 

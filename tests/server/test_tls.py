@@ -17,7 +17,6 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ConfigurationError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.serving import uvicorn_config
 from hybrid_detect.server.tls import TlsConfig, server_context
 from hybrid_detect.types import BackendKind, Plan
 
@@ -266,8 +265,7 @@ async def test_the_environment_names_the_files(good: Files, ours: Authority) -> 
 
 async def test_the_server_takes_tls_1_2_and_newer(good: Files) -> None:
     config = ServerConfig(tls=TlsConfig(cert=good.cert, key=good.key))
-    settings = uvicorn_config(lambda *_: None, config)  # type: ignore[arg-type]
-    settings.load()
-    assert settings.ssl is not None
-    assert settings.ssl.minimum_version is ssl.TLSVersion.TLSv1_2
-    assert settings.ssl.verify_mode is ssl.CERT_NONE
+    assert config.tls is not None
+    context = server_context(config.tls)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode is ssl.CERT_NONE

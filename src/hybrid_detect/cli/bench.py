@@ -109,7 +109,7 @@ def _endpoint(config: ServiceConfig) -> Iterator[tuple[ServiceConfig, int | None
     if config.endpoint is not None or config.mode is DetectionMode.ON_DEVICE:
         yield config, None
         return
-    for module in ("uvicorn", "starlette", "httptools"):
+    for module in ("starlette", "httptools"):
         require(module, extra="server", purpose="'hybrid-detect bench memory' without --endpoint")
     from hybrid_detect.server.serving import ServerProcess
 

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.image is None and not is_installed("skimage"):
         print(NO_PHOTO, file=sys.stderr)
         return 2
-    for module in ("uvicorn", "starlette", "httptools"):
+    for module in ("starlette", "httptools"):
         require(module, extra="server", purpose="'hybrid-detect demo'")
     photo = _photo(arguments.image)
     if not can_write(arguments.out, option="--out"):

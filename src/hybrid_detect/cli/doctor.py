@@ -35,7 +35,7 @@ UVLOOP = () if sys.platform == "win32" else ("uvloop",)
 
 PARTS = {
     "device": ("mediapipe",),
-    "server": ("starlette", "uvicorn", "httptools", *UVLOOP),
+    "server": ("starlette", "httptools", *UVLOOP),
     "completion": ("argcomplete",),
     "jwt": ("pyjwt",),
     "turbo": ("simplejpeg",),

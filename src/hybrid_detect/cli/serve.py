@@ -113,7 +113,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped."""
-    for module in ("uvicorn", "starlette", "httptools"):
+    for module in ("starlette", "httptools"):
         require(module, extra="server", purpose="'hybrid-detect serve'")
     from hybrid_detect.server.config import ServerConfig
     from hybrid_detect.server.serving import TOKEN_VARIABLE, serve

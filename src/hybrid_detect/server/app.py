@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -26,7 +24,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hybrid_detect.errors import (
     BackendUnavailableError,
-    HybridDetectError,
     InvalidFrameError,
     ModelError,
     ProtocolError,
@@ -45,7 +42,12 @@ from hybrid_detect.exchange.wire import (
     decode_request,
     encode_reply,
     peek_request_id,
-    reply_to_json,
+)
+from hybrid_detect.server.admission import (
+    Admission,
+    OverloadedError,
+    StoppingError,
+    TooLateError,
 )
 from hybrid_detect.server.bodies import (
     BodyReader,
@@ -54,21 +56,22 @@ from hybrid_detect.server.bodies import (
     TooManyUploadsError,
 )
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.connections import IS_GONE, STOPPING
 from hybrid_detect.server.credentials import Credentials
-from hybrid_detect.server.detectors import (
-    Detector,
-    DetectorPool,
-    OverloadedError,
-    TooLateError,
-)
-from hybrid_detect.server.gate import OPENAPI_PATH, SECURITY_HEADERS, Gate
+from hybrid_detect.server.detectors import Detector, DetectorPool
+from hybrid_detect.server.gate import OPENAPI_PATH, Gate
 from hybrid_detect.server.openapi import openapi
+from hybrid_detect.server.replies import BUG, error_reply, http_response
 from hybrid_detect.server.retention import Retention, owner_of
-from hybrid_detect.server.sealing import Received, Sealing, SealRefusedError
+from hybrid_detect.server.sealing import Sealing, SealRefusedError
 
 __all__ = ["create_app"]
 
 logger = logging.getLogger("hybrid_detect.server")
+
+SERVICE_RESTART = 1012
+"""The close code of a server that stops (IANA's registry for RFC 6455). It comes as the code of an
+ASGI disconnect, too, while the peer still takes answers."""
 
 RETRY_AFTER_S = 1.0
 """What an overloaded server asks for: about the time 16 waiting pictures take on two cores."""
@@ -89,12 +92,16 @@ TOO_MANY_UPLOADS = ErrorReply(
 def create_app(config: ServerConfig, detector: Detector | None = None) -> Starlette:
     """The server as an ASGI app.
 
+    Its ``state.drain()`` refuses what waits for a detector, and everything that comes later, with
+    503: `Server` calls it first when it stops.
+
     Args:
         config: Limits, token and model.
         detector: What looks at the pictures, instead of MediaPipe in processes.
     """
-    gate = Middleware(Gate, config=config, credentials=Credentials(config), respond=_response)
-    app = _App(config, detector or DetectorPool(config))
+    gate = Middleware(Gate, config=config, credentials=Credentials(config), respond=http_response)
+    admission = Admission(max_waiting=config.max_waiting)
+    app = _App(config, detector or DetectorPool(config, admission))
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
@@ -108,6 +115,7 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
         lifespan=app.lifespan,
         exception_handlers={HTTPException: _no_such_thing, Exception: _bug},
     )
+    made.state.drain = admission.close
     made.router.redirect_slashes = False  # a redirect would name the host that the client named
     return made
 
@@ -117,18 +125,14 @@ class _App:
         self._config = config
         self._detector = detector
         self._sealing = Sealing(config.keys_path, require=config.require_encryption)
-        self.retention = Retention(config, respond=_response)
+        self.retention = Retention(config, respond=http_response)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         try:
-            try:
-                await self.retention.start()
-                await self._detector.start()
-            except HybridDetectError as error:
-                app.state.startup_error = error  # for `serve`, which nobody tells why it failed
-                raise
+            await self.retention.start()
+            await self._detector.start()
             yield
         finally:
             await self._detector.aclose()
@@ -148,11 +152,11 @@ class _App:
         try:
             body, receive_s = await self._bodies.read(request)
         except BodyTooLargeError:
-            return _response(request, self._too_large(0))
+            return http_response(request, self._too_large(0))
         except BodyTooSlowError:
-            return _response(request, TOO_SLOW)
+            return http_response(request, TOO_SLOW)
         except TooManyUploadsError:
-            return _response(request, TOO_MANY_UPLOADS)
+            return http_response(request, TOO_MANY_UPLOADS)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody is there to read it
         if (keys := self._sealing.answer(body)) is not None:
@@ -160,7 +164,7 @@ class _App:
         try:
             received = self._sealing.receive(body)
         except SealRefusedError as refusal:
-            return _response(request, refusal.reply)
+            return http_response(request, refusal.reply)
         message = received.message
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         is_wire = received.is_sealed or media_type == CONTENT_TYPE
@@ -173,23 +177,27 @@ class _App:
         reply = await self._reply(
             read,
             peek_request_id(body) if is_wire else 0,
+            receive_s,
             owner=owner_of(request),
-            is_abandoned=request.is_disconnected,
+            is_abandoned=_hang_up_of(request),
         )
-        if isinstance(reply, ResultReply):
-            reply = replace(reply, receive_s=receive_s)
-        return _response(request, reply, received)
+        return http_response(request, reply, received)
 
     async def stream(self, websocket: WebSocket) -> None:
         await websocket.accept(
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None
         )
+        is_abandoned = _hang_up_of(websocket)
+        under_way: set[asyncio.Task[None]] = set()
         places = asyncio.Semaphore(self._config.stream_in_flight)
         announced: tuple[int, float] | None = None
         async with asyncio.TaskGroup() as answers:
             while True:
                 message = await websocket.receive()
                 if message["type"] == "websocket.disconnect":
+                    if message.get("code") != SERVICE_RESTART or await is_abandoned():
+                        for answer in under_way:
+                            answer.cancel()  # what waits is not looked at any more
                     break
                 data = message.get("bytes") or b""
                 now_s = time.monotonic()
@@ -202,15 +210,17 @@ class _App:
                 # Not reading further while the places are taken lets TCP hold the sender back.
                 await places.acquire()
                 answer = answers.create_task(self._answer(websocket, data, receive_s))
+                under_way.add(answer)
+                answer.add_done_callback(under_way.discard)
                 answer.add_done_callback(lambda _: places.release())
 
     async def _answer(self, websocket: WebSocket, data: bytes, receive_s: float | None) -> None:
-        reply = await self._answer_to(data, receive_s, owner=owner_of(websocket))
+        reply = await self._answer_to(data, receive_s, websocket)
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
             # The client may have gone meanwhile; Starlette then raises either of the two.
             await websocket.send_bytes(reply)
 
-    async def _answer_to(self, data: bytes, receive_s: float | None, *, owner: str) -> bytes:
+    async def _answer_to(self, data: bytes, receive_s: float | None, websocket: WebSocket) -> bytes:
         """The message that answers a stream's message `data`, sealed if that was."""
         if (keys := self._sealing.answer(data)) is not None:
             return keys
@@ -219,48 +229,57 @@ class _App:
         except SealRefusedError as refusal:
             return encode_reply(refusal.reply)
         reply = await self._reply(
-            lambda: decode_request(received.message), peek_request_id(data), owner=owner
+            lambda: decode_request(received.message),
+            peek_request_id(data),
+            receive_s,
+            owner=owner_of(websocket),
+            is_abandoned=_hang_up_of(websocket),
         )
-        if isinstance(reply, ResultReply):
-            reply = replace(reply, receive_s=receive_s)
         return received.protected(encode_reply(reply))
 
     async def _reply(
         self,
         read: Callable[[], DetectRequest],
         request_id: int,
+        receive_s: float | None,
         *,
         owner: str,
-        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
+        is_abandoned: Callable[[], Awaitable[bool]],
     ) -> ResultReply | ErrorReply:
         """The answer to a request, or the error that says why there is none."""
         try:
             request = read()
+            if request.deadline_s is not None and receive_s is not None:
+                # The client's clock has been running since it began to send.
+                request = replace(request, deadline_s=request.deadline_s - receive_s)
             seen = await self._detector.detect(request, is_abandoned=is_abandoned)
         except ProtocolError as error:
-            return _error(request_id, 400, "bad_request", str(error))
+            return error_reply(request_id, 400, "bad_request", str(error))
         except InvalidFrameError as error:
-            return _error(request_id, 422, "invalid_image", str(error))
+            return error_reply(request_id, 422, "invalid_image", str(error))
         except TooLateError:
-            return _error(request_id, 504, "too_late", "nobody waits for this answer any more")
+            return error_reply(request_id, 504, "too_late", "nobody waits for this answer any more")
         except OverloadedError:
-            return _error(
+            return error_reply(
                 request_id, 503, "overloaded", "too many pictures are waiting", RETRY_AFTER_S
             )
+        except StoppingError:
+            return replace(STOPPING, request_id=request_id)
         except (BackendUnavailableError, ModelError) as error:
             # The model is read again for a detector that is started anew.
             logger.warning("a picture met a dying detector: %s", error)
-            return _error(request_id, 503, "detector_failed", "the detector failed; try again")
+            return error_reply(request_id, 503, "detector_failed", "the detector failed; try again")
         except Exception:
             # A bug must not take a stream's other pictures with it, nor be shown to a stranger.
             logger.exception("detecting failed with a bug")
-            return _error(request_id, 500, "internal", "the server has a bug; see its log")
+            return error_reply(request_id, 500, "internal", "the server has a bug; see its log")
         reply = ResultReply(
             request_id=request.request_id,
             width=seen.width,
             height=seen.height,
             faces=seen.faces,
             model=self._detector.model,
+            receive_s=receive_s,
             queue_s=seen.queue_s,
             detect_s=seen.detect_s,
         )
@@ -269,73 +288,30 @@ class _App:
 
     def _too_large(self, request_id: int) -> ErrorReply:
         limit = self._config.max_body_bytes
-        return _error(request_id, 413, "too_large", f"the limit is {limit} bytes")
+        return error_reply(request_id, 413, "too_large", f"the limit is {limit} bytes")
 
 
-def _error(
-    request_id: int, status: int, code: str, detail: str, retry_after_s: float | None = None
-) -> ErrorReply:
-    return ErrorReply(
-        request_id=request_id,
-        status=status,
-        code=code,
-        detail=detail,
-        retry_after_s=retry_after_s,
-    )
+def _hang_up_of(connection: HTTPConnection) -> Callable[[], Awaitable[bool]]:
+    """Tells whether the peer of `connection` has hung up.
 
+    `Server` knows at any time. Another ASGI server tells of a request's peer only.
+    """
+    is_gone: Callable[[], bool] | None = connection.scope.get(IS_GONE)
 
-def _response(
-    request: HTTPConnection, reply: ResultReply | ErrorReply, received: Received | None = None
-) -> Response:
-    """`reply` as HTTP: sealed if its request was, else in the format the client speaks."""
-    if received is not None and received.is_sealed:
-        headers = _headers(reply)
-        headers.pop("Server-Timing", None)  # whoever is between has no business with it
-        sealed = received.protected(encode_reply(reply))
-        return Response(sealed, _status(reply), media_type=SEALED_CONTENT_TYPE, headers=headers)
-    if request.headers.get("Accept") != CONTENT_TYPE:
-        return _json(reply)
-    return Response(
-        encode_reply(reply), _status(reply), media_type=CONTENT_TYPE, headers=_headers(reply)
-    )
+    async def is_abandoned() -> bool:
+        if is_gone is not None:
+            return is_gone()
+        return isinstance(connection, Request) and await connection.is_disconnected()
+
+    return is_abandoned
 
 
 async def _no_such_thing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
-    response = _response(request, _error(0, error.status_code, "refused", error.detail))
+    response = http_response(request, error_reply(0, error.status_code, "refused", error.detail))
     response.headers.update(error.headers or {})  # Allow, of a wrong method
     return response
 
 
 async def _bug(request: Request, _: Exception) -> Response:
-    return _response(request, _error(0, 500, "internal", "the server has a bug; see its log"))
-
-
-def _json(reply: ResultReply | ErrorReply) -> Response:
-    return Response(
-        json.dumps(reply_to_json(reply), indent=2) + "\n",
-        _status(reply),
-        media_type="application/json",
-        headers=_headers(reply),
-    )
-
-
-def _status(reply: ResultReply | ErrorReply) -> int:
-    return reply.status if isinstance(reply, ErrorReply) else 200
-
-
-def _headers(reply: ResultReply | ErrorReply) -> dict[str, str]:
-    headers = dict(SECURITY_HEADERS)
-    if isinstance(reply, ErrorReply):
-        if reply.retry_after_s is not None:
-            headers["Retry-After"] = str(math.ceil(reply.retry_after_s))
-        if reply.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        if reply.status == 408:
-            headers["Connection"] = "close"  # RFC 9110, 15.5.9: the rest is not waited for
-        return headers
-    parts = {"receive": reply.receive_s, "queue": reply.queue_s, "detect": reply.detect_s}
-    headers["Server-Timing"] = ", ".join(
-        f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items() if seconds is not None
-    )
-    return headers
+    return http_response(request, BUG)

@@ -14,7 +14,7 @@ from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.tokens import TokenVerifier
 
-__all__ = ["Credentials", "WrongCredentialError", "peer_of"]
+__all__ = ["Credentials", "WrongCredentialError", "network_of", "peer_of"]
 
 API_KEY_HEADER = "X-API-Key"
 """What many gateways and clients send; the same as ``Authorization: Bearer``."""
@@ -76,9 +76,13 @@ class Credentials:
 def peer_of(connection: HTTPConnection) -> str:
     """The address at the other end of the connection; headers about another one are not believed.
 
-    One with IPv6 has at least 2^64 addresses (RFC 6177, 2), so its network stands for it.
+    A caller with IPv6 has at least 2^64 addresses (RFC 6177, 2), so its network stands for it.
     """
-    host = connection.client.host if connection.client is not None else ""
+    return network_of(connection.client.host if connection.client is not None else "")
+
+
+def network_of(host: str) -> str:
+    """`host` as limits count it: an IPv4 address, or the /64 network of an IPv6 one."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

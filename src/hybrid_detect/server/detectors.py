@@ -18,11 +18,12 @@ from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe
 from hybrid_detect.types import Face
 
-__all__ = ["Detection", "Detector", "DetectorPool", "OverloadedError", "TooLateError"]
+__all__ = ["Detection", "Detector", "DetectorPool"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
@@ -43,14 +44,6 @@ CLOSE_TIMEOUT_S = 1.0
 KILL_EVERY_S = 0.1
 """Seconds between two tries to end what runs when the pool is closed: a process on its way up can
 be killed once it is there."""
-
-
-class OverloadedError(Exception):
-    """Too many pictures are waiting already."""
-
-
-class TooLateError(Exception):
-    """Nobody waits for this answer any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +84,13 @@ class DetectorPool:
     one that was idle longest is next, so that one that keeps failing does not get every picture.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, admission: Admission | None = None) -> None:
         self.model = config.model
+        self._admission = admission or Admission(max_waiting=config.max_waiting)
         self._config = config
         self._threads = ThreadPoolExecutor(config.detectors, thread_name_prefix="detector")
-        self._free = asyncio.Semaphore(0)  # until they have been started
         self._workers: list[DetectorWorker] = []
         self._idle: deque[DetectorWorker] = deque()
-        self._waiting = 0
         self._closing = False
 
     async def start(self) -> None:
@@ -128,7 +120,7 @@ class DetectorPool:
             if isinstance(outcome, BaseException):
                 raise outcome
         self._idle.extend(self._workers)
-        self._free = asyncio.Semaphore(len(self._workers))
+        self._admission.open(len(self._workers))
 
     async def detect(
         self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
@@ -141,28 +133,16 @@ class DetectorPool:
                 would only delay the others.
 
         Raises:
-            OverloadedError: If too many pictures are waiting.
+            OverloadedError: If it could not be looked at in time.
             TooLateError: If its deadline passed, or its client went, while it waited.
+            StoppingError: If the server is being stopped.
             InvalidFrameError: If it is not an image.
             BackendUnavailableError: If the detector's process died, or hung and was killed, and
                 there was no time for another, or that one failed as well.
         """
-        if self._waiting >= self._config.max_waiting:
-            raise OverloadedError
-        came_s = time.monotonic()
-        self._waiting += 1
-        try:
-            await self._free.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            queue_s = time.monotonic() - came_s
-            late = request.deadline_s is not None and queue_s > request.deadline_s
-            if late or (is_abandoned is not None and await is_abandoned()):
-                raise TooLateError
+        place = self._admission.place(request.deadline_s, is_abandoned=is_abandoned)
+        async with place as queue_s:
             return await self._run(request, queue_s)
-        finally:
-            self._free.release()
 
     async def _run(self, request: DetectRequest, queue_s: float) -> Detection:
         limit_s = LOOK_LIMIT_S

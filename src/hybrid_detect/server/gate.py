@@ -26,12 +26,12 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
 from hybrid_detect.server.rate_limit import RateLimiter
+from hybrid_detect.server.replies import SECURITY_HEADERS
 
 __all__ = [
     "CALLER",
     "OPENAPI_PATH",
     "PUBLIC_PATHS",
-    "SECURITY_HEADERS",
     "Gate",
 ]
 
@@ -45,13 +45,6 @@ CALLER = "hybrid_detect.caller"
 PUBLIC_PATHS = frozenset({HEALTH_PATH, OPENAPI_PATH})
 """Read without a credential: a load balancer has none, and the description is no secret. A wrong
 credential is refused here as well, so that a client can learn whether its own fits."""
-
-SECURITY_HEADERS = {
-    "Cache-Control": "no-store",  # where faces are is nobody's to keep on the way
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
-"""On every answer, errors included: a browser keeps, runs, embeds and guesses nothing."""
 
 FAILURES_PER_S = 1.0
 FAILURES_AT_ONCE = 20
@@ -234,7 +227,7 @@ class _RefusedError(Exception):
 
 
 def _client_may_be_gone() -> contextlib.suppress:
-    """What uvicorn raises for a message to a stream that has been closed meanwhile."""
+    """What a server raises for a message to a stream that has been closed meanwhile."""
     return contextlib.suppress(OSError, RuntimeError)
 
 

@@ -1,8 +1,7 @@
-"""Running the app: uvicorn set up for many small pictures, here or in a process of its own."""
+"""Running the server: here, or in a process of its own."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import subprocess
@@ -14,16 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import uvicorn
-from starlette.types import ASGIApp
-
-from hybrid_detect.errors import BackendUnavailableError, ClosedError, HybridDetectError
+from hybrid_detect.errors import BackendUnavailableError, ClosedError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.connections import ConnectionLimits, http_protocol, websocket_protocol
-from hybrid_detect.server.tls import server_context
+from hybrid_detect.server.listening import GRACE_S, Server
 
-__all__ = ["TOKEN_VARIABLE", "ServerProcess", "serve", "uvicorn_config"]
+__all__ = ["TOKEN_VARIABLE", "ServerProcess", "serve"]
 
 TOKEN_VARIABLE = "HYBRID_DETECT_SERVER_TOKEN"  # noqa: S105 - a name, not a token
 """The environment, because arguments can be read by every user of the machine."""
@@ -31,48 +26,6 @@ TOKEN_VARIABLE = "HYBRID_DETECT_SERVER_TOKEN"  # noqa: S105 - a name, not a toke
 logger = logging.getLogger("hybrid_detect.server")
 
 LISTENING = "listening on "
-
-GRACE_S = 2
-"""Seconds for pictures under way when the server is stopped."""
-
-
-class _Server(uvicorn.Server):
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
-        if self.should_exit:
-            return
-        host, port = self.servers[0].sockets[0].getsockname()[:2]
-        host = f"[{host}]" if ":" in host else host
-        scheme = "https" if self.config.is_ssl else "http"
-        print(f"{LISTENING}{scheme}://{host}:{port}", flush=True)  # noqa: T201 - whoever started it reads it
-
-
-def uvicorn_config(app: ASGIApp, config: ServerConfig) -> uvicorn.Config:
-    """How uvicorn runs `app` under the limits of `config`.
-
-    Raises:
-        ConfigurationError: If a file of the TLS configuration cannot be used.
-    """
-    limits = ConnectionLimits(
-        connections=config.max_connections, connections_per_peer=config.max_connections_per_peer
-    )
-    context = server_context(config.tls) if config.tls is not None else None
-    return uvicorn.Config(
-        app,
-        host=config.host,
-        port=config.port,
-        http=http_protocol(limits),
-        # Pictures do not shrink: deflate would make a message 24 to 44 times as expensive.
-        ws=websocket_protocol(limits),
-        ws_per_message_deflate=False,
-        ws_max_size=config.max_body_bytes,
-        ssl_context_factory=(lambda *_: context) if context is not None else None,
-        timeout_graceful_shutdown=GRACE_S,
-        log_level="warning",
-        server_header=False,
-        # X-Forwarded-For is whatever the client wrote, and limits are counted by address.
-        proxy_headers=False,
-    )
 
 
 def serve(config: ServerConfig) -> bool:
@@ -86,16 +39,18 @@ def serve(config: ServerConfig) -> bool:
         MissingExtraError: If MediaPipe, or what verifies tokens, is not installed.
         ConfigurationError: If a file of keys or certificates cannot be used.
     """
-    app = create_app(config)
     if config.tls is None and not config.is_local:
         logger.warning("without TLS here, end it in front: credentials are sent in the clear")
-    server = _Server(uvicorn_config(app, config))
-    with contextlib.suppress(SystemExit):  # how uvicorn says, after its log, that it cannot start
-        server.run()
-    error: HybridDetectError | None = getattr(app.state, "startup_error", None)
-    if error is not None:
-        raise error
-    return bool(server.started)
+
+    def tell(address: str) -> None:
+        print(LISTENING + address, flush=True)  # noqa: T201 - for the program that started this one
+
+    try:
+        Server(create_app(config), config).run(tell)
+    except OSError as error:
+        logger.error("%s:%d cannot be listened on: %s", config.host, config.port, error)
+        return False
+    return True
 
 
 class ServerProcess:

@@ -30,7 +30,6 @@ def server_context(config: TlsConfig) -> ssl.SSLContext:
     Raises:
         ConfigurationError: If a file cannot be used.
     """
-    # Python's own choice of ciphers; uvicorn would choose more of them.
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: older ones must not be used
     try:

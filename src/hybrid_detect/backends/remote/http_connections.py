@@ -23,7 +23,7 @@ from hybrid_detect.backends.remote.dialling import Dialler, connection_error
 __all__ = ["HttpConnections"]
 
 KEEPALIVE_EXPIRY_S = 4.0
-"""Idle connections are dropped before uvicorn drops them (``timeout_keep_alive``, 5 s), so that
+"""Idle connections are dropped before the server drops them (after 5 s), so that
 a frame does not meet a connection that is just being closed."""
 
 MAX_CONNECTIONS = 4

@@ -1,0 +1,197 @@
+"""Which pictures a detector is given, in which order: those that can be answered in time.
+
+A server that lets every picture wait answers none in time once it is overloaded. So a picture is
+let in only if it, and everything that is promised a turn already, is expected to end before its
+deadline; the rest is refused at once, while its client can still do something else. Among those
+that wait, the one with the least time left is next.
+
+How long a look takes is measured, not configured: a smoothed mean and deviation of the looks that
+ended well (the estimator of RFC 6298, 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import heapq
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+__all__ = ["Admission", "OverloadedError", "ServiceTime", "StoppingError", "TooLateError"]
+
+PATIENCE_S = 10.0
+"""Seconds for a picture whose client names no deadline."""
+
+REPLY_SHARE = 0.05
+"""Of a deadline, what is kept for the answer to get back. The server cannot know that time: its
+client measures the deadline on its own clock."""
+
+MEAN_GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4
+"""Of RFC 6298, 2: how much one look moves the estimate, and how many deviations make it safe."""
+
+
+class OverloadedError(Exception):
+    """It could not be looked at in time, or too many pictures are waiting already."""
+
+
+class TooLateError(Exception):
+    """The answer would be of no use any more: its deadline passed, or its client has gone."""
+
+
+class StoppingError(Exception):
+    """The server is being stopped."""
+
+
+class ServiceTime:
+    """What a look takes: a mean, and a bound that few looks exceed."""
+
+    def __init__(self) -> None:
+        self.mean_s = 0.0
+        """0 as long as nothing is known, which lets everything in."""
+        self._deviation_s = 0.0
+        self._is_known = False
+
+    @property
+    def safe_s(self) -> float:
+        """A bound that few looks exceed."""
+        return self.mean_s + DEVIATIONS * self._deviation_s
+
+    def observe(self, seconds: float) -> None:
+        """Take one look into account."""
+        if not self._is_known:
+            self._is_known = True
+            self.mean_s, self._deviation_s = seconds, seconds / 2
+            return
+        error_s = abs(seconds - self.mean_s)
+        self._deviation_s += DEVIATION_GAIN * (error_s - self._deviation_s)
+        self.mean_s += MEAN_GAIN * (seconds - self.mean_s)
+
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    ends_s: float
+    """When its answer must have left."""
+    turn: asyncio.Future[None]
+    began_s: float = 0.0
+
+
+class Admission:
+    """Places at the detectors, and the pictures that wait for one.
+
+    Args:
+        max_waiting: Pictures that may wait, whatever their deadlines.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, *, max_waiting: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._places = 0
+        self._running: set[_Look] = set()
+        self._waiting: list[_Look] = []  # the least time left first
+        self._is_closed = False
+        self.service = ServiceTime()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that wait."""
+        return len(self._waiting)
+
+    def open(self, places: int) -> None:
+        """Let pictures in, at most `places` at a time."""
+        self._places = places
+        self._fill()
+
+    def close(self) -> None:
+        """Refuse what waits, and what comes from now on. Looks under way go on."""
+        self._is_closed = True
+        waiting, self._waiting = self._waiting, []
+        for look in waiting:
+            if not look.turn.done():
+                look.turn.set_exception(StoppingError())
+
+    @contextlib.asynccontextmanager
+    async def place(
+        self,
+        deadline_s: float | None = None,
+        *,
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
+    ) -> AsyncIterator[float]:
+        """A place for one look; gives the seconds that were waited for it.
+
+        What ends without an exception is measured; what fails says nothing about a look's time.
+
+        Args:
+            deadline_s: Seconds from now after which the answer is of no use; `None` if unknown.
+            is_abandoned: Asked at the turn, because a look for a client that has gone would only
+                delay the others.
+
+        Raises:
+            OverloadedError: If it would not be its turn in time, or would make another one late.
+            TooLateError: If its time ran out while it waited after all, or its client went.
+            StoppingError: If the server is being stopped.
+        """
+        came_s = self._clock()
+        patience_s = PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE)
+        look = _Look(came_s + patience_s, asyncio.get_running_loop().create_future())
+        self._admit(look)
+        try:
+            await look.turn
+            if is_abandoned is not None and await is_abandoned():
+                raise TooLateError
+            yield look.began_s - came_s
+            self.service.observe(self._clock() - look.began_s)
+        finally:
+            if look in self._waiting:
+                self._waiting.remove(look)
+            self._running.discard(look)
+            self._fill()
+
+    def _admit(self, look: _Look) -> None:
+        if self._is_closed:
+            raise StoppingError
+        if self._clock() >= look.ends_s:
+            raise TooLateError
+        if not self._waiting and len(self._running) < self._places:
+            # A free detector is used, even if the estimate says no: it could not recover else.
+            self._begin(look)
+            return
+        if len(self._waiting) >= self._max_waiting:
+            raise OverloadedError
+        bisect.insort(self._waiting, look, key=lambda each: each.ends_s)
+        if self._places and not self._can_all_end():
+            self._waiting.remove(look)
+            raise OverloadedError
+
+    def _can_all_end(self) -> bool:
+        """Whether each that waits is expected to end in time, in their order."""
+        now_s = self._clock()
+        mean_s = self.service.mean_s
+        margin_s = self.service.safe_s - mean_s
+        ends = [max(look.began_s + mean_s, now_s) for look in self._running]
+        ends += [now_s] * (self._places - len(ends))
+        heapq.heapify(ends)
+        for look in self._waiting:
+            end_s = ends[0] + mean_s
+            if end_s + margin_s > look.ends_s:
+                return False
+            heapq.heapreplace(ends, end_s)
+        return True
+
+    def _fill(self) -> None:
+        """Give free places to those that wait and can still end in time."""
+        while self._waiting and len(self._running) < self._places:
+            look = self._waiting.pop(0)
+            if look.turn.done():  # cancelled
+                continue
+            if self._clock() + self.service.safe_s > look.ends_s:
+                look.turn.set_exception(TooLateError())
+            else:
+                self._begin(look)
+
+    def _begin(self, look: _Look) -> None:
+        look.began_s = self._clock()
+        self._running.add(look)
+        look.turn.set_result(None)

@@ -1,0 +1,308 @@
+"""A connection that carries HTTP/1.1: one request at a time, each under limits.
+
+Requests may be pipelined. While one is being answered, at most `MAX_HELD_BYTES` and one read of
+the socket are kept of what comes behind it, as bytes; then reading stops. So a connection holds,
+beside a head of 64 KiB and 64 KiB of a body that the app has not taken yet, about 320 KiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import cast
+
+from starlette.types import Scope
+
+from hybrid_detect.exchange.wire import ErrorReply
+from hybrid_detect.server.connections import (
+    IS_GONE,
+    MAX_HELD_BYTES,
+    STOPPING,
+    Context,
+    Timer,
+    has_hung_up,
+    peer_addresses,
+)
+from hybrid_detect.server.http1 import BadRequestError, ChunkedBody, HeadParser, RequestHead
+from hybrid_detect.server.http_exchange import HttpExchange
+from hybrid_detect.server.replies import error_reply, json_answer
+from hybrid_detect.server.websocket_connection import WebSocketConnection
+
+__all__ = ["HttpConnection"]
+
+LINGER_S = 1.0
+"""Seconds that a connection is read on, and what comes is dropped, after its last answer. Closing
+at once, while bytes are on their way here, would reset it and may cost the peer the answer
+(RFC 9112, 9.6)."""
+
+TOO_SLOW = error_reply(0, 408, "too_slow", "the request did not come in time")
+TOO_MANY = error_reply(0, 503, "overloaded", "too many connections", 1.0)
+BODY_BEFORE_WEBSOCKET = error_reply(
+    0, 400, "bad_request", "a request that opens a WebSocket has no body"
+)
+
+
+class HttpConnection(asyncio.Protocol):
+    """Reads requests from a socket and lets the app answer them in turn."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._limits = context.limits
+        self._patience = Timer()  # for what the peer sends
+        self._unsent = Timer()  # for what it should take
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._head = HeadParser()
+        self._exchange: HttpExchange | None = None
+        self._body: ChunkedBody | int | None = None
+        """What is still to come of the body: chunks, or so many bytes; `None` if it is complete."""
+        self._held = bytearray()
+        self._is_reading = True
+        self._is_idle = False
+        """Whether the next byte begins a request that has a limit of its own."""
+        self._is_ending = False
+
+    # -- what asyncio calls ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count the connection, and refuse it if there is no room."""
+        # A cast, because uvloop's are transports in all but their base class.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        self._addresses = peer_addresses(transport)
+        if not self._context.connections.add(self, self._addresses["peer"]):
+            # Not lingered for: that would hold what there is no room for.
+            transport.write(json_answer(TOO_MANY))
+            self._close()
+            return
+        self._patience.start(self._limits.head_s, self._time_out)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything; a request under way learns that its peer has gone."""
+        self._patience.stop()
+        self._unsent.stop()
+        self._context.connections.discard(self)
+        self._held.clear()
+        self._writable.set()
+        if self._exchange is not None:
+            self._exchange.hang_up()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, or hold what belongs to a later request."""
+        if self._is_ending:
+            return
+        if self._held or (self._exchange is not None and self._body is None):
+            self._held += data
+            self._control_reading()
+        else:
+            self._read(data)
+
+    def pause_writing(self) -> None:
+        """Wait for the peer to take what was written, for a time."""
+        self._writable.clear()
+        self._unsent.start(self._limits.answer_s, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        self._unsent.stop()
+        self._writable.set()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def _read(self, data: bytes) -> None:
+        try:
+            while data and not self._is_ending:
+                if self._exchange is None:
+                    data = self._read_head(data)
+                elif self._body is not None:
+                    data = self._read_body(self._exchange, self._body, data)
+                else:
+                    self._held += data
+                    break
+        except BadRequestError as error:
+            self._refuse(error_reply(0, error.status, error.code, str(error)))
+        self._control_reading()
+
+    def _read_head(self, data: bytes) -> bytes:
+        if self._is_idle:
+            self._is_idle = False
+            self._patience.start(self._limits.head_s, self._time_out)
+        head, rest = self._head.feed(data)
+        if head is None:
+            return b""
+        self._head = HeadParser()
+        if head.opens_websocket:
+            self._upgrade(head, rest)
+            return b""
+        self._body = ChunkedBody() if head.body_bytes is None else head.body_bytes or None
+        self._exchange = HttpExchange(head, self._scope(head), self)
+        if self._body is None:
+            self._patience.stop()
+            self._exchange.end_body()
+        else:
+            self._patience.start(self._limits.body_s, self._time_out)
+        self._context.run(self._exchange.run(self._context.app))
+        return rest
+
+    def _read_body(self, exchange: HttpExchange, body: ChunkedBody | int, data: bytes) -> bytes:
+        if isinstance(body, ChunkedBody):
+            for part in body.feed(data):
+                exchange.feed(part)
+            rest = b""
+            is_complete = body.is_complete
+            exchange.closes = exchange.closes or body.has_more
+        else:
+            part, rest = data[:body], data[body:]
+            exchange.feed(part)
+            self._body = body - len(part)
+            is_complete = not self._body
+        if is_complete:
+            self._body = None
+            self._patience.stop()
+            exchange.end_body()
+            if exchange.is_answered:
+                self._next()
+        return rest
+
+    def _scope(self, head: RequestHead) -> Scope:
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": head.http_version,
+            "server": self._addresses["server"],
+            "client": self._addresses["client"],
+            "scheme": "https" if self._addresses["is_tls"] else "http",
+            "method": head.method,
+            "root_path": "",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": {},
+            IS_GONE: self._is_gone,
+        }
+
+    def _upgrade(self, head: RequestHead, rest: bytes) -> None:
+        if head.body_bytes != 0:
+            self._refuse(BODY_BEFORE_WEBSOCKET)
+            return
+        self._is_ending = True  # for this protocol
+        self._patience.stop()
+        self._unsent.stop()
+        successor = WebSocketConnection(self._context, self._transport, head, self._addresses)
+        self._context.connections.replace(self, successor)
+        self._transport.set_protocol(successor)
+        successor.open(rest)
+
+    def _control_reading(self) -> None:
+        """Read while there is room for what comes."""
+        is_full = self._exchange is not None and self._exchange.is_full
+        wanted = self._is_ending or (len(self._held) < MAX_HELD_BYTES and not is_full)
+        if wanted == self._is_reading or self._transport.is_closing():
+            return
+        self._is_reading = wanted
+        if wanted:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _is_gone(self) -> bool:
+        return has_hung_up(self._transport)
+
+    # -- answering ---------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport; dropped once the connection ends."""
+        if not (self._is_ending or self._transport.is_closing()):
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the peer takes what was written."""
+        await self._writable.wait()
+
+    def changed(self) -> None:
+        """The app has taken a piece of the body, or has answered."""
+        exchange = self._exchange
+        if exchange is not None and exchange.is_answered and not self._is_ending:
+            if exchange.closes or self._context.is_stopping:
+                self._end()
+            elif self._body is None:
+                self._next()
+        self._control_reading()
+
+    def _next(self) -> None:
+        """Turn to the next request, of which a part may have come."""
+        exchange, self._exchange = self._exchange, None
+        if (exchange is not None and exchange.closes) or self._context.is_stopping:
+            self._end()
+            return
+        self._is_idle = True
+        self._patience.start(self._limits.keep_alive_s, self._close)
+        if self._held:
+            # Not from here: a thousand requests in a row would be as many calls deep.
+            asyncio.get_running_loop().call_soon(self._read_held)
+
+    def _read_held(self) -> None:
+        if not (self._is_ending or self._transport.is_closing()):
+            held, self._held = bytes(self._held), bytearray()
+            self._read(held)
+
+    # -- ending ------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Answer the request under way, take nothing more, and close."""
+        if self._is_ending:
+            return
+        if self._exchange is None:
+            if self._head.has_begun:
+                self._refuse(STOPPING)
+            else:
+                self._close()
+        elif self._exchange.is_answered:
+            self._end()
+
+    def give_up(self) -> None:
+        """Refuse what has not been answered by now, and close."""
+        self._refuse(STOPPING)
+        self._close()
+
+    def _time_out(self) -> None:
+        if self._exchange is None:
+            self._refuse(TOO_SLOW)
+        else:
+            self._transport.abort()  # it has its answer, or there was none in all this time
+
+    def _refuse(self, error: ErrorReply) -> None:
+        """Answer without the app, and close."""
+        if self._exchange is not None:
+            if self._exchange.is_started and not self._exchange.is_answered:
+                self._transport.abort()  # an answer amid another would be read as a part of it
+                return
+            was_answered = self._exchange.is_answered
+            self._exchange.hang_up()
+            if was_answered:
+                self._end()
+                return
+        self.write(json_answer(error))
+        self._end(lingers=True)
+
+    def _end(self, *, lingers: bool = False) -> None:
+        """Close once the peer has had time to read the last answer."""
+        if self._is_ending:
+            return
+        self._is_ending = True
+        lingers = lingers or self._body is not None or bool(self._held)
+        self._held.clear()
+        if not lingers:  # nothing is on its way here
+            self._close()
+            return
+        self._control_reading()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            with contextlib.suppress(OSError):  # the peer has reset the connection
+                self._transport.write_eof()
+        self._patience.start(LINGER_S, self._close)
+
+    def _close(self) -> None:
+        """Close, at the latest when the peer has had its time to take what was written."""
+        self._is_ending = True
+        self._unsent.start(self._limits.answer_s, self._transport.abort)
+        self._transport.close()

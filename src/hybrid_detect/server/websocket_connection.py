@@ -1,0 +1,397 @@
+"""A connection that carries a WebSocket: one message waits for the app, the rest in TCP.
+
+The frames are read by `websockets`' protocol without I/O (`ServerProtocol`), compression off:
+pictures do not shrink, and deflate would make a message 24 to 44 times as expensive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+from collections import deque
+from typing import Any
+
+from starlette.types import Message, Scope
+from websockets.exceptions import InvalidState
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from hybrid_detect.exchange.wire import ErrorReply
+from hybrid_detect.server.connections import (
+    IS_GONE,
+    MAX_HELD_BYTES,
+    STOPPING,
+    Context,
+    Timer,
+    has_hung_up,
+)
+from hybrid_detect.server.http1 import RequestHead, response_head
+from hybrid_detect.server.replies import BUG, error_reply, json_answer
+
+__all__ = ["MAX_FRAGMENTS", "WebSocketConnection"]
+
+logger = logging.getLogger("hybrid_detect.server")
+
+_quiet = logging.getLogger("hybrid_detect.server.websocket")
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False  # what strangers send is no news for a log
+
+MAX_FRAGMENTS = 1024
+"""Pieces of a WebSocket message: the largest in pieces of 4 KiB. Empty ones weigh nothing on the
+wire and much in memory."""
+
+MAX_FIELD_BYTES = 8000
+"""A header of the handshake itself; `websockets` reads lines of up to 8 KiB. Other headers, such
+as a token, may be as long as a head allows."""
+
+SLICE_BYTES = 16 * 1024
+"""Bytes that are parsed at a time, which as empty frames are 2,700 objects."""
+
+PING_EVERY_S = 20.0
+"""Also the time for a peer to answer: one that is gone without a word is noticed in 40 s."""
+
+CLOSE_S = 2.0
+"""For a peer to answer a close frame. Closing before could cost it the reason."""
+
+_HANDSHAKE_FIELDS = (
+    b"connection",
+    b"upgrade",
+    b"sec-websocket-key",
+    b"sec-websocket-version",
+    b"sec-websocket-protocol",
+)
+
+FIELD_TOO_LARGE = error_reply(0, 431, "too_large", "a header of the handshake is too large")
+FORBIDDEN = error_reply(0, 403, "refused", "there is no WebSocket for you here")
+
+
+class WebSocketConnection(asyncio.Protocol):
+    """Takes a connection over from HTTP once the head that asks for a WebSocket has been read."""
+
+    def __init__(
+        self,
+        context: Context,
+        transport: asyncio.Transport,
+        head: RequestHead,
+        addresses: dict[str, Any],
+    ) -> None:
+        self._context = context
+        self._limits = context.limits
+        self._transport = transport
+        self._head = head
+        self._addresses = addresses
+        self._frames = ServerProtocol(max_size=context.max_message_bytes, logger=_quiet)
+        self._patience = Timer()  # for what the peer sends
+        self._unsent = Timer()  # for what it should take
+        self._heartbeat = Timer()
+        self._ping: bytes | None = None  # until it is answered
+        self._pings = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._events: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._news = asyncio.Event()
+        self._accepted: Response | None = None  # until the app has agreed
+        self._denial: Message | None = None
+        self._is_open = False
+        self._is_ending = False
+        self._is_gone = False
+        self._is_reading = True
+        self._pieces: list[bytes] = []
+        self._half_bytes = 0  # received of a frame that is not complete
+        self._held = bytearray()
+
+    def open(self, rest: bytes) -> None:
+        """Check the handshake and run the app; `rest` came behind the head."""
+        self._held += rest
+        fields = [(n, v) for n, v in self._head.headers if n in _HANDSHAKE_FIELDS]
+        if any(len(value) > MAX_FIELD_BYTES for _, value in fields):
+            self._refuse(FIELD_TOO_LARGE)
+            return
+        # What the handshake is made of, and nothing else: it has no bounds to meet.
+        lines = [b"GET / HTTP/1.1", *(b"%b: %b" % field for field in fields), b"", b""]
+        self._frames.receive_data(b"\r\n".join(lines))
+        requests = [e for e in self._frames.events_received() if isinstance(e, Request)]
+        response = self._frames.accept(requests[0]) if requests else None
+        if response is None or response.status_code != 101:
+            status = 400 if response is None else response.status_code
+            self._refuse(error_reply(0, status, "bad_request", "that opens no WebSocket"))
+            return
+        self._accepted = response
+        self._patience.start(self._limits.head_s, self._transport.abort)
+        self._context.run(self._run())
+
+    # -- what asyncio calls ------------------------------------------------------------------
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything; the app learns that its peer has gone."""
+        for timer in (self._patience, self._unsent, self._heartbeat):
+            timer.stop()
+        self._context.connections.discard(self)
+        self._held.clear()
+        self._pieces.clear()
+        self._writable.set()
+        self._hang_up(1006)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, as far as the app follows."""
+        self._held += data
+        self._read()
+
+    def pause_writing(self) -> None:
+        """Wait for the peer to take what was written; until then its pings are not read either."""
+        self._writable.clear()
+        self._unsent.start(self._limits.answer_s, self._transport.abort)
+        self._control()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._unsent.stop()
+        self._writable.set()
+        self._read()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    @property
+    def _is_blocked(self) -> bool:
+        """Whether it is the app, or what the peer has not taken, that is waited for."""
+        return not self._is_ending and (
+            not self._is_open or bool(self._events) or not self._writable.is_set()
+        )
+
+    def _read(self) -> None:
+        while self._held and not self._is_blocked and not self._transport.is_closing():
+            piece = bytes(self._held[:SLICE_BYTES])
+            del self._held[:SLICE_BYTES]
+            self._parse(piece)
+        self._control()
+
+    def _parse(self, piece: bytes) -> None:
+        self._frames.receive_data(piece)
+        self._half_bytes += len(piece)
+        for event in self._frames.events_received():
+            if isinstance(event, Frame):
+                self._half_bytes -= _wire_bytes(event)
+                self._take(event)
+        self._flush()
+        if self._frames.state is not State.OPEN:
+            # The peer has closed, or broken the protocol; the frame that says so is on its way.
+            self._hang_up(1006)
+            if not self._is_ending or self._frames.close_expected():
+                self._close()
+
+    def _take(self, frame: Frame) -> None:
+        if frame.opcode is Opcode.PONG:
+            if bytes(frame.data) == self._ping:
+                self._ping = None
+        elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and not self._is_ending:
+            # No message of ours is text; as bytes it is answered like any other malformed one.
+            self._pieces.append(bytes(frame.data))
+            if frame.fin:
+                self._tell({"type": "websocket.receive", "bytes": b"".join(self._pieces)})
+                self._pieces = []
+            elif len(self._pieces) > MAX_FRAGMENTS:
+                self._fail()
+
+    def _control(self) -> None:
+        """Read while there is room, and give half a message its time while it is waited for."""
+        wanted = self._is_ending or (len(self._held) < MAX_HELD_BYTES and self._writable.is_set())
+        if wanted != self._is_reading and not self._transport.is_closing():
+            self._is_reading = wanted
+            if wanted:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+        if not self._is_open or self._is_ending:
+            return
+        if self._is_blocked or not (self._half_bytes or self._pieces):
+            self._patience.stop()
+        elif not self._patience.is_running:
+            self._patience.start(self._limits.message_s, self._fail)
+
+    def _tell(self, event: Message) -> None:
+        self._events.append(event)
+        self._news.set()
+
+    def _hang_up(self, code: int) -> None:
+        if not self._is_gone:
+            self._is_gone = True
+            self._tell({"type": "websocket.disconnect", "code": code})
+
+    def _has_gone(self) -> bool:
+        return self._is_gone or has_hung_up(self._transport)
+
+    # -- what the app calls ------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self._context.app(self._scope(), self._receive, self._send)
+        except asyncio.CancelledError:  # the server stops and does not wait any longer
+            self._end(1012, STOPPING)
+        except Exception:
+            logger.exception("a stream failed with a bug")
+            self._end(1011, BUG)
+        else:
+            self._end(1012 if self._context.is_stopping else 1000, FORBIDDEN)
+
+    def _scope(self) -> Scope:
+        head = self._head
+        offered = b",".join(head.values(b"sec-websocket-protocol")).decode("latin-1")
+        return {
+            "type": "websocket",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": head.http_version,
+            "scheme": "wss" if self._addresses["is_tls"] else "ws",
+            "server": self._addresses["server"],
+            "client": self._addresses["client"],
+            "root_path": "",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "subprotocols": [word.strip() for word in offered.split(",") if word.strip()],
+            "state": {},
+            "extensions": {"websocket.http.response": {}},
+            IS_GONE: self._has_gone,
+        }
+
+    async def _receive(self) -> Message:
+        while not self._events:
+            self._news.clear()
+            await self._news.wait()
+        event = self._events.popleft()
+        self._read()
+        return event
+
+    async def _send(self, message: Message) -> None:
+        await self._writable.wait()
+        kind = message["type"]
+        if self._is_gone or self._is_ending:
+            msg = "the WebSocket is closed"
+            raise OSError(msg)
+        if kind == "websocket.send" and self._is_open:
+            data = message.get("bytes")
+            try:
+                self._frames.send_binary(message["text"].encode() if data is None else data)
+            except InvalidState:
+                msg = "the WebSocket is being closed"
+                raise OSError(msg) from None
+            self._flush()
+        elif kind == "websocket.close":
+            self._end(message.get("code") or 1000, FORBIDDEN, message.get("reason") or "")
+        elif kind == "websocket.accept" and self._accepted is not None:
+            self._accept(self._accepted, message)
+        elif kind == "websocket.http.response.start" and self._accepted is not None:
+            self._denial = message
+        elif kind == "websocket.http.response.body" and self._denial is not None:
+            self._deny(self._denial, message)
+        else:
+            msg = f"expected the next message of a WebSocket, got {kind!r}"
+            raise RuntimeError(msg)
+
+    def _accept(self, response: Response, message: Message) -> None:
+        self._accepted = None
+        for name, value in message.get("headers") or ():
+            response.headers[name.decode("latin-1")] = value.decode("latin-1")
+        if message.get("subprotocol"):
+            response.headers["Sec-WebSocket-Protocol"] = message["subprotocol"]
+        self._frames.send_response(response)
+        self._flush()
+        self._is_open = True
+        self._patience.stop()
+        self._heartbeat.start(PING_EVERY_S, self._beat)
+        self._read()
+
+    def _deny(self, start: Message, message: Message) -> None:
+        if message.get("more_body"):
+            msg = "expected a refusal's body in one piece"
+            raise RuntimeError(msg)
+        body = message.get("body", b"")
+        names = {name.lower() for name, _ in start["headers"]}
+        length = [] if b"content-length" in names else [(b"content-length", b"%d" % len(body))]
+        self._answer(
+            response_head(start["status"], [*start["headers"], *length], close=True) + body
+        )
+
+    # -- ending ------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Let what has been received be answered, take nothing more, and close."""
+        if self._is_open and not self._is_ending:
+            while self._held and self._frames.state is State.OPEN:
+                piece = bytes(self._held[:SLICE_BYTES])
+                del self._held[:SLICE_BYTES]
+                self._parse(piece)
+            self._tell({"type": "websocket.disconnect", "code": 1012})
+        elif not self._is_ending:
+            self._refuse(STOPPING)
+
+    def give_up(self) -> None:
+        """Close, whether or not everything has been answered."""
+        self._end(1012, STOPPING)
+        self._close()
+
+    def _beat(self) -> None:
+        if self._ping is not None and not self._is_blocked:
+            # It may not take anything more either: closing would wait for it.
+            self._transport.abort()
+            return
+        if self._ping is None and self._writable.is_set():
+            self._pings += 1
+            self._ping = struct.pack("!I", self._pings)
+            self._frames.send_ping(self._ping)
+            self._flush()
+        self._heartbeat.start(PING_EVERY_S, self._beat)
+
+    def _fail(self) -> None:
+        """End what is too slow or in too many pieces: a policy was broken (RFC 6455, 7.4.1)."""
+        self._end(1008, FORBIDDEN, "too slow or in too many pieces")
+        self._hang_up(1008)
+
+    def _refuse(self, error: ErrorReply) -> None:
+        self._answer(json_answer(error))
+        self._hang_up(1006)
+
+    def _answer(self, answer: bytes) -> None:
+        """Answer in HTTP what opens no WebSocket."""
+        self._accepted = None
+        if not (self._is_ending or self._transport.is_closing()):
+            self._transport.write(answer)
+        self._close()
+
+    def _end(self, code: int, refusal: ErrorReply, reason: str = "") -> None:
+        """Say goodbye: with a close frame, or, before the WebSocket is open, with `refusal`."""
+        if self._is_ending or self._transport.is_closing():
+            return
+        if not self._is_open:
+            self._refuse(refusal)
+            return
+        self._is_ending = True
+        self._pieces = []
+        if self._frames.state is State.OPEN:
+            self._frames.send_close(code, reason)
+            self._flush()
+            self._heartbeat.stop()
+            self._patience.start(CLOSE_S, self._close)
+            self._read()  # the peer's own close frame ends the wait
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        """Close, at the latest when the peer has had its time to take what was written."""
+        self._is_ending = True
+        self._unsent.start(self._limits.answer_s, self._transport.abort)
+        self._transport.close()
+
+    def _flush(self) -> None:
+        data = b"".join(self._frames.data_to_send())
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+def _wire_bytes(frame: Frame) -> int:
+    """The length of a client's frame on the wire (RFC 6455, 5.2): head, mask and payload."""
+    size = len(frame.data)
+    return 2 + (0 if size < 126 else 2 if size < 65536 else 8) + 4 + size
