@@ -77,6 +77,32 @@ def test_a_clock_that_is_set_back_lets_nothing_in_twice() -> None:
         replays.admit(b"a", sealed_at_ms=ms(START_S), now_s=START_S)
 
 
+def test_a_guard_that_starts_over_believes_the_time_it_is_given() -> None:
+    replays = ReplayGuard(started_at_s=START_S + 3600)  # an hour ahead
+    ahead = START_S + 3600
+    replays.admit(b"by the wrong time", sealed_at_ms=ms(ahead), now_s=ahead)
+    with pytest.raises(StaleRequestError):
+        replays.admit(b"a", sealed_at_ms=ms(START_S), now_s=START_S)
+    replays.start_over(now_s=START_S)
+    replays.admit(b"a", sealed_at_ms=ms(START_S), now_s=START_S)
+    with pytest.raises(ReplayError):
+        replays.admit(b"a", sealed_at_ms=ms(START_S), now_s=START_S + 1)
+    with pytest.raises(StaleRequestError, match="before the server started"):
+        replays.admit(b"b", sealed_at_ms=ms(START_S) - 1, now_s=START_S)
+    with pytest.raises(ReplayError):
+        replays.admit(b"by the wrong time", sealed_at_ms=ms(ahead), now_s=ahead)
+
+
+def test_starting_over_after_a_small_step_forgets_nothing_of_the_window() -> None:
+    replays = guard()
+    replays.admit(b"a", sealed_at_ms=ms(START_S), now_s=START_S)
+    replays.start_over(now_s=START_S - 5)
+    for sealed_at_s in (START_S - 29, START_S - 6, START_S - 5):
+        replays.admit(str(sealed_at_s).encode(), sealed_at_ms=ms(sealed_at_s), now_s=START_S - 5)
+    with pytest.raises(ReplayError):
+        replays.admit(b"a", sealed_at_ms=ms(START_S), now_s=START_S - 5)
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 20), st.integers(-40_000, 40_000), st.integers(0, 20_000)),

@@ -188,6 +188,42 @@ def test_a_clock_far_off_is_told_so(
     assert (reply.status, reply.code) == (412, "stale")
 
 
+@pytest.mark.parametrize("ahead_s", [20.0, 3600.0, 1e6])
+def test_a_clock_that_is_put_right_locks_no_client_out(
+    path: Path, client: Sealer, clock: FakeClock, ahead_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    steady = FakeClock(0)
+    clock.now_s += ahead_s
+    sealing = Sealing(path, clock=clock, steady_clock=steady)
+    steady.now_s += 10
+    clock.now_s += 10 - ahead_s
+    sealed = client.seal(message())
+    assert sealing.receive(sealed.data).message == message()
+    assert refusal(sealing, sealed.data).code == "replayed"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the clock was set back by {ahead_s:.0f} s: sealed requests start over"
+    ]
+    for clock_s in (0.5, 1.0):  # and goes on as before
+        clock.now_s += clock_s
+        steady.now_s += clock_s
+        sealing.receive(client.seal(message()).data)
+    assert len(caplog.records) == 1
+
+
+def test_a_clock_that_is_set_forward_or_slewed_starts_nothing_over(
+    path: Path, client: Sealer, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    steady = FakeClock(0)
+    sealing = Sealing(path, clock=clock, steady_clock=steady)
+    early = client.seal(message())
+    for clock_s, steady_s in ((3600, 1), (10, 10.9), (10, 10.9)):
+        clock.now_s += clock_s
+        steady.now_s += steady_s
+        sealing.receive(client.seal(message()).data)
+        assert refusal(sealing, early.data).code == "stale"
+    assert caplog.records == []
+
+
 def test_a_wrong_key_is_told_so(sealing: Sealing, clock: FakeClock) -> None:
     stranger = Sealer(key().public, clock=clock)
     reply = refusal(sealing, stranger.seal(message()).data)

@@ -1,4 +1,4 @@
-"""Which sealed requests a server has seen: none is answered twice, none late."""
+"""Which sealed requests a server has seen: it answers none twice, and none late."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["ReplayGuard"]
 
 WINDOW_S = 30.0
 """A frame lives for a second and clocks kept by NTP agree to less; the rest is for phones whose
-clock is some seconds off. Longer would only mean more nonces to remember."""
+clock is some seconds off. A longer window only means more nonces to remember."""
 
 MAX_NONCES = 100_000
 """A thousand pictures a second for the 60 s in which one could come again; 20 MB at most."""
@@ -45,6 +45,15 @@ class ReplayGuard:
 
     def __len__(self) -> int:
         return len(self._nonces)
+
+    def start_over(self, *, now_s: float) -> None:
+        """Begin anew at `now_s`, because the clock was set back to it.
+
+        Otherwise everything sealed by the right time would be refused until the wrong one has
+        come. As at the start, what was sealed before `now_s` is refused, because it may have been
+        answered. The nonces that are remembered stay so.
+        """
+        self._floor_ms = min(self._floor_ms, int(now_s * 1000))
 
     def admit(self, nonce: bytes, *, sealed_at_ms: int, now_s: float) -> None:
         """Let an authentic request pass, once.

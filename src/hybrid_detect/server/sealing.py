@@ -23,6 +23,7 @@ from hybrid_detect.exchange.keys import PublicKey
 from hybrid_detect.exchange.replays import ReplayGuard
 from hybrid_detect.exchange.sealing import OpenedRequest, open_request, seal_reply
 from hybrid_detect.exchange.wire import ErrorReply, peek_request_id
+from hybrid_detect.storage.private_files import remove_leftovers
 
 __all__ = ["Received", "SealRefusedError", "Sealing"]
 
@@ -30,6 +31,10 @@ logger = logging.getLogger("hybrid_detect.server")
 
 RELOAD_S = 5.0
 """How soon a rotation is noticed: at once for people, and a `stat` in 5 s costs nothing."""
+
+STEP_S = 1.0
+"""A clock set back by more than this is noticed. NTP daemons step a clock that is off by more than
+0.128 s (ntpd) or about a second (chrony), and slew it below, which moves both clocks alike."""
 
 
 class SealRefusedError(Exception):
@@ -69,6 +74,7 @@ class Sealing:
         keys_path: The key file; `None` opens nothing.
         require: Whether to refuse what is not sealed.
         clock: Seconds since 1970.
+        steady_clock: Seconds that are never set: tells when `clock` was set back.
 
     Raises:
         ConfigurationError: If the key file cannot be used.
@@ -80,15 +86,19 @@ class Sealing:
         *,
         require: bool = False,
         clock: Callable[[], float] = time.time,
+        steady_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = keys_path
         self._require = require
         self._clock = clock
+        self._steady_clock = steady_clock
+        self._offset_s = clock() - steady_clock()
         self._replays = ReplayGuard(started_at_s=clock())
         self._ring: KeyRing | None = None
         self._stamp: tuple[int, int, int] | None = None
         self._looked_at_s = clock()
         if keys_path is not None:
+            remove_leftovers(keys_path.parent)
             self._stamp = _stamp(keys_path)
             self._ring = read_key_file(keys_path)
 
@@ -123,9 +133,8 @@ class Sealing:
             ring = self._current()
             keys = {} if ring is None else ring.accepted(self._now())
             request = open_request(data, keys)
-            self._replays.admit(
-                request.nonce, sealed_at_ms=request.sealed_at_ms, now_s=self._clock()
-            )
+            now_s = self._noticed_time()
+            self._replays.admit(request.nonce, sealed_at_ms=request.sealed_at_ms, now_s=now_s)
         except UnknownKeyError as error:
             raise _refused(number, 421, "unknown_key", str(error)) from None
         except StaleRequestError as error:
@@ -152,6 +161,17 @@ class Sealing:
     def _published(self) -> tuple[PublicKey, ...]:
         ring = self._current()
         return () if ring is None else ring.published(self._now())
+
+    def _noticed_time(self) -> float:
+        """The clock's time; if it was set back, what was sealed by the wrong time is forgotten."""
+        now_s = self._clock()
+        offset_s = now_s - self._steady_clock()
+        if offset_s < self._offset_s - STEP_S:
+            back_s = self._offset_s - offset_s
+            logger.warning("the clock was set back by %.0f s: sealed requests start over", back_s)
+            self._replays.start_over(now_s=now_s)
+        self._offset_s = offset_s
+        return now_s
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
