@@ -82,7 +82,15 @@ class Backend(ABC):
     """Which kind of backend it is."""
 
     host: str = ""
-    """Name or address of the host it sends frames to; empty for the service's own endpoint."""
+    """The host it sends the next frame to, name or address; empty for the service's endpoint."""
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host that a frame may go to: a frame that may not go to one of them is not sent."""
+        return (self.host,)
+
+    measures_link: ClassVar[bool] = False
+    """Whether it measures what the link to its host carries."""
 
     check_deadline_s: ClassVar[float] = 3.0
     """Seconds a check may take before it counts as failed: three round trips over the slowest

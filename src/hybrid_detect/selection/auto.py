@@ -68,9 +68,10 @@ class AutoPolicy:
         if conditions.spent >= 1.0 and device:
             return self._without_link(_without_spending(conditions))
         remote = remotes[0] if remotes else None
-        if remote is None or conditions.link is None:
+        link = conditions.link_to(remote.kind) if remote else None
+        if link is None:
             return self._without_link(conditions)
-        return self._weighed(conditions, conditions.link, remotes, device)
+        return self._weighed(conditions, link, remotes, device)
 
     def _without_link(self, conditions: Conditions) -> Plan:
         """The first way in time: there is one way only, or nothing is known of the link."""

@@ -72,6 +72,8 @@ class BackendConditions:
     """Seconds until it can begin with a frame."""
     accuracy: float = 1.0
     """What an answer of it is worth, full quality supposed: 1.0 is the best way's."""
+    link: LinkConditions | None = None
+    """The path to its host; `None` for the device, and where `Conditions.link` is the only one."""
     cost: float = 0.0
     """What a frame costs there besides bytes (energy, money), in answers: 0.03 means that
     33 frames cost as much as one perfect answer is worth."""
@@ -87,7 +89,8 @@ class Conditions:
     deadline_s: float
     """Seconds this frame has; a later answer is worth nothing."""
     link: LinkConditions | None = None
-    """The path to the server; `None` without a remote way."""
+    """The path to the first remote backend that is usable, or to the first; `None` without one.
+    Backends on other hosts have links of their own: see `link_to`."""
     interval_s: float = math.inf
     """Seconds until the next frame of the same stream; infinite for a lone picture."""
     must_answer: bool = True
@@ -110,3 +113,8 @@ class Conditions:
     def backend(self, kind: BackendKind) -> BackendConditions | None:
         """The conditions of `kind`; `None` if the service does not have that way."""
         return next((backend for backend in self.backends if backend.kind is kind), None)
+
+    def link_to(self, kind: BackendKind | None) -> LinkConditions | None:
+        """The path to the host of `kind`: its own, or the one that all remote backends share."""
+        backend = None if kind is None else self.backend(kind)
+        return self.link if backend is None or backend.link is None else backend.link

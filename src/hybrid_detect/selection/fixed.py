@@ -31,7 +31,8 @@ class FixedPolicy:
         """The plan for a frame under `conditions`."""
         kind = BackendKind(self.backend)
         backend = conditions.backend(kind)
-        under_way = conditions.link.in_flight if conditions.link else 0
+        link = conditions.link_to(kind)
+        under_way = link.in_flight if link else 0
         is_full = kind is not BackendKind.DEVICE and under_way >= self.max_in_flight
         skip = is_full and not conditions.must_answer
         if backend is None or not backend.usable:

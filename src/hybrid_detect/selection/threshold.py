@@ -48,7 +48,7 @@ class ThresholdPolicy:
         usable = {backend.kind for backend in conditions.backends if backend.usable}
         remote = next((kind for kind in _REMOTE if kind in usable), None)
         device = BackendKind.DEVICE if BackendKind.DEVICE in usable else None
-        link = conditions.link
+        link = conditions.link_to(remote)
         if link is None or link.network is NetworkClass.OFFLINE:
             told = "no network" if link else "the network is not measured"
             return self._plan(conditions, device or remote, told)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
 
 from hybrid_detect.backends import create_backend
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.remote.link_meter import LinkMeter
+from hybrid_detect.backends.remote.link_meter import LinkMeters
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.config import ServiceConfig, detection_mode
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.selection.policy import ORDERS
+from hybrid_detect.service.backend_group import BackendGroup, grouped
 from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend
 from hybrid_detect.types import BackendKind, DetectionMode
 
@@ -31,7 +33,7 @@ class BackendSet:
         on_change: Called when a backend becomes usable or unusable; `None` if no hook asks.
 
     Raises:
-        ConfigurationError: If no backend can work as configured, or two are of one kind.
+        ConfigurationError: If no backend can work as configured.
     """
 
     def __init__(
@@ -46,21 +48,14 @@ class BackendSet:
         self.missing: dict[BackendKind, str] = {}
         """Why the other kinds of the mode are not there."""
         backends = self._create(config, privacy) if given is None else list(given)
-        self.by_kind = {
-            backend.kind: ManagedBackend(backend, clock=clock, on_change=on_change)
-            for backend in backends
-        }
-        """The backends."""
-        if len(self.by_kind) < len(backends):
-            kinds = [backend.kind.value for backend in backends]
-            msg = f"backends: expected one of each kind, got {kinds}"
-            raise ConfigurationError(msg)
-        remote = [backend for backend in backends if isinstance(backend, RemoteBackend)]
-        self.meter = LinkMeter(clock=clock) if remote else None
-        """Knows the link to the server; `None` without a remote backend."""
-        if self.meter is not None:
-            for backend in remote:  # the backends of one server share what is known of its link
-                backend.meter = self.meter
+        self.by_kind = grouped(backends, clock=clock, on_change=on_change)
+        """The backends; those of one kind are a group that stands in for each other."""
+        host = urlsplit(config.endpoint).hostname if config.endpoint else None
+        self.meters = LinkMeters(host or "", clock=clock)
+        """Know the links to the hosts of the remote backends."""
+        for backend in backends:  # those of one host share what is known of its link
+            if isinstance(backend, RemoteBackend):
+                backend.meters = self.meters
 
     def _create(self, config: ServiceConfig, privacy: PrivacyPolicy) -> list[Backend]:
         made = []
@@ -112,7 +107,7 @@ class BackendSet:
         """Wait until each has either become ready or failed to for the first time."""
         await asyncio.gather(*(backend.checked.wait() for backend in self.by_kind.values()))
 
-    def starting(self) -> list[ManagedBackend]:
+    def starting(self) -> list[ManagedBackend | BackendGroup]:
         """Those whose first check is still under way."""
         return [backend for backend in self.by_kind.values() if not backend.checked.is_set()]
 
@@ -142,7 +137,8 @@ class BackendSet:
             )
             for kind, reason in self.missing.items()
         )
-        return (*(backend.status() for backend in self.by_kind.values()), *missing)
+        present = (status for backend in self.by_kind.values() for status in backend.statuses())
+        return (*present, *missing)
 
     async def aclose(self) -> None:
         """Stop all of them."""

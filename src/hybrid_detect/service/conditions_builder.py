@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from hybrid_detect.backends.remote.link_meter import LinkMeter
+from hybrid_detect.backends.remote.link_meter import LinkMeters
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
 from hybrid_detect.selection.network import NetworkClassifier
+from hybrid_detect.service.backend_group import BackendGroup
 from hybrid_detect.service.managed_backend import ManagedBackend
 from hybrid_detect.system.power import PowerProbe
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
@@ -52,7 +53,7 @@ class ConditionsBuilder:
         config: What the user knows and no probe can see: prices, caps, a metered network.
         backends: The backends by kind.
         missing: Why the other kinds are missing.
-        meter: Knows the link to the server; `None` without a remote backend.
+        meters: Know the links to the hosts of the remote backends.
         privacy: What may leave the device.
         consent: The consents that `privacy` may ask for.
         clock: Monotonic time in seconds.
@@ -61,10 +62,10 @@ class ConditionsBuilder:
     def __init__(
         self,
         config: ServiceConfig,
-        backends: Mapping[BackendKind, ManagedBackend],
+        backends: Mapping[BackendKind, ManagedBackend | BackendGroup],
         missing: Mapping[BackendKind, str],
         *,
-        meter: LinkMeter | None,
+        meters: LinkMeters,
         privacy: PrivacyPolicy,
         consent: ConsentLedger | None,
         clock: Callable[[], float],
@@ -72,12 +73,12 @@ class ConditionsBuilder:
         self._config = config
         self._backends = backends
         self._missing = missing
-        self._meter = meter
+        self._meters = meters
         self._privacy = privacy
         self._consent = consent
         self._clock = clock
         self._host = urlsplit(config.endpoint).hostname if config.endpoint else None
-        self._network = NetworkClassifier()
+        self._networks: dict[str, NetworkClassifier] = {}
         self._power = PowerProbe()
         self._previous: BackendKind | None = None
         self._spent = 0.0
@@ -89,22 +90,22 @@ class ConditionsBuilder:
             BackendConditions(kind=kind, usable=False, unavailable_reason=why)
             for kind, why in self._missing.items()
         )
+        backends = tuple(
+            self._backend_conditions(backend, context.privacy, now_s)
+            for backend in self._backends.values()
+        )
         return Conditions(
             now_s=now_s,
-            backends=tuple(
-                self._backend_conditions(backend, context.privacy)
-                for backend in self._backends.values()
-            )
-            + missing,
+            backends=backends + missing,
             deadline_s=context.ends_s - now_s,
-            link=self._link(now_s),
+            link=_first_link(backends),
             interval_s=context.interval_s,
             must_answer=context.must_answer,
             age_s=0.0
             if context.captured_at_s is None
             else max(time.monotonic() - context.captured_at_s, 0.0),
             frame_side_px=context.side_px,
-            frame_bytes=self._meter.frame_bytes if self._meter else None,
+            frame_bytes=self._meters.frame_bytes,
             previous=self._previous,
             metered=self._config.metered,
             spent=self._spent / self._config.spend_cap if self._config.spend_cap else 0.0,
@@ -112,13 +113,15 @@ class ConditionsBuilder:
         )
 
     def _backend_conditions(
-        self, backend: ManagedBackend, privacy: FramePrivacy
+        self, backend: ManagedBackend | BackendGroup, privacy: FramePrivacy, now_s: float
     ) -> BackendConditions:
         known = backend.conditions()
         if backend.kind is BackendKind.DEVICE:
             return replace(
                 known, accuracy=self._config.device_accuracy, cost=self._config.device_cost
             )
+        if backend.measures_link:
+            known = replace(known, link=self._link(backend.host, now_s))
         unavailable_reason = self.denied_reason(backend.kind, privacy)
         return (
             replace(known, usable=False, unavailable_reason=unavailable_reason)
@@ -129,9 +132,7 @@ class ConditionsBuilder:
     def denied_reason(self, kind: BackendKind, privacy: FramePrivacy) -> str:
         """Why a frame may not be given to `kind` now; empty if it may."""
         source = self._config.session_id
-        # A backend that the app brings need not use the configured endpoint.
         backend = self._backends.get(kind)
-        host = (backend.host if backend else "") or self._host or "localhost"
         record = (
             self._consent.current(
                 source, scope=self._privacy.consent_scope, version=self._privacy.consent_version
@@ -139,21 +140,27 @@ class ConditionsBuilder:
             if self._consent is not None and source
             else None
         )
-        return self._privacy.denied_reason(
-            kind,
-            host=host,
-            now=datetime.now(UTC),
-            privacy=privacy,
-            source=source,
-            consent=record,
-        )
+        now = datetime.now(UTC)
+        # A backend that the app brings need not use the configured endpoint.
+        for host in backend.hosts if backend else ("",):
+            reason = self._privacy.denied_reason(
+                kind,
+                host=host or self._host or "localhost",
+                now=now,
+                privacy=privacy,
+                source=source,
+                consent=record,
+            )
+            if reason:
+                return reason
+        return ""
 
-    def _link(self, now_s: float) -> LinkConditions | None:
-        if self._meter is None:
-            return None
-        link = self._meter.link.conditions(now_s=now_s)
-        is_measured = self._meter.link.is_measured
-        network = self._network.classify(
+    def _link(self, host: str, now_s: float) -> LinkConditions:
+        estimator = self._meters.of(host).link
+        link = estimator.conditions(now_s=now_s)
+        is_measured = estimator.is_measured
+        classifier = self._networks.setdefault(host, NetworkClassifier())
+        network = classifier.classify(
             now_s=now_s,
             rtt_s=link.rtt_s if is_measured else None,
             bits_per_s=link.bits_per_s if is_measured else None,
@@ -168,6 +175,13 @@ class ConditionsBuilder:
             self._previous = chosen
         if result.backend not in {None, BackendKind.DEVICE}:
             self._spent += self._config.price_per_frame
+
+
+def _first_link(backends: Iterable[BackendConditions]) -> LinkConditions | None:
+    """The link of the first remote backend that is usable, or of the first."""
+    remote = [backend for backend in backends if backend.link is not None]
+    usable = [backend for backend in remote if backend.usable]
+    return next((backend.link for backend in usable or remote), None)
 
 
 def frame_privacy(value: str) -> FramePrivacy:

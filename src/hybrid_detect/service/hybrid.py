@@ -57,7 +57,8 @@ class HybridDetectionService:
         mode: Which backends may be used, and in which order.
         session_id: Your own name for this run of the app.
         config: Everything else; the arguments above win over its fields.
-        backends: The backends to use instead of those that the configuration asks for.
+        backends: The backends to use instead of those that the configuration asks for. Several of
+            one kind stand in for each other: the fastest that works gets the frame.
         policy: Decides instead of the mode's own.
         privacy: What may leave the device; by default every frame may go to the endpoint.
         consent: The consents that `privacy` asks for, of the subject named by `session_id`.
@@ -107,7 +108,7 @@ class HybridDetectionService:
             self.config,
             self._backends.by_kind,
             self._backends.missing,
-            meter=self._backends.meter,
+            meters=self._backends.meters,
             privacy=privacy,
             consent=consent,
             clock=clock,
@@ -338,7 +339,7 @@ class HybridDetectionService:
             backends=self._backends.status(),
             frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
             hedges=replace(self._executor.hedges),
-            traffic=Traffic.of(self._backends.meter),
+            traffic=Traffic.of(self._backends.meters),
         )
 
     async def __aenter__(self) -> Self:

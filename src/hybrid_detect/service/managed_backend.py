@@ -55,6 +55,8 @@ class BackendStatus:
     """Frames it answered."""
     failed: int
     """Frames it was given and could not answer."""
+    host: str = ""
+    """The host that the next frame would go to; empty for the device, and where it is unknown."""
 
 
 class ManagedBackend:
@@ -77,7 +79,6 @@ class ManagedBackend:
         on_change: Callable[[BackendEvent], None] | None = None,
     ) -> None:
         self.kind = backend.kind
-        self.host = backend.host
         self.checked = asyncio.Event()
         """Set once the first check has ended, either way."""
         self._backend = backend
@@ -96,6 +97,21 @@ class ManagedBackend:
         self._asked_to_wait_until_s = -math.inf
         self._answered = 0
         self._failed = 0
+
+    @property
+    def host(self) -> str:
+        """The host that the next frame would go to."""
+        return self._backend.host
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Every host that a frame may go to."""
+        return self._backend.hosts
+
+    @property
+    def measures_link(self) -> bool:
+        """Whether it measures what the link to its host carries."""
+        return self._backend.measures_link
 
     async def start(self) -> None:
         """Start the backend and the watch over it."""
@@ -149,11 +165,16 @@ class ManagedBackend:
         first_s = max(usual_s - (self._clock() - min(self._running.values())), 0.0)
         return first_s + usual_s * (len(self._running) - 1)
 
+    def statuses(self) -> tuple[BackendStatus, ...]:
+        """The status of this backend, alone."""
+        return (self.status(),)
+
     def status(self) -> BackendStatus:
         """How the backend stands now, for a person."""
         now = self.conditions()
         return BackendStatus(
             kind=self.kind,
+            host=self.host,
             usable=now.usable,
             unavailable_reason=now.unavailable_reason,
             breaker=self._breaker.state.value,

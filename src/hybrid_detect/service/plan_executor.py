@@ -23,6 +23,7 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.escalation import why_unsure
 from hybrid_detect.selection.hedging import HedgeBudget
+from hybrid_detect.service.backend_group import BackendGroup
 from hybrid_detect.service.execution import Execution, RunningAttempt
 from hybrid_detect.service.managed_backend import ManagedBackend
 from hybrid_detect.types import BackendKind, Plan
@@ -58,7 +59,7 @@ class PlanExecutor:
 
     def __init__(
         self,
-        backends: Mapping[BackendKind, ManagedBackend],
+        backends: Mapping[BackendKind, ManagedBackend | BackendGroup],
         missing: Mapping[BackendKind, str],
         *,
         clock: Callable[[], float],
@@ -124,7 +125,7 @@ class PlanExecutor:
 
     def _checked(
         self, kind: BackendKind, execution: Execution, *, reserve_s: float
-    ) -> tuple[ManagedBackend, Plan, Frame]:
+    ) -> tuple[ManagedBackend | BackendGroup, Plan, Frame]:
         """What to ask `kind`, if it may be asked now."""
         backend = self._backends.get(kind)
         if backend is None:  # the policy asked for a kind that is missing

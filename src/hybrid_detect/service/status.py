@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from hybrid_detect.backends.remote.link_meter import LinkMeter
+from hybrid_detect.backends.remote.link_meter import LinkMeters
 from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.service.plan_executor import HedgeCounts
 from hybrid_detect.types import DetectionMode, Plan
@@ -27,15 +27,13 @@ class Traffic:
     """Pings sent for the same purpose, of about 60 bytes each."""
 
     @classmethod
-    def of(cls, meter: LinkMeter | None) -> Self:
-        """What `meter` has counted; nothing without one."""
-        if meter is None:
-            return cls()
+    def of(cls, meters: LinkMeters) -> Self:
+        """What `meters` have counted together."""
         return cls(
-            sent_bytes=meter.link.bytes_sent,
-            wasted_bytes=meter.wasted_bytes,
-            probe_bytes=meter.link.bytes_probing,
-            pings=meter.link.pings,
+            sent_bytes=sum(meter.link.bytes_sent for meter in meters),
+            wasted_bytes=sum(meter.wasted_bytes for meter in meters),
+            probe_bytes=sum(meter.link.bytes_probing for meter in meters),
+            pings=sum(meter.link.pings for meter in meters),
         )
 
 

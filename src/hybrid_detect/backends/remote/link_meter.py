@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.link import LinkEstimator
 
-__all__ = ["LinkMeter", "Upload"]
+__all__ = ["LinkMeter", "LinkMeters", "Upload"]
 
 _numbers = itertools.count()
 
@@ -86,13 +86,7 @@ class LinkMeter:
         self.link = link or LinkEstimator()
         self.clock = clock
         self.wasted_bytes = 0
-        """Bytes of the uploads whose answers nobody waited for to the end."""
-        self.frame_bytes: float | None = None
-        """What the last frame would have weighed at full size and quality 80."""
-
-    def record_size(self, size_bytes: int, *, quality: int, scale: float) -> None:
-        """A picture came to `size_bytes` at a `quality` and a `scale`: the next will be alike."""
-        self.frame_bytes = size_bytes / size_share(quality, scale)
+        """Bytes of the uploads that were given up before their answers had come."""
 
     def upload(
         self, size_bytes: int, *, probe: bool = False, gate: UploadGate | None = None
@@ -105,3 +99,36 @@ class LinkMeter:
             gate: Asked right before it is handed over.
         """
         return Upload(self, size_bytes, probe=probe, gate=gate)
+
+
+class LinkMeters:
+    """One `LinkMeter` for each host; the backends of a service share them.
+
+    Args:
+        default_host: The host of backends that name none.
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(
+        self, default_host: str = "", *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._default_host = default_host
+        self._clock = clock
+        self._meters: dict[str, LinkMeter] = {}
+        self.frame_bytes: float | None = None
+        """What the last frame would have weighed at full size and quality 80."""
+
+    def of(self, host: str) -> LinkMeter:
+        """The meter of the link to `host`; it begins with nothing known."""
+        host = host or self._default_host
+        meter = self._meters.get(host)
+        if meter is None:
+            meter = self._meters[host] = LinkMeter(clock=self._clock)
+        return meter
+
+    def __iter__(self) -> Iterator[LinkMeter]:
+        return iter(self._meters.values())
+
+    def record_size(self, size_bytes: int, *, quality: int, scale: float) -> None:
+        """A picture came to `size_bytes` at a `quality` and a `scale`: the next will be alike."""
+        self.frame_bytes = size_bytes / size_share(quality, scale)

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
-from hybrid_detect.backends.remote.link_meter import LinkMeter, Upload
+from hybrid_detect.backends.remote.link_meter import LinkMeter, LinkMeters, Upload
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.retries import RetryBudget, retry
 from hybrid_detect.backends.remote.targets import Target
@@ -70,7 +70,7 @@ class RemoteBackend(Backend):
         compressor: What makes the JPEG.
         encryption: The server's key. With it, nothing but sealed pictures is ever sent: if one
             cannot be sealed, that is an `EncryptionError`, and the next backend's turn.
-        meter: Learns from its uploads what the link carries; backends of one server share it.
+        meters: Learn from its uploads what the links carry; the backends of a service share them.
 
     Raises:
         ConfigurationError: If a value is out of range, so that every frame would be refused, or if
@@ -85,7 +85,7 @@ class RemoteBackend(Backend):
         session_id: str | None = None,
         compressor: ImageCompressionService | None = None,
         encryption: TrustedKey | None = None,
-        meter: LinkMeter | None = None,
+        meters: LinkMeters | None = None,
     ) -> None:
         if not 0 <= min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
@@ -106,13 +106,20 @@ class RemoteBackend(Backend):
         self._session_id = session_id
         self._compressor = compressor or ImageCompressionService()
         self._encryption = encryption
-        self.meter = meter or LinkMeter()
+        self.meters = meters or LinkMeters()
         self._budget = RetryBudget()
         # One encoding thread: with four, Pillow peaked at 50 MB instead of 16
         # (docs/explanation/performance.md).
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix=f"hybrid-detect-{self.kind.value}")
         self._closed = False
         self._has_answered = False
+
+    @property
+    def meter(self) -> LinkMeter:
+        """What is known of the link to the host of the next frame."""
+        return self.meters.of(self.host)
+
+    measures_link = True
 
     answers_late: ClassVar[bool] = False
     """Whether a request that is given up goes on over the link all the same."""
@@ -158,7 +165,7 @@ class RemoteBackend(Backend):
                     self._encoder, self._compress, frame, plan
                 )
                 if picture.encodes:
-                    self.meter.record_size(
+                    self.meters.record_size(
                         len(picture.data), quality=picture.quality, scale=1 / picture.scale_x
                     )
                 sent_s = time.monotonic()
@@ -264,12 +271,13 @@ class RemoteBackend(Backend):
 
             request, seal = sealed(request, sealer)
         request = await target.addressed(request, now_s=time.time())
-        upload = self.meter.upload(len(request.body), probe=probe, gate=gate)
+        meter = self.meters.of(target.host)
+        upload = meter.upload(len(request.body), probe=probe, gate=gate)
         try:
             response = await self.exchange(
                 request, deadline_s=ends_s - time.monotonic(), upload=upload
             )
-            arrived_s = self.meter.clock()
+            arrived_s = meter.clock()
             if sealer and seal:
                 response = opened(response, sealer, seal)
             (reply,) = target.protocol.decode(response, (picture,))
