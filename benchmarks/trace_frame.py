@@ -25,6 +25,7 @@ from hybrid_detect import CloudDetectionService, HybridDetectionService
 from hybrid_detect.exchange.wire import CONTENT_TYPE, ResultReply, encode_reply
 
 OWN = str(Path(hybrid_detect.__file__).parent)
+HEALTH = b'{"status": "ok", "model": "stub", "version": "0"}'
 REPLY = encode_reply(ResultReply(request_id=0, width=640, height=480, detect_s=0.001))
 
 
@@ -69,7 +70,7 @@ class Stub(httpx.AsyncBaseTransport):
         self._trace.at_transport()
         await request.aread()
         if request.url.path.endswith("/health"):
-            return answer(b'{"status": "ok"}', "application/json")
+            return answer(HEALTH, "application/json")
         return answer(REPLY, CONTENT_TYPE)
 
 

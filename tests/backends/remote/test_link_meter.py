@@ -20,7 +20,8 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.types import DetectionResult, Plan
 
-from ...server.loopback import OneFace, served, until
+from ...server.loopback import OneFace, served
+from ...waiting import until
 
 pytestmark = pytest.mark.anyio
 
