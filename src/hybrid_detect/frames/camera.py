@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.camera_format import (
+    PLANE_COUNT,
+    CameraFormat,
+    as_camera_format,
+    extent_of,
+    planes_in_buffer,
+)
 from hybrid_detect.frames.plane import (
     Extent,
     Plane,
@@ -37,26 +43,6 @@ from hybrid_detect.frames.yuv import (
 
 __all__ = ["CameraFormat", "CameraImage", "Plane"]
 
-
-class CameraFormat(StrEnum):
-    """How luma (Y) and chroma (U = Cb, V = Cr) lie in memory."""
-
-    I420 = "i420"
-    """Three planes, Y, U, V; chroma at half the width and height."""
-    NV12 = "nv12"
-    """Two planes: Y, and U V pairs at half the width and height."""
-    NV21 = "nv21"
-    """Two planes: Y, and V U pairs at half the width and height. Android's preview format."""
-    YUYV = "yuyv"
-    """One plane of Y U Y V; chroma at half the width. Common from USB cameras (V4L2)."""
-
-
-_PLANE_COUNT = {
-    CameraFormat.I420: 3,
-    CameraFormat.NV12: 2,
-    CameraFormat.NV21: 2,
-    CameraFormat.YUYV: 1,
-}
 
 _CLOCKWISE = {
     90: Image.Transpose.ROTATE_270,  # Pillow counts its angles counter-clockwise.
@@ -84,25 +70,29 @@ class CameraImage:
     """Rows as stored, before `rotation`."""
     planes: tuple[Plane, ...]
     rotation: int = 0
-    """Clockwise degrees that make the picture upright: 0, 90, 180 or 270."""
+    """Clockwise degrees that make the picture upright: 0, 90, 180 or 270. FFmpeg, and so PyAV's
+    ``frame.rotation``, count the other way: pass ``-frame.rotation % 360``."""
     mirror: bool = False
     """Whether left and right are swapped, after the rotation: front cameras often need it."""
     full_range: bool = True
-    """Whether samples span 0 to 255 (Android); V4L2 cameras often send 16 to 235 instead."""
+    """Whether samples span 0 to 255 rather than 16 to 235. It is the source's setting, and nothing
+    in the samples tells it: `docs/explanation/compression.md` lists sources. Taken for full, a
+    limited picture is flat and grey; taken for limited, a full one loses its darkest and brightest
+    parts."""
     crop: tuple[int, int, int, int] | None = None
     """The part to show: left, top, width and height in pixels as stored, before `rotation`;
     `None` shows all. An odd left or top moves chroma by half a sample in `yuv` and `raster`."""
     _extents: tuple[Extent, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "format", _as_format(self.format))
+        object.__setattr__(self, "format", as_camera_format(self.format))
         for name in ("width", "height"):
             object.__setattr__(self, name, as_length(name, getattr(self, name)))
         if self.rotation not in (0, 90, 180, 270):
             raise InvalidFrameError(
                 expected="rotation of 0, 90, 180 or 270 degrees", actual=repr(self.rotation)
             )
-        count = _PLANE_COUNT[self.format]
+        count = PLANE_COUNT[self.format]
         if (
             not isinstance(self.planes, tuple | list)
             or len(self.planes) != count
@@ -117,7 +107,9 @@ class CameraImage:
         for index, plane in enumerate(self.planes):
             strides = (1, 2) if index else (1,)
             # Of a plane whose pixel stride is wrong, the extent says the name only.
-            extents.append(self._extent(index))
+            extents.append(
+                extent_of(self.format, index, (self.width, self.height), plane.pixel_stride)
+            )
             check_plane(plane, extents[-1], pixel_strides=strides)
         object.__setattr__(self, "_extents", tuple(extents))
         if self.crop is not None:
@@ -154,29 +146,14 @@ class CameraImage:
         Raises:
             InvalidFrameError: If a value is out of range or the buffer too short for it.
         """
-        layout = _as_format(format)
+        layout = as_camera_format(format)
         width, height = as_length("width", width), as_length("height", height)
-        columns, rows = half_up(width), half_up(height)
-        tight = 4 * columns if layout is CameraFormat.YUYV else width
-        stride = tight if row_stride is None else as_length("row_stride", row_stride)
-        flat = flat_bytes(data)
-        if layout is CameraFormat.YUYV:
-            planes = [Plane(flat, stride)]
-        elif layout is CameraFormat.I420:
-            luma, chroma = stride * height, half_up(stride)
-            planes = [
-                Plane(flat[:luma], stride),
-                Plane(flat[luma : luma + chroma * rows], chroma),
-                Plane(flat[luma + chroma * rows :], chroma),
-            ]
-        else:
-            luma, chroma = stride * height, 2 * columns if row_stride is None else stride
-            planes = [Plane(flat[:luma], stride), Plane(flat[luma:], chroma, 2)]
+        planes = planes_in_buffer(layout, flat_bytes(data), (width, height), row_stride=row_stride)
         return cls(
             format=layout,
             width=width,
             height=height,
-            planes=tuple(planes),
+            planes=planes,
             rotation=rotation,
             mirror=mirror,
             full_range=full_range,
@@ -248,19 +225,6 @@ class CameraImage:
             merged = merged.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         return merged
 
-    def _extent(self, index: int) -> Extent:
-        columns, rows = half_up(self.width), half_up(self.height)
-        if self.format is CameraFormat.YUYV:
-            return Extent("YUYV", self.height, 4 * columns)
-        if index == 0:
-            return Extent("Y", self.height, self.width)
-        if self.format is CameraFormat.I420:
-            used = (columns - 1) * self.planes[index].pixel_stride + 1
-            return Extent("YUV"[index], rows, used)
-        # Android's chroma buffers end with their own last sample, so one that is taken for
-        # the interleaved plane lacks the other component's. Source: libyuv-android issue 132.
-        return Extent("chroma", rows, 2 * columns, slack=1)
-
     def _rows(self, index: int) -> NDArray[np.uint8]:
         return rows_of(self.planes[index], self._extents[index])
 
@@ -310,16 +274,6 @@ class CameraImage:
         pairs = self._rows(1)[down, 2 * across.start : 2 * across.stop]
         u, v = split_pairs(pairs, scratch, "even", "odd")
         return (y, v, u) if self.format is CameraFormat.NV21 else (y, u, v)
-
-
-def _as_format(value: object) -> CameraFormat:
-    try:
-        return CameraFormat(value)  # type: ignore[arg-type]
-    except ValueError:
-        known = ", ".join(known.value for known in CameraFormat)
-        raise InvalidFrameError(
-            expected=f"a camera format ({known})", actual=repr(value)[:40]
-        ) from None
 
 
 def _describe_planes(planes: object) -> str:

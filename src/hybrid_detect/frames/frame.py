@@ -11,7 +11,6 @@ import math
 import os
 import time
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import IO, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.array_picture import ArrayPicture, PixelFormat, as_pixel_format
 from hybrid_detect.frames.banding import pixels_of
 from hybrid_detect.frames.camera import CameraImage
 from hybrid_detect.frames.decoding import EncodedPicture, PillowPicture, check_pixels
-from hybrid_detect.frames.raster import Interleaved, Planes, Raster, Scratch, dense_rows
+from hybrid_detect.frames.raster import Planes, Raster, Scratch
 from hybrid_detect.frames.reading import check_length, read_file, read_stream
-from hybrid_detect.frames.scaling import fitted_size, resized
 
 __all__ = ["MAX_PIXELS", "Frame", "ImageLike", "PixelFormat", "opens_at_once"]
 
@@ -41,37 +40,6 @@ AT_ONCE_ARRAY_BYTES = 8 * 1024 * 1024
 """An array of 1920x1080 has 6 MB, and a copy of it takes about 1 ms."""
 
 _frame_ids = itertools.count(1)
-
-
-class PixelFormat(StrEnum):
-    """The channels of an array, in memory order."""
-
-    RGB = "rgb"
-    BGR = "bgr"
-    """What OpenCV delivers."""
-    GRAY = "gray"
-    RGBA = "rgba"
-    """The fourth channel is not looked at: cameras and textures leave anything there."""
-    BGRA = "bgra"
-    """As `RGBA`."""
-
-
-_CHANNELS = {
-    PixelFormat.RGB: 3,
-    PixelFormat.BGR: 3,
-    PixelFormat.GRAY: 1,
-    PixelFormat.RGBA: 4,
-    PixelFormat.BGRA: 4,
-}
-
-_RAW_MODES = {
-    PixelFormat.RGB: "RGB",
-    PixelFormat.BGR: "BGR",
-    PixelFormat.GRAY: "L",
-    PixelFormat.RGBA: "RGBX",
-    PixelFormat.BGRA: "BGRX",
-}
-"""Pillow's names for the same channel orders. Source: Pillow, `Unpack.c`."""
 
 
 class _Source(Protocol):
@@ -169,7 +137,7 @@ class Frame:
         Raises:
             InvalidFrameError: If the picture turns out to be damaged.
         """
-        if isinstance(self._source, _ArrayPicture):
+        if isinstance(self._source, ArrayPicture):
             return self._source.rgb()
         if isinstance(self._source, EncodedPicture):
             return self._source.rgb(enough_px=enough_px)
@@ -221,7 +189,7 @@ class Frame:
     def has_planes(self) -> bool:
         """Whether `raster` gives planes of luma and chroma, or luma alone, rather than RGB."""
         source = self._source
-        if isinstance(source, _ArrayPicture):
+        if isinstance(source, ArrayPicture):
             return source.pixel_format is PixelFormat.GRAY
         return isinstance(source, _CameraPicture)
 
@@ -268,49 +236,6 @@ def opens_at_once(image: ImageLike) -> bool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _ArrayPicture:
-    """An array of the caller's, shape ``(height, width)`` or ``(height, width, channels)``."""
-
-    array: NDArray[np.uint8] = field(repr=False)
-    pixel_format: PixelFormat
-
-    @property
-    def width(self) -> int:
-        return int(self.array.shape[1])
-
-    @property
-    def height(self) -> int:
-        return int(self.array.shape[0])
-
-    @property
-    def kind(self) -> str:
-        return f"an array of {self.pixel_format.value}"
-
-    def rgb(self) -> NDArray[np.uint8]:
-        if self.pixel_format is PixelFormat.RGB:
-            return np.ascontiguousarray(self.array)
-        order = (2, 1, 0) if self.pixel_format in {PixelFormat.BGR, PixelFormat.BGRA} else (0, 1, 2)
-        copied = np.empty((self.height, self.width, 3), dtype=np.uint8)
-        for channel, position in enumerate(order):
-            grey = self.pixel_format is PixelFormat.GRAY
-            copied[:, :, channel] = self.array if grey else self.array[:, :, position]
-        return copied
-
-    def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster:
-        if self.pixel_format is PixelFormat.GRAY:
-            return Planes(dense_rows(self.array)).resized(size)
-        return Interleaved(self.array, _RAW_MODES[self.pixel_format]).resized(size)
-
-    def picture(self, *, max_side_px: int | None = None) -> Image.Image:
-        mode = "L" if self.pixel_format is PixelFormat.GRAY else "RGB"
-        size = (self.width, self.height)
-        packed = np.ascontiguousarray(self.array)
-        # Not frombuffer: it may read in place, and the picture would change with the array.
-        full = Image.frombytes(mode, size, packed, "raw", _RAW_MODES[self.pixel_format], 0, 1)
-        return resized(full, fitted_size(*size, max_side_px=max_side_px))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _CameraPicture:
     """Camera planes of the caller's."""
 
@@ -337,7 +262,7 @@ class _CameraPicture:
 
 def _source_of(image: Any, *, pixel_format: PixelFormat | str, max_pixels: int) -> _Source:
     if isinstance(image, np.ndarray):
-        source = _array_picture(image, _as_pixel_format(pixel_format))
+        source = ArrayPicture.of(image, as_pixel_format(pixel_format))
         check_pixels(source.width, source.height, max_pixels=max_pixels)
         return source
     if isinstance(image, Image.Image):
@@ -370,49 +295,6 @@ def _encoded(image: Any) -> bytes:
         "or a CameraImage",
         actual=type(image).__name__ + hint,
     )
-
-
-def _array_picture(array: NDArray[Any], pixel_format: PixelFormat) -> _ArrayPicture:
-    if array.dtype != np.uint8:
-        hint = ": scale it to 0 to 255 and cast it first"
-        if array.dtype.kind == "f":
-            hint = ": if it spans 0 to 1, multiply by 255 and cast with .astype(np.uint8)"
-        raise InvalidFrameError(expected="an array of uint8", actual=f"{array.dtype}{hint}")
-    channels = _CHANNELS[pixel_format]
-    shape = array.shape
-    if channels == 1 and len(shape) == 3 and shape[2] == 1:
-        return _ArrayPicture(array[:, :, 0], pixel_format)
-    if (channels == 1 and len(shape) == 2) or (len(shape) == 3 and shape[2] == channels != 1):
-        return _ArrayPicture(array, pixel_format)
-    wanted = "(height, width)" if channels == 1 else f"(height, width, {channels})"
-    raise InvalidFrameError(
-        expected=f"shape {wanted} for pixel_format={pixel_format.value!r}",
-        actual=f"{shape}{_shape_hint(shape)}",
-    )
-
-
-def _shape_hint(shape: tuple[int, ...]) -> str:
-    """What to pass instead, for a shape that could be a picture of another format."""
-    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
-        return ": pass pixel_format='gray' if it is grey"
-    if len(shape) == 3 and shape[2] in (3, 4):
-        names = "'rgb' or 'bgr'" if shape[2] == 3 else "'rgba' or 'bgra'"
-        return f": pass pixel_format={names}, whichever it is"
-    if len(shape) == 3 and shape[0] in (1, 3, 4):
-        return ": channels come last, try array.transpose(1, 2, 0)"
-    if len(shape) == 4:
-        return ": pass one picture at a time"
-    return ""
-
-
-def _as_pixel_format(value: PixelFormat | str) -> PixelFormat:
-    try:
-        return PixelFormat(value)
-    except ValueError:
-        known = ", ".join(known.value for known in PixelFormat)
-        raise InvalidFrameError(
-            expected=f"a pixel_format ({known})", actual=repr(value)[:40]
-        ) from None
 
 
 def _as_time(value: float) -> float:
