@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import mmap
+import platform
 import subprocess
 import sys
 
@@ -450,3 +451,28 @@ def test_asynchronous_calls_are_not_taken_for_done():
         MemoryBudget("2 MB", control=call),
     ):
         pytest.fail("there is nothing to compare with")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how glibc keeps freed memory")
+@pytest.mark.parametrize(("block_mb", "passes"), [(16, True), (48, False)])
+def test_working_memory_that_the_allocator_keeps_is_part_of_the_baseline(
+    block_mb: int, passes: bool
+) -> None:
+    """As docs/how-to/memory-budgets.md says, with sizes away from the limit of 32 MB."""
+    code = (
+        "from hybrid_detect.testing import MemoryBudget, MemoryBudgetError\n"
+        "try:\n"
+        "    report = MemoryBudget('2 MB', frames=30, warm_up=20).run(\n"
+        f"        lambda: len(b'x' * {block_mb}_000_000)\n"
+        "    )\n"
+        "    print('passes', report.baseline_bytes)\n"
+        "except MemoryBudgetError:\n"
+        "    print('fails')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True
+    )
+    verdict, *baseline = done.stdout.split()
+    assert (verdict == "passes") is passes
+    if passes:
+        assert int(baseline[0]) > block_mb * 1_000_000
