@@ -30,6 +30,18 @@ PARALLEL = ("-n", "logical", "--dist", "worksteal")
 """One pytest worker for each CPU. A worker that has finished takes over tests of a busy one."""
 
 
+FROZEN_APP = """\
+import numpy
+
+from hybrid_detect.sync import HybridDetectionService
+
+with HybridDetectionService(mode="on_device") as service:
+    result = service.process_image(numpy.zeros((480, 640, 3), numpy.uint8), deadline_s=30)
+assert result.answered, result.reason
+print("a frozen app detects on the device:", result.status)
+"""
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and common mistakes (ruff)."""
@@ -112,6 +124,17 @@ def benchmarks(session: nox.Session) -> None:
     session.install(".[all,test]")
     for script in sorted((ROOT / "benchmarks").glob("bench_*.py")):
         session.run("python", str(script), *session.posargs)
+
+
+@nox.session
+def frozen(session: nox.Session) -> None:
+    """Build an app with PyInstaller and run it: MediaPipe in a process of its own, in the bundle."""
+    session.install(".[device]", "pyinstaller>=6.10")
+    session.run("hybrid-detect", "models", "pull", "short_range")
+    with session.chdir(session.create_tmp()):
+        Path("app.py").write_text(FROZEN_APP, encoding="utf-8")
+        session.run("pyinstaller", "-y", "--log-level", "WARN", "app.py")
+        session.run("dist/app/app", external=True)
 
 
 @nox.session(venv_backend="none")

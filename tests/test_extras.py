@@ -42,3 +42,10 @@ def test_being_installed_is_found_out_without_importing(
     assert is_installed("untouched_module_xyz")
     assert "untouched_module_xyz" not in sys.modules
     assert not is_installed("no_such_module_xyz")
+
+
+def test_a_frozen_app_is_told_where_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``pip install`` on the user's machine would change nothing."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(MissingExtraError, match=r"not in this frozen app; where it is built: pip"):
+        require("no_such_module", extra="device", purpose="a test")

@@ -17,6 +17,7 @@ PACKAGE = Path(str(hybrid_detect.__file__)).parent
 DOES_IO = {
     "backends",
     "cli",
+    "integrations",
     "extras",  # asks the import system
     "monitoring",
     "server",

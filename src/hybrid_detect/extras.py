@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -31,6 +32,8 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
         return import_module(module)
     except ImportError as exc:
         missing = exc.name or module
-        msg = f"{purpose} needs {missing}, which is not installed: "
-        msg += f"pip install 'hybrid-detect[{extra}]'"
+        where = "not installed: "
+        if getattr(sys, "frozen", False):
+            where = "not in this frozen app; where it is built: "
+        msg = f"{purpose} needs {missing}, which is {where}pip install 'hybrid-detect[{extra}]'"
         raise MissingExtraError(msg, extra=extra) from exc

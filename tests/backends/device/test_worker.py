@@ -1010,3 +1010,21 @@ def test_mediapipe_never_comes_into_the_app(mode: str) -> None:
     heavy, seen = json.loads(python(script, quiet=False))
     assert heavy == []
     assert seen == ("device" if mode in {"on_device", "auto"} else None)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "can"),
+    [
+        ({}, True),
+        ({"executable": ""}, False),  # embedded in an app, as on phones
+        ({"frozen": True}, False),
+        ({"frozen": True, "hybrid_detect_worker": worker_process.FROZEN_ARGUMENT}, True),
+    ],
+)
+def test_a_frozen_app_starts_itself_only_where_it_knows_how_to_become_a_detector(
+    attributes: dict[str, Any], can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would start itself again and again otherwise. ``nox -s frozen`` builds a real one."""
+    for name, value in attributes.items():
+        monkeypatch.setattr(sys, name, value, raising=False)
+    assert worker_process.can_start_processes() is can

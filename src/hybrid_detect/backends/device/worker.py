@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from hybrid_detect.backends.device.face_detector import check_pixels
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker_messages import DETECT, FOUND, PING, READY, unpack_faces
-from hybrid_detect.backends.device.worker_process import WorkerProcess
+from hybrid_detect.backends.device.worker_process import WorkerProcess, can_start_processes
 from hybrid_detect.errors import BackendUnavailableError, ClosedError, ConfigurationError
 from hybrid_detect.system.memory_probe import process_private_bytes
 from hybrid_detect.types import BackendKind, Face
@@ -54,12 +53,14 @@ def require_child_processes() -> None:
     """Refuse where no Python child process can be started.
 
     Raises:
-        ConfigurationError: In a frozen app or an embedded interpreter, as on phones.
+        ConfigurationError: In an embedded interpreter, as on phones, and in a frozen app that was
+            built without this package's hooks.
     """
-    if getattr(sys, "frozen", False) or not sys.executable:
+    if not can_start_processes():
         msg = (
             "isolation: 'process' needs a Python interpreter to start, and this app has none "
-            "(it is frozen or embedded); pass isolation='none'"
+            "(it is embedded, or frozen without hybrid_detect's PyInstaller hooks); pass "
+            "isolation='none'"
         )
         raise ConfigurationError(msg)
 

@@ -22,7 +22,7 @@ from typing import IO, Any
 from hybrid_detect.backends.device.shared_slot import SharedSlot
 from hybrid_detect.backends.device.worker_messages import REPLY, REQUEST
 
-__all__ = ["WorkerProcess"]
+__all__ = ["BOOT", "FROZEN_ARGUMENT", "WorkerProcess", "can_start_processes"]
 
 START_LIMIT_S = 30.0
 """A start takes 0.2 s on a desktop and a few seconds on a Raspberry Pi with a cold disk."""
@@ -43,7 +43,10 @@ READ_BYTES = 4096
 MAX_NOISE_BYTES = 1 << 16
 """What a process may print before its first reply: a ``sitecustomize``, say, may print a line."""
 
-_BOOT = """
+FROZEN_ARGUMENT = "--hybrid-detect-worker"
+"""First argument of a frozen app that is started as a detector's process."""
+
+BOOT = """
 import json, signal, sys
 # Ctrl-C, and what a service manager sends to all, is for the app. It says when it has done with
 # this process, which ends with it in any case.
@@ -60,6 +63,25 @@ sys.path[:] = options["sys_path"]
 from hybrid_detect.backends.device.worker_child import main
 main(options)
 """
+
+
+def can_start_processes() -> bool:
+    """Whether a detector's process can be started from this program.
+
+    A frozen app has no interpreter: `sys.executable` is the app itself, which would run once more
+    and start a process in its turn. With the run-time hook of `integrations.pyinstaller` in it, it
+    becomes a detector's process before its own code runs.
+    """
+    if getattr(sys, "frozen", False):
+        return getattr(sys, "hybrid_detect_worker", None) == FROZEN_ARGUMENT
+    return bool(sys.executable)
+
+
+def _command(options: str) -> list[str]:
+    """What starts a detector's process."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, FROZEN_ARGUMENT, options]
+    return [sys.executable, "-P", "-c", BOOT, options]
 
 
 class WorkerProcess:
@@ -96,7 +118,7 @@ class WorkerProcess:
                 "memory_cap_bytes": memory_cap_bytes,
             }
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-P", "-c", _BOOT, json.dumps(options)],
+                _command(json.dumps(options)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # MediaPipe writes dozens of lines that say nothing to a user.

@@ -1,0 +1,1 @@
+"""Thin bridges to other people's frameworks and tools, each behind its own extra or entry point."""
