@@ -128,7 +128,7 @@ def benchmarks(session: nox.Session) -> None:
 
 @nox.session
 def frozen(session: nox.Session) -> None:
-    """Build an app with PyInstaller and run it: MediaPipe in a process of its own, in the bundle."""
+    """Build an app with PyInstaller and run it, MediaPipe in a process of its own."""
     session.install(".[device]", "pyinstaller>=6.10")
     session.run("hybrid-detect", "models", "pull", "short_range")
     with session.chdir(session.create_tmp()):
