@@ -1,0 +1,1 @@
+"""Code that a frozen app runs before its own."""
