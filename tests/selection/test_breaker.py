@@ -213,29 +213,6 @@ def test_the_first_check_of_all_leads_to_no_probation() -> None:
     assert not made.on_probation
 
 
-def test_without_a_cheaper_check_one_frame_is_the_check() -> None:
-    made = breaker(OPEN)
-    assert [made.admits(now_s=0.0) for _ in range(5)] == [True, False, False, False, False]
-    assert made.state is HALF_OPEN
-    made.on_success(now_s=0.1)
-    assert all(made.admits(now_s=0.1) for _ in range(5))
-
-
-def test_frames_wait_until_the_pause_is_over() -> None:
-    made = breaker(OPEN)
-    assert made.admits(now_s=0.0)
-    made.on_failure(now_s=0.1)
-    assert not made.admits(now_s=made.retry_at_s - 0.001)
-    assert made.admits(now_s=made.retry_at_s)
-
-
-def test_a_probation_frame_that_is_never_heard_of_makes_room_for_another() -> None:
-    made = breaker(OPEN)
-    assert made.admits(now_s=0.0)
-    assert not made.admits(now_s=CircuitBreaker.PROBATION_S - 0.1)
-    assert made.admits(now_s=CircuitBreaker.PROBATION_S)
-
-
 # -- pauses --------------------------------------------------------------------------------------
 
 

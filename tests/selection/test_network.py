@@ -13,14 +13,11 @@ RANK = {OFFLINE: 0, SLOW: 1, MODERATE: 2, GOOD: 3}
 
 rtts = st.one_of(st.none(), st.floats(min_value=0.0, max_value=3.0))
 rates = st.one_of(st.none(), st.floats(min_value=0.0, max_value=1e9))
-losses = st.floats(min_value=0.0, max_value=1.0)
 readings = st.fixed_dictionaries(
     {
         "rtt_s": rtts,
         "bits_per_s": rates,
-        "loss": losses,
         "silent_s": st.sampled_from([0.0, 1.0, OFFLINE_AFTER_S, 10.0]),
-        "is_up": st.sampled_from([None, True, False]),
     }
 )
 
@@ -31,7 +28,7 @@ def reading(rtt_ms: float, mbit: float, **more: object) -> dict[str, object]:
 
 IN = {
     UNKNOWN: {},
-    OFFLINE: {"is_up": False},
+    OFFLINE: {"silent_s": OFFLINE_AFTER_S},
     SLOW: reading(500, 0.1),
     MODERATE: reading(60, 3.2),
     GOOD: reading(10, 100),
@@ -63,16 +60,13 @@ def later(state: NetworkClass, given_reading: dict[str, object]) -> NetworkClass
         (reading(600, 0.04), SLOW),
         (reading(10, 0), SLOW),
         (reading(math.inf, 10), SLOW),
-        (reading(10, 100, loss=1.0), SLOW),
         ({"rtt_s": 0.01}, MODERATE),
         ({"rtt_s": 0.3}, SLOW),
         ({"bits_per_s": 100e6}, GOOD),
         ({"bits_per_s": 1e6}, SLOW),
         ({}, UNKNOWN),
-        ({"is_up": True}, UNKNOWN),
         ({"rtt_s": math.nan, "bits_per_s": math.nan}, UNKNOWN),
-        ({"is_up": False}, OFFLINE),
-        (reading(5, 1000, is_up=False), OFFLINE),
+        ({"silent_s": OFFLINE_AFTER_S}, OFFLINE),
         (reading(5, 1000, silent_s=OFFLINE_AFTER_S), OFFLINE),
         (reading(5, 1000, silent_s=OFFLINE_AFTER_S - 0.1), GOOD),
     ],
@@ -87,12 +81,6 @@ def test_a_class_is_kept_where_it_could_not_be_entered(mbit: float) -> None:
     assert later(MODERATE, reading(60, mbit)) is MODERATE
 
 
-def test_loss_costs_a_class() -> None:
-    assert later(MODERATE, reading(40, 13)) is GOOD
-    assert later(MODERATE, reading(40, 13, loss=0.05)) is MODERATE
-    assert later(MODERATE, reading(100, 13, loss=0.2)) is SLOW
-
-
 def test_it_can_fall_and_rise_by_more_than_one_class() -> None:
     assert later(GOOD, IN[SLOW]) is SLOW
     assert later(SLOW, IN[GOOD]) is GOOD
@@ -104,7 +92,7 @@ def test_no_news_is_no_change() -> None:
 
 
 def test_back_from_offline_nothing_is_known_before_it_is_measured() -> None:
-    assert later(OFFLINE, {"is_up": True}) is UNKNOWN
+    assert later(OFFLINE, {}) is UNKNOWN
     assert later(OFFLINE, IN[GOOD]) is GOOD
 
 
@@ -121,7 +109,7 @@ def test_a_better_reading_never_gives_a_worse_class(
     state: NetworkClass, one: dict, other: dict
 ) -> None:
     worse, better = {}, {}
-    for name, best in (("rtt_s", min), ("bits_per_s", max), ("loss", min), ("silent_s", min)):
+    for name, best in (("rtt_s", min), ("bits_per_s", max), ("silent_s", min)):
         pair = one[name], other[name]
         # Not measured is between the two: neither better nor worse.
         better[name] = one[name] if None in pair else best(pair)
@@ -146,7 +134,7 @@ def test_offline_takes_evidence_and_a_class_takes_a_measurement(of_readings: lis
     for number, given_reading in enumerate(of_readings):
         before = made.network
         after = made.classify(now_s=number * DWELL_S, **given_reading)
-        is_off = given_reading["is_up"] is False or given_reading["silent_s"] >= OFFLINE_AFTER_S
+        is_off = given_reading["silent_s"] >= OFFLINE_AFTER_S
         assert (after is OFFLINE) is is_off
         if after in (SLOW, MODERATE, GOOD) and after is not before:
             assert (given_reading["rtt_s"], given_reading["bits_per_s"]) != (None, None)
@@ -154,7 +142,6 @@ def test_offline_takes_evidence_and_a_class_takes_a_measurement(of_readings: lis
             assert given_reading["bits_per_s"] is not None
 
 
-@given(st.floats(), st.floats(), st.floats(), st.floats())
-def test_no_number_makes_it_raise(rtt_s: float, rate: float, loss: float, silent_s: float) -> None:
-    made = NetworkClassifier()
-    made.classify(now_s=0.0, rtt_s=rtt_s, bits_per_s=rate, loss=loss, silent_s=silent_s)
+@given(st.floats(), st.floats(), st.floats())
+def test_no_number_makes_it_raise(rtt_s: float, rate: float, silent_s: float) -> None:
+    NetworkClassifier().classify(now_s=0.0, rtt_s=rtt_s, bits_per_s=rate, silent_s=silent_s)

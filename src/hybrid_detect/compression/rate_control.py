@@ -106,10 +106,6 @@ class RateController:
     def __init__(self) -> None:
         self._memory: _Memory | None = None
 
-    def reset(self) -> None:
-        """Forget the past: the next picture is taken for the first."""
-        self._memory = None
-
     def compress(
         self,
         subject: Subject,

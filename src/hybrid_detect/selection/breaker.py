@@ -88,9 +88,6 @@ class CircuitBreaker:
     REFUSED_PAUSE_S = 30.0
     """A wrong key or address does not cure itself; asking often only fills the server's log."""
 
-    PROBATION_S = 3.0
-    """A probation frame of which nothing was heard for so long makes room for another one."""
-
     def __init__(self, *, uniform: Callable[[float, float], float] = random.uniform) -> None:
         self._uniform = uniform
         self._failures = 0
@@ -109,21 +106,6 @@ class CircuitBreaker:
     def begin_check(self) -> None:
         """A check is under way."""
         self.state = BreakerState.HALF_OPEN
-
-    def admits(self, *, now_s: float) -> bool:
-        """Whether a frame may be given to the way at `now_s`.
-
-        For ways without a cheaper check than a frame: once the pause is over, one frame is let
-        through as the check, and no other until its end was reported or `PROBATION_S` passed. Who
-        checks otherwise looks at `state` and calls `begin_check`.
-        """
-        if self.state is BreakerState.CLOSED:
-            return True
-        if now_s < self.retry_at_s:
-            return False
-        self.begin_check()
-        self.retry_at_s = now_s + self.PROBATION_S
-        return True
 
     def on_success(self, *, now_s: float | None = None, slow: bool = False) -> None:
         """A check or a frame succeeded.

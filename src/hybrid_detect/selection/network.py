@@ -1,6 +1,6 @@
-"""The network in a word: what a frame needs, held against what the link gives.
+"""The network's class: what a frame needs, compared with what the link carries.
 
-The classes are meant for people, logs and simple rules; a policy that can count takes the numbers.
+The classes are meant for people, logs and simple rules; a policy that computes takes the numbers.
 Pure: time comes in from outside.
 """
 
@@ -23,7 +23,7 @@ GOOD_BYTES = 80 * 1024
 """A frame at full quality: the budget of a compressed 1280x720 picture."""
 
 MODERATE_BYTES = 18_000
-"""A frame with all given up that may be: 640x360 at quality 50. Source: as `SERVER_S`."""
+"""A frame at the lowest rung, 640x360 at quality 50. Source: as `SERVER_S`."""
 
 ENTER_SHARE = 0.7
 """A better class has to be deserved: its frame crosses in this share of the time there is."""
@@ -32,20 +32,17 @@ LEAVE_SHARE = 0.9
 """A class is kept as long as its frame crosses in this share of the time there is. Source of both
 shares: the players' factors before they go up (0.7) and down (0.9), in dash.js and hls.js."""
 
-PACKET_BYTES = 1400
-"""Of a frame in one packet, below the 1500 bytes of Ethernet with all headers."""
-
 ASSUMED_RTT_S = 0.06
 ASSUMED_BITS_PER_S = 3e6
 """In place of what was not measured: between the 2.7 Mbit/s that Chromium assumes for WiFi and the
 4 to 5 Mbit/s of LTE and 5G while driving. It makes nothing `GOOD` that was not measured."""
 
 OFFLINE_AFTER_S = 3.0
-"""Silence for so long, though something was asked, is no slow network any more. Source: what
-Chromium's quality estimator takes for a hanging request."""
+"""A request that is unanswered for so long means that there is no network, not that it is slow.
+Source: the time after which Chromium's quality estimator takes a request for hanging."""
 
 DWELL_S = 2.0
-"""A class holds for so long at least, so that whoever acts on it can finish what it began."""
+"""A class holds for so long at least, so that a caller that acts on it can finish its action."""
 
 _BY_RANK = (NetworkClass.SLOW, NetworkClass.MODERATE, NetworkClass.GOOD)
 _NEEDS = ((NetworkClass.GOOD, GOOD_BYTES), (NetworkClass.MODERATE, MODERATE_BYTES))
@@ -55,9 +52,9 @@ class NetworkClassifier:
     """Puts readings of the network into a class, and does not change its mind too often.
 
     ``GOOD``: a frame of 80 KB reaches the server and its answer is back within 200 ms, with a
-    margin. ``MODERATE``: one of 18 KB is. ``SLOW``: whatever else answers. ``OFFLINE``: the link
-    is known to be down, or nothing came back for `OFFLINE_AFTER_S`. ``UNKNOWN``: nothing has been
-    measured yet, or not since the network came back.
+    margin. ``MODERATE``: one of 18 KB does. ``SLOW``: neither does, but the link answers.
+    ``OFFLINE``: nothing came back for `OFFLINE_AFTER_S`. ``UNKNOWN``: nothing has been measured
+    yet, or not since the network came back.
 
     With a round trip of 60 ms, it takes 12.6 Mbit/s to become ``GOOD`` and 7.8 to stay so; 2.8 to
     become ``MODERATE`` and 1.7 to stay so.
@@ -74,9 +71,7 @@ class NetworkClassifier:
         now_s: float,
         rtt_s: float | None = None,
         bits_per_s: float | None = None,
-        loss: float = 0.0,
         silent_s: float = 0.0,
-        is_up: bool | None = None,
     ) -> NetworkClass:
         """Take in a reading and give the class. Never raises.
 
@@ -84,25 +79,18 @@ class NetworkClassifier:
             now_s: Monotonic time in seconds.
             rtt_s: Round trip of a small message in seconds; `None` if not measured.
             bits_per_s: What the uplink carries, in bits per second; `None` if not measured.
-            loss: Share of packets (or pings) that are lost, 0 to 1.
             silent_s: Seconds for which something was asked and nothing came back.
-            is_up: Whether the platform says that there is a network; `None` if it does not say.
         """
-        wanted = self._wanted(rtt_s, bits_per_s, loss, silent_s, is_up)
+        wanted = self._wanted(rtt_s, bits_per_s, silent_s)
         if wanted is not self.network and now_s - self._changed_s >= DWELL_S:
             self.network = wanted
             self._changed_s = now_s
         return self.network
 
     def _wanted(
-        self,
-        rtt_s: float | None,
-        bits_per_s: float | None,
-        loss: float,
-        silent_s: float,
-        is_up: bool | None,
+        self, rtt_s: float | None, bits_per_s: float | None, silent_s: float
     ) -> NetworkClass:
-        if is_up is False or silent_s >= OFFLINE_AFTER_S:
+        if silent_s >= OFFLINE_AFTER_S:
             return NetworkClass.OFFLINE
         rtt_s, bits_per_s = _measured(rtt_s), _measured(bits_per_s)
         if rtt_s is None and bits_per_s is None:
@@ -112,7 +100,7 @@ class NetworkClassifier:
         bits_per_s = ASSUMED_BITS_PER_S if bits_per_s is None else bits_per_s
         for network, size_bytes in _NEEDS:
             share = LEAVE_SHARE if self._is_at_least(network) else ENTER_SHARE
-            if _crossing_s(size_bytes, rtt_s, bits_per_s, loss) <= share * (DEADLINE_S - SERVER_S):
+            if _crossing_s(size_bytes, rtt_s, bits_per_s) <= share * (DEADLINE_S - SERVER_S):
                 return network
         return NetworkClass.SLOW
 
@@ -120,18 +108,9 @@ class NetworkClassifier:
         return self.network in _BY_RANK[_BY_RANK.index(network) :]
 
 
-def _crossing_s(size_bytes: int, rtt_s: float, bits_per_s: float, loss: float) -> float:
-    """Seconds for a frame there and its answer back, but for the server's time.
-
-    Lost packets are sent again, so that more has to cross; and whether it is one or many, a frame
-    that loses any waits for about a round trip more (fast retransmit, RFC 5681).
-    """
-    loss = min(_measured(loss) or 0.0, 1.0)
-    arriving = 0.0 if loss == 1.0 else bits_per_s * (1.0 - loss)
-    if arriving <= 0.0:
-        return math.inf
-    loses_any = 1.0 - (1.0 - loss) ** math.ceil(size_bytes / PACKET_BYTES)
-    return rtt_s * (1.0 + loses_any) + 8 * size_bytes / arriving
+def _crossing_s(size_bytes: int, rtt_s: float, bits_per_s: float) -> float:
+    """Seconds for a frame there and its answer back, but for the server's time."""
+    return rtt_s + 8 * size_bytes / bits_per_s if bits_per_s > 0.0 else math.inf
 
 
 def _measured(value: float | None) -> float | None:
