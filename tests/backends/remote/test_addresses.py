@@ -9,7 +9,13 @@ import threading
 import pytest
 
 from hybrid_detect.backends.remote import addresses
-from hybrid_detect.backends.remote.addresses import Address, Resolver, connect_first, interleaved
+from hybrid_detect.backends.remote.addresses import (
+    Address,
+    Connected,
+    Resolver,
+    connect_first,
+    interleaved,
+)
 
 from ...waiting import LIMIT_S, until
 from .hostile_network import Names, black_hole, raw_server
@@ -104,7 +110,7 @@ async def test_hung_look_ups_are_few_however_long_it_lasts(
     waiting = [asyncio.create_task(resolver.find(NAME, 80)) for _ in range(64)]
     try:
         await until(lambda: len(names.asked) == addresses.MAX_LOOK_UPS)
-        alive = [t for t in threading.enumerate() if t.name == "hybrid-detect-look-up"]
+        alive = [t for t in threading.enumerate() if t.name == "hybrid-detect-call"]
         assert len(alive) == addresses.MAX_LOOK_UPS
         assert all(thread.daemon for thread in alive), "the program's end waits for no daemon"
     finally:
@@ -130,6 +136,19 @@ async def test_a_later_look_up_answers_for_one_that_hangs(
         await asyncio.gather(hung, return_exceptions=True)
 
 
+async def test_closing_ends_the_wait_for_a_hung_look_up(names: Names) -> None:
+    names.hang(NAME)
+    resolver = Resolver()
+    waiting = asyncio.create_task(resolver.find(NAME, 80))
+    try:
+        await until(lambda: names.asked)
+        resolver.close()
+        with pytest.raises(ConnectionAbortedError):
+            await waiting
+    finally:
+        names.release()
+
+
 # ---- happy eyeballs
 
 
@@ -146,15 +165,16 @@ async def test_a_dead_first_address_costs_its_delay_and_no_more() -> None:
         with black_hole("127.0.0.2", port):
             async with asyncio.timeout(LIMIT_S):
                 found = [v4(port, "127.0.0.2"), v4(port)]
-                sock = await connect_first(found, attempt_delay_s=0.01)
-            with sock:
+                connected = await connect_first(found, attempt_delay_s=0.01)
+            with connected.sock as sock:
                 assert sock.getpeername() == ("127.0.0.1", port)
 
 
 async def test_a_refused_first_address_costs_nothing() -> None:
     async with raw_server(talk) as port:
         found = [v4(port, "127.0.0.3"), v4(port)]
-        with await connect_first(found, attempt_delay_s=3600.0) as sock:
+        connected = await connect_first(found, attempt_delay_s=3600.0)
+        with connected.sock as sock:
             assert sock.getpeername() == ("127.0.0.1", port)
 
 
@@ -162,7 +182,7 @@ async def test_a_late_first_address_still_counts(monkeypatch: pytest.MonkeyPatch
     go_on = asyncio.Event()
     real = addresses._connect
 
-    async def late(address: Address) -> socket.socket:
+    async def late(address: Address) -> Connected:
         if address.sockaddr[0] == "127.0.0.2":
             await asyncio.Event().wait()
         else:
@@ -175,7 +195,7 @@ async def test_a_late_first_address_still_counts(monkeypatch: pytest.MonkeyPatch
         attempt = asyncio.create_task(connect_first(found, attempt_delay_s=0.0))
         await asyncio.sleep(0.01)
         go_on.set()
-        (await attempt).close()
+        (await attempt).sock.close()
 
 
 async def test_the_first_failure_is_told_if_all_fail() -> None:
@@ -197,6 +217,6 @@ async def test_no_socket_is_left_whenever_it_is_cancelled(turns: int) -> None:
             await asyncio.sleep(0)
         attempt.cancel()
         results = await asyncio.gather(attempt, return_exceptions=True)
-        if isinstance(results[0], socket.socket):
-            results[0].close()
+        if isinstance(results[0], Connected):
+            results[0].sock.close()
         await asyncio.sleep(0)

@@ -2,7 +2,7 @@
 
 asyncio looks names up in the loop's default threads. A resolver that does not answer fills them,
 and then whatever else needs a thread waits, closing the program included. Here a look-up runs in a
-daemon thread of its own, of which there are few, and nothing waits for one that was given up.
+daemon thread, of which there are few, and nothing waits for one that was given up.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import contextlib
 import ipaddress
 import itertools
 import socket
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Address", "Resolver", "connect_first", "interleaved"]
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
+
+__all__ = ["Address", "Connected", "Resolver", "connect_first", "interleaved"]
 
 ATTEMPT_DELAY_S = 0.25
 """The next address is tried when the last has not answered for so long: RFC 8305, 8."""
@@ -39,13 +40,27 @@ class Address(NamedTuple):
     """As `socket.socket.connect` takes it."""
 
 
+class Connected(NamedTuple):
+    """A connected socket."""
+
+    sock: socket.socket
+    took_s: float
+    """Seconds that connecting took: about one round trip."""
+
+
 class Resolver:
     """Looks hosts up; callers that ask for a host that is being looked up share the answer."""
 
     def __init__(self) -> None:
-        self._look_ups: dict[tuple[str, int], list[tuple[float, asyncio.Future[list[Address]]]]] = (
-            defaultdict(list)
-        )
+        self._look_ups: defaultdict[
+            tuple[str, int], list[tuple[float, asyncio.Task[list[Address]]]]
+        ] = defaultdict(list)
+
+    def close(self) -> None:
+        """Wait no longer for the look-ups that hang."""
+        for under_way in self._look_ups.values():
+            for _, look_up in under_way:
+                look_up.cancel()
 
     async def find(self, host: str, port: int) -> list[Address]:
         """The addresses of `host`, in the system's order; itself if it is one.
@@ -65,48 +80,31 @@ class Resolver:
         if not under_way or (
             now_s - under_way[-1][0] > NEXT_LOOK_UP_S and len(under_way) < MAX_LOOK_UPS
         ):
-            answer = _look_up(host, port)
-            entry = (now_s, answer)
+            look_up = asyncio.create_task(in_daemon_thread(_look_up, host, port))
+            entry = (now_s, look_up)
             under_way.append(entry)
-            answer.add_done_callback(lambda _: under_way.remove(entry))
+            look_up.add_done_callback(lambda _: under_way.remove(entry))
+            look_up.add_done_callback(_see)
         # The first answer counts; a look-up that fails does not speak for the others.
-        waiting = {answer for _, answer in under_way}
+        waiting = {look_up for _, look_up in under_way}
         while True:
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for answer in done:
-                if not waiting or answer.exception() is None:
-                    return answer.result()
+            for look_up in done:
+                if look_up.cancelled():  # by `close`, which is not to look like the caller's doing
+                    raise ConnectionAbortedError
+                if not waiting or look_up.exception() is None:
+                    return look_up.result()
 
 
-def _look_up(host: str, port: int) -> asyncio.Future[list[Address]]:
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[Address]] = loop.create_future()
+def _look_up(host: str, port: int) -> list[Address]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
-    def look_up() -> None:
-        found: list[Address] = []
-        error: Exception | None = None
-        try:
-            for family, _, _, _, sockaddr in socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM
-            ):
-                found.append(Address(family, sockaddr))
-        except (OSError, UnicodeError) as exc:
-            error = exc.with_traceback(None)
-        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(tell, found, error)
 
-    def tell(found: list[Address], error: Exception | None) -> None:
-        if error is not None:
-            answer.set_exception(error)
-            answer.exception()  # seen, even if no one waits any more
-        else:
-            answer.set_result(found)
-
-    try:
-        threading.Thread(target=look_up, name="hybrid-detect-look-up", daemon=True).start()
-    except RuntimeError:
-        tell([], OSError("the system gives no thread for looking a host up"))
-    return answer
+def _see(look_up: asyncio.Task[list[Address]]) -> None:
+    """Look at an error that every frame has given up waiting for."""
+    if not look_up.cancelled():
+        look_up.exception()
 
 
 def interleaved(addresses: Sequence[Address]) -> list[Address]:
@@ -120,7 +118,7 @@ def interleaved(addresses: Sequence[Address]) -> list[Address]:
 
 async def connect_first(
     addresses: Sequence[Address], *, attempt_delay_s: float = ATTEMPT_DELAY_S
-) -> socket.socket:
+) -> Connected:
     """A socket connected to the first of `addresses` that takes it: RFC 8305, happy eyeballs.
 
     Each address is given `attempt_delay_s` alone, and goes on being tried beside the next ones.
@@ -133,7 +131,7 @@ async def connect_first(
         OSError: What the first address that failed said, if all fail.
     """
     untried = interleaved(addresses)
-    attempts: set[asyncio.Task[socket.socket]] = set()
+    attempts: set[asyncio.Task[Connected]] = set()
     errors: list[OSError] = []
     try:
         while untried or attempts:
@@ -160,19 +158,20 @@ async def connect_first(
         errors.clear()  # they hold this frame, and it holds them
 
 
-async def _connect(address: Address) -> socket.socket:
+async def _connect(address: Address) -> Connected:
     sock = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         # As asyncio and uvloop set it on the connections that they open.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        started_s = time.monotonic()
         await asyncio.get_running_loop().sock_connect(sock, address.sockaddr)
     except BaseException:
         sock.close()
         raise
-    return sock
+    return Connected(sock, time.monotonic() - started_s)
 
 
-def _close_unused(attempt: asyncio.Task[socket.socket]) -> None:
+def _close_unused(attempt: asyncio.Task[Connected]) -> None:
     if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().close()
+        attempt.result().sock.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from hybrid_detect.backends.base import CHECK_DEADLINE_S
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.http_connections import HttpConnections
@@ -139,9 +140,19 @@ class CloudDetectionService(RemoteBackend):
                     endpoint, ssl_context=self._ssl_context, executor=self._encoder
                 )
                 self._require_open()
-                transport = HttpConnections(dialler)
+                transport = HttpConnections(dialler, on_round_trip=self._met)
             # Another call may have made it meanwhile.
             self._transports.setdefault(origin, transport)
+
+    @property
+    def check_deadline_s(self) -> float:
+        """Seconds a check may take: longer where connecting was seen to take long."""
+        limits = [
+            transport.limit_s(CHECK_DEADLINE_S)
+            for transport in self._transports.values()
+            if isinstance(transport, HttpConnections)
+        ]
+        return max(limits, default=CHECK_DEADLINE_S)
 
     async def check(self, *, deadline_s: float) -> None:
         """Ask the server for its health, with the token, so that a wrong one is noticed."""
@@ -193,6 +204,9 @@ class CloudDetectionService(RemoteBackend):
             if content is not None:
                 # A request cut off in its midst would hold its bytes on.
                 await content.aclose()
+
+    def _met(self, round_trip_s: float) -> None:
+        self.meter.link.connected(round_trip_s, now_s=self.meter.clock())
 
     def _translated(self, exc: Exception, deadline_s: float) -> BackendError:
         meaning, retryable = next(

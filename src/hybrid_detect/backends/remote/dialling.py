@@ -29,6 +29,12 @@ __all__ = ["Dialler", "connection_error", "proxy_authorization", "proxy_refusal"
 NOT_SENT_BYTES = 16 * 1024
 """What the system may hold that it has not sent: enough to fill every gap, a fifth of a frame."""
 
+OPENING_ROUND_TRIPS = 6.0
+"""One for TCP, two for TLS 1.2, one for the request, and half as many again for what varies."""
+
+LONGEST_LIMIT_S = 15.0
+"""A network that needs more for this is of no use for a camera."""
+
 MAX_HEAD_BYTES = 16 * 1024
 """The most a proxy's answer may take: what browsers and h11 allow a response's head."""
 
@@ -62,6 +68,9 @@ class Dialler:
         self.port = parts.port or HTTP_PORTS[parts.scheme]
         self.proxy = proxy
         self.ssl_context = ssl_context
+        self.round_trip_s: float | None = None
+        """Seconds that the last connection took to be made, to the server or to its proxy; `None`
+        if the last attempt failed."""
         self._resolver = Resolver()
 
     @classmethod
@@ -117,8 +126,26 @@ class Dialler:
             raise
         return sock
 
+    def close(self) -> None:
+        """Wait no longer for look-ups that hang."""
+        self._resolver.close()
+
+    def limit_s(self, usual_s: float) -> float:
+        """Seconds that opening a connection and one answer may take.
+
+        A fixed limit rules slow but living networks out: over a satellite with a round trip of
+        1.6 s, TCP, TLS and one request take more than 6 s. It follows a round trip that was seen
+        alone: while nothing answers, a longer limit would only delay the next attempt.
+
+        Args:
+            usual_s: What is enough on most networks; never less.
+        """
+        return max(usual_s, min(OPENING_ROUND_TRIPS * (self.round_trip_s or 0.0), LONGEST_LIMIT_S))
+
     async def _connect(self, host: str, port: int) -> socket.socket:
-        sock = await connect_first(await self._resolver.find(host, port))
+        self.round_trip_s = None
+        addresses = await self._resolver.find(host, port)
+        sock, self.round_trip_s = await connect_first(addresses)
         _keep_queue_short(sock)
         return sock
 

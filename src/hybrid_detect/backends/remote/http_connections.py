@@ -12,7 +12,7 @@ The only module that meets httpcore, whose protocol code carries each request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, SupportsIndex
 
 import httpcore
@@ -38,11 +38,19 @@ class HttpConnections(httpx.AsyncBaseTransport):
 
     Args:
         dialler: Connects to the endpoint.
+        on_round_trip: Is told the seconds of a round trip that connecting to the server took.
         max_connections: Requests under way at the same time; others wait for a place.
     """
 
-    def __init__(self, dialler: Dialler, *, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        dialler: Dialler,
+        *,
+        on_round_trip: Callable[[float], object] | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
         self._dialler = dialler
+        self._on_round_trip = on_round_trip
         self._places = asyncio.Semaphore(max_connections)
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
@@ -53,6 +61,10 @@ class HttpConnections(httpx.AsyncBaseTransport):
         """Whether requests go to an HTTP proxy that reads them: plain http is not tunnelled."""
         proxy = self._dialler.proxy
         return proxy is not None and proxy.scheme == "http" and self._dialler.ssl_context is None
+
+    def limit_s(self, usual_s: float) -> float:
+        """Seconds that a request may take that does little but cross the network."""
+        return self._dialler.limit_s(usual_s)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` once its turn has come.
@@ -98,6 +110,9 @@ class HttpConnections(httpx.AsyncBaseTransport):
 
     async def _opened(self) -> _Connection:
         sock = await self._dialler.dial(tunnel=not self.forwards)
+        round_trip_s = self._dialler.round_trip_s
+        if self._on_round_trip and round_trip_s is not None and self._dialler.proxy is None:
+            self._on_round_trip(round_trip_s)
         loop = asyncio.get_running_loop()
         reader = _Reader()
         is_tls = self._dialler.ssl_context is not None
@@ -133,6 +148,7 @@ class HttpConnections(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Break all connections off; requests under way fail."""
         self._closed = True
+        self._dialler.close()
         for connection in [*self._idle, *self._busy]:
             connection.abort()
         self._idle.clear()

@@ -33,6 +33,7 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.exchange.wire import MAX_TEXT_CHARS, ResultReply
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import DetectionResult, Face, Plan, Timings
 
 if TYPE_CHECKING:
@@ -364,7 +365,7 @@ class RemoteBackend(Backend):
         self._closed = True
         # Frames that wait for it fail at once, as closed; cancelling them would look to their
         # callers as if the call had been cancelled from outside.
-        await asyncio.to_thread(self._encoder.shutdown, wait=True)
+        await in_daemon_thread(self._encoder.shutdown, wait=True)
 
 
 def _sum(queue_s: float | None, detect_s: float | None) -> float | None:

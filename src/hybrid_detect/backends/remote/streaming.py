@@ -13,12 +13,12 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from hybrid_detect.backends.base import CHECK_DEADLINE_S
 from hybrid_detect.backends.remote.close_codes import close_error
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
-from hybrid_detect.backends.remote.patience import Patience
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.retries import LONGEST_WAIT_S
@@ -52,9 +52,7 @@ HEARTBEAT_S = 1.0
 """A ping each second that must be answered within another: a dead link is noticed in two."""
 
 OPEN_TIMEOUT_S = 3.0
-MAX_OPEN_TIMEOUT_S = 15.0
-"""Seconds for TCP, TLS and the opening handshake: four round trips over a slow link. Where that is
-not enough, the limit grows up to four round trips over two satellites and a bad cell."""
+"""Seconds for TCP, TLS and the opening handshake, where the round trip is below half a second."""
 
 RECONNECT_BASE_S = 0.1
 RECONNECT_CAP_S = 2.0
@@ -110,7 +108,6 @@ class StreamingService(RemoteBackend):
         self._heartbeat_s = heartbeat_s
         self._max_in_flight = max_in_flight
         self._dialler: Dialler | None = None
-        self._patience = Patience(usual_s=OPEN_TIMEOUT_S, longest_s=MAX_OPEN_TIMEOUT_S)
         self._pulse: Pulse | None = None
         self._link: ClientConnection | None = None
         self._outcome = asyncio.Event()
@@ -148,6 +145,12 @@ class StreamingService(RemoteBackend):
             self._require_open()
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep_link(), name="hybrid-detect-stream")
+
+    @property
+    def check_deadline_s(self) -> float:
+        """Seconds a check may take: longer where connecting was seen to take long."""
+        usual_s = CHECK_DEADLINE_S
+        return usual_s if self._dialler is None else self._dialler.limit_s(usual_s)
 
     async def check(self, *, deadline_s: float) -> None:
         """Succeed if the link answers a ping, waiting for an attempt at it that is under way."""
@@ -294,7 +297,7 @@ class StreamingService(RemoteBackend):
             self._dialler,
             self._endpoint.websocket(STREAM_PATH),
             headers=handshake.headers,
-            patience=self._patience,
+            usual_limit_s=OPEN_TIMEOUT_S,
             max_reply_bytes=MAX_REPLY_BYTES,
             max_replies=self._max_in_flight,  # more cannot be on their way
         )
@@ -324,5 +327,7 @@ class StreamingService(RemoteBackend):
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
+        if self._dialler is not None:
+            self._dialler.close()
         self._slots.refuse_waiting(self._lost())
         await super().aclose()

@@ -20,7 +20,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from hybrid_detect.backends.remote.close_codes import close_error, own_close_error
 from hybrid_detect.backends.remote.dialling import Dialler, connection_error
 from hybrid_detect.backends.remote.link_meter import LinkMeter
-from hybrid_detect.backends.remote.patience import Patience
 from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.backends.remote.providers.custom import own_refusal
 from hybrid_detect.backends.remote.retries import retry_after_s
@@ -64,17 +63,17 @@ async def open_link(
     url: str,
     *,
     headers: Mapping[str, str],
-    patience: Patience,
+    usual_limit_s: float,
     max_reply_bytes: int,
     max_replies: int,
 ) -> tuple[ClientConnection, float]:
-    """Open a link, within what `patience` allows.
+    """Open a link.
 
     Args:
         dialler: Connects to the server.
         url: Of the stream, with scheme ``ws`` or ``wss``.
         headers: Of the handshake, the credentials among them.
-        patience: Learns how long it took.
+        usual_limit_s: Seconds it may take on most networks.
         max_reply_bytes: A message of more closes the link.
         max_replies: Messages that are kept while they are not read.
 
@@ -86,9 +85,8 @@ async def open_link(
         OSError: If TLS failed.
         websockets.WebSocketException: If the handshake failed.
     """
-    limit_s = patience.limit_s
+    limit_s = dialler.limit_s(usual_limit_s)
     context = dialler.ssl_context
-    started_s = time.monotonic()
     try:
         async with asyncio.timeout(limit_s):
             sock = await dialler.dial()
@@ -112,16 +110,14 @@ async def open_link(
                 max_queue=max_replies,
             )
     except TimeoutError:
-        patience.ran_out()
         msg = f"opening the link took too long (limit {limit_s:.1f} s)"
         raise BackendUnavailableError(msg, retryable=True) from None
-    now_s = time.monotonic()
-    patience.took(now_s - started_s)
+    opened_s = time.monotonic()
     if link.subprotocol != SUBPROTOCOL:
         await link.close()
         msg = "the server opened a link, but does not speak this library's protocol on it"
         raise ProtocolError(msg)
-    return link, now_s - connected_s
+    return link, opened_s - connected_s
 
 
 class Pulse:
