@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from hybrid_detect.config import DEFAULT_DEADLINE_S
 from hybrid_detect.errors import BackendUnavailableError
