@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames import frame as frame_module
 from hybrid_detect.frames.camera import CameraImage, Plane
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.filter import PrivacyFilter
@@ -29,6 +30,7 @@ from hybrid_detect.privacy.png_parts import png_parts
 from hybrid_detect.privacy.webp_parts import webp_parts
 
 from ..frames.bad_inputs import BAD_INPUTS, BadInput
+from ..frames.broken_files import BROKEN
 from ..fuzzing import examples
 from .laden_files import (
     CANARY,
@@ -331,6 +333,23 @@ def test_what_hides_between_a_jpeg_s_segments_is_left_out() -> None:
 def test_whatever_follows_the_end_of_a_jpeg_is_left_out(behind: bytes) -> None:
     plain = encoded(picture(), "JPEG")
     assert FILTER.remove_pii(plain + behind) == plain
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_metadata_is_removed_like_any_other(name: str) -> None:
+    plain, laden = BROKEN[name]
+    clean = FILTER.remove_pii(laden)
+    assert FILTER.find_metadata(clean) == ()
+    assert np.array_equal(Frame.of(clean).rgb(), Frame.of(plain).rgb())
+
+
+def test_a_limit_once_raised_holds_for_the_clean_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_module, "MAX_PIXELS", 10)
+    plain = encoded(picture(), "JPEG")
+    laden = plain[:20] + segment(0xFE, CANARY) + plain[20:]
+    with pytest.raises(InvalidFrameError, match="at most 10 pixels"):
+        FILTER.remove_pii(laden)
+    assert FILTER.remove_pii(Frame.of(laden, max_pixels=10**6)) == plain
 
 
 # ---- what may be given

@@ -14,7 +14,7 @@ from PIL import Image
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError
 from hybrid_detect.frames.colour import in_srgb
 from hybrid_detect.frames.decoding import EncodedPicture
-from hybrid_detect.frames.frame import MAX_PIXELS, Frame, ImageLike, PixelFormat
+from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
 from hybrid_detect.privacy.face_regions import FaceRegion, filled, kept_alone, pixelated
 from hybrid_detect.privacy.metadata import Metadata, find_metadata, picture_alone
 from hybrid_detect.types import DetectionResult, DetectionStatus, Face
@@ -193,7 +193,7 @@ def _losslessly(file: EncodedPicture, picture: Image.Image) -> bytes | None:
     """`file` without its metadata, if it then still shows `picture`."""
     try:
         data = picture_alone(file.data, file.format)
-        clean = EncodedPicture.of(data, max_pixels=MAX_PIXELS)
+        clean = EncodedPicture.of(data, max_pixels=file.width * file.height)
         return data if _is_same(clean.original(), picture) else None
     except InvalidFrameError:
         return None
