@@ -231,10 +231,10 @@ class HttpConnection(asyncio.Protocol):
 
     def _next(self) -> None:
         """Turn to the next request, of which a part may have come."""
-        exchange, self._exchange = self._exchange, None
-        if (exchange is not None and exchange.closes) or self._context.is_stopping:
+        if (self._exchange is not None and self._exchange.closes) or self._context.is_stopping:
             self._end()
             return
+        self._exchange = None
         self._is_idle = True
         self._patience.start(self._limits.keep_alive_s, self._close)
         if self._held:
@@ -290,7 +290,9 @@ class HttpConnection(asyncio.Protocol):
         if self._is_ending:
             return
         self._is_ending = True
-        lingers = lingers or self._body is not None or bool(self._held)
+        # A peer that asked for the end sends nothing more; any other may be about to.
+        asked = self._exchange is not None and self._exchange.peer_closes
+        lingers = lingers or not asked or self._body is not None or bool(self._held)
         self._held.clear()
         if not lingers:  # nothing is on its way here
             self._close()

@@ -62,7 +62,9 @@ class HttpExchange:
         self._is_chunked = False
         self._left_bytes: int | None = None  # of the answer's body; `None` if it has no length
         self.is_answered = False
-        self.closes = not head.keep_alive
+        self.peer_closes = not head.keep_alive
+        """Whether the peer itself sends nothing after this request."""
+        self.closes = self.peer_closes
         """Whether the connection ends with the answer."""
 
     @property

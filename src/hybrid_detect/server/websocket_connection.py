@@ -1,4 +1,4 @@
-"""A connection that carries a WebSocket: one message waits for the app, the rest in TCP.
+"""A connection that carries a WebSocket: two messages wait for the app, the rest in TCP.
 
 The frames are read by `websockets`' protocol without I/O (`ServerProtocol`), compression off:
 pictures do not shrink, and deflate would make a message 24 to 44 times as expensive.
@@ -46,6 +46,9 @@ wire and much in memory."""
 MAX_FIELD_BYTES = 8000
 """A header of the handshake itself; `websockets` reads lines of up to 8 KiB. Other headers, such
 as a token, may be as long as a head allows."""
+
+MAX_WAITING = 2
+"""Messages that wait for the app. With one, a close frame right behind it would not be seen."""
 
 SLICE_BYTES = 16 * 1024
 """Bytes that are parsed at a time, which as empty frames are 2,700 objects."""
@@ -158,7 +161,7 @@ class WebSocketConnection(asyncio.Protocol):
     def _is_blocked(self) -> bool:
         """Whether it is the app, or what the peer has not taken, that is waited for."""
         return not self._is_ending and (
-            not self._is_open or bool(self._events) or not self._writable.is_set()
+            not self._is_open or len(self._events) >= MAX_WAITING or not self._writable.is_set()
         )
 
     def _read(self) -> None:

@@ -1,0 +1,295 @@
+"""Which pictures are let in, on a clock of its own: nothing here depends on the machine."""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from hybrid_detect.server.admission import (
+    Admission,
+    OverloadedError,
+    ServiceTime,
+    StoppingError,
+    TooLateError,
+)
+
+from ..clock import FakeClock
+from ..waiting import until
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def opened(
+    clock: FakeClock, *, places: int = 1, look_s: float = 0.0, waiting: int = 16
+) -> Admission:
+    """An admission that has seen looks of `look_s`."""
+    admission = Admission(max_waiting=waiting, clock=clock)
+    admission.open(places)
+    for _ in range(100 if look_s else 0):
+        admission.service.observe(look_s)
+    return admission
+
+
+class Looks:
+    """Pictures at an admission, each looked at until `end` is called."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._ends: dict[str, asyncio.Event] = {}
+        self.order: list[str] = []
+        self.results: dict[str, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def add(
+        self, name: str, deadline_s: float | None, *, is_gone: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Let a picture come, and do what follows at once."""
+        self._ends[name] = asyncio.Event()
+        self._tasks.append(asyncio.create_task(self._look(name, deadline_s, is_gone)))
+        await self.settle()
+
+    async def end(self, name: str) -> None:
+        self._ends[name].set()
+        await self.settle()
+
+    async def cancel(self, number: int) -> None:
+        self._tasks[number].cancel()
+        await self.settle()
+
+    @staticmethod
+    async def settle() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def _look(self, name: str, deadline_s: float | None, is_gone: Callable[[], bool]) -> None:
+        async def is_abandoned() -> bool:
+            return is_gone()
+
+        try:
+            async with self._admission.place(deadline_s, is_abandoned=is_abandoned):
+                self.order.append(name)
+                await self._ends[name].wait()
+            self.results[name] = "looked at"
+        except (OverloadedError, TooLateError, StoppingError) as refusal:
+            self.results[name] = type(refusal).__name__
+
+
+@asynccontextmanager
+async def looks_at(admission: Admission) -> AsyncIterator[Looks]:
+    looks = Looks(admission)
+    try:
+        yield looks
+    finally:
+        for task in looks._tasks:
+            task.cancel()
+        await asyncio.gather(*looks._tasks, return_exceptions=True)
+
+
+async def test_what_cannot_end_in_time_is_refused_at_once(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.4)) as looks:
+        for name in "abcd":
+            await looks.add(name, 1.0)
+        # One is looked at, one ends at 0.8 s; the others would end at 1.2 s.
+        assert looks.order == ["a"]
+        assert looks.results == {"c": "OverloadedError", "d": "OverloadedError"}
+
+
+async def test_a_picture_with_more_time_is_let_in_where_another_is_not(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.4)) as looks:
+        for name, deadline_s in (("a", 1.0), ("b", 1.0), ("c", 1.0), ("d", 3.0)):
+            await looks.add(name, deadline_s)
+        assert looks.results == {"c": "OverloadedError"}
+
+
+async def test_the_one_with_the_least_time_left_is_next(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.1)) as looks:
+        for name, deadline_s in (("a", 1.0), ("b", 9.0), ("c", 3.0), ("d", None), ("e", 1.0)):
+            await looks.add(name, deadline_s)
+        for name in "aecbd":
+            await looks.end(name)
+        assert looks.order == list("aecbd")
+
+
+async def test_nobody_who_was_let_in_is_made_late_by_a_later_one(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.4)) as looks:
+        await looks.add("a", 2.0)
+        await looks.add("b", 1.0)  # ends at 0.8 s
+        await looks.add("c", 0.9)  # would be next, and b would end at 1.2 s
+        assert looks.results == {"c": "OverloadedError"}
+
+
+async def test_what_has_become_late_while_it_waited_is_not_looked_at(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.4)) as looks:
+        await looks.add("a", 1.0)
+        await looks.add("b", 1.0)
+        clock.advance(0.7)  # the look at a takes longer than expected
+        await looks.end("a")
+        assert looks.order == ["a"]
+        assert looks.results == {"a": "looked at", "b": "TooLateError"}
+
+
+async def test_a_free_detector_is_used_whatever_the_estimate_says(clock: FakeClock) -> None:
+    """Else one slow look would close the server to short deadlines for ever."""
+    admission = opened(clock, look_s=5.0)
+    async with looks_at(admission) as looks:
+        await looks.add("a", 0.5)
+        assert looks.order == ["a"]
+        clock.advance(0.1)
+        await looks.end("a")
+        assert admission.service.mean_s < 5.0
+
+
+async def test_a_deadline_that_has_passed_is_too_late(clock: FakeClock) -> None:
+    async with looks_at(opened(clock)) as looks:
+        await looks.add("a", 0.0)
+        await looks.add("b", -1.0)
+        assert looks.results == {"a": "TooLateError", "b": "TooLateError"}
+
+
+async def test_so_many_wait_and_no_more(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, waiting=2)) as looks:
+        for name in "abcd":
+            await looks.add(name, None)
+        assert looks.results == {"d": "OverloadedError"}
+
+
+async def test_a_gone_client_s_picture_is_dropped_and_the_next_is_looked_at(
+    clock: FakeClock,
+) -> None:
+    async with looks_at(opened(clock)) as looks:
+        await looks.add("a", 5.0)
+        await looks.add("b", 5.0, is_gone=lambda: True)
+        await looks.add("c", 5.0)
+        await looks.end("a")
+        assert looks.order == ["a", "c"]
+        assert looks.results["b"] == "TooLateError"
+
+
+async def test_a_cancelled_picture_gives_its_place_back(clock: FakeClock) -> None:
+    admission = opened(clock)
+    async with looks_at(admission) as looks:
+        for name in "abc":
+            await looks.add(name, 5.0)
+        await looks.cancel(1)  # waits
+        await looks.cancel(0)  # is looked at
+        assert looks.order == ["a", "c"]
+        await looks.end("c")
+        await looks.add("d", 5.0)
+        assert looks.order == ["a", "c", "d"]
+        assert admission.waiting == 0
+
+
+async def test_closing_refuses_what_waits_and_what_comes_and_lets_looks_end(
+    clock: FakeClock,
+) -> None:
+    admission = opened(clock)
+    async with looks_at(admission) as looks:
+        for name in "ab":
+            await looks.add(name, 5.0)
+        admission.close()
+        await looks.add("c", 5.0)
+        await looks.end("a")
+        assert looks.results == {
+            "a": "looked at",
+            "b": "StoppingError",
+            "c": "StoppingError",
+        }
+
+
+async def test_failed_looks_say_nothing_about_a_look_s_time(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.4)
+    before_s = admission.service.mean_s
+    with contextlib.suppress(ValueError):
+        async with admission.place(1.0):
+            clock.advance(0.001)
+            raise ValueError
+    assert admission.service.mean_s == before_s
+
+
+def test_the_estimate_follows_and_its_bound_covers_most() -> None:
+    service = ServiceTime()
+    drawn = random.Random(7)
+    times = [drawn.gauss(0.1, 0.01) for _ in range(1000)]
+    beyond = 0
+    for seconds in times:
+        beyond += seconds > service.safe_s
+        service.observe(seconds)
+    assert service.mean_s == pytest.approx(0.1, abs=0.02)
+    assert beyond < 0.05 * len(times)
+    for _ in range(60):
+        service.observe(0.5)
+    assert service.mean_s == pytest.approx(0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("load", [1.0, 3.0, 10.0])
+async def test_under_overload_the_detectors_are_busy_and_no_look_ends_late(
+    clock: FakeClock, load: float
+) -> None:
+    """Arrivals and looks drawn at random, two detectors, a deadline of 1 s; a minute of it."""
+    drawn = random.Random(3)
+    admission = opened(clock, places=2)
+    mean_s, lasts_s, deadline_s = 0.2, 60.0, 1.0
+    peak = 2 / mean_s
+    counts: Counter[str] = Counter()
+    pending: list[tuple[float, asyncio.Event]] = []
+
+    async def picture(came_s: float) -> None:
+        try:
+            async with admission.place(deadline_s):
+                done = asyncio.Event()
+                pending.append((clock() + drawn.uniform(0.15, 0.25), done))
+                await done.wait()
+            counts["in time" if clock() - came_s <= deadline_s else "late"] += 1
+        except (OverloadedError, TooLateError) as refusal:
+            counts[type(refusal).__name__] += 1
+
+    tasks = []
+    next_s = 0.0
+    begin_s = clock()
+    while clock() - begin_s < lasts_s:
+        ends_s = min((end for end, _ in pending), default=float("inf"))
+        if ends_s - begin_s <= next_s:
+            clock.advance(max(ends_s - clock(), 0.0))
+            entry = min(pending, key=lambda each: each[0])
+            pending.remove(entry)
+            entry[1].set()
+        else:
+            clock.advance(max(next_s - (clock() - begin_s), 0.0))
+            tasks.append(asyncio.create_task(picture(clock())))
+            next_s += drawn.expovariate(load * peak)
+        await Looks.settle()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert counts["late"] == 0
+    expected = 0.95 if load > 1 else 0.8  # at their own rate, random arrivals leave gaps
+    assert counts["in time"] >= expected * peak * lasts_s
+
+
+async def test_what_waits_for_the_detectors_to_start_is_let_in_when_they_have() -> None:
+    admission = Admission(max_waiting=2)
+    looked = []
+
+    async def look() -> None:
+        async with admission.place():
+            looked.append(1)
+
+    task = asyncio.create_task(look())
+    await until(lambda: admission.waiting == 1)
+    admission.open(1)
+    await task
+    assert looked
