@@ -20,7 +20,7 @@ KB = 1024
 
 @dataclass
 class Formula:
-    """A picture that weighs `body` bytes at quality 50 and obeys a power law, or `law`."""
+    """A picture of `body` bytes at quality 50 that obeys a power law, or `law`."""
 
     body: float
     exponent: float = -0.62
@@ -68,60 +68,62 @@ def test_quality_and_scale_are_inverse(quality: int) -> None:
 
 
 def test_a_lone_picture_takes_one_encode_if_samples_tell_the_truth() -> None:
-    outcome = RateController().compress(Formula(90_000), target_bytes=80 * KB, floors=FLOORS)
-    assert (outcome.encodes, outcome.step, outcome.fits) == (1, 0, True)
-    assert 1 <= outcome.samples <= 3
-    assert 0.93 * 80 * KB < len(outcome.data) <= 80 * KB
+    encoding = RateController().compress(Formula(90_000), target_bytes=80 * KB, floors=FLOORS)
+    assert (encoding.encodes, encoding.step, encoding.fits) == (1, 0, True)
+    assert 1 <= encoding.samples <= 3
+    assert 0.93 * 80 * KB < len(encoding.data) <= 80 * KB
 
 
 def test_a_steady_stream_takes_one_encode_a_frame_and_fills_the_budget() -> None:
     for noise in (0.004, 0.01, 0.03):
         rng, controller, body = random.Random(1), RateController(), 65_000.0
-        outcomes = []
+        encodings = []
         for _ in range(300):
             body *= math.exp(rng.gauss(0, noise))
             body = min(max(body, 45_000), 80_000)
-            outcomes.append(controller.compress(Formula(body), target_bytes=80 * KB, floors=FLOORS))
-        assert all(outcome.fits for outcome in outcomes)
-        assert sum(outcome.encodes for outcome in outcomes) <= 1.05 * 300
-        assert sum(outcome.samples for outcome in outcomes) <= 20
-        assert not any(outcome.step for outcome in outcomes)
-        fills = [len(outcome.data) / (80 * KB) for outcome in outcomes]
+            encodings.append(
+                controller.compress(Formula(body), target_bytes=80 * KB, floors=FLOORS)
+            )
+        assert all(encoding.fits for encoding in encodings)
+        assert sum(encoding.encodes for encoding in encodings) <= 1.05 * 300
+        assert sum(encoding.samples for encoding in encodings) <= 20
+        assert not any(encoding.step for encoding in encodings)
+        fills = [len(encoding.data) / (80 * KB) for encoding in encodings]
         assert sum(fills) / len(fills) >= 0.95
         assert min(fills) >= 0.85
 
 
 def test_cuts_are_seen_and_cost_samples_rather_than_encodes() -> None:
-    rng, controller, outcomes = random.Random(2), RateController(), []
+    rng, controller, encodings = random.Random(2), RateController(), []
     for number in range(240):
         if number % 8 == 0:
             detail = rng.uniform(2, 8)
             body = 20_000 * detail ** rng.gauss(0.85, 0.05)
         formula = Formula(body * math.exp(rng.gauss(0, 0.01)), detail=detail)
-        outcomes.append(controller.compress(formula, target_bytes=80 * KB, floors=FLOORS))
-    assert all(outcome.fits for outcome in outcomes)
-    assert sum(outcome.encodes for outcome in outcomes) <= 1.15 * 240
-    full = [outcome for outcome in outcomes if outcome.quality < QUALITY_CAP]
-    assert min(len(outcome.data) for outcome in full) >= 0.75 * 80 * KB
+        encodings.append(controller.compress(formula, target_bytes=80 * KB, floors=FLOORS))
+    assert all(encoding.fits for encoding in encodings)
+    assert sum(encoding.encodes for encoding in encodings) <= 1.15 * 240
+    full = [encoding for encoding in encodings if encoding.quality < QUALITY_CAP]
+    assert min(len(encoding.data) for encoding in full) >= 0.75 * 80 * KB
 
 
 def test_a_cut_that_looks_alike_is_corrected_by_one_encode() -> None:
     for before, after in ((60_000, 110_000), (110_000, 60_000)):
         controller = RateController()
         controller.compress(Formula(before), target_bytes=80 * KB)
-        outcome = controller.compress(Formula(after), target_bytes=80 * KB)
-        assert (outcome.encodes, outcome.samples) == (2, 0)
-        assert 0.9 * 80 * KB <= len(outcome.data) <= 80 * KB
+        encoding = controller.compress(Formula(after), target_bytes=80 * KB)
+        assert (encoding.encodes, encoding.samples) == (2, 0)
+        assert 0.9 * 80 * KB <= len(encoding.data) <= 80 * KB
 
 
 def test_what_cannot_be_predicted_is_sampled() -> None:
-    rng, controller, outcomes = random.Random(3), RateController(), []
+    rng, controller, encodings = random.Random(3), RateController(), []
     for _ in range(60):
         formula = Formula(80_000 * math.exp(rng.gauss(0, 0.3)))
-        outcomes.append(controller.compress(formula, target_bytes=80 * KB))
-    late = outcomes[20:]
-    assert sum(outcome.encodes for outcome in late) <= 1.05 * len(late)
-    assert all(outcome.samples for outcome in late)
+        encodings.append(controller.compress(formula, target_bytes=80 * KB))
+    late = encodings[20:]
+    assert sum(encoding.encodes for encoding in late) <= 1.05 * len(late)
+    assert all(encoding.samples for encoding in late)
 
 
 def test_size_gives_way_before_quality_falls_below_its_floor_and_comes_back() -> None:
@@ -129,12 +131,12 @@ def test_size_gives_way_before_quality_falls_below_its_floor_and_comes_back() ->
     steps = []
     for target_kb in (80, 40, 20, 5, 20, 40, 80):
         for _ in range(3):
-            outcome = controller.compress(
+            encoding = controller.compress(
                 Formula(60_000), target_bytes=target_kb * KB, floors=FLOORS
             )
-            assert outcome.fits
-            assert outcome.quality >= FLOORS[outcome.step]
-        steps.append(outcome.step)
+            assert encoding.fits
+            assert encoding.quality >= FLOORS[encoding.step]
+        steps.append(encoding.step)
     assert steps == [0, 1, 1, 2, 1, 1, 0]
 
 
@@ -156,12 +158,12 @@ FINE_SCALES = (1.0, 0.75, 0.5, 0.375, 0.25)
 def test_sizes_in_between_are_taken_where_they_keep_more() -> None:
     steps = {}
     for body in (60_000, 85_000, 100_000, 120_000, 150_000, 1_000_000):
-        outcome = RateController().compress(
+        encoding = RateController().compress(
             Scaled(body), target_bytes=80 * KB, floors=FINE, scales=FINE_SCALES
         )
-        assert (outcome.encodes, outcome.fits) == (1, True)
-        assert outcome.quality >= FINE[outcome.step]
-        steps[body] = outcome.step
+        assert (encoding.encodes, encoding.fits) == (1, True)
+        assert encoding.quality >= FINE[encoding.step]
+        steps[body] = encoding.step
     assert steps == {
         60_000: 0,
         85_000: 0,
@@ -178,21 +180,21 @@ def test_between_fine_sizes_it_does_not_swing(growth: float, body: float) -> Non
     rng, controller, steps = random.Random(4), RateController(), []
     for _ in range(200):
         picture = Scaled(body * math.exp(rng.gauss(0, 0.02)), power=growth)
-        outcome = controller.compress(
+        encoding = controller.compress(
             picture, target_bytes=80 * KB, floors=FINE, scales=FINE_SCALES
         )
-        steps.append(outcome.step)
+        steps.append(encoding.step)
     assert sum(one != other for one, other in itertools.pairwise(steps)) <= 2
 
 
 def test_what_goes_on_changing_is_foreseen() -> None:
-    controller, outcomes = RateController(), []
+    controller, encodings = RateController(), []
     for index in range(200):
         body = 65_000 * math.exp(0.2 * math.cos(index / 8))
-        outcomes.append(controller.compress(Formula(body), target_bytes=80 * KB))
-    fills = [len(outcome.data) / (80 * KB) for outcome in outcomes[20:]]
+        encodings.append(controller.compress(Formula(body), target_bytes=80 * KB))
+    fills = [len(encoding.data) / (80 * KB) for encoding in encodings[20:]]
     assert sum(fills) / len(fills) >= 0.97
-    assert sum(outcome.encodes for outcome in outcomes) <= 1.03 * len(outcomes)
+    assert sum(encoding.encodes for encoding in encodings) <= 1.03 * len(encodings)
 
 
 def test_a_calm_stream_is_not_looked_at_and_one_with_cuts_is() -> None:
@@ -223,21 +225,21 @@ def test_the_budget_may_change_from_frame_to_frame() -> None:
     rng, controller = random.Random(5), RateController()
     for _ in range(200):
         target = rng.randrange(3 * KB, 200 * KB)
-        outcome = controller.compress(Formula(90_000), target_bytes=target, floors=FLOORS)
-        assert len(outcome.data) <= target
-        assert outcome.encodes <= 4
+        encoding = controller.compress(Formula(90_000), target_bytes=target, floors=FLOORS)
+        assert len(encoding.data) <= target
+        assert encoding.encodes <= 4
 
 
 def test_a_low_ceiling_counts_more_than_the_floor() -> None:
-    outcome = RateController().compress(
+    encoding = RateController().compress(
         Formula(90_000), target_bytes=80 * KB, max_quality=20, floors=FLOORS
     )
-    assert (outcome.step, outcome.quality, outcome.encodes) == (0, 20, 1)
+    assert (encoding.step, encoding.quality, encoding.encodes) == (0, 20, 1)
 
 
 def test_quality_stops_at_the_cap() -> None:
-    outcome = RateController().compress(Formula(100), target_bytes=80 * KB, max_quality=95)
-    assert (outcome.quality, outcome.encodes) == (QUALITY_CAP, 1)
+    encoding = RateController().compress(Formula(100), target_bytes=80 * KB, max_quality=95)
+    assert (encoding.quality, encoding.encodes) == (QUALITY_CAP, 1)
 
 
 def test_an_impossible_budget_gives_the_smallest_picture() -> None:
@@ -251,8 +253,8 @@ def test_an_impossible_budget_gives_the_smallest_picture() -> None:
 def test_the_past_counts_for_nothing_where_sizes_are_fewer() -> None:
     controller = RateController()
     assert controller.compress(Formula(90_000), target_bytes=5 * KB, floors=FLOORS).step == 2
-    outcome = controller.compress(Formula(90_000), target_bytes=80 * KB, floors=FLOORS[:1])
-    assert outcome.step == 0
+    encoding = controller.compress(Formula(90_000), target_bytes=80 * KB, floors=FLOORS[:1])
+    assert encoding.step == 0
 
 
 @settings(max_examples=300, deadline=None)
@@ -279,14 +281,14 @@ def test_whatever_the_law_it_ends_soon_and_below_the_budget(
     controller = RateController()
     for target in targets:
         formula = Formula(body, exponent, growth, sample_error=sample_error, can_sample=can_sample)
-        outcome = controller.compress(
+        encoding = controller.compress(
             formula, target_bytes=target, max_quality=ceiling, floors=floors
         )
         smallest = formula.size(len(floors) - 1, 1)
-        assert outcome.fits == (len(outcome.data) <= target)
-        assert outcome.fits or smallest > target
-        assert outcome.quality <= min(ceiling, QUALITY_CAP)
-        assert outcome.encodes == len(formula.calls) <= 12 * len(floors)
+        assert encoding.fits == (len(encoding.data) <= target)
+        assert encoding.fits or smallest > target
+        assert encoding.quality <= min(ceiling, QUALITY_CAP)
+        assert encoding.encodes == len(formula.calls) <= 12 * len(floors)
 
 
 @settings(max_examples=200, deadline=None)
@@ -300,7 +302,7 @@ def test_sizes_without_any_law_do_no_harm(rng: random.Random, target: int) -> No
     controller = RateController()
     for _ in range(4):
         formula = Formula(0, law=law, detail=rng.random() * 9)
-        outcome = controller.compress(formula, target_bytes=target, floors=FLOORS)
-        assert outcome.fits == (len(outcome.data) <= target)
-        assert outcome.fits or (outcome.step, outcome.quality) == (2, 1)
-        assert outcome.encodes <= 36
+        encoding = controller.compress(formula, target_bytes=target, floors=FLOORS)
+        assert encoding.fits == (len(encoding.data) <= target)
+        assert encoding.fits or (encoding.step, encoding.quality) == (2, 1)
+        assert encoding.encodes <= 36

@@ -1,4 +1,4 @@
-"""Bands: Pillow is handed a little at a time, and nobody can tell from the pixels."""
+"""Bands: Pillow is handed a few rows at a time, and the pixels are the same."""
 
 from __future__ import annotations
 

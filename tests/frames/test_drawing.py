@@ -1,4 +1,4 @@
-"""Drawing: a copy with boxes where the faces are, and a line that tells the truth."""
+"""Drawing: a copy with boxes where the faces are, and a line that says how the detection went."""
 
 from __future__ import annotations
 

@@ -539,7 +539,7 @@ def test_corrupt_exif_does_not_fail_the_frame(exif: bytes) -> None:
         assert frame.rgb().shape == (32, 48, 3)
 
 
-def test_exif_with_a_tag_cut_off_warns_nobody() -> None:
+def test_exif_with_a_tag_cut_off_gives_no_warning() -> None:
     exif = EXIF.tobytes()
     for end in range(8, len(exif)):
         check_bytes(encoded(smooth(16, 16), "JPEG", exif=exif[:end]))

@@ -1,1 +1,1 @@
-"""A frame becomes a picture: a JPEG inside a byte budget."""
+"""Compression: a frame becomes a picture, a JPEG inside a byte budget."""

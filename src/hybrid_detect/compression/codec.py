@@ -1,4 +1,4 @@
-"""Codecs: a raster as JPEG bytes, by simplejpeg or by Pillow.
+"""Codecs: they encode a raster as JPEG bytes, by simplejpeg or by Pillow.
 
 Both run libjpeg-turbo with its standard tables, write nothing but the picture and leave the GIL
 while they work. simplejpeg takes planes as they are, at less than half of Pillow's cost; Pillow
@@ -24,7 +24,7 @@ from hybrid_detect.frames.raster import Planes, Raster
 __all__ = ["Codec", "Encode", "PillowCodec", "TurboCodec", "jpeg_codec"]
 
 Encode: TypeAlias = Callable[[int], bytes]
-"""From a quality of 1 to 95 to the encoded picture."""
+"""Takes a quality of 1 to 95 and returns the encoded picture."""
 
 _EXTENDED: dict[str, dict[str, Any]] = {"webp": {"method": 0}, "avif": {"speed": 9}}
 """Pillow's options for the formats other than JPEG: the fastest that still compress better."""
@@ -36,13 +36,13 @@ T.81, A.2.
 
 
 class Codec(Protocol):
-    """What turns rasters into encoded pictures."""
+    """Turns rasters into encoded pictures."""
 
     format: str
-    """Name of what comes out, as in the wire format: ``jpeg``, ``webp`` or ``avif``."""
+    """The format of the pictures, as the wire format names it: ``jpeg``, ``webp`` or ``avif``."""
 
     def encoder(self, raster: Raster) -> Encode:
-        """What encodes `raster`; may be called again at another quality for less than twice."""
+        """A function that encodes `raster`; each further quality costs less than the first."""
 
 
 class TurboCodec:
@@ -60,7 +60,7 @@ class TurboCodec:
         self._encode_interleaved = module.encode_jpeg
 
     def encoder(self, raster: Raster) -> Encode:
-        """What encodes `raster`."""
+        """A function that encodes `raster`."""
         if isinstance(raster, Planes):
             y = _with_margin(_as_rows(raster.y))
             u, v = (_as_rows(plane) for plane in raster.chroma) if raster.chroma else (None, None)
@@ -85,7 +85,7 @@ class PillowCodec:
         self.format = format
 
     def encoder(self, raster: Raster) -> Encode:
-        """What encodes `raster`."""
+        """A function that encodes `raster`."""
         options = _EXTENDED.get(self.format)
         if options is None:
             return lambda quality: _jpeg_in_bands(raster, quality)
@@ -113,9 +113,9 @@ def _as_rows(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _with_margin(luma: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """`luma` with memory of ours behind an odd last row or column.
 
-    libjpeg-turbo takes the planes of a 4:2:0 picture to have even sides and reads as many samples
-    whatever was said: behind the caller's buffer if need be. Source: libjpeg-turbo,
-    `turbojpeg.c`, tjPlaneWidth and tjPlaneHeight.
+    libjpeg-turbo takes the planes of a 4:2:0 picture to have even sides. It reads as many samples,
+    past the end of the caller's buffer where that is odd. Source: libjpeg-turbo, `turbojpeg.c`,
+    tjPlaneWidth and tjPlaneHeight.
     """
     height, width = luma.shape
     if height % 2 == 0 and width % 2 == 0:
@@ -154,7 +154,7 @@ def _picture(raster: Raster, *, into: Image.Image | None = None) -> Image.Image:
 
     Args:
         raster: The pixels.
-        into: One that may be overwritten: its memory is in the cache already.
+        into: An image that may be overwritten: its memory is in the cache already.
     """
     return _merged(raster) if isinstance(raster, Planes) else raster.picture(into=into)
 

@@ -1,8 +1,8 @@
 """Compression: a frame as a picture that fits a byte budget, and the scale back to its pixels.
 
-The picture is encoded from whatever planes it has: grey stays grey, camera planes are never
-turned into RGB. Nothing but pixels is written: no EXIF, no colour profile, no comment. How the
-quality is found in about one encode is told in `rate_control`.
+A frame is encoded from the planes it has: grey stays grey, and camera planes are never turned into
+RGB. Nothing but pixels is written: no EXIF, no colour profile, no comment. `rate_control` explains
+how the quality is found in about one encode.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from hybrid_detect.compression.codec import Codec, PillowCodec, jpeg_codec
 from hybrid_detect.compression.compressed_image import PRESETS, CompressedImage, Preset
-from hybrid_detect.compression.frame_subject import FrameSubject
+from hybrid_detect.compression.encodable_frame import EncodableFrame
 from hybrid_detect.compression.jpeg_markers import quality_of, without_metadata
 from hybrid_detect.compression.ladder import ladder_of
 from hybrid_detect.compression.rate_control import RateController
@@ -35,7 +35,8 @@ ImageFormat: TypeAlias = Literal["jpeg", "webp", "avif"]
 OnImpossible: TypeAlias = Literal["error", "smallest"]
 
 _MAX_STREAMS = 8
-"""Sizes of picture one service remembers the past of: a few cameras, both ways up."""
+"""Streams, told by the size of their frames, that one service remembers: a few cameras, upright and
+turned."""
 
 JPEG_MAX_SIDE_PX = 65_500
 """The longest side libjpeg writes. Source: libjpeg, `jmorecfg.h`, JPEG_MAX_DIMENSION."""
@@ -49,12 +50,12 @@ _MAX_SIDES_PX = {"jpeg": JPEG_MAX_SIDE_PX, "webp": WEBP_MAX_SIDE_PX, "avif": JPE
 class ImageCompressionService:
     """Compresses pictures to a byte budget.
 
-    Pictures of the same size are taken for a stream: what one weighed says what the next will,
-    unless it looks different. Threads may share a service, but streams that look different
-    are better served by one each.
+    Frames of the same size are taken for a stream: the bytes of one predict those of the next,
+    unless it looks different. Threads may share a service, but give streams that look different a
+    service each.
 
     Args:
-        codec: What makes a JPEG; `None` takes simplejpeg if it is installed, else Pillow.
+        codec: Makes the JPEG; `None` takes simplejpeg if it is installed, else Pillow.
     """
 
     def __init__(self, *, codec: Codec | None = None) -> None:
@@ -122,8 +123,8 @@ class ImageCompressionService:
                 is not shrunk so far that it could not be found. `None` sets no such limit.
             format: ``jpeg``, or ``webp`` or ``avif``, which cost 10 to 30 times as much.
             options: ``{"quality": name}`` with a name of `PRESETS` in place of `quality`.
-            on_impossible: What a budget that no picture meets leads to: an ``error``, or the
-                ``smallest`` picture there is (smallest size allowed, quality 1), over budget.
+            on_impossible: What happens if no picture meets the budget: an ``error``, or the
+                ``smallest`` picture (smallest size allowed, quality 1), over budget.
 
         Raises:
             InvalidFrameError: If `image` is not a readable image.
@@ -150,20 +151,20 @@ class ImageCompressionService:
         fine, longer_side = frame.has_planes, max(frame.width, frame.height)
         ladder = ladder_of(size, longer_side, min_face_px, fine=fine)
         codec = self._codec if format == "jpeg" else PillowCodec(format)
-        outcome = self._stream((frame.width, frame.height, size, format, fine)).compress(
-            FrameSubject(frame, codec, ladder.sizes, self._scratch),
+        encoding = self._stream((frame.width, frame.height, size, format, fine)).compress(
+            EncodableFrame(frame, codec, ladder.sizes, self._scratch),
             target_bytes=target_bytes,
             max_quality=quality,
             floors=ladder.floors,
             scales=ladder.scales,
         )
-        if not outcome.fits and on_impossible == "error":
+        if not encoding.fits and on_impossible == "error":
             msg = (
-                f"a {frame.width}x{frame.height} picture needs {len(outcome.data)} bytes at "
+                f"a {frame.width}x{frame.height} picture needs {len(encoding.data)} bytes at "
                 f"least, got a budget of {target_bytes}"
             )
             raise ConfigurationError(msg)
-        return _compressed(frame, outcome, ladder.sizes[outcome.step], format)
+        return _compressed(frame, encoding, ladder.sizes[encoding.step], format)
 
     def _stream(self, key: object) -> RateController:
         """The controller of frames that have this in common."""
@@ -178,7 +179,7 @@ class ImageCompressionService:
 
 
 def _passed_through(frame: Frame, target_bytes: int) -> CompressedImage | None:
-    """The file `frame` was made from, if it can be sent as it is but for metadata."""
+    """The file that `frame` was made from, if it can be sent as it is or without its metadata."""
     data = frame.jpeg and without_metadata(frame.jpeg)
     if not data or len(data) > target_bytes:
         return None
@@ -194,18 +195,18 @@ def _passed_through(frame: Frame, target_bytes: int) -> CompressedImage | None:
 
 
 def _compressed(
-    frame: Frame, outcome: Encoding, size: tuple[int, int], format: str
+    frame: Frame, encoding: Encoding, size: tuple[int, int], format: str
 ) -> CompressedImage:
     return CompressedImage(
-        data=outcome.data,
+        data=encoding.data,
         width=size[0],
         height=size[1],
         original_width=frame.width,
         original_height=frame.height,
-        quality=outcome.quality,
-        encodes=outcome.encodes,
+        quality=encoding.quality,
+        encodes=encoding.encodes,
         format=format,
-        fits=outcome.fits,
+        fits=encoding.fits,
     )
 
 

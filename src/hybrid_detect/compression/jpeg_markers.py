@@ -34,7 +34,7 @@ _METADATA = frozenset((*range(0xE0, 0xF0), 0xFE))
 _ADOBE = 0xEE
 
 _CLEAN_JFIF = re.compile(rb"JFIF\x00\x01[\x00-\x02][\x00-\x02].{4}\x00\x00", re.DOTALL)
-"""The payload of one without thumbnail; density is four bytes that say nothing of anyone."""
+"""The payload of one without thumbnail; density is four bytes that identify no person."""
 
 _STANDARD_LUMA_SUM = 3688
 """Sum of the luma table at scale 100. Source: ITU-T T.81, table K.1."""

@@ -1,4 +1,4 @@
-"""JPEG restarts: files that hold one picture's rows in turn, made into one file of all of them.
+"""JPEG restarts: the files of a picture's bands are joined into one file.
 
 A decoder forgets at a restart what it predicts from, so what lies between two restarts can be
 encoded by itself. The pixels are those that encoding the whole picture gives, bit for bit.
@@ -27,7 +27,7 @@ def joined(files: Sequence[bytes], *, height: int, interval: int) -> bytes:
 
     Args:
         files: Baseline JPEGs of one encoder at one quality: the same width, tables and
-            subsampling. `files[0]` is given back if it is all there is.
+            subsampling. A single file is returned as it is.
         height: Of the whole picture, in pixels.
         interval: Minimum coded units in each file; the last may have fewer. 65535 at most.
     """

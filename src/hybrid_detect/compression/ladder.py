@@ -8,7 +8,7 @@ from functools import lru_cache
 __all__ = ["FACE_SIDE_PX", "MIN_SIDE_PX", "Ladder", "ladder_of"]
 
 MIN_SIDE_PX = 64
-"""No longer side is shrunk below this: a face in it could hardly be told from noise."""
+"""No longer side is shrunk below this: a face in it could hardly be distinguished from noise."""
 
 FACE_SIDE_PX = 14
 """The height a face needs in the compressed picture to be found.

@@ -3,7 +3,7 @@
 Frames of a stream resemble each other, so the last one's size at its quality says what this one
 will have at any quality; how wrong that was lately says how far below the budget to aim. Where
 there is no past, or the picture has changed too much for it to count, small samples are encoded
-instead. Nothing here knows pixels or codecs: a `Subject` encodes, this decides.
+instead. Nothing here knows pixels or codecs: an `Encodable` encodes, this module decides.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hybrid_detect.compression.size_law import SizeLaw
-from hybrid_detect.compression.size_search import Encoding, SizeSearch, Subject
+from hybrid_detect.compression.size_search import Encodable, Encoding, SizeSearch
 
-__all__ = ["QUALITY_CAP", "Encoding", "RateController", "Subject"]
+__all__ = ["QUALITY_CAP", "Encodable", "Encoding", "RateController"]
 
 # The constants were measured; docs/explanation/compression.md says how, and on what.
 
@@ -23,7 +23,7 @@ QUALITY_CAP = 92
 """Above it a file grows by 8 % a step, and libjpeg-turbo's fast DCT loses what was gained."""
 
 GLANCE_QUALITY = 60
-"""The quality that glances are about: the middle of what 80 KB gives at 1280x720."""
+"""The quality that glances assume: the middle of what 80 KB gives at 1280x720."""
 
 MARGIN_PER_ERROR = 2.0
 """How many mean prediction errors to stay below the budget."""
@@ -82,7 +82,7 @@ _NO_TREND = _Trend()
 
 
 class _Memory(NamedTuple):
-    """What one frame tells about the next. Never changed, so that threads may share it."""
+    """What is known of one frame, to predict the next. Immutable, so threads may share it."""
 
     step: int
     law: SizeLaw
@@ -108,41 +108,41 @@ class RateController:
 
     def compress(
         self,
-        subject: Subject,
+        encodable: Encodable,
         *,
         target_bytes: int,
         max_quality: int = QUALITY_CAP,
         floors: Sequence[int] = (1,),
         scales: Sequence[float] | None = None,
     ) -> Encoding:
-        """Encode `subject` to at most `target_bytes`, at the best size and quality for them.
+        """Encode `encodable` to at most `target_bytes`, at the best size and quality for them.
 
         Args:
-            subject: The picture.
+            encodable: The image.
             target_bytes: The budget.
             max_quality: Highest quality worth spending; `QUALITY_CAP` at most.
-            floors: For each size the subject may have, the quality below which the next
+            floors: For each size the image may have, the quality below which the next
                 smaller one shows more. The last size has no floor.
             scales: For each size, its sides as a share of the largest's; `None` halves them
                 each time.
         """
         if scales is None:
             scales = [0.5**step for step in range(len(floors))]
-        search = SizeSearch(subject, target_bytes, min(max_quality, QUALITY_CAP), floors, scales)
+        search = SizeSearch(encodable, target_bytes, min(max_quality, QUALITY_CAP), floors, scales)
         memory = self._memory
         if memory is None or memory.step > search.last_step:
-            outcome, self._memory = _first(search)
+            encoding, self._memory = _first(search)
         else:
-            outcome, self._memory = _next(search, memory)
-        return outcome
+            encoding, self._memory = _next(search, memory)
+        return encoding
 
 
 def _first(search: SizeSearch) -> tuple[Encoding, _Memory]:
-    """Compress the first picture of a stream."""
-    glance = search.subject.glance(0)
+    """Compress the first frame of a stream."""
+    glance = search.encodable.glance(0)
     found = search.search(0, SizeLaw(GLANCE_QUALITY, glance))
-    outcome, law = search.encode(*found)
-    return outcome, _Memory(outcome.step, law, FIRST_ERROR, search.growth)
+    encoding, law = search.encode(*found)
+    return encoding, _Memory(encoding.step, law, FIRST_ERROR, search.growth)
 
 
 def _next(search: SizeSearch, memory: _Memory) -> tuple[Encoding, _Memory]:
@@ -150,16 +150,16 @@ def _next(search: SizeSearch, memory: _Memory) -> tuple[Encoding, _Memory]:
     step, past, error, search.growth, trend, watch, last_glance = memory
     glance = None
     if watch:
-        glance = search.subject.glance(step)
+        glance = search.encodable.glance(step)
         change = glance / (last_glance or glance)
         # Where the last frame was a cut, so is this one, more likely than not.
         if abs(math.log(change)) >= (CUT / 2 if watch == WATCH else CUT):
             found = search.search(step, past.moved(past.quality, past.size * change))
-            outcome, law = search.encode(*found)
-            if outcome.step != step:
-                glance = search.subject.glance(outcome.step)
-            return outcome, _Memory(
-                outcome.step, law, error, search.growth, watch=WATCH, glance=glance
+            encoding, law = search.encode(*found)
+            if encoding.step != step:
+                glance = search.encodable.glance(encoding.step)
+            return encoding, _Memory(
+                encoding.step, law, error, search.growth, watch=WATCH, glance=glance
             )
         watch -= 1
     drift = trend.next_change
@@ -172,16 +172,18 @@ def _next(search: SizeSearch, memory: _Memory) -> tuple[Encoding, _Memory]:
         or search.larger(step, expected) != step
     ):
         found = search.search(step, expected)
-    outcome, law = search.encode(*found)
-    if outcome.step != step:
-        glance = search.subject.glance(outcome.step) if watch else None
-        return outcome, _Memory(outcome.step, law, error, search.growth, watch=watch, glance=glance)
+    encoding, law = search.encode(*found)
+    if encoding.step != step:
+        glance = search.encodable.glance(encoding.step) if watch else None
+        return encoding, _Memory(
+            encoding.step, law, error, search.growth, watch=watch, glance=glance
+        )
     surprise = math.log(law.size / expected.size_at(law.quality))
     if abs(surprise) >= CUT:
         watch = WATCH
     error = ERROR_MEMORY * error + (1 - ERROR_MEMORY) * min(abs(surprise), ERROR_LIMIT)
     trend = trend.after(surprise + drift)
-    return outcome, _Memory(step, law, error, search.growth, trend, watch, glance)
+    return encoding, _Memory(step, law, error, search.growth, trend, watch, glance)
 
 
 def _margin(error: float) -> float:

@@ -1,4 +1,4 @@
-"""The law of a picture's size: what a file weighs at any quality and scale, given one size.
+"""The law of a picture's size: the bytes of a file at any quality and scale, given one size.
 
 Every part of the library that predicts bytes uses this law: the rate control for one picture, the
 policies and the link meter for the next frame, and the simulation.
@@ -35,16 +35,16 @@ _EXPONENT_SPREAD = 0.15
 """How far scenes are off that mean (one sigma)."""
 
 _EXPONENT_RANGE = (-1.2, -0.12)
-"""What measured exponents are held to, so that two sizes close together cannot mislead."""
+"""Limits of measured exponents, so that two sizes close together cannot mislead."""
 
 HEADER_BYTES = 600
-"""What tables and headers take in any colour JPEG of ours; the power law is about the rest."""
+"""Tables and headers of a colour JPEG that the codecs write; the power law holds for the rest."""
 
 _SAMPLE_SPREAD = 0.02
 """How far a sample's size is off the whole picture's (one sigma), as a logarithm."""
 
 _FIRST_SAMPLE = 0.5
-"""What a first sample counts beside the second, which is twice as large."""
+"""Weight of a first sample beside the second, which is twice as large."""
 
 
 class SizeLaw(NamedTuple):
@@ -78,7 +78,7 @@ class SizeLaw(NamedTuple):
         return SizeLaw(quality, size, min(max(rise / run, low), high))
 
     def with_sample(self, quality: int, size: float) -> SizeLaw:
-        """The law through the mean of what it says itself and what another sample says.
+        """The law through the mean of its own prediction and another sample.
 
         The further apart the qualities, the less its own point counts, and the more the exponent
         that both give.
@@ -100,7 +100,7 @@ class SizeLaw(NamedTuple):
 def size_share(quality: float, scale: float) -> float:
     """Bytes of a JPEG as a share of the same picture's at full size and quality 80.
 
-    Tables and headers, which weigh the same at any quality, are left out: 0.5 % of a usual picture.
+    Tables and headers, which are the same at any quality, are left out: 0.5 % of a usual picture.
 
     Args:
         quality: JPEG quality, 1 to 100.

@@ -1,6 +1,6 @@
-"""The search for a picture's size and quality: by samples where its past does not say them.
+"""The search for a picture's size and quality, by samples where no past frame tells them.
 
-Nothing here knows pixels or codecs: a `Subject` encodes, this decides.
+Nothing here knows pixels or codecs: an `Encodable` encodes, this module decides.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from hybrid_detect.compression.size_law import GROWTH, SizeLaw
 
-__all__ = ["COLD_AIM", "Encoding", "SizeSearch", "Subject"]
+__all__ = ["COLD_AIM", "Encodable", "Encoding", "SizeSearch"]
 
 # The constants were measured; docs/explanation/compression.md says how, and on what.
 
@@ -49,46 +49,46 @@ _MAX_SECANT_STEPS = 3
 """Corrections of one size before quality is halved instead, for pictures that obey no law."""
 
 
-class Subject(Protocol):
-    """A picture to be encoded at sizes 0, 1, 2, ..., each smaller than the last."""
+class Encodable(Protocol):
+    """An image that can be encoded at sizes 0, 1, 2, ..., each smaller than the last."""
 
     def encode(self, step: int, quality: int) -> bytes:
-        """The whole picture."""
+        """Encode the whole image."""
 
     def estimate(self, step: int, quality: int, part: int) -> float | None:
-        """About how many bytes `encode` would give; `None` if that costs as much to know.
+        """Estimate how many bytes `encode` would give; `None` if that costs as much as encoding.
 
         Args:
             step: The size.
             quality: The quality.
-            part: 0, 1 or 2: which part of the picture to tell it from, 0 being half as large.
+            part: 0, 1 or 2: the part of the image to sample; part 0 is half as large.
         """
 
     def glance(self, step: int) -> float:
-        """Very roughly what it weighs at `GLANCE_QUALITY`, for next to nothing; above 0."""
+        """Guess the bytes at `GLANCE_QUALITY` at almost no cost; above 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """A picture encoded to a budget."""
+    """An image encoded to a budget, and how that was reached."""
 
     data: bytes = field(repr=False)
     step: int
     """The size: 0 is the largest."""
     quality: int
     encodes: int
-    """How often the whole picture was encoded."""
+    """How often the whole image was encoded."""
     samples: int
-    """How often a part of it was encoded to predict its size."""
+    """How often a part of it was encoded to predict the size."""
     fits: bool
-    """Whether it meets the budget; if not, this is the smallest it can be."""
+    """Whether it meets the budget; if not, this is the smallest encoding there is."""
 
 
 class SizeSearch:
-    """The search for one picture's size and quality.
+    """Finds one picture's size and quality.
 
     Args:
-        subject: The picture.
+        encodable: The image.
         target: The budget in bytes.
         ceiling: Highest quality worth spending.
         floors: For each size, the quality below which a smaller one shows more.
@@ -98,14 +98,14 @@ class SizeSearch:
 
     def __init__(
         self,
-        subject: Subject,
+        encodable: Encodable,
         target: int,
         ceiling: int,
         floors: Sequence[int],
         scales: Sequence[float],
         growth: float = GROWTH,
     ) -> None:
-        self.subject = subject
+        self.encodable = encodable
         self.target = target
         self.ceiling = ceiling
         self.floors = floors
@@ -118,18 +118,18 @@ class SizeSearch:
     def search(
         self, step: int, guess: SizeLaw, *, largest: int = 0, came_from: int | None = None
     ) -> tuple[int, int, float]:
-        """Size, quality and exponent for a picture whose past does not say them.
+        """Find size, quality and exponent by samples.
 
         Args:
             step: The size to start at.
-            guess: What is thought of it so far.
+            guess: The law that is assumed so far.
             largest: The largest size still open; larger ones were tried in vain.
             came_from: The size that `guess` was measured at, if not `step`.
         """
         if self.is_below_floor(step, _HOPELESS * self.fitting(guess, COLD_AIM)):
             smaller = self._smaller(step, guess)
             step, guess = smaller, self._at_size(guess, step, smaller)
-            came_from = None  # That was no measurement.
+            came_from = None  # The guess was not measured.
         while True:
             sampled = self._sampled(step, guess)
             if sampled is not None and came_from is not None:
@@ -152,7 +152,7 @@ class SizeSearch:
         aim = COLD_AIM * self.target
         law: SizeLaw | None = None
         for part in range(_MAX_SAMPLES):
-            size = self.subject.estimate(step, quality, part)
+            size = self.encodable.estimate(step, quality, part)
             if size is None:
                 return None
             self.samples += 1
@@ -197,7 +197,7 @@ class SizeSearch:
                     data, quality = more, higher
         if law.quality != quality:
             law = law.moved(quality, len(data))
-        outcome = Encoding(
+        encoding = Encoding(
             data=data,
             step=step,
             quality=quality,
@@ -205,11 +205,11 @@ class SizeSearch:
             samples=self.samples,
             fits=len(data) <= self.target,
         )
-        return outcome, law
+        return encoding, law
 
     def _encoded(self, step: int, quality: int) -> bytes:
         self.encodes += 1
-        return self.subject.encode(step, quality)
+        return self.encodable.encode(step, quality)
 
     def fitting(self, law: SizeLaw, aim: float) -> int:
         """The highest quality whose predicted size is within `aim` of the budget."""
@@ -237,7 +237,7 @@ class SizeSearch:
         return step
 
     def _learn_growth(self, step: int, other: int, surprise: float) -> None:
-        """Take into account how far off the size was that `_at_size` said."""
+        """Correct the growth by how far off the size was that `_at_size` predicted."""
         low, high = _GROWTH_RANGE
         growth = self.growth + math.log(surprise) / math.log(self.scales[other] / self.scales[step])
         self.growth = min(max(growth, low), high)

@@ -1,7 +1,7 @@
 """Bands: pictures handed to Pillow some rows at a time.
 
 Pillow keeps three channels as four bytes a pixel: 3.7 MB for 1280x720, 33 MB for 4K, on top of
-the caller's own pixels. A band at a time, it needs 1.3 MB whatever the picture's height (more above
+the caller's own pixels. A band at a time, it needs 1.3 MB for any height of the picture (more above
 20,480 pixels of width), and a megabyte beside it where planes are put together.
 """
 

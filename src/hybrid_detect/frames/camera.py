@@ -2,7 +2,7 @@
 
 A picture is never turned into RGB on the way to a JPEG: both store luma and chroma, so the
 planes are brought to full range, set upright and handed on. Nothing is read outside a buffer,
-whatever the strides claim: every length is checked when the image is made.
+regardless of the strides: every length is checked when the image is made.
 """
 
 from __future__ import annotations

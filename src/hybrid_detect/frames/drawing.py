@@ -35,7 +35,7 @@ def draw(
     """A copy of the upright picture with the faces of `result` on it.
 
     Each face gets its box, its keypoints and its score; a line at the bottom says who looked,
-    how that went and how long it took, or why nobody could look.
+    how that went and how long it took, or why it could not be done.
 
     Args:
         image: The picture the result is about: anything `Frame.of` takes. Not modified.
@@ -69,7 +69,7 @@ def draw(
 
 
 def _caption(result: DetectionResult) -> str:
-    backend = result.backend.value if result.backend else "no way"
+    backend = result.backend.value if result.backend else "no backend"
     if not result.answered:
         why = result.reason or str(result.error or "") or result.status.value
         return f"could not look: {why}"

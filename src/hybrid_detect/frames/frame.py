@@ -1,7 +1,7 @@
-"""Frame: one value for any picture a caller may have, upright and checked.
+"""Frame: one value for any image a caller may have, upright and checked.
 
 What is declared is checked when the frame is made; pixels are decoded when they are asked for,
-anew each time, so that a frame waiting in a queue weighs what its source weighs.
+anew each time, so that a frame waiting in a queue takes no more memory than its source.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Source(Protocol):
 
 
 class Frame:
-    """A picture to look at, upright, whatever it came from. Made by `Frame.of`.
+    """An image for a detector, upright, made by `Frame.of` from any kind of image.
 
     Arrays, Pillow images and camera planes are referred to, not copied: leave them as they are
     until the frame's result is there. Several threads may read one frame.

@@ -1,7 +1,7 @@
 """Part counts: how many parts an encoded image may consist of.
 
 A part is a segment, a chunk, a block, a box or an entry of a directory. Each costs a decoder some
-microseconds, whatever it holds, so a file of very many empty parts costs seconds where its bytes
+microseconds even if it is empty, so a file of very many empty parts costs seconds where its bytes
 look harmless. Every container is walked here before a decoder sees it, and every walk counts.
 """
 

@@ -1,6 +1,6 @@
 """Planes: buffers of samples as a camera delivers them, and their rows.
 
-Nothing is read outside a buffer, whatever the strides claim: its length is checked when a picture
+Nothing is read outside a buffer, regardless of the strides: its length is checked when a picture
 is made of it, and again when it is read, as a `bytearray` may have shrunk since.
 """
 

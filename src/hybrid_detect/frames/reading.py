@@ -12,7 +12,7 @@ from hybrid_detect.errors import InvalidFrameError
 __all__ = ["MAX_ENCODED_BYTES", "check_length", "read_file", "read_stream"]
 
 MAX_ENCODED_BYTES = 64 * 1024 * 1024
-"""The most an encoded image may weigh: a photo of 64 million pixels at a byte each, which is
+"""Most bytes of an encoded image: a photo of 64 million pixels at a byte each, which is
 twice what JPEG takes at its best quality. Reading more would let one file exhaust a small board.
 """
 

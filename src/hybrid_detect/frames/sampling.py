@@ -1,4 +1,4 @@
-"""Samples: what a small part of a picture tells about the size of the whole as a file."""
+"""Samples: small parts of a picture, from which the bytes of the whole are estimated."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Area: TypeAlias = tuple[slice, slice]
 """Rows and columns of a picture."""
 
 FILL = 0
-"""Level of all channels. One for all faces: a mean of their own would tell the skin's colour."""
+"""Level of all channels, the same for all faces: a mean of each would reveal the skin's colour."""
 
 BLOCKS = 3
 """Blocks a region has in each direction."""

@@ -1,4 +1,4 @@
-"""PrivacyFilter: pictures without what identifies people, in the file or in the pixels."""
+"""PrivacyFilter: removes what identifies people, from the file or from the pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Faces", "Method", "PrivacyFilter"]
 Method: TypeAlias = Literal["fill", "pixelate"]
 
 Faces: TypeAlias = DetectionResult | Iterable[Face]
-"""Where faces are: a result for this very picture, or faces in its upright pixels."""
+"""Where the faces are: a result for this very image, or faces in its upright pixels."""
 
 _METHODS = {"fill": filled, "pixelate": pixelated}
 
@@ -51,9 +51,10 @@ _BAND = 256
 
 
 class PrivacyFilter:
-    """Takes out of pictures what identifies people: in the file, or in the pixels.
+    """Removes what identifies people from images: from the file, or from the pixels.
 
-    It holds nothing and does no I/O but read a path it is given; threads may share one.
+    It keeps no state, and does no I/O except to read a path that it is given. Threads may share
+    one.
     """
 
     def find_metadata(self, image: ImageLike) -> tuple[Metadata, ...]:
@@ -126,8 +127,8 @@ class PrivacyFilter:
     ) -> NDArray[np.uint8]:
         """The upright picture with `faces` destroyed for good.
 
-        Only the faces given are: one that the detector missed stays as it is. A picture in which
-        nobody looked for faces is refused, not returned unchanged.
+        Only the faces given are: one that the detector missed stays as it is. A result of a
+        failed or skipped detection is refused, so that no picture is returned unchanged by mistake.
 
         Args:
             image: Anything `Frame.of` takes. Not modified.
@@ -146,9 +147,9 @@ class PrivacyFilter:
 
         Raises:
             InvalidFrameError: If `image` is not a readable image.
-            ConfigurationError: If `method` or `margin` is none, or `faces` is a result with an
-                earlier frame's faces.
-            HybridDetectError: If `faces` is a result in which nobody looked: its error.
+            ConfigurationError: If `method` or `margin` is not a valid one, or `faces` is a result
+                with an earlier frame's faces.
+            HybridDetectError: If `faces` is the result of a failed or skipped detection: its error.
         """
         if method not in _METHODS:
             msg = f"method: expected one of {', '.join(_METHODS)}, got {str(method)[:40]!r}"
@@ -181,9 +182,9 @@ class PrivacyFilter:
 
         Raises:
             InvalidFrameError: If `image` is not a readable image.
-            ConfigurationError: If `margin` is none, or `faces` is a result with an earlier
-                frame's faces.
-            HybridDetectError: If `faces` is a result in which nobody looked: its error.
+            ConfigurationError: If `margin` is not a valid one, or `faces` is a result with an
+                earlier frame's faces.
+            HybridDetectError: If `faces` is the result of a failed or skipped detection: its error.
         """
         frame = Frame.of(image, pixel_format=pixel_format)
         return kept_alone(frame.rgb(), _regions(frame, faces, margin))

@@ -1,4 +1,4 @@
-"""Metadata: what an encoded image says beside its picture, found and left out losslessly."""
+"""Metadata: what an encoded image holds beside its pixels, found and left out losslessly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _READERS = {"JPEG": jpeg_parts, "PNG": png_parts, "WEBP": webp_parts}
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """One thing in a file that is not the picture. What it says is not told."""
+    """One thing in a file that is not the picture: its name and size, never its content."""
 
     name: str
     """What it is, such as ``EXIF``, ``comment`` or ``bytes behind the picture``."""

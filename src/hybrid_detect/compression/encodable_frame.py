@@ -1,4 +1,4 @@
-"""Frames as the subject of rate control: encoded at any size, or just looked at."""
+"""Encodable frames: what the rate control asks of a frame, at each of its sizes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.frames.raster import Raster, Scratch
 from hybrid_detect.frames.shrinking import shrinks_fast
 
-__all__ = ["FrameSubject"]
+__all__ = ["EncodableFrame"]
 
 _SAMPLE_BIAS = 0.98
-"""Samples weigh 2 % more than their share: tiles side by side do not go on in each other."""
+"""Samples have 2 % more bytes than their share: neighbouring tiles do not continue each other."""
 
 _BYTES_PER_PIXEL = 0.03
 _ACTIVITY_EXPONENT = 0.85
 _LEAST_ACTIVITY = 0.1
-"""What a picture weighs at quality 60, from its activity alone: off by 10 to 16 % on photos."""
+"""Bytes of a picture at quality 60, from its activity alone: off by 10 to 16 % on photos."""
 
 
-class FrameSubject:
-    """A frame as the rate control's subject: each size is made once, when it is asked for.
+class EncodableFrame:
+    """A frame for the rate control to encode: each size is made once, when it is asked for.
 
     Args:
         frame: The picture.
-        codec: What encodes it.
+        codec: Encodes it.
         sizes: Width and height of each of its sizes, from the largest down.
         scratch: Memory to take it apart in.
     """
@@ -43,14 +43,14 @@ class FrameSubject:
         self._encoders: dict[int, Encode] = {}
 
     def encode(self, step: int, quality: int) -> bytes:
-        """The whole picture as a file."""
+        """Encode the whole frame at one of its sizes."""
         encode = self._encoders.get(step)
         if encode is None:
             encode = self._encoders[step] = self._codec.encoder(self._raster(step))
         return encode(quality)
 
     def estimate(self, step: int, quality: int, part: int) -> float | None:
-        """About how many bytes `encode` would give, from a tenth of the picture."""
+        """Estimate how many bytes `encode` would give, from a tenth of the picture."""
         sample = self._raster(step).sample(part)
         if sample is None:
             return None
@@ -59,7 +59,7 @@ class FrameSubject:
         return HEADER_BYTES + max(1, body) * times * _SAMPLE_BIAS
 
     def glance(self, step: int) -> float:
-        """Very roughly what it weighs at the controller's `GLANCE_QUALITY`."""
+        """Guess the bytes at the controller's `GLANCE_QUALITY` from a few rows."""
         width, height = self._sizes[step]
         detail = math.pow(self._raster(step).activity() + _LEAST_ACTIVITY, _ACTIVITY_EXPONENT)
         return HEADER_BYTES + _BYTES_PER_PIXEL * width * height * detail
@@ -71,7 +71,7 @@ class FrameSubject:
         return raster
 
     def _made(self, step: int) -> Raster:
-        """The picture at one size; from a larger one, so that nothing is decoded twice."""
+        """Make one size of the frame, from a larger one if it exists: nothing is decoded twice."""
         size = self._sizes[step]
         larger = [made for made in self._rasters if made < step]
         if not larger:
