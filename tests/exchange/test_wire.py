@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
     encode_request,
     peek_request_id,
+    reply_to_json,
     with_request_id,
 )
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
@@ -327,17 +329,26 @@ def test_a_bad_request_is_refused(data: bytes) -> None:
         message(2, b'{"width":4,"height":4,"faces":[{"box":[0,0,1,1e999]}]}'),
         result(model=["x"]),
         result(detect_s="fast"),
+        result(min_confidence=1.5),
+        result(min_confidence="low"),
         error(status=99),
         error(status=600),
         error(status="500"),
         error(code=None),
         error(detail="x" * 1025),
     ],
-    ids=range(27),
+    ids=range(29),
 )
 def test_a_bad_reply_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode_reply(data)
+
+
+def test_the_lowest_score_that_was_applied_is_told() -> None:
+    reply = replace(RESULT, min_confidence=0.25)
+    assert decode_reply(encode_reply(reply)) == reply
+    assert reply_to_json(reply)["min_confidence"] == 0.25
+    assert "min_confidence" not in reply_to_json(RESULT)
 
 
 def test_what_is_merely_odd_is_brought_into_range() -> None:

@@ -17,6 +17,7 @@ import websockets
 from PIL import Image
 from websockets.asyncio.client import ClientConnection, connect
 
+from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.errors import BackendUnavailableError, InvalidFrameError
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
@@ -344,14 +345,19 @@ class Engine:
     looked = 0
     lock = threading.Lock()
     asked_since_s = None
+    has_process = True
 
-    def __init__(self, load_model: Any, *, min_confidence: float) -> None:
+    def __init__(self, load_model: Any, **_: object) -> None:
         pass
 
     def start(self) -> None:
         pass
 
-    def detect(self, image: Any) -> tuple[Face, ...]:
+    def detect_encoded(
+        self, data: bytes, *, max_pixels: int, min_confidence: float
+    ) -> PictureFaces:
+        if max_pixels < 64 * 48 or data == b"garbage":
+            raise InvalidFrameError(expected="a small picture", actual="another one")
         with self.lock:
             Engine.running += 1
             Engine.looked += 1
@@ -360,7 +366,7 @@ class Engine:
         assert self.go.acquire(timeout=LIMIT_S)
         with self.lock:
             Engine.running -= 1
-        return (FACE, dataclasses.replace(FACE, score=0.3))
+        return PictureFaces(64, 48, (FACE,))
 
     def kill(self) -> None:
         pass
@@ -403,7 +409,7 @@ async def turns(count: int = 10) -> None:
         await asyncio.sleep(0)
 
 
-async def test_the_pool_answers_with_faces_above_the_asked_confidence(engine: type[Engine]) -> None:
+async def test_the_pool_answers_with_the_faces_and_the_picture_s_size(engine: type[Engine]) -> None:
     async with pool_of(1) as pool:
         engine.go.release()
         seen = await pool.detect(PICTURE)

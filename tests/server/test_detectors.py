@@ -1,14 +1,18 @@
 import asyncio
 import io
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from hybrid_detect.backends.device import supervised_worker
+from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server import detectors
@@ -17,16 +21,16 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection, DetectorPool
 from hybrid_detect.server.serving import serve
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryReading
-from hybrid_detect.types import Face
 
-from ..waiting import LIMIT_S
+from ..backends.device import stand_in
+from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.anyio
 
 
-def jpeg() -> bytes:
+def jpeg(width: int = 64) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(np.zeros((48, 64, 3), np.uint8)).save(out, "JPEG")
+    Image.fromarray(np.zeros((48, width, 3), np.uint8)).save(out, "JPEG")
     return out.getvalue()
 
 
@@ -38,12 +42,15 @@ BACKS_OFF = BackendUnavailableError("the detector's process died 3 times; next t
 class Worker:
     """A worker that hangs, dies or fails to start when told so."""
 
+    has_process = True
+
     def __init__(self) -> None:
         self.starting = False
         self.hangs = False
         self.error: Exception | None = None
         self.start_error: Exception | None = None
         self.looked = 0
+        self.confidences: list[float] = []
         self.kills = 0
         self.is_closed = False
         self.hanging = threading.Event()
@@ -57,8 +64,11 @@ class Worker:
         if self.start_error is not None:
             raise self.start_error
 
-    def detect(self, image: Any) -> tuple[Face, ...]:
+    def detect_encoded(
+        self, data: bytes, *, max_pixels: int, min_confidence: float
+    ) -> PictureFaces:
         self.looked += 1
+        self.confidences.append(min_confidence)
         if self.hangs:
             self._killed.clear()
             self.hanging.set()
@@ -67,7 +77,7 @@ class Worker:
             raise DIED
         if self.error is not None:
             raise self.error
-        return ()
+        return PictureFaces(64, 48, ())
 
     def kill(self) -> None:
         self.kills += 1
@@ -101,16 +111,15 @@ def leave(monkeypatch: pytest.MonkeyPatch, available_bytes: int | None) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is not done at once counts as hung."""
-    for name in ("LOOK_LIMIT_S", "HANG_GRACE_S", "CLOSE_TIMEOUT_S"):
+    """A call that is not done at once counts as hung."""
+    for name in ("DETECT_LIMIT_S", "HANG_GRACE_S", "CLOSE_TIMEOUT_S"):
         monkeypatch.setattr(detectors, name, 0.0)
-    for name in ("WATCH_EVERY_S", "KILL_EVERY_S"):
-        monkeypatch.setattr(detectors, name, 0.001)
+    monkeypatch.setattr(supervised_worker, "KILL_EVERY_S", 0.001)
 
 
 @asynccontextmanager
-async def pool_of(count: int) -> AsyncIterator[DetectorPool]:
-    pool = DetectorPool(ServerConfig(detectors=count))
+async def pool_of(count: int, **config: Any) -> AsyncIterator[DetectorPool]:
+    pool = DetectorPool(ServerConfig(detectors=count, **config))
     async with asyncio.timeout(LIMIT_S):
         await pool.start()
         try:
@@ -137,13 +146,18 @@ async def test_a_hung_detector_is_killed_and_costs_one_picture(workers: list[Wor
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_hung_detector_is_killed_though_its_caller_has_gone(workers: list[Worker]) -> None:
+async def test_a_hung_detector_is_killed_though_its_caller_has_gone(
+    workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detectors, "HANG_GRACE_S", 0.2)
     async with pool_of(1) as pool:
         workers[0].hangs = True
         gone = asyncio.create_task(pool.detect(PICTURE))
         await asyncio.to_thread(workers[0].hanging.wait, LIMIT_S)
         gone.cancel()
         assert isinstance(await pool.detect(PICTURE), Detection)
+        await asyncio.wait([gone])
+        assert gone.cancelled() or gone.exception() is DIED
 
 
 @pytest.mark.usefixtures("impatient")
@@ -162,9 +176,8 @@ async def test_a_detector_is_not_killed_while_it_starts(workers: list[Worker]) -
 async def test_a_picture_s_deadline_ends_a_hung_look_earlier(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detectors, "LOOK_LIMIT_S", 1000.0)
+    monkeypatch.setattr(detectors, "DETECT_LIMIT_S", 1000.0)
     monkeypatch.setattr(detectors, "HANG_GRACE_S", 0.0)
-    monkeypatch.setattr(detectors, "WATCH_EVERY_S", 0.001)
     async with pool_of(1) as pool:
         workers[0].hangs = True
         with pytest.raises(BackendUnavailableError):
@@ -216,7 +229,7 @@ async def test_only_one_other_detector_is_tried(workers: list[Worker]) -> None:
 async def test_there_is_no_second_try_without_time(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detectors, "LOOK_LIMIT_S", 0.0)
+    monkeypatch.setattr(detectors, "DETECT_LIMIT_S", 0.0)
     async with pool_of(2) as pool:
         workers[0].error = DIED
         with pytest.raises(BackendUnavailableError):
@@ -268,3 +281,60 @@ async def test_without_mediapipe_no_model_is_fetched(
     with pytest.raises(MissingExtraError, match=r"hybrid-detect\[device\]") as caught:
         await asyncio.to_thread(serve, ServerConfig(port=0, detectors=1))
     assert caught.value.extra == "device"
+
+
+# -- the lowest score ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "lowest", "applied"),
+    [
+        (0.0, 0.1, 0.1),
+        (0.1, 0.1, 0.1),
+        (0.3, 0.1, 0.3),
+        (0.5, 0.1, 0.5),
+        (0.9, 0.1, 0.9),
+        (0.1, 0.7, 0.7),
+        (0.8, 0.7, 0.8),
+    ],
+)
+async def test_the_score_that_a_client_asks_for_is_applied_and_told(
+    workers: list[Worker], asked: float, lowest: float, applied: float
+) -> None:
+    async with pool_of(1, min_confidence=lowest) as pool:
+        request = DetectRequest(request_id=1, image=jpeg(), min_confidence=asked)
+        assert (await pool.detect(request)).min_confidence == applied
+    assert workers[0].confidences == [applied]
+
+
+# -- pictures that are dear to decode --------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is for POSIX")
+@pytest.mark.parametrize("ended_by", ["its limit", "closing"])
+async def test_pictures_that_are_dear_to_decode_hold_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    """Two of them used to hold both detectors for as long as their decoding took."""
+    stand_in.install(tmp_path, monkeypatch)
+    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"model")
+    monkeypatch.setattr(detectors, "is_installed", lambda _: True)
+    monkeypatch.setattr(detectors, "HANG_GRACE_S", 0.0)
+    monkeypatch.setattr(detectors, "CLOSE_TIMEOUT_S", 0.0)
+    deadline_s = 0.1 if ended_by == "its limit" else None
+    dear = DetectRequest(request_id=1, image=jpeg(stand_in.DEAR_SIDE_PX), deadline_s=deadline_s)
+    pool = DetectorPool(ServerConfig(detectors=2))
+    async with asyncio.timeout(LIMIT_S):  # Half of what one of them would take.
+        try:
+            await pool.start()
+            dear_ones = [asyncio.create_task(pool.detect(dear)) for _ in range(2)]
+            if ended_by == "its limit":
+                fine = await pool.detect(DetectRequest(request_id=2, image=jpeg()))
+                assert (fine.width, fine.height) == (64, 48)
+            else:
+                await until(lambda: all(w.detector.asked_since_s for w in pool._workers))
+        finally:
+            await pool.aclose()
+        for error in await asyncio.gather(*dear_ones, return_exceptions=True):
+            assert isinstance(error, BackendUnavailableError)
+            assert "signal 9" in str(error)

@@ -116,6 +116,9 @@ class ResultReply:
     """Waiting for a free detector."""
     detect_s: float | None = None
     """Decoding and detecting."""
+    min_confidence: float | None = None
+    """The lowest score that was reported, which may be above the one that was asked for; `None` if
+    the server does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,15 +157,12 @@ def decode_request(data: bytes) -> DetectRequest:
         _fail("a detect message", f"type {kind}")
     if not payload:
         _fail("a picture", "an empty payload")
-    confidence = _number(header.get("min_confidence", 0.5), "min_confidence")
-    if not 0 <= confidence <= 1:
-        _fail("min_confidence from 0 to 1", str(confidence))
     deadline = header.get("deadline_s")
     return DetectRequest(
         request_id=request_id,
         image=payload,
         format=_text(header.get("format", "jpeg"), "format"),
-        min_confidence=confidence,
+        min_confidence=_confidence(header.get("min_confidence", 0.5)),
         deadline_s=None if deadline is None else _number(deadline, "deadline_s"),
         session_id=_optional_text(header.get("session_id"), "session_id"),
     )
@@ -194,6 +194,7 @@ def _reply_header(reply: ResultReply | ErrorReply) -> dict[str, Any]:
         "receive_s": reply.receive_s,
         "queue_s": reply.queue_s,
         "detect_s": reply.detect_s,
+        "min_confidence": reply.min_confidence,
         "faces": [_face_to_json(face) for face in reply.faces],
     }
 
@@ -226,6 +227,7 @@ def decode_reply(data: bytes) -> ResultReply | ErrorReply:
         receive_s=_optional_seconds(header.get("receive_s"), "receive_s"),
         queue_s=_optional_seconds(header.get("queue_s"), "queue_s"),
         detect_s=_optional_seconds(header.get("detect_s"), "detect_s"),
+        min_confidence=_optional_confidence(header.get("min_confidence")),
         faces=tuple(_face_from_json(face) for face in faces),
     )
 
@@ -341,6 +343,17 @@ def _number(value: Any, name: str) -> float:
 
 def _optional_seconds(value: Any, name: str) -> float | None:
     return None if value is None else max(_number(value, name), 0.0)
+
+
+def _confidence(value: Any) -> float:
+    confidence = _number(value, "min_confidence")
+    if not 0 <= confidence <= 1:
+        _fail("min_confidence from 0 to 1", str(confidence))
+    return confidence
+
+
+def _optional_confidence(value: Any) -> float | None:
+    return None if value is None else _confidence(value)
 
 
 def _integer(value: Any, name: str, *, low: int, high: int) -> int:

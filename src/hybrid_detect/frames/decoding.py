@@ -135,19 +135,22 @@ class EncodedPicture:
         """The upright picture as RGB, shape ``(height, width, 3)``, perhaps smaller than it is.
 
         Args:
-            enough_px: Pixels of the longer side that suffice. A JPEG is then decoded at a half, a
+            enough_px: Pixels of the longer side that suffice. A JPEG is decoded at a half, a
                 quarter or an eighth of its size where the longer side keeps that many: 48
                 megapixels at an eighth take a tenth of the time and a 64th of the memory. Other
-                formats have no such decoder and keep their size. `None` keeps every pixel.
+                formats have no such decoder, and are shrunk to this if they have twice as many.
+                `None` keeps every pixel.
 
         Raises:
             InvalidFrameError: If the data is damaged.
         """
         enough = fitted_size(self.width, self.height, max_side_px=enough_px)
+        stored_size = _turned_size(enough, self.orientation)
         with _damage_reported(self.format):
             image = self._opened()
-            image.draft(image.mode, _turned_size(enough, self.orientation))
-            upright = _upright(image, image.size, self.orientation)
+            image.draft(image.mode, stored_size)
+            is_large = max(image.size) >= 2 * max(stored_size)
+            upright = _upright(image, stored_size if is_large else image.size, self.orientation)
             return pixels_of(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
     def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster:

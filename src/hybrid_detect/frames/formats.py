@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from PIL import features
 from PIL.ImageFile import ImageFile
@@ -25,7 +25,7 @@ from hybrid_detect.frames.png_chunks import png_layout, png_profile
 from hybrid_detect.frames.tiff_directory import tiff_layout
 from hybrid_detect.frames.webp_chunks import webp_layout, webp_profile
 
-__all__ = ["LAYOUTS", "PROFILES", "format_of", "opened"]
+__all__ = ["LAYOUTS", "PROFILES", "format_of", "load_decoders", "opened"]
 
 LAYOUTS: Mapping[str, Callable[[bytes], Layout]] = {
     "JPEG": jpeg_layout,
@@ -62,8 +62,18 @@ def opened(data: bytes, name: str) -> ImageFile:
 
     Taking the plugin directly loads that plugin only, where `Image.open` may load all forty.
     """
+    return cast("ImageFile", _plugin(name)(io.BytesIO(data)))
+
+
+def load_decoders() -> None:
+    """Load the decoder of every format, for a process that soon may open no file any more."""
+    for name in _PLUGINS:
+        _plugin(name)
+
+
+def _plugin(name: str) -> Any:
     module, plugin = _PLUGINS[name]
-    return cast("ImageFile", getattr(import_module(module), plugin)(io.BytesIO(data)))
+    return getattr(import_module(module), plugin)
 
 
 def format_of(data: bytes) -> str:

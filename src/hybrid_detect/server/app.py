@@ -282,6 +282,7 @@ class _App:
             receive_s=receive_s,
             queue_s=seen.queue_s,
             detect_s=seen.detect_s,
+            min_confidence=seen.min_confidence,
         )
         self.retention.keep(owner, request, reply)
         return reply

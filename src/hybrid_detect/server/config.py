@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybrid_detect.backends.remote.credentials import checked_token
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.server.tls import TlsConfig
 from hybrid_detect.server.tokens import JwtConfig
@@ -76,8 +75,9 @@ class ServerConfig:
     """The larger model: it sees faces from about 5 % of the long side, short range from 10 %."""
     model_path: Path | None = None
     """A model file to use instead of looking for one; it must be the published file of `model`."""
-    min_confidence: float = DEFAULT_MIN_CONFIDENCE
-    """Lowest score the detectors report; clients may ask for more, not for less."""
+    min_confidence: float = 0.1
+    """The lowest score that clients may ask for; the reply says what was applied. Below a tenth
+    nearly all of what a detector reports is no face, and a picture takes longer."""
     detectors: int = field(default_factory=_usable_cores)
     """Detectors, each in a process of its own; fewer are started if memory is short of so many."""
     max_waiting: int = 16

@@ -208,6 +208,7 @@ _SCHEMAS: dict[str, Any] = {
             "receive_s": _SECONDS,
             "queue_s": _SECONDS,
             "detect_s": _SECONDS,
+            "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
             "faces": {"type": "array", "items": _ref("Face")},
         },
     },

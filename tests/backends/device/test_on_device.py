@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from hybrid_detect.backends.device import engine as engine_module
+from hybrid_detect.backends.device import in_process
 from hybrid_detect.backends.device import on_device as device
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
@@ -103,7 +104,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     engine = FakeEngine()
     monkeypatch.setattr(device, "is_installed", lambda _: True)
     monkeypatch.setattr(device, "load_model", engine.load)
-    monkeypatch.setattr(device, "MediaPipeFaceDetector", engine.build)
+    monkeypatch.setattr(in_process, "MediaPipeFaceDetector", engine.build)
     yield engine
     engine.may_load.set()
     engine.may_answer.set()
@@ -184,7 +185,7 @@ async def test_everything_happens_on_one_thread_off_the_loop(engine: FakeEngine)
     assert engine.closed == 1
 
 
-async def test_bad_picture_is_the_callers_error(engine: FakeEngine) -> None:
+async def test_a_bad_picture_is_the_caller_s_error(engine: FakeEngine) -> None:
     engine.detect_error = InvalidFrameError("damaged")
     async with service_of() as service:
         with pytest.raises(InvalidFrameError):
@@ -193,7 +194,7 @@ async def test_bad_picture_is_the_callers_error(engine: FakeEngine) -> None:
         assert (await service.detect(frame_of(4), plan())).answered
 
 
-async def test_engines_failure_keeps_its_type_and_gets_the_time(engine: FakeEngine) -> None:
+async def test_the_detector_s_failure_keeps_its_type_and_gets_the_time(engine: FakeEngine) -> None:
     engine.detect_error = BackendUnavailableError("broken", backend="device", retryable=True)
     async with service_of() as service:
         with pytest.raises(BackendUnavailableError) as caught:
@@ -294,7 +295,7 @@ async def test_cancelled_detection_is_let_finish(engine: FakeEngine) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        engine.detect_error = RuntimeError("nobody hears this")
+        engine.detect_error = RuntimeError("unheard")
         following = asyncio.create_task(service.detect(frame_of(2), plan()))
         engine.may_answer.set()
         await until(lambda: not engine.looking.is_set())
@@ -339,7 +340,7 @@ async def test_check_waits_no_longer_than_told_and_never_loads_twice(engine: Fak
     assert engine.loads == 1
 
 
-async def test_long_load_is_why_not(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_load_is_told(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "LOADING_GRACE_S", 0.0)
     engine.may_load.clear()
     async with service_of() as service:
@@ -490,9 +491,14 @@ def synthetic(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes | Exceptio
     assert not [c for c in psutil.Process().children() if "worker_child" in str(c.cmdline())]
 
 
+def worker_of(service: OnDeviceDetectionService) -> DetectorWorker:
+    worker = service._engine._worker.detector
+    assert isinstance(worker, DetectorWorker)
+    return worker
+
+
 def pid_of(service: OnDeviceDetectionService) -> int | None:
-    worker = service._engine._worker
-    return worker.pid if worker else None
+    return worker_of(service).pid
 
 
 def send(service: OnDeviceDetectionService, number: int) -> None:
@@ -513,7 +519,6 @@ async def test_process_answers_and_mediapipe_stays_out_of_this_one() -> None:
         assert len(result.faces) == 1
         assert result.status is DetectionStatus.OK
         assert result.reason == "test"
-        assert isinstance(service._engine._detector, DetectorWorker)
         assert pid_of(service) not in (None, os.getpid())
     assert pid_of(service) is None
 
@@ -604,9 +609,8 @@ async def test_start_that_takes_long_is_no_hang(monkeypatch: pytest.MonkeyPatch)
         started = pid_of(service)
         await asyncio.sleep(SOON_S)
         assert pid_of(service) == started
-        worker = service._engine._worker
-        assert worker is not None
-        await until(lambda: not worker.starting)
+        process = worker_of(service)._process
+        await until(lambda: not process.starting)
         # The late frame itself may be killed now; the process came up all the same.
 
 
@@ -725,9 +729,9 @@ async def test_a_picture_that_takes_long_to_decode_is_no_hang_of_the_process(
     may_decode = threading.Event()
     rgb = Frame.rgb
 
-    def slow_rgb(self: Frame) -> np.ndarray:
+    def slow_rgb(self: Frame, *, enough_px: int | None) -> np.ndarray:
         assert may_decode.wait(LIMIT_S)
-        return rgb(self)
+        return rgb(self, enough_px=enough_px)
 
     async with OnDeviceDetectionService() as service:
         await service.check(deadline_s=LIMIT_S)
@@ -740,8 +744,7 @@ async def test_a_picture_that_takes_long_to_decode_is_no_hang_of_the_process(
         may_decode.set()
         monkeypatch.undo()
         assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
-        assert service._engine._worker is not None
-        assert service._engine._worker.restarts <= 1  # the late frame itself may count as hung
+        assert worker_of(service).restarts <= 1  # The late frame itself may count as hung.
 
 
 @process

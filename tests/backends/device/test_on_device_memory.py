@@ -110,26 +110,14 @@ async def test_memory_is_watched_without_a_start_too() -> None:
     await service.aclose()
 
 
-async def test_a_picture_just_above_4k_takes_little_more_than_the_process_there_is() -> None:
+async def test_a_picture_above_4k_takes_no_process_of_its_own() -> None:
     memory = Memory()
     async with OnDeviceDetectionService(read_memory=memory.read) as service:
         assert (await service.process_image(BLANK, deadline_s=10)).answered
-        memory.reading = replace(PLENTY, available_bytes=145 * MIB)
-        large = np.zeros((2160, 4096, 3), np.uint8)
+        (worker,) = workers()
+        large = np.zeros((4320, 7680, 3), np.uint8)
         assert (await service.process_image(large, deadline_s=10)).answered
-        assert service.unavailable_reason == ""
-
-
-async def test_a_picture_too_large_for_the_memory_keeps_none_of_the_usual_out() -> None:
-    memory = Memory()
-    memory.reading = replace(PLENTY, available_bytes=200 * MIB)
-    large = np.zeros((4320, 7680, 3), np.uint8)
-    async with OnDeviceDetectionService(read_memory=memory.read) as service:
-        assert (await service.process_image(BLANK, deadline_s=10)).answered
-        with pytest.raises(BackendUnavailableError, match="only 200 MiB are left"):
-            await service.process_image(large, deadline_s=10)
-        assert service.unavailable_reason == ""
-        assert (await service.process_image(BLANK, deadline_s=10)).answered
+        assert workers() == [worker]
 
 
 @pytest.mark.parametrize("mode", ["auto", "prefer_on_device"])
@@ -159,15 +147,14 @@ def test_a_leak_that_was_ended_does_not_keep_a_fresh_one_out(
     guard = memory_guard.MemoryGuard(read=memory.read)
     memory.reading = SHORT
     monkeypatch.setattr(memory_guard, "process_private_bytes", lambda _: 120 * MIB)
-    assert guard.why_not_go_on(1)
+    assert guard.reason_to_stop(1)
     memory.reading = replace(PLENTY, available_bytes=180 * MIB)
-    assert "needs 120" in guard.why_not_start()  # and 64 for the app: what it really took
+    assert "needs 120" in guard.reason_not_to_start()  # and 64 for the app: what it really took
     monkeypatch.setattr(memory_guard, "process_private_bytes", lambda _: 900 * MIB)
     memory.reading = SHORT
-    assert guard.why_not_go_on(1)
+    assert guard.reason_to_stop(1)
     memory.reading = replace(PLENTY, available_bytes=200 * MIB)
-    assert guard.why_not_start() == ""
-    assert "needs 228" in guard.why_not_start(100 * MIB)
+    assert guard.reason_not_to_start() == ""
 
 
 async def test_the_device_alone_says_why_it_cannot_look() -> None:

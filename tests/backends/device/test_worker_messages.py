@@ -1,4 +1,4 @@
-"""Faces and requests as bytes, and back."""
+"""Faces, refusals and requests as bytes, and back."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     FOUND,
+    REFUSED,
     REPLY,
     REQUEST,
-    pack_faces,
-    pack_reply,
-    unpack_faces,
+    pack_found,
+    pack_refusal,
+    unpack_found,
+    unpack_refusal,
 )
+from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
+SIDES = st.integers(1, 2**32 - 1)
 
 
 @st.composite
@@ -34,26 +39,32 @@ def faces(draw: st.DrawFn) -> Face:
     )
 
 
-@given(st.lists(faces(), max_size=6))
-def test_faces_survive_the_way(found: list[Face]) -> None:
-    assert unpack_faces(pack_faces(found)) == tuple(found)
+FOUNDS = st.builds(PictureFaces, SIDES, SIDES, st.lists(faces(), max_size=6).map(tuple))
 
 
-@given(st.lists(faces(), max_size=6), st.floats(0, 1e6))
-def test_reply_tells_its_own_length(found: list[Face], detect_s: float) -> None:
-    body = pack_faces(found)
-    reply = pack_reply(FOUND, body, detect_s)
-    assert REPLY.unpack(reply[: REPLY.size]) == (FOUND, len(body), detect_s)
-    assert reply[REPLY.size :] == body
+@given(FOUNDS)
+def test_what_was_found_survives_the_way(found: PictureFaces) -> None:
+    reply = pack_found(found)
+    assert REPLY.unpack(reply[: REPLY.size]) == (FOUND, len(reply) - REPLY.size)
+    assert unpack_found(reply[REPLY.size :]) == found
+
+
+def test_a_refusal_survives_the_way() -> None:
+    error = InvalidFrameError(expected="a readable JPEG image", actual="a damaged one")
+    reply = pack_refusal(error)
+    assert REPLY.unpack(reply[: REPLY.size]) == (REFUSED, len(reply) - REPLY.size)
+    read = unpack_refusal(reply[REPLY.size :])
+    assert (read.expected, read.actual, str(read)) == (error.expected, error.actual, str(error))
 
 
 def test_request_is_small() -> None:
-    request = REQUEST.pack(DETECT, 1280, 720)
-    assert len(request) == 12
-    assert REQUEST.unpack(request) == (DETECT, 1280, 720)
+    request = REQUEST.pack(DETECT, 1280, 720, 0.5)
+    assert len(request) == 20
+    assert REQUEST.unpack(request) == (DETECT, 1280, 720, 0.5)
 
 
-def test_half_a_face_is_no_face() -> None:
-    body = pack_faces([Face(BoundingBox(0, 0, 1, 1))])
+@pytest.mark.parametrize("length", [0, 7, 8 + 18 * 8 - 1])
+def test_half_an_answer_is_none(length: int) -> None:
+    body = pack_found(PictureFaces(1, 1, (Face(BoundingBox(0, 0, 1, 1)),)))[REPLY.size :]
     with pytest.raises(struct.error):
-        unpack_faces(body[:-1])
+        unpack_found(body[:length])

@@ -1,37 +1,36 @@
-"""The engine of on-device detection: the detector's life, from its first load to its end.
+"""The life of the on-device detector, from its first load to its end.
 
-The detector is a process of its own (`worker`), or, where there can be none, MediaPipe in this
-process (`face_detector`). Everything it is asked, its loading included, is asked by one thread,
-off the event loop. It is loaded when it is needed, and ended when it hangs, is idle or takes
-memory that is short. Whose turn it is, and what becomes of an answer, is decided in `device`.
+The detector is a process of its own (`worker`) or, where there can be none, MediaPipe in this
+process (`in_process`). It is loaded when it is needed, off the event loop, and ended when it is
+idle or takes memory that is short; `supervised_worker` ends it when it hangs. `on_device` decides
+which frame is next and what becomes of an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
 
-from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
 from hybrid_detect.backends.device.models import Progress
-from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.backends.device.supervised_worker import (
+    Detector,
+    SupervisedWorker,
+    outcome,
+    retried_once,
+)
 from hybrid_detect.errors import BackendUnavailableError, ClosedError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BackendKind, Face
 
-__all__ = ["Detector", "Engine", "Look", "closed_error"]
-
-Detector: TypeAlias = MediaPipeFaceDetector | DetectorWorker
-_Result = TypeVar("_Result")
+__all__ = ["Detection", "Engine", "closed_error"]
 
 LOAD_RETRY_S = 30.0
-"""After a failed load, frames are refused at once for so long: fetching takes seconds to fail."""
+"""Seconds after a failed load during which frames are refused at once: a fetch takes seconds to
+fail."""
 
 LOADING_GRACE_S = 2.0
 """A load from disk takes about one second; one that takes longer is fetching the model."""
@@ -49,27 +48,28 @@ miss a deadline, it does not miss it by a second; and less than 0.3 s is a hiccu
 MEMORY_EVERY_S = 1.0
 """Seconds between two looks at the memory, each of 0.3 ms; a leak of 30 MB/s is seen in time."""
 
-_RESTARTED = "the detector's process died and was started again"
+RESTARTED = "the detector's process died and was started again"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at a frame found."""
+class Detection:
+    """The faces in a frame, in its pixels, and how they were found."""
 
     faces: tuple[Face, ...]
     detect_s: float
-    note: str
+    """Seconds for decoding and detecting."""
+    note: str = ""
     """What came between, for the result's reason; empty if nothing did."""
 
 
 class Engine:
-    """One detector and its thread. Belongs to one event loop, and looks at one frame at a time.
+    """One detector that is given one frame at a time. Belongs to one event loop.
 
     Args:
-        model: The model's name, for what is told of it.
-        make: Makes the detector, in the thread. It is given what to tell how a fetch of the model
-            goes, and what to call before every start of a process, with what it takes more than
-            usual in bytes; both may raise.
+        model: The model's name, for messages.
+        make: Makes the detector, which is not loaded yet. It is given a function to report the
+            progress of a fetch of the model to, and one to call before every start of a process;
+            both may raise.
         idle_s: Seconds without use after which the process is ended; `None` for never.
         guard: Judges whether there is memory for it.
     """
@@ -77,40 +77,35 @@ class Engine:
     def __init__(
         self,
         model: str,
-        make: Callable[[Progress, Callable[[int], None]], Detector],
+        make: Callable[[Progress, Callable[[], None]], Detector],
         *,
         idle_s: float | None,
         guard: MemoryGuard,
     ) -> None:
         self.model = model
-        self._make = make
         self._idle_s = idle_s
         self._idle_timer: asyncio.TimerHandle | None = None
         self._guard = guard
         self._memory_timer: asyncio.TimerHandle | None = None
         self._shortage = ""
-        self._executor: ThreadPoolExecutor | None = None
-        self._stopping = threading.Event()
-        self._detector: Detector | None = None
-        self._worker: DetectorWorker | None = None
+        self._worker: SupervisedWorker[Detector] = SupervisedWorker(
+            make(self._stop_fetching, self._require_memory),
+            thread_name="hybrid-detect-device",
+            grace_s=self._hang_grace_s,
+        )
         self._load: asyncio.Future[None] | None = None
         self._load_started_s = 0.0
         self._load_error: BaseException | None = None
         self._load_failed_s = 0.0
-        self._due_s = -math.inf
-        """The deadline, on the monotonic clock, of the frame that is being looked at."""
+        self.is_loaded = False
+        """Whether the detector was loaded, even if its process has to be started again."""
         self._usual_s = 0.0
         """Seconds a detection takes, slow to forget a slow one; 0 before the first."""
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether there is a detector, even if its process has to be started again."""
-        return self._detector is not None
-
-    @property
     def unavailable_reason(self) -> str:
         """Why it should be given no frame now; empty when it may be given one."""
-        if self._stopping.is_set():
+        if self._worker.is_closed:
             return "on-device detection is closed"
         if self._shortage:
             return self._shortage
@@ -128,7 +123,7 @@ class Engine:
         Raises:
             ClosedError: If it is.
         """
-        if self._stopping.is_set():
+        if self._worker.is_closed:
             raise closed_error()
 
     def start(self) -> None:
@@ -136,10 +131,13 @@ class Engine:
         self.require_open()
         self._begin_load()
 
-    async def ready(self) -> None:
+    async def ready(self, *, due_s: float = math.inf) -> None:
         """Wait until the detector answers, beginning to load it if need be.
 
-        A load goes on when nobody waits for it any more, and the next call waits for the same one.
+        A load goes on when its caller stops waiting, and the next call waits for the same one.
+
+        Args:
+            due_s: When it should have answered, on the monotonic clock.
 
         Raises:
             BackendUnavailableError: If it does not answer, or must not be started now.
@@ -150,32 +148,46 @@ class Engine:
         self.require_open()
         try:
             await self._loaded()
-            if self._worker is not None:
-                await self._outcome(self._in_thread(self._worker.ping))
+            await self._run(self._worker.detector.ping, due_s=due_s)
         finally:
             self._await_idleness()
 
-    async def look(self, frame: Frame, ends_s: float, *, when_done: Callable[[], None]) -> Look:
-        """Look for faces in `frame`, loading the detector if need be.
+    async def detect(
+        self, frame: Frame, ends_s: float, *, when_done: Callable[[], None]
+    ) -> Detection:
+        """Find the faces in `frame`, loading the detector if need be.
 
         Args:
             frame: The picture.
             ends_s: The frame's deadline on the monotonic clock: after it there is no second try,
                 and soon after it a detector that still owes an answer is hung.
-            when_done: Called once, when the next frame may be given: at once, unless a look that
-                nobody waits for any more still runs. It ends by itself, or is ended as hung.
+            when_done: Called once, when the next frame may be given: at once, unless a detection
+                still runs that its caller has given up. It ends by itself, or is ended as hung.
 
         Raises:
             InvalidFrameError: If the frame turns out not to be a readable image.
             Exception: What `ready` raises.
         """
-        job: asyncio.Future[Look] | None = None
+        job: asyncio.Future[Detection] | None = None
+        note = ""
+
+        async def turn() -> Detection:
+            nonlocal job
+            self.require_open()
+            job = self._worker.submit(self._detect, frame, note, due_s=ends_s)
+            return await outcome(job)
+
+        def may_retry(error: BackendUnavailableError) -> bool:
+            nonlocal note
+            note = RESTARTED
+            has_time = time.monotonic() < ends_s and not self._worker.is_closed
+            return error.retryable and has_time and self._worker.detector.has_process
+
         try:
             if not self.is_loaded and self._load is None and (failure := self._last_failure()):
                 raise BackendUnavailableError(str(failure), backend=BackendKind.DEVICE)
             await self._loaded()
-            job = self._in_thread(self._detect, frame, ends_s)
-            return await self._outcome(job)
+            return await retried_once(turn, may_retry=may_retry)
         finally:
             if job is None or job.done():
                 when_done()
@@ -185,8 +197,8 @@ class Engine:
 
     async def unload(self) -> None:
         """End the detector's process, which gives its memory back; the next frame starts it."""
-        if self._worker is not None and not self._stopping.is_set():
-            await self._in_thread(self._worker.stop)
+        if self.is_loaded and not self._worker.is_closed:
+            await self._run(self._worker.detector.stop)
 
     async def aclose(self) -> None:
         """Stop; a running detection ends first. May be called more than once.
@@ -194,92 +206,44 @@ class Engine:
         One that hangs for `CLOSE_TIMEOUT_S` is killed with its process; without a process of its
         own it is left behind, and its thread ends when it does.
         """
-        self._stopping.set()
         for timer in (self._idle_timer, self._memory_timer):
             if timer is not None:
                 timer.cancel()
-        executor, self._executor = self._executor, None
-        if executor is None:
-            return
-        # The one thread takes its work in order, so this runs after whatever is going on there.
-        last = asyncio.get_running_loop().run_in_executor(executor, self._close_detector)
-        try:
-            await asyncio.wait([last], timeout=CLOSE_TIMEOUT_S)
-            if not last.done():
-                self._kill()
-                await asyncio.wait([last], timeout=CLOSE_TIMEOUT_S)
-        finally:
-            if not last.done():
-                self._kill()  # or the thread would wait, and the app's end for the thread
-            # Once its last work is done the thread ends at once, and waiting for it blocks nobody.
-            executor.shutdown(wait=last.done())
+        self.is_loaded = False
+        await self._worker.aclose(timeout_s=CLOSE_TIMEOUT_S)
 
-    def _in_thread(self, work: Callable[..., _Result], *args: object) -> asyncio.Future[_Result]:
-        self.require_open()  # it may have been closed while the caller waited for its turn
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="hybrid-detect-device")
-        try:
-            return asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
-        except RuntimeError as exc:  # a limit of processes counts threads, too
-            # There is no thread yet, and what is queued must not run in a later one.
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
-            msg = f"on-device detection has no thread to run in: {exc}"
-            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
+    async def _run(self, work: Callable[[], None], *, due_s: float = math.inf) -> None:
+        self.require_open()  # It may have been closed while the caller waited for its turn.
+        await self._worker.run(work, due_s=due_s)
 
-    async def _outcome(self, job: asyncio.Future[_Result]) -> _Result:
-        try:
-            # Not `await job`: being cancelled must not mark a job done that is still running.
-            await asyncio.wait([job])
-            return job.result()
-        finally:
-            if not job.done():
-                # Nobody waits for it any more: let it end, or end it.
-                self._end_if_hung(job)
-                job.add_done_callback(_drop_answer)
-
-    def _end_if_hung(self, job: asyncio.Future[_Result]) -> None:
-        """Kill the process if it owes an answer for too long; else look again when it might."""
-        worker = self._worker
-        if job.done() or worker is None:
-            return
+    def _hang_grace_s(self) -> float:
         usual_s = self._usual_s or HANG_GRACE_MAX_S
-        grace_s = min(max(HANG_FACTOR * usual_s, HANG_GRACE_MIN_S), HANG_GRACE_MAX_S)
-        # A start has a limit of its own; killed now it would never end on a slow device. Nor is
-        # the process to blame for a picture that takes long to decode before it is handed over.
-        asked_s = worker.asked_since_s
-        left_s = grace_s
-        if asked_s is not None:
-            left_s += max(asked_s, self._due_s) - time.monotonic()
-        if left_s > 0:
-            asyncio.get_running_loop().call_later(left_s, self._end_if_hung, job)
-        else:
-            worker.kill()
+        return min(max(HANG_FACTOR * usual_s, HANG_GRACE_MIN_S), HANG_GRACE_MAX_S)
 
-    def _kill(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
+    # ---- idleness and memory
 
     def _await_idleness(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        if self._idle_s is not None and not self._stopping.is_set():
+        if self._idle_s is not None and not self._worker.is_closed:
             loop = asyncio.get_running_loop()
             self._idle_timer = loop.call_later(self._idle_s, self._end_idle)
 
     def _end_idle(self) -> None:
-        if self._worker is not None and not self._stopping.is_set():
-            self._in_thread(self._worker.stop)
+        if not self._worker.is_closed:
+            self._worker.submit(self._worker.detector.stop)
 
     def _await_memory_look(self) -> None:
-        if not self._stopping.is_set():
+        if not self._worker.is_closed:
             loop = asyncio.get_running_loop()
             self._memory_timer = loop.call_later(MEMORY_EVERY_S, self._look_at_memory)
 
     def _look_at_memory(self) -> None:
-        if not self._stopping.is_set():
-            job = self._in_thread(self._heed_memory)
+        if not self._worker.is_closed:
+            job = self._worker.submit(self._heed_memory)
             job.add_done_callback(lambda _: self._await_memory_look())
+
+    # ---- loading
 
     async def _loaded(self) -> None:
         if not self.is_loaded:
@@ -289,8 +253,9 @@ class Engine:
 
     def _begin_load(self) -> asyncio.Future[None]:
         if self._load is None:
+            self.require_open()
             self._load_started_s = time.monotonic()
-            self._load = self._in_thread(self._build_detector)
+            self._load = self._worker.submit(self._load_detector)
             self._load.add_done_callback(self._end_load)
         if self._memory_timer is None:
             self._await_memory_look()
@@ -308,79 +273,54 @@ class Engine:
         may_load_again = time.monotonic() - self._load_failed_s > LOAD_RETRY_S
         return None if may_load_again else self._load_error
 
-    # What follows runs in the thread.
+    # ---- in the thread
 
-    def _build_detector(self) -> None:
+    def _load_detector(self) -> None:
         if self.is_loaded:
             return
-        self._require_memory()
-        detector = self._make(self._stop_fetching, self._require_memory)
-        if isinstance(detector, DetectorWorker):
-            self._worker = detector
-            try:
-                detector.start()
-            except BackendUnavailableError as error:
-                if error.retryable:
-                    self._detector = detector  # it was killed, say: the next frame starts it again
-                raise
-        self._detector = detector
+        detector = self._worker.detector
+        if not detector.has_process:
+            self._require_memory()  # A process asks before each of its starts.
+        try:
+            detector.start()
+        except BackendUnavailableError as error:
+            # A process that was killed, for example, is started again by the next frame.
+            self.is_loaded = error.retryable and detector.has_process
+            raise
+        self.is_loaded = True
 
     def _stop_fetching(self, _source: str, _done_bytes: int, _total_bytes: int | None) -> None:
         self.require_open()
 
-    def _require_memory(self, extra_bytes: int = 0) -> None:
-        shortage = self._guard.why_not_start(extra_bytes)
-        if not extra_bytes or not shortage:
-            self._shortage = shortage  # else it is about this picture alone
-        if shortage:
-            raise BackendUnavailableError(shortage, backend=BackendKind.DEVICE)
+    def _require_memory(self) -> None:
+        self._shortage = self._guard.reason_not_to_start()
+        if self._shortage:
+            raise BackendUnavailableError(self._shortage, backend=BackendKind.DEVICE)
 
     def _heed_memory(self) -> None:
         """Unload before the memory is short, and take frames again once it is not."""
-        worker = self._worker
-        if worker is None and self.is_loaded:
-            return  # inside the app, MediaPipe's memory could not be given back anyway
-        if worker is None or (pid := worker.pid) is None:
-            self._shortage = self._guard.why_not_start()
+        detector = self._worker.detector
+        if self.is_loaded and not detector.has_process:
+            return  # MediaPipe's memory could not be given back inside the app.
+        if (pid := detector.pid) is None:
+            self._shortage = self._guard.reason_not_to_start()
             return
-        self._shortage = self._guard.why_not_go_on(pid)
+        self._shortage = self._guard.reason_to_stop(pid)
         if self._shortage:
-            worker.stop()
+            detector.stop()
 
-    def _detect(self, frame: Frame, ends_s: float) -> Look:
-        detector = self._detector
-        if detector is None:
-            raise closed_error()
+    def _detect(self, frame: Frame, note: str) -> Detection:
         started_s = time.monotonic()
-        pixels = frame.rgb()
-        self._due_s = ends_s
         try:
-            faces, note = detector.detect(pixels), ""
-        except BackendUnavailableError as error:
-            in_vain = not error.retryable or time.monotonic() >= ends_s or self._stopping.is_set()
-            if in_vain or detector is not self._worker:
-                raise
-            # A crash that was not this frame's fault must not cost its answer.
-            faces, note = detector.detect(pixels), _RESTARTED
-        finally:
-            self._due_s = -math.inf
+            faces = self._worker.detector.detect_frame(frame)
+        except MemoryError as exc:
+            msg = f"there is not enough memory for a picture of {frame.width}x{frame.height} pixels"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE) from exc
         detect_s = time.monotonic() - started_s
         self._usual_s = max(detect_s, 0.9 * self._usual_s)
-        return Look(faces, detect_s, note)
-
-    def _close_detector(self) -> None:
-        # One that did not get up has a process, perhaps, and is no detector yet.
-        detector = self._detector or self._worker
-        if detector is not None:
-            detector.close()
-        self._detector = self._worker = None
-
-
-def _drop_answer(job: asyncio.Future[_Result]) -> None:
-    if not job.cancelled():
-        job.exception()  # seen; asyncio would complain
+        return Detection(faces, detect_s, note)
 
 
 def closed_error() -> ClosedError:
-    """What whoever comes after the closing gets."""
+    """The error of a call that comes after the closing."""
     return ClosedError("on-device detection is closed: make a new OnDeviceDetectionService")

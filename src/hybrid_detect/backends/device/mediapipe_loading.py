@@ -3,11 +3,12 @@
 ``import mediapipe`` also loads matplotlib, OpenCV and sounddevice: half a second and two thirds
 of the private memory, none of which the face detector touches. The slim way gives Python bare
 packages for the path to the detector, so that their ``__init__`` files never run. That changes
-``sys.modules`` for everybody, so it is only for a process that does nothing else.
+``sys.modules`` for the whole process, so it is only for one that does nothing else.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import types
@@ -81,6 +82,7 @@ def _load_whole() -> MediaPipe:
     )
 
 
+@functools.cache
 def _load_slim() -> MediaPipe | None:
     """The five names, or `None` if this version keeps them elsewhere."""
     spec = PathFinder.find_spec("mediapipe")

@@ -21,7 +21,7 @@ class MemoryGuard:
 
     Args:
         memory_budget_bytes: The most that the app grants itself and its children, in bytes;
-            `None` for whatever the system or the cgroup has.
+            `None` for all that the system or the cgroup has.
         read: Gives a reading whose `process_bytes` includes the children.
     """
 
@@ -35,24 +35,19 @@ class MemoryGuard:
         self._read = read or MemoryProbe().read
         self._needed_bytes = DEVICE_DETECTOR_BYTES
 
-    def why_not_start(self, extra_bytes: int = 0) -> str:
-        """Why a detector should not be started now; empty if it may be.
+    def reason_not_to_start(self) -> str:
+        """Why a detector should not be started now; empty if it may be."""
+        return self._judge(self._needed_bytes)
 
-        Args:
-            extra_bytes: What it takes more than usual, for pictures above 4K; negative where the
-                process it replaces gives more back.
-        """
-        return self._judge(max(self._needed_bytes + extra_bytes, 1))  # 0 asks of one that runs
-
-    def why_not_go_on(self, pid: int) -> str:
+    def reason_to_stop(self, pid: int) -> str:
         """Why the detector in process `pid` should be stopped; empty if it may go on."""
-        why = self._judge(0)
-        if why:
-            # It shall not come back before there is room for what it really took; but what is
-            # more than a detector may hold was a leak, of which a fresh one is free.
+        reason = self._judge(0)
+        if reason:
+            # It may come back once there is room for what it really took. More than a detector may
+            # hold was a leak, which a fresh one does not have.
             took_bytes = min(process_private_bytes(pid) or 0, RECYCLE_BYTES)
             self._needed_bytes = max(self._needed_bytes, took_bytes)
-        return why
+        return reason
 
     def _judge(self, needed_bytes: int) -> str:
         return memory_shortage(

@@ -1,8 +1,8 @@
 """Detection on this device: nothing is sent anywhere.
 
-Which frame is looked at, how long it may take and what its result says is decided here; the
-detector, and the thread that asks it, are the engine's (`engine`). One frame is being looked at
-and at most one waits: the newest.
+This module decides which frame is next, how long it may take and what its result says; `engine` has
+the detector and the thread that asks it. One frame is being looked at and at most one waits: the
+newest.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.device.engine import Detector, Engine, closed_error
-from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.engine import Engine, closed_error
+from hybrid_detect.backends.device.in_process import InProcessDetector
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
 from hybrid_detect.backends.device.models import Progress, load_model, model_spec
+from hybrid_detect.backends.device.processor import require_supported_processor
+from hybrid_detect.backends.device.supervised_worker import Detector
 from hybrid_detect.backends.device.worker import (
     MEMORY_CAP_BYTES,
     DetectorWorker,
@@ -50,7 +52,8 @@ class OnDeviceDetectionService(Backend):
     """MediaPipe's face detector, in a process of its own.
 
     Its memory and its crashes stay in that process. A frame that meets a crash is looked at again
-    by a fresh process if its deadline allows, and its result is ``degraded``.
+    by a fresh process if its deadline allows, and its result is ``degraded``. Encoded pictures are
+    decoded in that process as well, no larger than the model needs them.
 
     Args:
         model: ``short_range`` or ``full_range``.
@@ -61,14 +64,15 @@ class OnDeviceDetectionService(Backend):
             lives in the app's own process, memory, crashes and all.
         memory_cap_bytes: Heap limit of that process, where the system has one (Linux).
         idle_s: Seconds without a frame after which the process is ended; `None` for never.
-        memory_budget_bytes: The most that the app and its children may hold; `None` for whatever
+        memory_budget_bytes: The most that the app and its children may hold; `None` for all that
             the system or the cgroup has. Before memory is short the detector is unloaded, or not
-            started, and `why_not` says so.
+            started, and `unavailable_reason` says so.
         read_memory: Reads the memory instead of `MemoryProbe`, for tests.
 
     Raises:
         MissingExtraError: If MediaPipe is not installed.
-        ConfigurationError: If there is no such model, or no child process can be started here.
+        ConfigurationError: If there is no such model, no child process can be started here, or
+            MediaPipe does not run on this processor.
     """
 
     kind = BackendKind.DEVICE
@@ -100,21 +104,27 @@ class OnDeviceDetectionService(Backend):
             raise ConfigurationError(msg)
         if isolation == "process":
             require_child_processes()
-        name = model_spec(model).name
+        require_supported_processor()
+        spec = model_spec(model)
 
-        def make(progress: Progress, before_start: Callable[[int], None]) -> Detector:
-            load = partial(load_model, name, path=model_path, fetch=model_fetch, progress=progress)
+        def make(progress: Progress, before_start: Callable[[], None]) -> Detector:
+            load = partial(
+                load_model, spec.name, path=model_path, fetch=model_fetch, progress=progress
+            )
             if isolation == "none":
-                return MediaPipeFaceDetector(load(), min_confidence=min_confidence)
+                return InProcessDetector(
+                    load, min_confidence=min_confidence, enough_px=spec.enough_px
+                )
             return DetectorWorker(
                 load,
                 min_confidence=min_confidence,
+                enough_px=spec.enough_px,
                 memory_cap_bytes=memory_cap_bytes,
                 before_start=before_start,
             )
 
         self._engine = Engine(
-            name,
+            spec.name,
             make,
             idle_s=idle_s,
             guard=MemoryGuard(memory_budget_bytes=memory_budget_bytes, read=read_memory),
@@ -123,7 +133,7 @@ class OnDeviceDetectionService(Backend):
 
     @property
     def unavailable_reason(self) -> str:
-        """Why no frame should be given to this way now; empty when one may be."""
+        """Why no frame should be given to this backend now; empty when one may be."""
         return self._engine.unavailable_reason
 
     async def start(self) -> None:
@@ -147,12 +157,12 @@ class OnDeviceDetectionService(Backend):
         started_s = time.monotonic()
         try:
             async with asyncio.timeout(deadline_s) as scope:
-                await self._engine.ready()
+                await self._engine.ready(due_s=started_s + deadline_s)
         except TimeoutError as exc:
             if not scope.expired():
                 raise
             within = f"within {deadline_s:g} s"
-            msg = f"the model {self._engine.model!r} was not loaded {within}; it goes on"
+            msg = f"the model {self._engine.model!r} was not loaded {within}; loading goes on"
             if self._engine.is_loaded:
                 msg = f"the detector's process did not answer {within}"
             raise _timed_out(msg, started_s, deadline_s) from exc
@@ -162,14 +172,14 @@ class OnDeviceDetectionService(Backend):
     async def detect(self, frame: Frame, plan: Plan) -> DetectionResult:
         """Look for faces in `frame` inside ``plan.deadline_s`` seconds from now.
 
-        Past its deadline a detection is let finish, its answer is dropped, and the next frame waits
-        for it inside its own deadline. One that takes a second more than that deadline is hung, and
-        is ended with its process.
+        Past its deadline a detection goes on, its answer is dropped, and the next frame waits for
+        it inside its own deadline. One that takes a second more than that deadline is hung, and is
+        ended with its process.
 
         Raises:
             BackendTimeoutError: If there was no answer by then.
             SupersededError: If a newer frame came while this one waited for its turn.
-            BackendUnavailableError: If the model or MediaPipe is not to be had.
+            BackendUnavailableError: If the model or MediaPipe cannot be had.
             InvalidFrameError: If the frame turns out not to be a readable image.
             ClosedError: If this service is closed.
         """
@@ -178,7 +188,7 @@ class OnDeviceDetectionService(Backend):
         try:
             async with asyncio.timeout(plan.deadline_s) as scope:
                 await self._slots.take(frame.frame_id)
-                look = await self._engine.look(
+                detection = await self._engine.detect(
                     frame, started_s + plan.deadline_s, when_done=self._slots.leave
                 )
         except TimeoutError as exc:
@@ -191,11 +201,13 @@ class OnDeviceDetectionService(Backend):
         except BackendError as exc:
             exc.elapsed_s = time.monotonic() - started_s
             raise
-        timings = Timings(total_s=time.monotonic() - started_s, detect_s=look.detect_s)
-        result = self.answer(frame, plan, look.faces, model=self._engine.model, timings=timings)
-        if not look.note:
+        timings = Timings(total_s=time.monotonic() - started_s, detect_s=detection.detect_s)
+        result = self.answer(
+            frame, plan, detection.faces, model=self._engine.model, timings=timings
+        )
+        if not detection.note:
             return result
-        reason = f"{result.reason}; {look.note}"
+        reason = f"{result.reason}; {detection.note}"
         return replace(result, status=DetectionStatus.DEGRADED, reason=reason)
 
     async def unload(self) -> None:

@@ -1,4 +1,4 @@
-"""Memory that two processes see: one picture at a time crosses in it without being copied twice."""
+"""Memory that two processes see: one picture at a time crosses in it and is copied once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 __all__ = ["CAPACITY", "SharedSlot"]
 
 CAPACITY = 3840 * 2160 * 3
-"""A 4K picture. Only what is written to takes memory: 2.6 MiB for a frame of 1280x720."""
+"""Bytes of the RGB pixels of a 4K picture. Only the part that is written to takes memory: 2.6 MiB
+for a frame of 1280x720."""
 
 
 class SharedSlot:
@@ -49,14 +50,14 @@ class SharedSlot:
         if sys.platform == "linux":
             os.ftruncate(self._fd, self.capacity)
         else:
-            # A full disk shall fail here, not as a bus error when the memory is touched.
+            # A full disk has to fail here, and not as a bus error when the memory is touched.
             with open(self._fd, "wb", closefd=False) as file:
                 file.write(bytes(self.capacity))
         return mmap.mmap(self._fd, self.capacity)
 
     @property
     def handle(self) -> int | str:
-        """What another process opens it by: an inherited file descriptor, or a name."""
+        """The name another process opens it by: an inherited file descriptor, or a name."""
         return self._fd if self._fd != -1 else self._name
 
     @property

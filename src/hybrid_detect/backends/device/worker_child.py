@@ -1,68 +1,84 @@
-"""What runs inside the detector's process: read a command, look, write the faces.
+"""What runs inside the detector's process: read a command, detect, write the faces.
 
-It imports what detecting needs and nothing else. Once its detector stands it can open neither a
-file nor a socket any more, so whatever MediaPipe would like to tell anybody stays here. It ends
-when its standard input ends, that is, with the process that started it, and never through
+It imports what decoding and detecting need and nothing else. Once its detector stands it can open
+neither a file nor a socket, so nothing that MediaPipe or a decoder does can leave this process. It
+ends when its standard input ends, which is when the process that started it ends, and never through
 MediaPipe's own ``close()``.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
+    DETECT_ENCODED,
     FAILED,
-    FOUND,
     PING,
     READY,
     REQUEST,
-    pack_faces,
+    pack_found,
+    pack_refusal,
     pack_reply,
 )
-from hybrid_detect.errors import HybridDetectError
+from hybrid_detect.errors import HybridDetectError, InvalidFrameError
+from hybrid_detect.frames.decoding import EncodedPicture
+from hybrid_detect.frames.formats import load_decoders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hybrid_detect.types import Face
+
 __all__ = ["main"]
 
 ORPHAN_POLL_S = 1.0
-"""How often a process that may be stuck in native code looks whether its parent still lives."""
+"""Seconds between two looks whether the parent still lives, for a process that may be stuck in
+native code and would not notice the end of its input."""
+
+DECODING_BYTES_PER_PIXEL = 24
+"""What decoding a picture may take on top of the heap limit: the file's pixels, the same with
+transparency and the same over black, four bytes each, then two copies of three bytes as RGB, and
+room for the coefficients of a progressive JPEG, which are six bytes a pixel."""
 
 
 def main(options: dict[str, Any]) -> NoReturn:
     """Serve until standard input ends.
 
     Args:
-        options: What `worker_process.WorkerProcess` has to say.
+        options: What `worker_process.WorkerProcess` writes.
     """
     reply_fd = _private_stdout()
     try:
         worker, first = _Child(options), pack_reply(READY, b"")
     except Exception as error:
-        worker, first = None, pack_reply(FAILED, _told(error))
-    # Whatever was printed before is told from replies by the word before the first of them.
+        worker, first = None, pack_reply(FAILED, _text_of(error))
+    # The word before the first reply tells replies from anything that was printed before them.
     os.write(reply_fd, options["word"].encode() + first)
     try:
         while worker is not None:
             header = _read_exactly(0, REQUEST.size)
             os.write(reply_fd, worker.answer(header))
     finally:
-        os._exit(1)  # not by an error's way out, on which MediaPipe would be closed
+        os._exit(1)  # An error's ordinary path out would close MediaPipe.
 
 
-def _told(error: Exception) -> bytes:
-    known = isinstance(error, HybridDetectError)
-    return (str(error) if known else f"{type(error).__name__}: {error}").encode()
+def _text_of(error: Exception) -> bytes:
+    if isinstance(error, HybridDetectError):
+        return str(error).encode()
+    return f"{type(error).__name__}: {error}".removesuffix(": ").encode()
 
 
 class _Child:
@@ -70,31 +86,95 @@ class _Child:
         self._memory = _map(options["slot"], options["capacity"])
         _leave_no_core_file()
         _end_with(options["parent"])
-        model = self._memory[: options["model_bytes"]]
+        self._model = self._memory[: options["model_bytes"]]
+        self._min_confidence: float = options["min_confidence"]
+        self._lowest_confidence: float = options["lowest_confidence"]
+        self._enough_px: int | None = options["enough_px"]
         self._detector = MediaPipeFaceDetector(
-            model, min_confidence=options["min_confidence"], slim=True
+            self._model, min_confidence=self._min_confidence, slim=True
         )
+        self._lowest_detector: MediaPipeFaceDetector | None = None
         # The first detection allocates what the later ones use, and opens what they need.
         self._detector.detect(np.zeros((128, 128, 3), np.uint8))
-        _limit(options["memory_cap_bytes"])
+        load_decoders()
+        self._heap = _HeapLimit(options["memory_cap_bytes"])
+        _open_nothing_more()
 
     def answer(self, header: bytes) -> bytes:
         """The reply to one command."""
-        command, width, height = REQUEST.unpack(header)
-        if command == PING:
-            return pack_reply(READY, b"")
-        if command != DETECT:
-            return pack_reply(FAILED, b"unknown command")
+        command, first, second, min_confidence = REQUEST.unpack(header)
         try:
-            started_s = time.monotonic()
-            faces = self._detector.detect(self._pixels(width, height))
+            if command == PING:
+                return pack_reply(READY, b"")
+            if command == DETECT:
+                pixels = self._pixels(first, second)
+                return pack_found(PictureFaces(first, second, self._faces(pixels, min_confidence)))
+            if command == DETECT_ENCODED:
+                return pack_found(self._in_encoded(self._memory[:first], second, min_confidence))
+        except InvalidFrameError as error:
+            return pack_refusal(error)
         except (HybridDetectError, MemoryError) as error:
-            return pack_reply(FAILED, f"{type(error).__name__}: {error}".encode())
-        return pack_reply(FOUND, pack_faces(faces), time.monotonic() - started_s)
+            return pack_reply(FAILED, _text_of(error))
+        return pack_reply(FAILED, b"unknown command")
 
     def _pixels(self, width: int, height: int) -> NDArray[np.uint8]:
         pixels = np.frombuffer(self._memory, np.uint8, width * height * 3)
         return pixels.reshape(height, width, 3)
+
+    def _in_encoded(self, data: bytes, max_pixels: int, min_confidence: float) -> PictureFaces:
+        picture = EncodedPicture.of(data, max_pixels=max_pixels)
+        with self._heap.raised(DECODING_BYTES_PER_PIXEL * picture.width * picture.height):
+            pixels = picture.rgb(enough_px=self._enough_px)
+            faces = self._faces(pixels, min_confidence)
+        return PictureFaces.seen_in(pixels, faces, width=picture.width, height=picture.height)
+
+    def _faces(self, pixels: NDArray[np.uint8], min_confidence: float) -> tuple[Face, ...]:
+        """The faces in `pixels` with at least that score, or the usual one if it is NaN.
+
+        A detector that reports lower scores merges more candidates into each box and moves it by
+        some pixels, so the usual one answers wherever it can.
+        """
+        if math.isnan(min_confidence):
+            return self._detector.detect(pixels)
+        detector = self._detector
+        if min_confidence < self._min_confidence:
+            if self._lowest_detector is None:
+                self._lowest_detector = MediaPipeFaceDetector(
+                    self._model, min_confidence=self._lowest_confidence, slim=True
+                )
+            detector = self._lowest_detector
+        return tuple(f for f in detector.detect(pixels) if (f.score or 0.0) >= min_confidence)
+
+
+class _HeapLimit:
+    """The heap limit of this process (``RLIMIT_DATA``), raised for the time of a large picture.
+
+    Not ``RLIMIT_AS``, which counts the mapped library as well and ends in a crash instead of a
+    MemoryError.
+    """
+
+    def __init__(self, cap_bytes: int) -> None:
+        self._cap_bytes = cap_bytes if sys.platform == "linux" else 0
+        self._set(0)
+
+    @contextmanager
+    def raised(self, extra_bytes: int) -> Iterator[None]:
+        self._set(extra_bytes)
+        try:
+            yield
+        finally:
+            self._set(0)
+
+    def _set(self, extra_bytes: int) -> None:
+        if sys.platform == "win32" or not self._cap_bytes:
+            return
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        cap = self._cap_bytes + extra_bytes
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (cap if most == resource.RLIM_INFINITY else min(cap, most), most)
+        )
 
 
 def _map(slot: object, capacity: int) -> mmap.mmap:
@@ -104,7 +184,7 @@ def _map(slot: object, capacity: int) -> mmap.mmap:
 
 
 def _private_stdout() -> int:
-    """Keep standard output for replies, and send whatever else is printed nowhere."""
+    """Keep standard output for replies, and discard what else is printed."""
     reply_fd = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -117,13 +197,13 @@ def _read_exactly(fd: int, size: int) -> bytes:
     while len(data) < size:
         part = os.read(fd, size - len(data))
         if not part:
-            os._exit(0)  # not sys.exit: nothing of MediaPipe's may run on the way out
+            os._exit(0)  # sys.exit would run MediaPipe's code on the way out.
         data += part
     return data
 
 
 def _leave_no_core_file() -> None:
-    """If this process crashes, the picture in its memory shall not reach a disk."""
+    """If this process crashes, the picture in its memory must not reach a disk."""
     if sys.platform != "win32":
         import resource
 
@@ -133,7 +213,7 @@ def _leave_no_core_file() -> None:
 def _end_with(parent: int) -> None:
     """End when the parent does, even while native code keeps the main thread from noticing."""
     if sys.platform == "win32":
-        return  # a parent's id stays the same there after its death; the pipe has to do
+        return  # A parent's id stays the same there after its death; the pipe has to do.
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -143,15 +223,9 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _limit(memory_cap_bytes: int) -> None:
-    """Cap the heap, and let no further file or socket be opened."""
-    if sys.platform == "win32":
-        return
-    import resource
+def _open_nothing_more() -> None:
+    """Let no further file or socket be opened."""
+    if sys.platform != "win32":
+        import resource
 
-    if sys.platform == "linux" and memory_cap_bytes:
-        # RLIMIT_AS would count the mapped library and end in a crash instead of a MemoryError.
-        _, most = resource.getrlimit(resource.RLIMIT_DATA)
-        cap = memory_cap_bytes if most == resource.RLIM_INFINITY else min(memory_cap_bytes, most)
-        resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))

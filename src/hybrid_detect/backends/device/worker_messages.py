@@ -2,58 +2,84 @@
 
 ::
 
-    request  command, width, height
-    reply    kind, length of the body, seconds spent detecting; then the body
+    request  command, two numbers, lowest score to report (NaN: the usual one)
+    reply    kind, length of the body; then the body
+    found    width and height of the upright picture, then its faces
     face     box, score, number of keypoints, six keypoints (x, y), all as doubles
+    refused  what was expected and what was given, with a null character between
+
+The picture itself lies in shared memory (`shared_slot`): RGB pixels for `DETECT`, whose two numbers
+are width and height; an encoded file for `DETECT_ENCODED`, whose two numbers are its length in
+bytes and the most pixels it may have.
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
 
+from hybrid_detect.backends.device.picture_faces import PictureFaces
+from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 __all__ = [
     "DETECT",
+    "DETECT_ENCODED",
     "FAILED",
     "FOUND",
     "PING",
     "READY",
+    "REFUSED",
     "REPLY",
     "REQUEST",
-    "pack_faces",
+    "pack_found",
+    "pack_refusal",
     "pack_reply",
-    "unpack_faces",
+    "unpack_found",
+    "unpack_refusal",
 ]
 
-REQUEST = struct.Struct("<III")
-REPLY = struct.Struct("<IId")
+REQUEST = struct.Struct("<IIId")
+REPLY = struct.Struct("<II")
+_SIZE = struct.Struct("<II")
 _FACE = struct.Struct(f"<{4 + 1 + 1 + 2 * len(KEYPOINT_NAMES)}d")
 
-PING, DETECT = 1, 2
-READY, FOUND, FAILED = 1, 2, 3
+PING, DETECT, DETECT_ENCODED = 1, 2, 3
+READY, FOUND, FAILED, REFUSED = 1, 2, 3, 4
 
 
-def pack_reply(kind: int, body: bytes, detect_s: float = 0.0) -> bytes:
+def pack_reply(kind: int, body: bytes) -> bytes:
     """A reply as bytes."""
-    return REPLY.pack(kind, len(body), detect_s) + body
+    return REPLY.pack(kind, len(body)) + body
 
 
-def pack_faces(faces: Sequence[Face]) -> bytes:
-    """Faces as bytes."""
-    return b"".join(map(_pack_face, faces))
+def pack_found(found: PictureFaces) -> bytes:
+    """The reply that tells what was found."""
+    faces = b"".join(map(_pack_face, found.faces))
+    return pack_reply(FOUND, _SIZE.pack(found.width, found.height) + faces)
 
 
-def unpack_faces(body: bytes) -> tuple[Face, ...]:
-    """The faces in `body`.
+def unpack_found(body: bytes) -> PictureFaces:
+    """What the body of a `FOUND` reply tells.
 
     Raises:
         ValueError: If it holds no faces.
-        struct.error: If it holds half a face.
+        struct.error: If it holds half a face, or no size.
     """
-    return tuple(_unpack_face(values) for values in _FACE.iter_unpack(body))
+    width, height = _SIZE.unpack_from(body)
+    faces = _FACE.iter_unpack(memoryview(body)[_SIZE.size :])
+    return PictureFaces(width, height, tuple(map(_unpack_face, faces)))
+
+
+def pack_refusal(error: InvalidFrameError) -> bytes:
+    """The reply that refuses a picture."""
+    return pack_reply(REFUSED, f"{error.expected}\0{error.actual}".encode())
+
+
+def unpack_refusal(body: bytes) -> InvalidFrameError:
+    """The error in the body of a `REFUSED` reply."""
+    expected, _, actual = body.decode(errors="replace").partition("\0")
+    return InvalidFrameError(expected=expected, actual=actual)
 
 
 def _pack_face(face: Face) -> bytes:

@@ -1,11 +1,12 @@
 """The detector's process itself: how it is started, spoken to and ended.
 
-What it is asked, and when it is replaced by another, is decided in `worker`.
+`worker` decides what it is asked and when another replaces it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import select
@@ -17,43 +18,44 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import IO, Any
 
 from hybrid_detect.backends.device.shared_slot import SharedSlot
 from hybrid_detect.backends.device.worker_messages import REPLY, REQUEST
 
-__all__ = ["BOOT", "FROZEN_ARGUMENT", "WorkerProcess", "can_start_processes"]
+__all__ = ["BOOT", "FROZEN_ARGUMENT", "WorkerOptions", "WorkerProcess", "can_start_processes"]
 
 START_LIMIT_S = 30.0
 """A start takes 0.2 s on a desktop and a few seconds on a Raspberry Pi with a cold disk."""
 
-LOOK_LIMIT_S = 30.0
-"""Nobody waits so long for a picture. Whoever asks ends a hang much earlier; this is for when
-nobody can any more, so that a thread never waits for ever."""
+ANSWER_LIMIT_S = 30.0
+"""The last limit on any answer, so that no thread ever waits without an end. The event loop that
+watches a detector ends a hang much earlier; this is for when there is no such loop any more."""
 
 STOP_TIMEOUT_S = 1.0
 """An idle process ends within milliseconds of its input ending; one that does not is stuck."""
 
 MAX_REPLY_BYTES = 1 << 20
-"""Some 7000 faces. More is the doing of a process that has lost its mind."""
+"""About 7,000 faces. A longer reply comes from a process that is out of order."""
 
 READ_BYTES = 4096
 """A reply of 28 faces, with its head, is read at once."""
 
 MAX_NOISE_BYTES = 1 << 16
-"""What a process may print before its first reply: a ``sitecustomize``, say, may print a line."""
+"""What a process may print before its first reply: a ``sitecustomize`` may print a line."""
 
 FROZEN_ARGUMENT = "--hybrid-detect-worker"
 """First argument of a frozen app that is started as a detector's process."""
 
 BOOT = """
 import json, signal, sys
-# Ctrl-C, and what a service manager sends to all, is for the app. It says when it has done with
-# this process, which ends with it in any case.
+# Ctrl-C, and what a service manager sends to a whole group, is for the app, which ends this process
+# when it needs it no more. This process ends with the app in any case.
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if sys.platform == "linux":
-    try:  # If memory runs out, the kernel shall take this process rather than the app.
+    try:  # If memory runs out, the kernel should end this process rather than the app.
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
     except OSError:
@@ -84,41 +86,52 @@ def _command(options: str) -> list[str]:
     return [sys.executable, "-P", "-c", BOOT, options]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What a detector's process is told at its start."""
+
+    min_confidence: float
+    """Faces below this score are left out, 0 to 1, unless a picture asks for another."""
+    lowest_confidence: float
+    """The lowest score that a picture may ask for."""
+    enough_px: int | None
+    """Pixels of a picture's longer side that suffice; `None` for all of them."""
+    memory_cap_bytes: int
+    """Heap limit of the process on Linux, which decoding a large picture may exceed by the
+    picture's own needs; 0 for none."""
+
+
 class WorkerProcess:
     """A detector's process, and the memory that it shares with this one: they end together.
 
-    It is ended when this object is let go of, too. Not for several threads at once, but for
-    `kill`.
+    It is also ended when this object is garbage. Only `kill` may be called from other threads than
+    the one that asks.
 
     Args:
         model: The model file's bytes.
-        capacity: Bytes of the largest picture.
-        min_confidence: Faces below this score are left out, 0 to 1.
-        memory_cap_bytes: Heap limit of the process on Linux; 0 for none.
+        options: What the process is told at its start.
 
     Raises:
-        OSError: If there is no memory, no file descriptor or no process to be had.
+        OSError: If there is no memory, file descriptor or process to be had.
+        MemoryError: If there is no memory to be had.
     """
 
-    def __init__(
-        self, model: bytes, *, capacity: int, min_confidence: float, memory_cap_bytes: int
-    ) -> None:
-        self.slot = slot = SharedSlot(max(capacity, len(model)))
+    def __init__(self, model: bytes, options: WorkerOptions) -> None:
+        self.slot = slot = SharedSlot()
         self._word = secrets.token_hex(16).encode()
         try:
             slot.put(model)
-            options = {
+            told = {
+                **asdict(options),
                 "sys_path": [entry for entry in sys.path if isinstance(entry, str)],
                 "parent": os.getpid(),
                 "word": self._word.decode(),
                 "slot": slot.handle,
                 "capacity": slot.capacity,
                 "model_bytes": len(model),
-                "min_confidence": min_confidence,
-                "memory_cap_bytes": memory_cap_bytes,
             }
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                _command(json.dumps(options)),
+                _command(json.dumps(told)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # MediaPipe writes dozens of lines that say nothing to a user.
@@ -160,22 +173,24 @@ class WorkerProcess:
                 seen += self._read(1)
             return self._reply()
 
-    def ask(self, command: int, width: int = 0, height: int = 0) -> tuple[int, bytes]:
-        """Send a command and wait for kind and body of its reply.
+    def ask(
+        self, command: int, first: int = 0, second: int = 0, min_confidence: float = math.nan
+    ) -> tuple[int, bytes]:
+        """Send a command (see `worker_messages`) and wait for kind and body of its reply.
 
         Raises:
-            EOFError: If it died, wrote what is no reply, or hung for `LOOK_LIMIT_S`.
+            EOFError: If it died, wrote what is no reply, or gave none within `ANSWER_LIMIT_S`.
         """
-        with self._limited(LOOK_LIMIT_S):
+        with self._limited(ANSWER_LIMIT_S):
             try:
                 with _no_sigpipe():
-                    self._input.write(REQUEST.pack(command, width, height))
+                    self._input.write(REQUEST.pack(command, first, second, min_confidence))
             except OSError:
                 raise EOFError from None
             return self._reply()
 
     def kill(self) -> None:
-        """End it at once; whoever waits for it gets an `EOFError`."""
+        """End it at once; a thread that waits for its answer gets an `EOFError`."""
         self._process.kill()
 
     def end(self, *, at_once: bool = False) -> int:
@@ -200,7 +215,7 @@ class WorkerProcess:
             return self._process.wait()
 
     def _reply(self) -> tuple[int, bytes]:
-        kind, length, _ = REPLY.unpack(self._read(REPLY.size))
+        kind, length = REPLY.unpack(self._read(REPLY.size))
         if length > MAX_REPLY_BYTES:
             raise EOFError
         return kind, self._read(length)
@@ -237,7 +252,7 @@ class WorkerProcess:
 
 def _discard(process: subprocess.Popen[bytes], slot: SharedSlot, owner: int) -> None:
     if os.getpid() != owner:
-        return  # a fork has it, too, but it is not the fork's
+        return  # A forked child has a copy of this object, but the process is its parent's.
     process.kill()
     for pipe in (process.stdin, process.stdout):
         _pipe(pipe).close()
@@ -247,7 +262,7 @@ def _discard(process: subprocess.Popen[bytes], slot: SharedSlot, owner: int) -> 
 
 @contextmanager
 def _no_sigpipe() -> Iterator[None]:
-    """Let a write to a dead process be an error, in an app that wants SIGPIPE to end it, too."""
+    """Let a write to a dead process be an error, even in an app that SIGPIPE would end."""
     if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN:
         yield  # as Python begins
         return
@@ -262,7 +277,7 @@ def _no_sigpipe() -> Iterator[None]:
 
 
 def _group_of_its_own() -> dict[str, Any]:
-    """Keeps a terminal's Ctrl-C from it, from the first moment on."""
+    """Options of `subprocess.Popen` that keep a terminal's Ctrl-C from the process."""
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
     return {"process_group": 0}
@@ -270,18 +285,18 @@ def _group_of_its_own() -> dict[str, Any]:
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     if pipe is None:
-        raise AssertionError  # for the type checker: both ends were asked for
+        raise AssertionError  # For the type checker: both ends were asked for.
     return pipe
 
 
 def _environment() -> dict[str, str]:
     """The app's environment, with every proxy pointing nowhere.
 
-    MediaPipe sends usage data through libcurl when it is closed, which is never done; should
-    another version try at another time, before the process can open no socket any more, it
-    meets a port where nobody listens.
+    MediaPipe sends usage data through libcurl when it is closed, which is never done. If another
+    version tries earlier, before the process has lost the right to open sockets, it meets a port on
+    which nothing listens.
     """
-    nowhere = "http://127.0.0.1:9"  # the discard service, RFC 863
+    nowhere = "http://127.0.0.1:9"  # The discard service, RFC 863.
     names = ("http_proxy", "https_proxy", "all_proxy")
     proxies = {name: nowhere for low in names for name in (low, low.upper())}
     kept = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}

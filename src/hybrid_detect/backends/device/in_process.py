@@ -1,0 +1,84 @@
+"""MediaPipe in the app's own process, for platforms without child processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.picture_faces import PictureFaces
+from hybrid_detect.errors import ClosedError
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.types import Face
+
+__all__ = ["InProcessDetector"]
+
+
+class InProcessDetector:
+    """A face detector inside the app, with the methods of `DetectorWorker`.
+
+    Its memory stays with the app, a crash ends the app, and a hang cannot be ended.
+
+    Args:
+        load_model: Gives the verified model file's bytes; called once.
+        min_confidence: Faces below this score are left out, 0 to 1.
+        enough_px: Pixels of an encoded picture's longer side that suffice (`EncodedPicture.rgb`).
+    """
+
+    has_process: ClassVar[bool] = False
+    """Whether the detector lives outside of the app, where it can be killed and started again."""
+
+    pid: ClassVar[None] = None
+    """There is no process."""
+
+    asked_since_s: ClassVar[None] = None
+    """There is no process that could owe an answer."""
+
+    def __init__(
+        self, load_model: Callable[[], bytes], *, min_confidence: float, enough_px: int
+    ) -> None:
+        self._load_model = load_model
+        self._min_confidence = min_confidence
+        self._enough_px = enough_px
+        self._detector: MediaPipeFaceDetector | None = None
+
+    def start(self) -> None:
+        """Load MediaPipe and the model, unless they are loaded.
+
+        Raises:
+            MissingExtraError: If MediaPipe is not installed.
+            BackendUnavailableError: If it cannot be loaded here.
+            ModelError: If the model cannot be had, or MediaPipe does not accept it.
+        """
+        if self._detector is None:
+            self._detector = MediaPipeFaceDetector(
+                self._load_model(), min_confidence=self._min_confidence
+            )
+
+    ping = start
+
+    def detect_frame(self, frame: Frame) -> tuple[Face, ...]:
+        """Find the faces in `frame`, in its pixels.
+
+        Raises:
+            InvalidFrameError: If the frame turns out not to be a readable image.
+            BackendUnavailableError: If MediaPipe failed.
+            ClosedError: If the detector is not loaded, or closed.
+        """
+        if self._detector is None:
+            msg = "the face detector is not loaded"
+            raise ClosedError(msg)
+        pixels = frame.rgb(enough_px=self._enough_px)
+        faces = self._detector.detect(pixels)
+        return PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height).faces
+
+    def kill(self) -> None:
+        """Do nothing: there is no process to kill."""
+
+    stop = kill
+
+    def close(self) -> None:
+        """Stop, after a detection that is going on. May be called more than once."""
+        detector, self._detector = self._detector, None
+        if detector is not None:
+            detector.close()

@@ -1,0 +1,171 @@
+"""The process behind a `DetectorWorker`: started when it is needed, and again after it has died."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Never
+
+from hybrid_detect.backends.device.processor import unsupported_instruction_message
+from hybrid_detect.backends.device.restart_pauses import RestartPauses
+from hybrid_detect.backends.device.worker_messages import READY, REFUSED, unpack_refusal
+from hybrid_detect.backends.device.worker_process import WorkerOptions, WorkerProcess
+from hybrid_detect.errors import BackendUnavailableError
+from hybrid_detect.types import BackendKind
+
+__all__ = ["RestartedProcess"]
+
+
+class RestartedProcess:
+    """At most one process at a time. Only `kill` and the attributes are for other threads.
+
+    Args:
+        load_model: Gives the verified model file's bytes; called at every start.
+        options: What each process is told at its start.
+        before_start: Called before every start; what it raises keeps the process from starting.
+    """
+
+    def __init__(
+        self,
+        load_model: Callable[[], bytes],
+        options: WorkerOptions,
+        *,
+        before_start: Callable[[], None] | None = None,
+    ) -> None:
+        self.pauses = RestartPauses()
+        """The deaths so far."""
+        self.running: WorkerProcess | None = None
+        """The process; `None` while there is none."""
+        self.starting = False
+        """Whether a process is on its way up, for which `asked_since_s` does not count."""
+        self.asked_since_s: float | None = None
+        """Since when, on the monotonic clock, the process owes an answer; `None` if it does not."""
+        self._load_model = load_model
+        self._options = options
+        self._before_start = before_start
+        self._owner = os.getpid()
+        self._unusable = ""
+        """Why no process can ever run here; empty as long as that is not known."""
+
+    def started(self) -> WorkerProcess:
+        """The process, started if there is none.
+
+        Raises:
+            BackendUnavailableError: If it does not start, or it is too soon after it died.
+            Exception: What `load_model` and `before_start` raise.
+        """
+        if self.running is not None:
+            return self.running
+        if self._unusable:
+            raise BackendUnavailableError(self._unusable, backend=BackendKind.DEVICE)
+        if (wait_s := self.pauses.left_s()) > 0:
+            count = self.pauses.failures
+            msg = f"the detector's process died {count} times; next try in {wait_s:.1f} s"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
+        if self._before_start is not None:
+            self._before_start()
+        self.starting = True
+        try:
+            self.running = running = self._launched(self._load_model())
+            kind, body = self._answered(running, running.ready)
+        finally:
+            self.starting = False
+        if kind != READY:
+            self._end(running, died=True)
+            msg = f"the detector's process did not start: {body.decode(errors='replace')}"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
+        return running
+
+    def ask(
+        self,
+        expected: int,
+        command: int,
+        first: int = 0,
+        second: int = 0,
+        min_confidence: float = math.nan,
+    ) -> bytes:
+        """Send a command (see `worker_messages`) and wait for the body of its reply.
+
+        Raises:
+            InvalidFrameError: If the process refuses the picture.
+            BackendUnavailableError: If it died, or failed and was ended, or does not start.
+        """
+        running = self.started()
+        self.asked_since_s = time.monotonic()
+        try:
+            kind, body = self._answered(
+                running, lambda: running.ask(command, first, second, min_confidence)
+            )
+        finally:
+            self.asked_since_s = None
+        if kind == REFUSED:
+            self.pauses.forget_failures()
+            raise unpack_refusal(body)
+        if kind != expected:
+            self.fail(body.decode(errors="replace"))
+        return body
+
+    def fail(self, why: str) -> Never:
+        """End a process that failed: a fresh one is the only state that is known to be good.
+
+        Raises:
+            BackendUnavailableError: Always, with `why`.
+        """
+        if self.running is not None:
+            self._end(self.running, died=True)
+        msg = f"the detector's process failed: {why}"
+        raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True)
+
+    def kill(self) -> None:
+        """End the process at once, without waiting; a thread that waits for it gets an error."""
+        running = self.running
+        if running is not None and os.getpid() == self._owner:
+            running.kill()
+
+    def end(self) -> None:
+        """End the process if there is one; the next call starts another."""
+        if self.running is not None:
+            self._end(self.running)
+
+    def _launched(self, model: bytes) -> WorkerProcess:
+        try:
+            return WorkerProcess(model, self._options)
+        except (OSError, MemoryError) as exc:
+            # A lack of memory, file descriptors or processes, none of which lasts.
+            self.pauses.count_death()
+            reason = str(exc) or "there is not enough memory"
+            msg = f"the detector's process cannot be started: {reason}"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
+
+    def _answered(
+        self, running: WorkerProcess, wait: Callable[[], tuple[int, bytes]]
+    ) -> tuple[int, bytes]:
+        """What `wait` gives; if it gives nothing, the process is ended."""
+        try:
+            return wait()
+        except EOFError:
+            raise self._death(self._end(running, died=True)) from None
+        except BaseException:
+            # It was interrupted half way: the rest would be taken for the next picture's answer.
+            self._end(running, died=True)
+            raise
+
+    def _death(self, code: int) -> BackendUnavailableError:
+        """The error for a process that ended with `code`."""
+        if self.starting and code == -getattr(signal, "SIGILL", math.inf):
+            self._unusable = unsupported_instruction_message()
+            return BackendUnavailableError(self._unusable, backend=BackendKind.DEVICE)
+        how = f"signal {-code}" if code < 0 else f"status {code}"
+        when = "at its start " if self.starting else ""
+        msg = f"the detector's process died {when}({how})"
+        return BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True)
+
+    def _end(self, running: WorkerProcess, *, died: bool = False) -> int:
+        """End the process; its exit status."""
+        self.running = None
+        if died:
+            self.pauses.count_death()
+        return running.end(at_once=died)
