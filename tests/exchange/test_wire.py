@@ -294,7 +294,7 @@ def test_every_truncation_of_the_header_is_refused(name: str) -> None:
         detect(session_id=1),
         detect(session_id="x" * 1025),
         message(1, b'{"session_id":"\\ud800"}', b"picture"),
-        struct.pack(">2sBBII", b"HD", 1, 1, 0, wire.MAX_HEADER_BYTES + 1),
+        struct.pack(">2sBBII", b"HD", 1, 1, 0, wire.MAX_REQUEST_HEADER_BYTES + 1),
         struct.pack(">2sBBII", b"HD", 1, 1, 0, 0xFFFFFFFF),
     ],
     ids=range(25),
@@ -363,8 +363,31 @@ def test_what_is_merely_odd_is_brought_into_range() -> None:
 
 def test_a_header_at_the_limit_is_read() -> None:
     text = json.dumps({"a": ""}).encode()
-    text = text[:-2] + b"x" * (wire.MAX_HEADER_BYTES - len(text)) + text[-2:]
+    text = text[:-2] + b"x" * (wire.MAX_REQUEST_HEADER_BYTES - len(text)) + text[-2:]
     assert decode_request(message(1, text, b"picture")).image == b"picture"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_reply_has_bounds_of_its_own(more: int) -> None:
+    """A request needs a small header, a reply one for many faces; neither may stop a loop."""
+    one = {"box": [0, 0, 1, 1]}
+    faces = result(faces=[one] * (wire.MAX_FACES + more))
+    padded = json.dumps({"status": 500, "a": ""}).encode()
+    size = wire.MAX_REPLY_HEADER_BYTES + more - len(padded)
+    padded = padded[:-2] + b"x" * size + padded[-2:]
+    if not more:
+        assert isinstance(decode_reply(faces), ResultReply)
+        assert isinstance(decode_reply(message(3, padded)), ErrorReply)
+        return
+    for data in (faces, message(3, padded)):
+        with pytest.raises(ProtocolError, match=r"expected (at most|a header of at most)"):
+            decode_reply(data)
+
+
+def test_the_longest_session_of_any_characters_fits() -> None:
+    for character in ("x", "\x00", "\N{GRINNING FACE}"):
+        request = DetectRequest(request_id=1, image=b"picture", session_id=character * 1024)
+        assert decode_request(encode_request(request)) == request
 
 
 CANARY = "canary-5f3a"

@@ -41,6 +41,8 @@ from hybrid_detect.types import BoundingBox, Face
 
 from ..waiting import LIMIT_S
 
+FACE_VALUES = {"box": {"x_min": 1, "y_min": 2, "x_max": 30, "y_max": 40}, "score": 0.9}
+
 pytestmark = pytest.mark.anyio
 
 TOKEN = "s3cret-token"
@@ -183,7 +185,9 @@ async def test_a_bare_picture_is_answered_in_json(
     assert reply.status_code == 200
     assert reply.headers["Content-Type"] == "application/json"
     assert (reply.json()["width"], reply.json()["height"]) == (64, 48)
-    assert reply.json()["faces"] == [{"box": [1, 2, 30, 40], "score": 0.9}]
+    assert reply.json()["faces"] == [
+        {"box": {"x_min": 1, "y_min": 2, "x_max": 30, "y_max": 40}, "score": 0.9}
+    ]
     assert detector.seen[0].deadline_s is None
 
 

@@ -36,6 +36,8 @@ from hybrid_detect.storage.history import DetectionHistory
 
 from .loopback import OneFace, jpeg, served_beside
 
+FACE_VALUES = {"box": {"x_min": 1, "y_min": 2, "x_max": 30, "y_max": 40}, "score": 0.9}
+
 TOKEN = "a-token-for-these-tests"
 PICTURE = jpeg()
 
@@ -105,7 +107,9 @@ def test_results_are_kept_and_pictures_are_not_unless_asked_for(serve: Serve, pa
     with serve() as client:
         detect(client, "ann")
         (kept,) = exported(client, "ann")
-    assert kept["result"]["faces"] == [{"box": [1, 2, 30, 40], "score": 0.9}]
+    assert kept["result"]["faces"] == [
+        {"box": {"x_min": 1, "y_min": 2, "x_max": 30, "y_max": 40}, "score": 0.9}
+    ]
     assert kept["image"] is None
     assert PICTURE not in path.read_bytes()
 

@@ -91,7 +91,8 @@ class Admission:
         self._places = 0
         self._running: set[_Look] = set()
         self._waiting: list[_Look] = []  # the least time left first
-        self._is_closed = False
+        self.is_closed = False
+        """Whether nothing is let in any more."""
         self.service = ServiceTime()
 
     @property
@@ -106,7 +107,7 @@ class Admission:
 
     def close(self) -> None:
         """Refuse what waits, and what comes from now on. Looks under way go on."""
-        self._is_closed = True
+        self.is_closed = True
         waiting, self._waiting = self._waiting, []
         for look in waiting:
             if not look.turn.done():
@@ -150,7 +151,7 @@ class Admission:
             self._fill()
 
     def _admit(self, look: _Look) -> None:
-        if self._is_closed:
+        if self.is_closed:
             raise StoppingError
         if self._clock() >= look.ends_s:
             raise TooLateError

@@ -30,9 +30,9 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
-    CONTENT_TYPE,
     DETECT_PATH,
     HEALTH_PATH,
+    MAX_FACES,
     STREAM_PATH,
     SUBPROTOCOL,
     DetectRequest,
@@ -61,9 +61,12 @@ from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.gate import OPENAPI_PATH, Gate
 from hybrid_detect.server.openapi import openapi
+from hybrid_detect.server.peer_log import PeerLog
+from hybrid_detect.server.picture_requests import is_wire_message, session_of, unsupported_body
 from hybrid_detect.server.replies import BUG, error_reply, http_response
 from hybrid_detect.server.retention import Retention, owner_of
 from hybrid_detect.server.sealing import Sealing, SealRefusedError
+from hybrid_detect.types import Face
 
 __all__ = ["create_app"]
 
@@ -99,9 +102,12 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
         config: Limits, token and model.
         detector: What looks at the pictures, instead of MediaPipe in processes.
     """
-    gate = Middleware(Gate, config=config, credentials=Credentials(config), respond=http_response)
+    log = PeerLog(logger)
+    gate = Middleware(
+        Gate, config=config, credentials=Credentials(config), respond=http_response, log=log
+    )
     admission = Admission(max_waiting=config.max_waiting)
-    app = _App(config, detector or DetectorPool(config, admission))
+    app = _App(config, detector or DetectorPool(config, admission), admission, log)
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
@@ -121,9 +127,15 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
 
 
 class _App:
-    def __init__(self, config: ServerConfig, detector: Detector) -> None:
+    def __init__(
+        self, config: ServerConfig, detector: Detector, admission: Admission, log: PeerLog
+    ) -> None:
         self._config = config
         self._detector = detector
+        self._admission = admission
+        self._log = log
+        self._version = version("hybrid-detect")
+        self._description = openapi(config)
         self._sealing = Sealing(config.keys_path, require=config.require_encryption)
         self.retention = Retention(config, respond=http_response)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
@@ -137,18 +149,23 @@ class _App:
         finally:
             await self._detector.aclose()
             await self.retention.aclose()
+            self._log.flush()
 
     async def health(self, request: Request) -> Response:
-        body = {"status": "ok", "model": self._detector.model, "version": version("hybrid-detect")}
+        if self._admission.is_closed:
+            return http_response(request, STOPPING)
+        body = {"status": "ok", "model": self._detector.model, "version": self._version}
         return JSONResponse(body)
 
     async def description(self, request: Request) -> Response:
-        return JSONResponse(openapi(self._config))
+        return JSONResponse(self._description)
 
     async def keys(self, request: Request) -> Response:
         return JSONResponse({"keys": self._sealing.published()})
 
     async def detect(self, request: Request) -> Response:
+        if (refusal := unsupported_body(request)) is not None:
+            return http_response(request, refusal)
         try:
             body, receive_s = await self._bodies.read(request)
         except BodyTooLargeError:
@@ -163,16 +180,15 @@ class _App:
             return Response(keys, media_type=SEALED_CONTENT_TYPE)
         try:
             received = self._sealing.receive(body)
-        except SealRefusedError as refusal:
-            return http_response(request, refusal.reply)
+        except SealRefusedError as refused:
+            return http_response(request, refused.reply)
         message = received.message
-        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        is_wire = received.is_sealed or media_type == CONTENT_TYPE
+        is_wire = received.is_sealed or is_wire_message(request)
 
         def read() -> DetectRequest:
-            return (
-                decode_request(message) if is_wire else DetectRequest(request_id=0, image=message)
-            )
+            if is_wire:
+                return decode_request(message)
+            return DetectRequest(request_id=0, image=message, session_id=session_of(request))
 
         reply = await self._reply(
             read,
@@ -277,7 +293,7 @@ class _App:
             request_id=request.request_id,
             width=seen.width,
             height=seen.height,
-            faces=seen.faces,
+            faces=_most_certain(seen.faces),
             model=self._detector.model,
             receive_s=receive_s,
             queue_s=seen.queue_s,
@@ -290,6 +306,13 @@ class _App:
     def _too_large(self, request_id: int) -> ErrorReply:
         limit = self._config.max_body_bytes
         return error_reply(request_id, 413, "too_large", f"the limit is {limit} bytes")
+
+
+def _most_certain(faces: tuple[Face, ...]) -> tuple[Face, ...]:
+    """`faces`, or the `MAX_FACES` of them with the highest scores."""
+    if len(faces) <= MAX_FACES:
+        return faces
+    return tuple(sorted(faces, key=lambda face: face.score or 0.0, reverse=True)[:MAX_FACES])
 
 
 def _hang_up_of(connection: HTTPConnection) -> Callable[[], Awaitable[bool]]:

@@ -25,6 +25,7 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
+from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.server.replies import SECURITY_HEADERS
 
@@ -48,8 +49,8 @@ credential is refused here as well, so that a client can learn whether its own f
 
 FAILURES_PER_S = 1.0
 FAILURES_AT_ONCE = 20
-"""Wrong credentials of one address that are looked into. This keeps the log readable and tells a
-misconfigured client to slow down; guessing is hopeless at any rate. A right credential is let in
+"""Wrong credentials of one address that are answered with 401. Beyond it 429 tells a misconfigured
+client to slow down; guessing is hopeless at any rate. A right credential is let in
 all the same, or one could shut out everyone behind the same proxy."""
 
 RECHECK_S = 60.0
@@ -91,6 +92,7 @@ class Gate:
         config: The limits.
         credentials: Who may come in.
         respond: Makes an HTTP answer of an error.
+        log: Tells of wrong credentials.
         clock: Seconds that only grow.
     """
 
@@ -101,6 +103,7 @@ class Gate:
         config: ServerConfig,
         credentials: Credentials,
         respond: Callable[[HTTPConnection, ErrorReply], Response],
+        log: PeerLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
@@ -110,6 +113,9 @@ class Gate:
         self._respond = respond
         self._rates = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
         self._failures = RateLimiter(rate_per_s=FAILURES_PER_S, burst=FAILURES_AT_ONCE, clock=clock)
+        # Probes must not fail because pictures came, nor the other way round.
+        self._probes = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
+        self._log = log or PeerLog(logger, clock=clock)
         self._under_way: Counter[str] = Counter()
         self._streams = 0
 
@@ -123,7 +129,10 @@ class Gate:
         try:
             caller = await self._admitted(connection)
             scope[CALLER] = caller
-            async with self._place(caller, is_stream=scope["type"] == "websocket"):
+            is_probe = scope["path"] in PUBLIC_PATHS
+            async with self._place(
+                caller, is_stream=scope["type"] == "websocket", is_probe=is_probe
+            ):
                 if scope["type"] == "http":
                     await self._app(scope, receive, send)
                 else:
@@ -146,18 +155,22 @@ class Gate:
             caller = await self._credentials.caller(connection, is_public=is_public)
         except WrongCredentialError:
             peer = peer_of(connection)
+            self._log.note("no or a wrong credential", peer)
             wait_s = self._failures.take(peer)
             if wait_s:
                 raise _RefusedError(_too_fast(0, wait_s)) from None
-            logger.warning("no or a wrong credential came from %s", peer)
             raise _RefusedError(UNAUTHORIZED) from None
-        if connection.scope["type"] == "http" and (wait_s := self._rates.take(caller)):
+        rates = self._probes if is_public else self._rates
+        if connection.scope["type"] == "http" and (wait_s := rates.take(caller)):
             raise _RefusedError(_too_fast(0, wait_s))
         return caller
 
     @contextlib.asynccontextmanager
-    async def _place(self, caller: str, *, is_stream: bool) -> AsyncIterator[None]:
-        """One of the places for `caller`, given back at the end."""
+    async def _place(self, caller: str, *, is_stream: bool, is_probe: bool) -> AsyncIterator[None]:
+        """One of the places for `caller`, given back at the end. A probe needs none."""
+        if is_probe:
+            yield
+            return
         if self._under_way[caller] >= self._config.max_per_caller:
             raise _RefusedError(TOO_MANY_OF_YOURS)
         if is_stream and self._streams >= self._config.max_streams:

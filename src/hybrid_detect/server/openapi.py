@@ -15,6 +15,7 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import OPENAPI_PATH
+from hybrid_detect.server.picture_requests import SESSION_HEADER
 
 __all__ = ["openapi"]
 
@@ -32,12 +33,13 @@ _ERRORS = {
     "409": "This sealed message came before.",
     "412": "This sealed message is too old, or from the future.",
     "413": "The body is too large.",
+    "415": "Not a picture's bytes but a form or another container; the detail says how to send it.",
     "421": "Sealed to a key that this server does not have.",
     "422": "The body is no picture, or one with too many pixels.",
     "429": "More than this caller may send; see Retry-After.",
     "500": "A bug of the server.",
     "503": "Overloaded, or a detector failed; see Retry-After.",
-    "504": "The request's own deadline passed before anybody looked.",
+    "504": "The request's own deadline passed before a detector was free.",
 }
 
 _ALWAYS = ("401", "403", "429", "500")
@@ -63,13 +65,16 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                     "summary": "Find the faces in one picture.",
                     "description": "A bare picture is answered in JSON. A message of the wire "
                     f"format ({CONTENT_TYPE}) is answered in that format if Accept asks for it.",
+                    "parameters": [_SESSION],
                     "requestBody": {
                         "required": True,
                         "content": dict.fromkeys((*_PICTURES, *_MESSAGES), picture),
                     },
                     "responses": {
                         "200": _answer("The faces, in the picture's pixels.", "Result"),
-                        **_errors("400", "408", "409", "412", "413", "421", "422", "503", "504"),
+                        **_errors(
+                            "400", "408", "409", "412", "413", "415", "421", "422", "503", "504"
+                        ),
                     },
                 }
             },
@@ -102,14 +107,14 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
             HEALTH_PATH: {
                 "get": {
                     "operationId": "health",
-                    "summary": "Whether it is up. Public; a wrong credential is refused.",
+                    "summary": "Whether the server is up. Public; a wrong credential is refused.",
                     "security": [{}, {"bearer": []}, {"apiKey": []}],
                     "responses": {
                         "200": {
-                            "description": "It is.",
+                            "description": "The server is up.",
                             "content": {"application/json": {"schema": _ref("Health")}},
                         },
-                        **_errors(),
+                        **_errors("503"),
                     },
                 }
             },
@@ -194,6 +199,14 @@ def _errors(*statuses: str) -> dict[str, Any]:
     return {status: _answer(_ERRORS[status], "Error") for status in sorted({*_ALWAYS, *statuses})}
 
 
+_SESSION = {
+    "name": SESSION_HEADER,
+    "in": "header",
+    "description": "The session that a bare picture belongs to, where the server keeps results: "
+    "what can be exported and erased together. A message of the wire format carries its own.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
+}
+
 _NUMBER = {"type": "number"}
 _SECONDS = {"type": "number", "minimum": 0}
 
@@ -225,11 +238,10 @@ _SCHEMAS: dict[str, Any] = {
         "required": ["box"],
         "properties": {
             "box": {
-                "description": "x_min, y_min, x_max, y_max in pixels",
-                "type": "array",
-                "items": _NUMBER,
-                "minItems": 4,
-                "maxItems": 4,
+                "description": "In the picture's pixels, from its upper left corner.",
+                "type": "object",
+                "required": ["x_min", "y_min", "x_max", "y_max"],
+                "properties": dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), _NUMBER),
             },
             "score": {"type": "number", "minimum": 0, "maximum": 1},
             "keypoints": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -19,7 +20,14 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.http1 import response_head
 from hybrid_detect.server.sealing import Received
 
-__all__ = ["BUG", "SECURITY_HEADERS", "error_reply", "http_response", "json_answer"]
+__all__ = [
+    "BUG",
+    "SECURITY_HEADERS",
+    "error_reply",
+    "http_response",
+    "json_answer",
+    "reply_to_values",
+]
 
 SECURITY_HEADERS = {
     "Cache-Control": "no-store",  # faces and their places are not for a cache on the route
@@ -71,8 +79,19 @@ def json_answer(reply: ErrorReply) -> bytes:
     return response_head(reply.status, pairs, close=True) + body
 
 
+def reply_to_values(reply: ResultReply | ErrorReply) -> dict[str, Any]:
+    """`reply` as JSON values, for people and for what is kept of it.
+
+    A box is an object as in `DetectionResult.to_dict()`; the wire format has four numbers.
+    """
+    values = reply_to_json(reply)
+    for face in values.get("faces", ()):
+        face["box"] = dict(zip(("x_min", "y_min", "x_max", "y_max"), face["box"], strict=True))
+    return values
+
+
 def _json(reply: ResultReply | ErrorReply) -> bytes:
-    return (json.dumps(reply_to_json(reply), indent=2) + "\n").encode()
+    return (json.dumps(reply_to_values(reply), indent=2) + "\n").encode()
 
 
 def _status(reply: ResultReply | ErrorReply) -> int:

@@ -18,9 +18,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hybrid_detect.errors import ConfigurationError, HybridDetectError, StorageError
-from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, ResultReply, reply_to_json
+from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, ResultReply
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import CALLER
+from hybrid_detect.server.replies import reply_to_values
 from hybrid_detect.storage.history import DetectionHistory
 
 __all__ = ["Retention", "owner_of"]
@@ -124,7 +125,7 @@ class Retention:
         self._waiting += 1
         writing = asyncio.get_running_loop().run_in_executor(
             self._writer,
-            partial(history.add, reply_to_json(reply), session=session, image=image, owner=owner),
+            partial(history.add, reply_to_values(reply), session=session, image=image, owner=owner),
         )
         writing.add_done_callback(self._kept)
 

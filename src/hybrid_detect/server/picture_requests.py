@@ -1,0 +1,61 @@
+"""What a request over HTTP says of its picture: the media type, and the session it belongs to."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from hybrid_detect.errors import ProtocolError
+from hybrid_detect.exchange.wire import CONTENT_TYPE, MAX_TEXT_CHARS, ErrorReply
+from hybrid_detect.server.replies import error_reply
+
+__all__ = ["SESSION_HEADER", "is_wire_message", "session_of", "unsupported_body"]
+
+SESSION_HEADER = "X-Session-ID"
+"""The session of a bare picture, in UTF-8; a message of the wire format carries its own."""
+
+_HOW = "send the picture's bytes as the body: curl --data-binary @photo.jpg"
+
+_CONTAINERS = {
+    "multipart": f"a form was sent, as by curl -F; {_HOW}",
+    "application/json": f"JSON was sent; {_HOW}",
+}
+
+
+def unsupported_body(request: Request) -> ErrorReply | None:
+    """Why the body cannot be a picture, by its Content-Type; `None` if it may be one.
+
+    A type that merely does not fit, such as the form type that curl adds to ``--data-binary``, is
+    not believed: the bytes decide.
+    """
+    media_type = _media_type(request)
+    detail = _CONTAINERS.get(media_type) or _CONTAINERS.get(media_type.partition("/")[0])
+    return error_reply(0, 415, "unsupported_body", detail) if detail else None
+
+
+def is_wire_message(request: Request) -> bool:
+    """Whether the body is said to be a message of the wire format."""
+    return _media_type(request) == CONTENT_TYPE
+
+
+def session_of(request: Request) -> str | None:
+    """The session in `SESSION_HEADER`; `None` without one.
+
+    Raises:
+        ProtocolError: If it is empty, too long, not UTF-8, or there is more than one.
+    """
+    given = request.headers.getlist(SESSION_HEADER)
+    if not given:
+        return None
+    try:
+        (text,) = given
+        session = text.encode("latin-1").decode()
+    except ValueError:
+        session = ""
+    if not 0 < len(session) <= MAX_TEXT_CHARS:
+        msg = f"{SESSION_HEADER}: expected 1 to {MAX_TEXT_CHARS} characters of UTF-8, given once"
+        raise ProtocolError(msg)
+    return session
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
