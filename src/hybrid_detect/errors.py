@@ -7,6 +7,7 @@
         MissingExtraError (ImportError)    .extra; the message ends in the pip line that cures it
       ClosedError (RuntimeError)           used before it was opened or after it was closed
       InvalidFrameError (ValueError)       .expected .actual
+      SourceError                          a source of frames was lost or went silent
       ModelError                           .name
         ModelIntegrityError                the hash differs; the file was not kept
       StorageError                         what is kept cannot be read, written or erased
@@ -45,6 +46,7 @@ __all__ = [
     "ModelIntegrityError",
     "ProtocolError",
     "ReplayError",
+    "SourceError",
     "StaleRequestError",
     "StorageError",
     "SupersededError",
@@ -93,6 +95,10 @@ class InvalidFrameError(HybridDetectError, ValueError):
         super().__init__(message)
         self.expected = expected
         self.actual = actual
+
+
+class SourceError(HybridDetectError):
+    """A source of frames was lost, or has given none for a long time."""
 
 
 class ModelError(HybridDetectError):

@@ -20,6 +20,7 @@ from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.service import hybrid as _async
 from hybrid_detect.service.status import ServiceStatus
+from hybrid_detect.service.streams import SILENCE_S
 from hybrid_detect.sources.sources import FrameSource
 from hybrid_detect.types import DetectionResult
 
@@ -71,6 +72,8 @@ class HybridDetectionService:
         pixel_format: PixelFormat | str = PixelFormat.RGB,
         privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
         skip_unchanged: bool = False,
+        keep_frames: bool = False,
+        silence_s: float | None = SILENCE_S,
     ) -> Iterator[DetectionResult]:
         """Yield a result for each frame of `camera`; see the async method of this name."""
         self._require_portal()
@@ -81,6 +84,8 @@ class HybridDetectionService:
             pixel_format=pixel_format,
             privacy=privacy,
             skip_unchanged=skip_unchanged,
+            keep_frames=keep_frames,
+            silence_s=silence_s,
         )
         try:
             while True:

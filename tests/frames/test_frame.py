@@ -11,6 +11,7 @@ import time
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -673,3 +674,24 @@ def test_threads_may_share_one_frame_and_leave_the_warning_filters_alone() -> No
         thread.join()
     assert right == [True] * 90
     assert list(warnings.filters) == filters
+
+
+@pytest.mark.parametrize("is_one_frame", [True, False])
+def test_a_lazily_opened_image_is_whole_for_every_reader(is_one_frame: bool) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (600, 800, 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    for _ in range(5):
+        image = Image.open(io.BytesIO(encoded.getvalue()))
+        together = threading.Barrier(4)
+        one = Frame.of(image)
+
+        def read(
+            image: Image.Image = image, one: Frame = one, together: threading.Barrier = together
+        ) -> bool:
+            together.wait(30)
+            frame = one if is_one_frame else Frame.of(image)
+            return bool((frame.rgb() == pixels).all())
+
+        with ThreadPoolExecutor(4) as readers:
+            assert all(reading.result() for reading in [readers.submit(read) for _ in range(4)])

@@ -1,17 +1,20 @@
 import asyncio
 import io
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.errors import ConfigurationError, MissingExtraError, SourceError
 from hybrid_detect.sources.sources import open_source
+from hybrid_detect.sources.video import image_files
 
-from ..waiting import LIMIT_S
+from ..waiting import LIMIT_S, until
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +35,10 @@ class SteppedCamera:
         self._ended.set()
         self._steps.release()
 
+    def get(self, number: int) -> float:
+        """OpenCV's properties 1 and 7, as of a file that is at its end."""
+        return float(self.reads) if self._ended.is_set() and number in {1, 7} else 0.0
+
     def wait_for_read(self, number: int) -> None:
         """Wait until the camera is asked for the `number`th image: the earlier ones are out."""
         with self.reading:
@@ -46,16 +53,23 @@ class SteppedCamera:
 
 
 class EagerCamera:
-    """A camera that has `count` images ready at once."""
+    """A camera that has `count` images ready at once, and is a file that ends after them."""
 
     def __init__(self, count: int, then: Callable[[], Any] | None = None) -> None:
         self._left = iter(range(count))
         self._then = then
+        self._given = 0
+        self._has_ended = False
+
+    def get(self, number: int) -> float:
+        return float(self._given + 1) if self._has_ended and number in {1, 7} else 0.0
 
     def read(self) -> tuple[bool, Any]:
         number = next(self._left, None)
         if number is None and self._then is not None:
             self._then()
+        self._has_ended = number is None
+        self._given += number is not None
         return number is not None, number
 
 
@@ -209,38 +223,38 @@ async def test_an_error_of_a_generator_reaches_whoever_takes() -> None:
             await taken(source)
 
 
-async def test_a_camera_that_returns_no_pair_is_an_error_not_a_hang() -> None:
-    class Odd:
-        def read(self) -> bytes:
-            return b""
-
-    with pytest.raises(ValueError, match="unpack"):
-        await taken(Odd())
-
-
-@pytest.mark.parametrize("every_frame", [True, False])
-async def test_closing_waits_for_a_camera_that_blocks_and_leaves_no_thread(
-    every_frame: bool,
+async def test_a_camera_that_blocks_does_not_hold_up_leaving(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    camera = SteppedCamera()
-    is_closed = asyncio.Event()
-
-    async def use() -> None:
-        async with open_source(camera, every_frame=every_frame) as source:
+    monkeypatch.setattr("hybrid_detect.sources.thread_reader.LEAVE_S", 0.01)
+    for every_frame in (True, False):
+        camera = SteppedCamera()
+        async with asyncio.timeout(LIMIT_S), open_source(camera, every_frame=every_frame) as source:
             taking = asyncio.create_task(source.take())
             await asyncio.to_thread(camera.wait_for_read, 1)
             taking.cancel()
             await asyncio.wait([taking])
-        is_closed.set()
-
-    async with asyncio.timeout(LIMIT_S):
-        using = asyncio.create_task(use())
-        await asyncio.to_thread(camera.wait_for_read, 1)
-        assert not is_closed.is_set()
+        assert len(source_threads()) == 1  # left behind, and a daemon
+        assert source_threads()[0].daemon
         camera.end()
-        await using
-    assert is_closed.is_set()
-    assert source_threads() == []
+        await until(lambda: not source_threads())
+    assert caplog.text.count("left behind") == 2
+
+
+async def test_a_thread_that_is_left_behind_outlives_its_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hybrid_detect.sources.thread_reader.LEAVE_S", 0.01)
+    camera = SteppedCamera()
+
+    async def leave() -> None:
+        async with open_source(camera):
+            await asyncio.to_thread(camera.wait_for_read, 1)
+
+    await asyncio.to_thread(asyncio.run, leave())
+    camera.step()
+    camera.end()
+    await until(lambda: not source_threads())
 
 
 async def test_an_error_inside_the_block_still_closes() -> None:
@@ -249,7 +263,7 @@ async def test_an_error_inside_the_block_still_closes() -> None:
     with pytest.raises(KeyError):
         async with open_source(camera):
             raise KeyError
-    assert source_threads() == []
+    await until(lambda: not source_threads())
 
 
 async def test_an_async_generator_is_closed_with_its_source() -> None:
@@ -313,23 +327,24 @@ async def test_waking_up_late_does_not_lower_the_rate(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    "source",
+    ("source", "named"),
     [
-        None,
-        7,
-        1.5,
-        "0",
-        "movie.mp4",
-        b"jpeg",
-        bytearray(b"jpeg"),
-        memoryview(b"x"),
-        object(),
-        Path(),
+        (None, "NoneType"),
+        (1.5, "float"),
+        (True, "bool"),
+        (object(), "object"),
+        ("", "str"),
+        (b"jpeg", r"one image \(bytes\)"),
+        (bytearray(b"jpeg"), r"one image \(bytearray\)"),
+        (memoryview(b"x"), r"one image \(memoryview\)"),
+        (np.zeros((4, 4, 3), np.uint8), r"one image \(ndarray\)"),
+        (io.BytesIO(b"jpeg"), r"an open file \(BytesIO\)"),
+        (io.StringIO("text"), r"an open file \(StringIO\)"),
     ],
     ids=lambda source: type(source).__name__,
 )
-async def test_what_is_no_source_is_refused(source: Any) -> None:
-    with pytest.raises(ConfigurationError, match=r"camera: expected a camera with read\(\)"):
+async def test_what_is_no_source_is_refused_by_a_name(source: Any, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"camera: expected a camera with read.*{named}"):
         async with open_source(source):
             pass
 
@@ -360,6 +375,210 @@ async def test_an_empty_source_ends_at_once() -> None:
     assert await taken(EagerCamera(0)) == []
 
 
-async def test_a_file_is_no_camera() -> None:
-    with pytest.raises((ConfigurationError, ValueError, TypeError)):
-        await taken(io.BytesIO(b"jpeg"))
+# -- what is handed over is what is looked at ----------------------------------------------------
+
+
+def reused(count: int) -> Iterator[np.ndarray]:
+    """A source that writes each image into the same memory."""
+    memory = np.zeros((2, 2, 3), np.uint8)
+    for number in range(count):
+        memory[:] = number
+        yield memory
+
+
+async def reused_async(count: int) -> AsyncIterator[np.ndarray]:
+    for image in reused(count):
+        yield image
+
+
+class ReusingCamera:
+    """A camera that returns the same array each time, written anew."""
+
+    def __init__(self) -> None:
+        self._images = reused(6)
+
+    def read(self) -> tuple[bool, Any]:
+        image = next(self._images, None)
+        return image is not None, image
+
+    def get(self, number: int) -> float:
+        return 6.0 if number in {1, 7} else 0.0
+
+
+@pytest.mark.parametrize("make", [lambda: reused(6), lambda: reused_async(6), ReusingCamera])
+async def test_images_are_what_they_were_when_they_were_given(make: Callable[[], Any]) -> None:
+    assert [int(image[0, 0, 0]) for image in await taken(make(), every_frame=True)] == [*range(6)]
+
+
+async def test_an_array_that_only_the_camera_s_caller_has_is_not_copied() -> None:
+    addresses = []
+
+    class Fresh:
+        def read(self) -> tuple[bool, Any]:
+            image = np.zeros((2, 2, 3), np.uint8)
+            addresses.append(image.ctypes.data)
+            return True, image
+
+    async with asyncio.timeout(LIMIT_S), open_source(Fresh(), every_frame=True) as source:
+        for number in range(3):
+            captured = await source.take()
+            assert captured is not None
+            assert captured.image.ctypes.data == addresses[number]
+
+
+async def test_frames_count_where_they_lie_in_their_source_and_what_was_dropped() -> None:
+    camera = SteppedCamera()
+    seen = []
+    async with asyncio.timeout(LIMIT_S), open_source(camera) as source:
+        for steps in (1, 4, 2):
+            camera.step(steps)
+            await asyncio.to_thread(camera.wait_for_read, camera.reads + steps)
+            captured = await source.take()
+            assert captured is not None
+            seen.append((captured.index, captured.dropped_before))
+        assert source.dropped == 4
+        camera.end()
+    assert seen == [(0, 0), (4, 3), (6, 1)]
+
+
+# -- misses, loss and the end --------------------------------------------------------------------
+
+
+class Scripted:
+    """A camera whose reads give what the script says: a number is an image, `None` a miss."""
+
+    def __init__(self, *script: int | None, frames: int = 0) -> None:
+        self._script = iter(script)
+        self._frames = frames
+        self._position = 0
+
+    def read(self) -> tuple[bool, Any]:
+        value = next(self._script, None)
+        if value is not None:
+            self._position += 1
+        return value is not None, value
+
+    def get(self, number: int) -> float:
+        return float({1: self._position, 7: self._frames}.get(number, 0))
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybrid_detect.sources.camera_reads.MISS_PAUSE_S", 0.0)
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_camera_that_misses_a_few_goes_on() -> None:
+    camera = Scripted(1, 2, None, 3, None, None, None, 4)
+    async with asyncio.timeout(LIMIT_S), open_source(camera, every_frame=True) as source:
+        for expected in (1, 2, 3, 4):
+            captured = await source.take()
+            assert captured is not None
+            assert captured.image == expected
+        with pytest.raises(SourceError, match="the camera was lost: it gave no frame 10 times"):
+            await source.take()
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_file_ends_where_it_says_and_every_frame_of_it_is_taken() -> None:
+    assert await taken(Scripted(*range(8), frames=8)) == list(range(8))
+    assert await taken(Scripted(*range(99), frames=100)) == list(range(99))
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_a_file_that_breaks_off_says_where() -> None:
+    with pytest.raises(SourceError, match="breaks off after frame 3 of 100"):
+        await taken(Scripted(1, 2, 3, frames=100))
+
+
+@pytest.mark.parametrize("every_frame", [True, None])
+async def test_a_read_may_give_the_image_alone(every_frame: bool | None) -> None:
+    image = np.zeros((2, 2, 3), np.uint8)
+
+    class Bare:
+        def read(self) -> Any:
+            return image
+
+    async with asyncio.timeout(LIMIT_S), open_source(Bare(), every_frame=every_frame) as source:
+        captured = await source.take()
+        assert captured is not None
+        assert captured.image.shape == image.shape
+
+
+@pytest.mark.parametrize("value", [b"", 7, "text", (1, 2, 3), [1, 2], {"ok": True}, object()])
+async def test_a_read_that_gives_something_else_is_refused_by_a_name(value: Any) -> None:
+    class Odd:
+        def read(self) -> Any:
+            return value
+
+    with pytest.raises(ConfigurationError, match=r"expected read\(\) to return \(ok, image\)"):
+        await taken(Odd())
+
+
+# -- sources by their names ----------------------------------------------------------------------
+
+
+def test_a_folder_gives_its_images_by_name(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    found = image_files(tmp_path)
+    assert found is not None
+    assert [path.name for path in found] == ["a.png", "b.JPG"]
+    found = image_files(str(tmp_path / "a.png"))
+    assert found is not None
+    assert [path.name for path in found] == ["a.png"]
+    assert image_files(tmp_path / "notes.txt") is None
+
+
+async def test_a_name_that_opens_nothing_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="expected images in the folder"):
+        await taken(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"there is no file 'clip.mp4'"):
+        await taken(tmp_path / "clip.mp4")
+    with pytest.raises(ConfigurationError, match="the camera of index 0 is the number 0"):
+        await taken("0")
+
+
+async def test_without_opencv_the_pip_line_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hybrid-detect\[camera\]'"):
+        await taken("rtsp://user:secret@192.0.2.1/stream")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A video of 12 frames; in the first row of each its number times 16."""
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, (64, 48))
+    if not writer.isOpened():
+        pytest.skip("this OpenCV cannot write a video")
+    for number in range(12):
+        writer.write(np.full((48, 64, 3), (16 * number, 0, 0), np.uint8))
+    writer.release()
+    return path
+
+
+async def test_every_frame_of_a_video_file_is_taken_by_its_path(clip: Path) -> None:
+    async with asyncio.timeout(LIMIT_S), open_source(clip) as source:
+        assert not source.drops
+        assert not source.is_live
+        assert source.pixel_format == "bgr"
+        blues = []
+        while (captured := await source.take()) is not None:
+            blues.append(round(float(captured.image[:, :, 0].mean()) / 16))
+    assert blues == list(range(12))
+
+
+async def test_a_video_that_the_app_opened_is_taken_whole_too(clip: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    assert len(await taken(cv2.VideoCapture(str(clip)))) == 12
+
+
+async def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    (tmp_path / "notes.txt").write_text("no video", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"^'notes.txt' cannot be opened as a video$"):
+        await taken(tmp_path / "notes.txt")

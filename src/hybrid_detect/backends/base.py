@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from hybrid_detect.config import DEFAULT_DEADLINE_S
 from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.frames.frame import Frame, ImageLike, opens_at_once
+from hybrid_detect.frames.ownership import owned, takes_long
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Face, Plan, Timings
 
@@ -25,22 +26,31 @@ CHECK_DEADLINE_S = 3.0
 """Six round trips of half a second: enough on all but the slowest links that are of any use."""
 
 
-async def open_frame(image: ImageLike, *, limit_s: float | None = None, **options: Any) -> Frame:
-    """`Frame.of` for an event loop: what may block or take long is done in a thread.
+async def open_frame(
+    image: ImageLike, *, limit_s: float | None = None, is_owned: bool = False, **options: Any
+) -> Frame:
+    """`Frame.of` for an event loop, of pixels that the caller cannot change any more.
+
+    What may take long, a file, a pipe or a large copy, is done in a thread.
 
     Args:
-        image: Anything `Frame.of` takes.
-        limit_s: Seconds that reading and taking apart may take; `None` for no limit.
+        image: Anything `Frame.of` takes. A `Frame` is used as it is.
+        limit_s: Seconds that reading may take; `None` for no limit.
+        is_owned: Whether `image` is the library's own already, so that it need not be copied.
         **options: The keyword arguments of `Frame.of`.
 
     Raises:
         InvalidFrameError: If it is not an image.
         TimeoutError: If that took longer than `limit_s`. The thread that does it is left behind.
     """
-    if opens_at_once(image):
-        return Frame.of(image, **options)
+
+    def make() -> Frame:
+        return Frame.of(image if is_owned else owned(image), **options)
+
+    if opens_at_once(image) and (is_owned or not takes_long(image)):
+        return make()
     async with asyncio.timeout(limit_s):
-        return await in_daemon_thread(Frame.of, image, **options)
+        return await in_daemon_thread(make)
 
 
 class UploadGate:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ from hybrid_detect.frames.layout import Layout
 from hybrid_detect.frames.raster import Raster, Scratch, raster_of
 from hybrid_detect.frames.scaling import fitted_size, resized
 
-__all__ = ["EncodedPicture", "PillowPicture", "check_pixels"]
+__all__ = ["EncodedPicture", "PillowPicture", "check_pixels", "reading_of"]
 
 _ORIENTATION_TAG = 0x0112
 """Source: Exif 2.32, section 4.6.4 A, tag 274."""
@@ -215,7 +215,7 @@ class PillowPicture:
         """
         check_pixels(*image.size, max_pixels=max_pixels)
         _check_mode(image.mode)
-        with _damage_reported("Pillow"):
+        with _damage_reported("Pillow"), reading_of(image):
             orientation = _orientation_of(image)
             return cls(image, *_turned_size(image.size, orientation), orientation)
 
@@ -248,7 +248,22 @@ class PillowPicture:
     def _sized(self, upright_size: tuple[int, int]) -> Image.Image:
         size = _turned_size(upright_size, self.orientation)
         with _damage_reported("Pillow"):
+            with reading_of(self.image):
+                self.image.load()
             return _upright(self.image, size, self.orientation)
+
+
+_READING = tuple(threading.RLock() for _ in range(16))
+
+
+def reading_of(image: Image.Image) -> AbstractContextManager[bool]:
+    """The lock to hold while `image` may read its file.
+
+    An image that was opened lazily reads its file at the first use. Two threads that use it
+    first at the same time, through one frame or two, would each get half of it. A few images
+    share a lock.
+    """
+    return _READING[id(image) >> 4 & 15]
 
 
 def _upright(image: Image.Image, size: tuple[int, int], orientation: int) -> Image.Image:

@@ -22,6 +22,7 @@ from hybrid_detect.errors import (
     ClosedError,
     ConfigurationError,
     InvalidFrameError,
+    SourceError,
 )
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
 from hybrid_detect.monitoring.events import FrameOutcome, frame_event
@@ -29,14 +30,14 @@ from hybrid_detect.monitoring.hooks import Dispatcher, Hook
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
-from hybrid_detect.selection.auto import AutoPolicy
-from hybrid_detect.selection.policy import ModePolicy, Policy
+from hybrid_detect.selection.policy import Policy
 from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext, frame_privacy
+from hybrid_detect.service.default_policy import default_policy
 from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.status import ServiceStatus, Traffic
-from hybrid_detect.service.streams import Stream, results_in_order
+from hybrid_detect.service.streams import SILENCE_S, Stream, results_in_order
 from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, FrameSource, OpenSource, open_source
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Plan
@@ -94,7 +95,7 @@ class HybridDetectionService:
         explicit = {name: value for name, value in given.items() if value is not None}
         self.config = replace(config or ServiceConfig(), **explicit)
         self._clock = clock
-        self._policy = policy or _default_policy(self.config)
+        self._policy = policy or default_policy(self.config)
         self._hooks = Dispatcher(hooks)
         privacy = privacy or PrivacyPolicy()
         self._backends = BackendSet(
@@ -206,6 +207,7 @@ class HybridDetectionService:
             return await open_frame(
                 image,
                 limit_s=left_s,
+                is_owned=context.source_index is not None,
                 pixel_format=pixel_format,
                 captured_at_s=context.captured_at_s,
             )
@@ -263,24 +265,31 @@ class HybridDetectionService:
         privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
         skip_unchanged: bool = False,
         keep_frames: bool = False,
+        silence_s: float | None = SILENCE_S,
     ) -> AsyncGenerator[DetectionResult]:
         """Yield a result for each frame taken from `camera`, in the frames' order.
 
         Never raises for a single frame: a frame that no backend could look at, or that is not an
-        image, yields a result with status ``failed`` and its error.
+        image, yields a result with status ``failed`` and its error. So does a camera that is
+        silent, and one that is lost, with which the stream ends.
 
         Args:
-            camera: Anything with ``read() -> (ok, image)`` such as ``cv2.VideoCapture``, or an
-                iterable or async iterable of images.
+            camera: Anything with ``read()`` such as ``cv2.VideoCapture``; an iterable or async
+                iterable of images; or, with the extra ``camera``, the path of a video or of a
+                folder of images, a camera's index, or an ``rtsp://`` address.
             max_fps: Most frames to take in a second; `None` for as many as can be answered.
             every_frame: Whether to make the source wait rather than drop frames. By default a
-                camera's frames are dropped when newer ones are there, an iterable's never.
-            pixel_format: What the channels of ndarrays are (``cv2`` gives ``bgr``).
+                camera's frames are dropped when newer ones are there, those of a video file, a
+                folder or an iterable never. Results count what was dropped (`dropped_before`).
+            pixel_format: What the channels of ndarrays are (``cv2`` gives ``bgr``); sources that
+                are opened by their name tell it themselves.
             privacy: ``local_only`` keeps these frames on the device.
             skip_unchanged: Whether a frame that looks like the last one that was looked at gets
                 that one's faces, with status ``stale`` and their age, at most for a second.
             keep_frames: Whether each result holds its frame as ``result.frame``, to draw on. The
                 pixels stay in memory for as long as the result does.
+            silence_s: Seconds without a frame after which a camera's stream yields a ``failed``
+                result with a `SourceError`, again and again while it is silent; `None` for never.
 
         Raises:
             ConfigurationError: If `camera` is no source of frames.
@@ -291,14 +300,20 @@ class HybridDetectionService:
         async with open_source(camera, max_fps=max_fps, every_frame=every_frame) as source:
             self._sources.add(source)
             stream = Stream(
-                pixel_format=pixel_format,
+                pixel_format=source.pixel_format or pixel_format,
                 privacy=kept,
                 max_fps=max_fps,
                 must_answer=not source.drops,
                 gate=ChangeGate() if skip_unchanged else None,
                 keep_frames=keep_frames,
             )
-            results = results_in_order(source, partial(self._look_at, stream), spawn=self._spawn)
+            results = results_in_order(
+                source,
+                partial(self._look_at, stream),
+                spawn=self._spawn,
+                lost=partial(self._without_frame, stream),
+                silence_s=silence_s if source.is_live else None,
+            )
             async with aclosing(results):
                 try:
                     async for result in results:
@@ -312,6 +327,10 @@ class HybridDetectionService:
                 finally:
                     self._sources.discard(source)
                     self._dropped += source.dropped
+
+    def _without_frame(self, stream: Stream, error: SourceError) -> DetectionResult:
+        context = stream.context(None, ends_s=self._clock())
+        return self._failed(Execution(started_s=self._clock(), context=context), error)
 
     async def _look_at(self, stream: Stream, captured: CapturedFrame) -> DetectionResult:
         context = stream.context(captured, ends_s=self._clock() + self.config.deadline_s)
@@ -387,14 +406,3 @@ class HybridDetectionService:
         await asyncio.gather(*(source.aclose() for source in tuple(self._sources)))
         await self._backends.aclose()
         await self._hooks.aclose()
-
-
-def _default_policy(config: ServiceConfig) -> Policy:
-    limits: dict[str, Any] = {
-        "target_bytes": int(config.target_file_size_kb * 1024),
-        "quality": config.quality,
-        "max_side_px": config.max_side_px,
-    }
-    if config.mode is DetectionMode.AUTO:
-        return AutoPolicy(**limits)
-    return ModePolicy(mode=config.mode, **limits)

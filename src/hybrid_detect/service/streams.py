@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from hybrid_detect.errors import SourceError
 from hybrid_detect.frames.frame import Frame, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.service.conditions_builder import FrameContext
@@ -16,7 +17,7 @@ from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, OpenSource
 from hybrid_detect.types import DetectionResult, DetectionStatus, Timings
 
-__all__ = ["IN_FLIGHT", "Stream", "results_in_order"]
+__all__ = ["IN_FLIGHT", "SILENCE_S", "Stream", "results_in_order"]
 
 IN_FLIGHT = 2
 """Frames of one stream under way at the same time. The second uses the time that the first
@@ -26,22 +27,31 @@ links, `docs/explanation/performance.md`."""
 MAX_INTERVAL_S = 1.0
 """A source slower than this gives lone pictures, as far as deciding is concerned."""
 
+SILENCE_S = 5.0
+"""A camera that gives no frame for as long is in trouble: it blocks, or a network camera stalls."""
+
 
 async def results_in_order(
     source: OpenSource,
     look: Callable[[CapturedFrame], Awaitable[DetectionResult]],
     *,
     spawn: Callable[[Any], asyncio.Task[Any]],
+    lost: Callable[[SourceError], DetectionResult],
+    silence_s: float | None = None,
     in_flight: int = IN_FLIGHT,
 ) -> AsyncGenerator[DetectionResult]:
     """Yield the result that `look` gives for each frame of `source`, in the frames' order.
 
-    An error of the source is raised after the results of the frames that came before it.
+    A source that was lost gives a last result. Any other error of the source is raised after the
+    results of the frames that came before it.
 
     Args:
         source: Where the frames come from.
         look: Gives a result for any frame and raises for none.
         spawn: Runs a coroutine as a task that its owner may cancel.
+        lost: Gives the result that tells of a source that was lost or is silent.
+        silence_s: Seconds without a frame after which a result tells so, and again after as many;
+            `None` for never.
         in_flight: Frames that may be under way at the same time.
     """
     pending: deque[asyncio.Task[DetectionResult]] = deque()
@@ -53,7 +63,13 @@ async def results_in_order(
             if taking is None and not exhausted and len(pending) < in_flight:
                 taking = spawn(source.take())
             waited = [task for task in (taking, pending[0] if pending else None) if task]
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            limit_s = silence_s if taking is not None and not pending else None
+            done, _ = await asyncio.wait(
+                waited, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                msg = f"the source has given no frame for {limit_s:g} s"
+                yield lost(SourceError(msg))
             if taking is not None and taking.done():
                 taken, taking = taking, None
                 error = taken.exception()
@@ -64,7 +80,9 @@ async def results_in_order(
                     pending.append(spawn(look(captured)))
             while pending and pending[0].done():
                 yield pending.popleft().result()
-        if error is not None:
+        if isinstance(error, SourceError):
+            yield lost(error)
+        elif error is not None:
             raise error
     finally:
         left = [task for task in (taking, *pending) if task]
@@ -105,8 +123,10 @@ class Stream:
         self._last_captured_s = 0.0
         self._captured_s: float | None = None
 
-    def context(self, captured: CapturedFrame, *, ends_s: float) -> FrameContext:
-        """What holds for `captured`, whose deadline is `ends_s`."""
+    def context(self, captured: CapturedFrame | None, *, ends_s: float) -> FrameContext:
+        """What holds for `captured`, or for the lack of a frame, whose deadline is `ends_s`."""
+        if captured is None:
+            return FrameContext(ends_s=ends_s, privacy=self._privacy)
         since_s = (
             math.inf if self._captured_s is None else captured.captured_at_s - self._captured_s
         )
