@@ -67,7 +67,9 @@ def test_a_pillow_image_is_decoded_and_copied() -> None:
 
 def test_camera_planes_are_copied_where_they_can_be_written() -> None:
     luma, chroma = bytearray(16), bytes(8)
-    image = CameraImage(CameraFormat.NV12, 4, 4, (Plane(luma, 4), Plane(chroma, 4)))
+    image = CameraImage(
+        format=CameraFormat.NV12, width=4, height=4, planes=(Plane(luma, 4), Plane(chroma, 4))
+    )
     copy = owned(image)
     luma[:] = b"\xff" * 16
     assert bytes(copy.planes[0].data) == bytes(16)
