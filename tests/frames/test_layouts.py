@@ -13,7 +13,7 @@ from PIL import Image, features
 
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import InvalidFrameError
-from hybrid_detect.frames import decoding, jpeg_segments, part_count, tiff_directory
+from hybrid_detect.frames import decoding, jpeg_segments, part_count, png_chunks, tiff_directory
 from hybrid_detect.frames.exif import orientation_of
 from hybrid_detect.frames.formats import LAYOUTS, format_of
 from hybrid_detect.frames.frame import Frame
@@ -95,13 +95,14 @@ def test_a_large_file_may_have_more_parts() -> None:
 
 
 @pytest.mark.parametrize("marker", [0xC4, 0xDB, 0xDD])
-def test_tables_of_a_jpeg_are_counted_however_large_the_file(
+def test_tables_of_a_jpeg_are_bounded_however_large_the_file(
     marker: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jpeg_segments, "MAX_TABLES", 20)
+    monkeypatch.setattr(jpeg_segments, "MAX_TABLE_BYTES", 900)
+    Frame.of(JPEG)
     refuse_decoding(monkeypatch)
-    with pytest.raises(InvalidFrameError, match="20 tables"):
-        Frame.of(JPEG[:20] + segment(marker, bytes(2)) * 20 + JPEG[20:])
+    with pytest.raises(InvalidFrameError, match="900 bytes of tables"):
+        Frame.of(JPEG[:20] + segment(marker, bytes(400)) + JPEG[20:])
 
 
 def test_scans_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +118,52 @@ def test_pixels_of_all_scans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     data = encoded("JPEG", progressive=True)
     passes = LAYOUTS["JPEG"](data).passes
     assert passes > 5
+    monkeypatch.setattr(decoding, "MAX_PIXELS_DECODED", 1)
+    Frame.of(data).rgb()  # few scans are usual
+    monkeypatch.setattr(decoding, "USUAL_SCANS", passes - 1)
     monkeypatch.setattr(decoding, "MAX_PIXELS_DECODED", passes * 48 * 32)
     Frame.of(data).rgb()
     monkeypatch.setattr(decoding, "MAX_PIXELS_DECODED", passes * 48 * 32 - 1)
-    with pytest.raises(InvalidFrameError, match="in all of its scans"):
+    with pytest.raises(InvalidFrameError, match="pixels in all of them"):
         Frame.of(data)
+
+
+@pytest.mark.parametrize("fill", [b"\xff", b"\xff\x00", b"\xff\xd3", b"\xff\x01", b"\xff\xff\x00"])
+def test_what_lies_between_segments_is_passed_over_in_windows(fill: bytes) -> None:
+    long = fill * (200_000 // len(fill))
+    data = JPEG[:20] + long + JPEG[20:]
+    assert np.array_equal(Frame.of(data).rgb(), Frame.of(JPEG).rgb())
+
+
+@pytest.mark.parametrize(
+    "gap", [0, 1, 62, 63, 64, 65, 66, 127, 65_535, 65_598, 65_599, 65_600, 65_601]
+)
+@pytest.mark.parametrize("byte", [b"\xff", b"\x00"])
+def test_a_marker_is_found_wherever_a_window_ends(gap: int, byte: bytes) -> None:
+    data = b"\xff\xd8" + byte * gap + b"\xff\xd9"
+    (end,) = jpeg_segments.jpeg_segments(data)
+    assert (end.marker, end.gap, end.start, end.end) == (0xD9, 2, 2 + gap, 4 + gap)
+
+
+def test_many_chunks_of_pixels_become_one() -> None:
+    at = PNG.index(b"IDAT") - 4
+    pixels = PNG[at + 8 : -16]
+    parts = [pixels[start : start + 20] for start in range(0, len(pixels), 20)]
+    assert len(parts) > png_chunks.MAX_PIXEL_CHUNKS
+    data = PNG[:at] + b"".join(chunk(b"IDAT", part) for part in parts) + PNG[-12:]
+    assert LAYOUTS["PNG"](data).picture(data) == PNG
+    assert np.array_equal(Frame.of(data).rgb(), Frame.of(PNG).rgb())
+    with pytest.raises(InvalidFrameError):
+        Frame.of(data[:-200]).rgb()
+
+
+def test_a_palette_of_more_colours_than_samples_can_name_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    header = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, 8, 0, 64, 0, 0, 257, 0)
+    refuse_decoding(monkeypatch)
+    with pytest.raises(InvalidFrameError, match="256 colours"):
+        Frame.of(b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 257 * 4) + header + bytes(2000))
 
 
 STRIPS = {

@@ -15,8 +15,9 @@ FREE_PARTS = 1024
 """Parts that a file of any size may have. A photo of a phone has 10 to 60, a progressive JPEG with
 tables for each scan about 100."""
 
-BYTES_PER_PART = 256
-"""Bytes of the file for each part more, in the mean. Encoders write PNG chunks of 4 KiB or more."""
+BYTES_PER_PART = 1024
+"""Bytes of the file for each part more, in the mean. Encoders write PNG chunks of 4 KiB or more,
+and JPEG segments of metadata of up to 64 KiB."""
 
 
 class PartCount:
