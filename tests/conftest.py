@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.errors import ModelError
 from hybrid_detect.extras import is_installed
 
+from . import fuzzing
 from .small_disk import SmallDisk
-from .virtual_time import library_reads
+from .virtual_time import VIRTUAL_TIME, library_reads, virtual_now_s
 
 if TYPE_CHECKING:
     from hybrid_detect.server.serving import ServerProcess
 
 SERVER_TOKEN = "test-token"
+
+# The suite tries the same examples in every run, so that a failure comes with the change that made
+# it; `nox -s fuzz` looks for new ones. How fast an example runs is no matter in either: a machine
+# may be busy.
+settings.register_profile(
+    "fuzz", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("suite", settings.get_profile("fuzz"), derandomize=True, database=None)
+settings.load_profile("fuzz" if fuzzing.ASKED else "suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,15 +44,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    """The library is written for asyncio."""
-    return "asyncio"
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """The library is written for asyncio; a test marked `virtual_time` waits for no time."""
+    return VIRTUAL_TIME if request.node.get_closest_marker("virtual_time") else "asyncio"
 
 
-@pytest.fixture
-async def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library reads the clock of the running loop; see `tests/virtual_time.py`."""
-    library_reads(asyncio.get_running_loop().time, monkeypatch)
+@pytest.fixture(autouse=True)
+def _the_library_reads_virtual_time(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if request.node.get_closest_marker("virtual_time"):
+        library_reads(virtual_now_s, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -9,16 +9,10 @@ import pytest
 
 from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.testing import FakeBackend
 
-from .virtual_time import VIRTUAL_TIME
-
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
-
-
-@pytest.fixture
-def anyio_backend() -> object:
-    return VIRTUAL_TIME
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 async def test_waiting_takes_exactly_its_time_on_the_clock() -> None:
@@ -39,10 +33,13 @@ async def test_the_work_of_threads_and_sockets_takes_no_time() -> None:
 
     began_s = time.monotonic()
     may_end = threading.Event()
-    timer = threading.Timer(0.1, may_end.set)
-    timer.start()
+    may_also_end = threading.Event()
+    timers = [threading.Timer(0.1, may_end.set), threading.Timer(0.2, may_also_end.set)]
+    for timer in timers:
+        timer.start()
     async with asyncio.timeout(1):
         assert await asyncio.to_thread(may_end.wait, 30)
+        assert await in_daemon_thread(may_also_end.wait, 30)
     async with await asyncio.start_server(echo, "127.0.0.1") as server:
         reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         async with asyncio.timeout(1):
@@ -50,7 +47,8 @@ async def test_the_work_of_threads_and_sockets_takes_no_time() -> None:
             assert len(await reader.readexactly(1_000_000)) == 1_000_000
         writer.close()
         await writer.wait_closed()
-    timer.join()
+    for timer in timers:
+        timer.join()
     assert time.monotonic() == began_s
 
 

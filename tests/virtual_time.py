@@ -1,18 +1,14 @@
 """An event loop on which waiting costs no time, so that a test of minutes takes seconds.
 
 Whenever every task waits for a time, the loop's clock jumps to the next timer instead of waiting
-for it. Work - in tasks, in threads of `run_in_executor` and of look-ups, between sockets of this
-process - takes no time on that clock, however slow or busy the machine is: the test sees the same
-order of things on every machine. Sockets of *other* processes do not work: their answers are slower
-than the clock.
+for it. Work takes no time on that clock - in tasks, in threads of `run_in_executor` and of
+`in_daemon_thread`, between sockets of this process - however slow or busy the machine is: the test
+sees the same order of things on every machine. Sockets of *other* processes do not work: their
+answers are slower than the clock.
 
-Use it for a whole module, with the fixture `virtual_time` of `tests/conftest.py`::
+Mark a test or a module with it; all of the library then reads the same clock::
 
-    pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
-
-    @pytest.fixture
-    def anyio_backend():
-        return VIRTUAL_TIME
+    pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["VIRTUAL_TIME", "VirtualTimeLoop", "library_reads"]
+__all__ = ["VIRTUAL_TIME", "VirtualTimeLoop", "library_reads", "virtual_now_s"]
 
 START_S = 1000.0
 
@@ -40,17 +36,22 @@ delivers within the call that sends, so this is met even where all CPUs are busy
 PATIENCE_S = 0.05
 """Seconds between two looks whether the work of a thread has ended; its end wakes the loop."""
 
-LOOK_UP_THREAD = "hybrid-detect-look-up"
-"""The only threads that end by themselves and are no executor's: they look host names up."""
+THREAD_LIMIT_S = 20.0
+"""After so long a thread at work is taken to wait for the clock itself, which then goes on."""
+
+CALL_THREAD = "hybrid-detect-call"
+"""The name of threads that make one call and end: `hybrid_detect.sources.daemon_threads`."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock jumps over every wait."""
 
     def __init__(self) -> None:
+        global _newest
         self._now_s = START_S
         self._at_work = 0
         super().__init__(_JumpingSelector(self))
+        _newest = self
 
     def time(self) -> float:
         """Return the seconds that have passed on this clock."""
@@ -76,7 +77,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def is_waiting_for_threads(self) -> bool:
         """Whether a thread is at work, whose end may come before the next timer."""
         return self._at_work > 0 or any(
-            thread.name == LOOK_UP_THREAD for thread in threading.enumerate()
+            thread.name == CALL_THREAD for thread in threading.enumerate()
         )
 
 
@@ -90,13 +91,23 @@ class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type,mi
     def select(self, timeout: float | None = None) -> Any:
         if timeout is None or timeout <= 0:
             return super().select(timeout)
-        while self._loop.is_waiting_for_threads:
+        looks = int(THREAD_LIMIT_S / PATIENCE_S)
+        while looks and self._loop.is_waiting_for_threads:
             if ready := super().select(PATIENCE_S):
                 return ready
+            looks -= 1
         if ready := super().select(GRACE_S):
             return ready
         self._loop.jump(timeout)
         return []
+
+
+_newest: VirtualTimeLoop | None = None
+
+
+def virtual_now_s() -> float:
+    """Return the time of the newest such loop: also threads may ask, which run no loop."""
+    return START_S if _newest is None else _newest.time()
 
 
 VIRTUAL_TIME = ("asyncio", {"loop_factory": VirtualTimeLoop})

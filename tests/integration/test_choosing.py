@@ -11,19 +11,12 @@ import pytest
 
 from hybrid_detect.types import BackendKind
 
-from ..virtual_time import VIRTUAL_TIME
 from ..waiting import LIMIT_S
 from .troubles import TROUBLES, Run, watch
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("virtual_time")]
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 RECOVERY_S = 3.0
-
-
-@pytest.fixture
-def anyio_backend() -> object:
-    """Seconds of network trouble take no time, and a busy machine is as fast as an idle one."""
-    return VIRTUAL_TIME
 
 
 def check(run: Run, *, switches: int) -> None:

@@ -51,7 +51,7 @@ from hybrid_detect.types import (
 from ..exchange.suites import each_suite
 from ..waiting import LIMIT_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 TOKEN = "a-token-of-the-tests"
 SESSION = "the-name-of-the-session"

@@ -37,7 +37,7 @@ from hybrid_detect.types import (
 
 from ..waiting import LIMIT_S, until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE
 IMAGE = np.zeros((48, 64, 3), np.uint8)

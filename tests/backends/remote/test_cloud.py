@@ -44,7 +44,7 @@ from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face,
 
 from ...faults import FaultyLink, reset
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 URL = "http://127.0.0.1:1"
 TOKEN = "canary-token-77aa"

@@ -12,7 +12,7 @@ from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
 from hybrid_detect.errors import ClosedError, SupersededError
 from hybrid_detect.types import BackendKind
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 
 def turns_of(places: int) -> NewestWinsSlots:

@@ -53,7 +53,7 @@ from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face,
 from ...faults import FaultyLink, reset
 from ...waiting import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 TOKEN = "canary-token-88bb"
 HEARTBEAT_S = 0.1
