@@ -21,7 +21,8 @@ from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.frames.array_picture import ArrayPicture, PixelFormat, as_pixel_format
 from hybrid_detect.frames.banding import pixels_of
 from hybrid_detect.frames.camera import CameraImage
-from hybrid_detect.frames.decoding import EncodedPicture, PillowPicture, check_pixels
+from hybrid_detect.frames.decoding import EncodedPicture, check_pixels
+from hybrid_detect.frames.pillow_picture import PillowPicture
 from hybrid_detect.frames.raster import Planes, Raster, Scratch
 from hybrid_detect.frames.reading import check_length, read_file, read_stream
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from hybrid_detect.frames.camera import CameraImage
-from hybrid_detect.frames.decoding import reading_of
+from hybrid_detect.frames.pillow_picture import reading_of
 
 __all__ = ["owned", "read_owned", "takes_long"]
 
