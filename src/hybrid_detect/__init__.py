@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from hybrid_detect.backends.base import Backend
     from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
     from hybrid_detect.backends.remote.cloud import CloudDetectionService
+    from hybrid_detect.backends.remote.credentials import AccessToken, ApiKeyHeader, BearerToken
+    from hybrid_detect.backends.remote.protocol import (
+        Capabilities,
+        DetectParams,
+        HttpRequest,
+        HttpResponse,
+    )
+    from hybrid_detect.backends.remote.providers.face_mapping import FaceMapping
+    from hybrid_detect.backends.remote.providers.json_endpoint import JsonEndpoint
     from hybrid_detect.backends.remote.remote_backend import RemoteBackend
     from hybrid_detect.backends.remote.secure_transmission import SecureImageTransmission
     from hybrid_detect.backends.remote.streaming import StreamingService
+    from hybrid_detect.backends.remote.targets import Target
     from hybrid_detect.compression.compressor import (
         PRESETS,
         CompressedImage,
@@ -48,6 +58,7 @@ if TYPE_CHECKING:
     )
     from hybrid_detect.exchange.keys import PublicKey
     from hybrid_detect.exchange.trust import TrustedKey
+    from hybrid_detect.exchange.wire import ResultReply
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
@@ -96,9 +107,14 @@ _HOMES = {
     "backends.base": ("Backend",),
     "backends.remote.cloud": ("CloudDetectionService",),
     "backends.device.on_device": ("OnDeviceDetectionService",),
+    "backends.remote.credentials": ("AccessToken", "ApiKeyHeader", "BearerToken"),
+    "backends.remote.protocol": ("Capabilities", "DetectParams", "HttpRequest", "HttpResponse"),
+    "backends.remote.providers.face_mapping": ("FaceMapping",),
+    "backends.remote.providers.json_endpoint": ("JsonEndpoint",),
     "backends.remote.remote_backend": ("RemoteBackend",),
     "backends.remote.secure_transmission": ("SecureImageTransmission",),
     "backends.remote.streaming": ("StreamingService",),
+    "backends.remote.targets": ("Target",),
     "config": ("ServiceConfig",),
     "errors": (
         "AllBackendsFailedError",
@@ -124,6 +140,7 @@ _HOMES = {
     ),
     "exchange.keys": ("PublicKey",),
     "exchange.trust": ("TrustedKey",),
+    "exchange.wire": ("ResultReply",),
     "frames.camera": ("CameraFormat", "CameraImage", "Plane"),
     "compression.compressor": ("PRESETS", "CompressedImage", "ImageCompressionService"),
     "frames.drawing": ("draw",),
@@ -173,7 +190,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
+    "AccessToken",
     "AllBackendsFailedError",
+    "ApiKeyHeader",
     "Attempt",
     "AutoPolicy",
     "Backend",
@@ -187,9 +206,11 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "BackendStatus",
     "BackendTimeoutError",
     "BackendUnavailableError",
+    "BearerToken",
     "BoundingBox",
     "CameraFormat",
     "CameraImage",
+    "Capabilities",
     "CascadePolicy",
     "ClosedError",
     "CloudDetectionService",
@@ -202,9 +223,11 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "DetectionMode",
     "DetectionResult",
     "DetectionStatus",
+    "DetectParams",
     "draw",
     "EncryptionError",
     "Face",
+    "FaceMapping",
     "FixedPolicy",
     "Frame",
     "FrameEvent",
@@ -212,10 +235,13 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "FrameOutcome",
     "FramePrivacy",
     "HedgeCounts",
+    "HttpRequest",
+    "HttpResponse",
     "HybridDetectError",
     "HybridDetectionService",
     "ImageCompressionService",
     "InvalidFrameError",
+    "JsonEndpoint",
     "JsonLinesHook",
     "Keypoint",
     "LinkConditions",
@@ -241,6 +267,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "RecordingPolicy",
     "RemoteBackend",
     "ReplayError",
+    "ResultReply",
     "Rung",
     "RUNGS",
     "SecureImageTransmission",
@@ -252,6 +279,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "StreamingService",
     "SupersededError",
     "sync",
+    "Target",
     "ThresholdPolicy",
     "Timings",
     "Traffic",

@@ -7,10 +7,11 @@ caller passes explicitly wins over it.
 from __future__ import annotations
 
 import ipaddress
+import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -133,8 +134,16 @@ class ServiceConfig:
 
     endpoint: str | None = None
     """URL of the detection server; `None` leaves the device as the only way."""
-    auth_token: str | None = field(default=None, repr=False)
-    """Bearer token for the server; never logged."""
+    provider: Any = "custom_backend"
+    """Whose protocol the cloud backend speaks: ``custom_backend`` is this project's own server,
+    ``json_endpoint`` any that answers in JSON. In code also a `Protocol` of your own."""
+    provider_options: Mapping[str, Any] | None = field(default=None, repr=False)
+    """The provider's own settings; in the environment a JSON object."""
+    auth_token: str | Callable[[], Any] | None = field(default=None, repr=False)
+    """Bearer token for the server, or in code a function (sync or async) that gives one; never
+    logged."""
+    api_key: str | Callable[[], Any] | None = field(default=None, repr=False)
+    """API key instead of a bearer token, for providers that have one; never logged."""
     mode: DetectionMode | str = DetectionMode.AUTO
     """Which backends may be used and in which order: a `DetectionMode`, or its name."""
     session_id: str | None = None
@@ -225,6 +234,19 @@ class ServiceConfig:
             "one of it and server_public_key",
             "both",
         )
+        _check(
+            self.auth_token is None or self.api_key is None,
+            "api_key",
+            "one of it and auth_token",
+            "both",
+        )
+        _check(
+            self.provider == "custom_backend"
+            or not (self.server_public_key or self.trust_on_first_use),
+            "provider",
+            "custom_backend where pictures are encrypted: no other server opens them",
+            self.provider,
+        )
         if self.endpoint is not None:
             Endpoint.parse(self.endpoint, allow_insecure_http=self.allow_insecure_http)
 
@@ -273,10 +295,19 @@ def _from_text(name: str, type_name: str, text: str) -> Any:
             return float(text)
         if type_name.startswith("int"):
             return int(text)
+        if type_name.startswith("Mapping"):
+            return _object(text)
     except (ValueError, KeyError):
         msg = f"{ENV_PREFIX}{name.upper()}: expected {type_name}, got {text!r}"
         raise ConfigurationError(msg) from None
     return Path(text) if type_name.startswith("Path") else text
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
 
 
 def detection_mode(value: str) -> DetectionMode:

@@ -60,7 +60,19 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
     if kind is BackendKind.CLOUD:
         from hybrid_detect.backends.remote.cloud import CloudDetectionService
 
-        return CloudDetectionService(**options)
+        return CloudDetectionService(
+            config.provider,
+            provider_options=config.provider_options,
+            api_key=config.api_key,
+            **options,
+        )
+    if config.provider != "custom_backend":
+        msg = (
+            "the stream speaks our own server's protocol alone, and another provider is configured"
+        )
+        raise ConfigurationError(msg)
+    if options["auth_token"] is None:
+        options["auth_token"] = config.api_key
     from hybrid_detect.backends.remote.streaming import StreamingService
 
     return StreamingService(**options)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache
 from typing import Any
@@ -15,11 +15,18 @@ from typing import Any
 import httpx
 
 from hybrid_detect.backends.base import CHECK_DEADLINE_S
-from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
+from hybrid_detect.backends.remote.credentials import (
+    AccessToken,
+    ApiKeyHeader,
+    BearerToken,
+    Credentials,
+    TokenSource,
+)
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.http_connections import HttpConnections
 from hybrid_detect.backends.remote.link_meter import Upload
-from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse, Protocol
+from hybrid_detect.backends.remote.providers import protocol_of
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.retries import retry_after_s
 from hybrid_detect.backends.remote.targets import Target
@@ -33,8 +40,6 @@ from hybrid_detect.errors import (
 from hybrid_detect.types import BackendKind
 
 __all__ = ["CloudDetectionService"]
-
-PROVIDERS = ("custom_backend",)
 
 _HEADERS = {
     # Replies are small; refusing compression rules out decompression bombs.
@@ -73,10 +78,14 @@ class CloudDetectionService(RemoteBackend):
     """Detects faces by sending each frame to a server.
 
     Args:
-        provider: Whose protocol to speak; ``custom_backend`` is this project's own server.
+        provider: Whose protocol to speak: ``custom_backend`` is this project's own server,
+            ``json_endpoint`` any that answers in JSON; or a `Protocol` of your own.
         endpoint: The server's URL, such as ``https://faces.example.com``.
+        provider_options: The provider's own settings, where it is given by name.
+        targets: Several servers that stand in for each other, instead of all of the above.
         auth_token: Bearer token, or a function (sync or async) that gives one.
-        api_key: The same in the words of other providers; give one of the two.
+        api_key: The key in a header ``X-Api-Key``, or a function that gives it; our own server
+            takes it as bearer token. Give one of the two.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
         ssl_context: Whom to believe and what to show over https; `None` for the system's CAs.
         transport: An httpx transport to use instead of the network, for tests.
@@ -84,16 +93,19 @@ class CloudDetectionService(RemoteBackend):
             `RemoteBackend`.
 
     Raises:
-        ConfigurationError: If the provider is unknown or the endpoint is no https URL.
+        ConfigurationError: If the provider is unknown, one of its options or a credential cannot
+            be used, or the endpoint is no https URL.
     """
 
     kind = BackendKind.CLOUD
 
     def __init__(
         self,
-        provider: str = "custom_backend",
+        provider: str | Protocol = "custom_backend",
         *,
         endpoint: str | None = None,
+        provider_options: Mapping[str, Any] | None = None,
+        targets: Sequence[Target] = (),
         auth_token: str | AccessToken | TokenSource | None = None,
         api_key: str | AccessToken | TokenSource | None = None,
         allow_insecure_http: bool = False,
@@ -101,25 +113,21 @@ class CloudDetectionService(RemoteBackend):
         transport: httpx.AsyncBaseTransport | None = None,
         **options: Any,
     ) -> None:
-        if provider not in PROVIDERS:
-            msg = f"provider: expected one of {', '.join(PROVIDERS)}, got {provider!r}"
+        if (endpoint is None) == (not targets) or any(target.url is None for target in targets):
+            msg = "expected endpoint, the URL of your detection server, or targets that have one"
             raise ConfigurationError(msg)
-        if endpoint is None:
-            msg = "endpoint: expected the URL of your detection server, got None"
-            raise ConfigurationError(msg)
-        if auth_token is not None and api_key is not None:
-            msg = "expected auth_token or api_key, got both"
-            raise ConfigurationError(msg)
-        token = auth_token if auth_token is not None else api_key
-        target = Target(
-            url=endpoint,
-            credentials=None if token is None else BearerToken(token),
-            allow_insecure_http=allow_insecure_http,
-        )
+        if endpoint is not None:
+            target = Target(
+                url=endpoint,
+                protocol=protocol_of(provider, provider_options),
+                credentials=_credentials(provider, auth_token, api_key),
+                allow_insecure_http=allow_insecure_http,
+            )
+            targets = (target,)
         self._ssl_context = ssl_context
         self._given_transport = transport
         self._transports: dict[tuple[str, bytes], httpx.AsyncBaseTransport] = {}
-        super().__init__(targets=(target,), **options)
+        super().__init__(targets=targets, **options)
 
     async def start(self) -> None:
         """Read the proxy and certificate settings. Connections are opened by the first frame.
@@ -226,6 +234,20 @@ class CloudDetectionService(RemoteBackend):
         await super().aclose()
         for transport in self._transports.values():
             await transport.aclose()
+
+
+def _credentials(
+    provider: str | Protocol,
+    auth_token: str | AccessToken | TokenSource | None,
+    api_key: str | AccessToken | TokenSource | None,
+) -> Credentials | None:
+    if auth_token is not None and api_key is not None:
+        msg = "expected auth_token or api_key, got both"
+        raise ConfigurationError(msg)
+    if api_key is not None and provider != "custom_backend":
+        return ApiKeyHeader(api_key)
+    token = api_key if auth_token is None else auth_token
+    return None if token is None else BearerToken(token)
 
 
 @lru_cache(maxsize=64)

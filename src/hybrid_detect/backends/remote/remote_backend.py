@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
@@ -96,6 +96,9 @@ class RemoteBackend(Backend):
             raise ConfigurationError(msg)
         self.targets = tuple(targets) or (Target(),)
         for target in self.targets:
+            if "jpeg" not in target.protocol.capabilities.formats:
+                msg = f"targets: expected a protocol that takes JPEG, got {target.protocol.name!r}"
+                raise ConfigurationError(msg)
             if encryption is not None and not target.protocol.capabilities.can_seal:
                 msg = (
                     f"encryption: only our own server opens sealed pictures, and {target.name} is "
@@ -211,11 +214,16 @@ class RemoteBackend(Backend):
         return self.answer(
             frame,
             plan,
-            faces_in_frame(reply, picture),
+            self._wanted(faces_in_frame(reply, picture)),
             model=reply.model,
             timings=timings,
             bytes_sent=bytes_sent,
         )
+
+    def _wanted(self, faces: Iterable[Face]) -> Iterable[Face]:
+        """Without those below the least confidence, which not every server can be told."""
+        least = self._min_confidence
+        return (face for face in faces if face.score is None or face.score >= least)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -225,9 +233,11 @@ class RemoteBackend(Backend):
     def _compress(self, frame: Frame, plan: Plan) -> CompressedImage:
         """The picture, made from pixels alone, so that nothing of the input's metadata is in it."""
         self._require_open()  # it may have been closed while the frame waited for the thread
+        limits = (target.protocol.capabilities.max_picture_bytes for target in self.targets)
+        target_bytes = min((plan.target_bytes, *(limit for limit in limits if limit)))
         picture = self._compressor.compress(
             frame,
-            target_bytes=plan.target_bytes,
+            target_bytes=target_bytes,
             quality=plan.quality,
             max_side_px=plan.max_side_px,
             on_impossible="smallest",
@@ -236,7 +246,7 @@ class RemoteBackend(Backend):
             # Another backend may need no bytes at all, so this is an attempt that failed.
             msg = (
                 f"no picture of the {frame.width}x{frame.height} frame fits into "
-                f"{plan.target_bytes} bytes: the smallest has {len(picture.data)}"
+                f"{target_bytes} bytes: the smallest has {len(picture.data)}"
             )
             raise BackendError(msg, backend=self.kind.value)
         return picture

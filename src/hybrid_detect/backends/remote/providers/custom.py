@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from hybrid_detect.backends.remote.protocol import (
     Capabilities,
@@ -13,7 +14,7 @@ from hybrid_detect.backends.remote.protocol import (
 )
 from hybrid_detect.backends.remote.refusals import refusal
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import BackendResponseError, ProtocolError
+from hybrid_detect.errors import BackendResponseError, ConfigurationError, ProtocolError
 from hybrid_detect.exchange.envelope import SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
@@ -36,6 +37,18 @@ class CustomProtocol:
 
     name = "custom_backend"
     capabilities = Capabilities(formats=frozenset({"jpeg", "webp", "avif"}), can_seal=True)
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """The protocol, which has no options.
+
+        Raises:
+            ConfigurationError: If there is one.
+        """
+        if options:
+            msg = f"provider_options: {min(options)!r} is not an option of {cls.name}"
+            raise ConfigurationError(msg)
+        return cls()
 
     def encode(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
         """A detect message with the one picture."""
