@@ -123,7 +123,9 @@ def test_the_preamble_and_the_types_are_on_the_page() -> None:
         assert (message[2], message[3]) == (1, numbers[name])
         assert struct.unpack_from(">I", message, 4) == (7,)
     assert len(announcement) == 12
-    assert f"at most {wire.MAX_HEADER_BYTES}" in PAGE
+    assert f"at most {wire.MAX_REQUEST_HEADER_BYTES} of a request" in PAGE
+    assert f"{wire.MAX_REPLY_HEADER_BYTES} of a reply" in PAGE
+    assert f"at most {wire.MAX_FACES}:" in PAGE
     assert f"at most {wire.MAX_TEXT_CHARS} characters" in PAGE
     assert f"at most {MAX_REPLY_BYTES // 2**20} MiB" in PAGE
 

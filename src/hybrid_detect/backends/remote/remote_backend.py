@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["RemoteBackend", "faces_in_frame"]
 
 MAX_REPLY_BYTES = 2 * 1024 * 1024
-"""Twice the largest header of the wire format; more is not an answer about faces."""
+"""Eight times the largest header of our own wire format, for the talkative JSON of others; more is
+not an answer about faces."""
 
 
 def faces_in_frame(reply: ResultReply, picture: CompressedImage) -> tuple[Face, ...]:
