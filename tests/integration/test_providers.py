@@ -45,12 +45,15 @@ def config_for(url: str, **options: Any) -> ServiceConfig:
     return ServiceConfig(**(values | options))
 
 
+OWN_AS_JSON = {"path": "/v1/detect", "box": "box.x_min,box.y_min,box.x_max,box.y_max"}
+
+
 async def test_our_own_server_is_a_provider_like_any_other() -> None:
     async with served(ServerConfig(auth_token="a-token")) as server:
         url = f"http://127.0.0.1:{server.port}"
         for options in (
             {"provider": "custom_backend", "provider_options": None, "api_key": "a-token"},
-            {"provider_options": {"path": "/v1/detect"}, "auth_token": "a-token"},
+            {"provider_options": OWN_AS_JSON, "auth_token": "a-token"},
         ):
             async with HybridDetectionService(config=config_for(url, **options)) as service:
                 result = await service.process_image(IMAGE)
