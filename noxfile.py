@@ -69,6 +69,8 @@ def tests(session: nox.Session) -> None:
     """Run the whole suite against the built package, README and docs included."""
     session.install(".[all,supervision,test]")
     session.run("hybrid-detect", "models", "pull")  # no test is skipped for want of a model
+    # Hundreds of tests start a Python: each would compile all that it imports.
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     session.run("pytest", *PARALLEL, *session.posargs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +56,15 @@ def _the_library_reads_virtual_time(
 ) -> None:
     if request.node.get_closest_marker("virtual_time"):
         library_reads(virtual_now_s, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def small_heap_to_search() -> Iterator[None]:
+    """A memory budget searches the heap for garbage; leave out what a thousand tests have left."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

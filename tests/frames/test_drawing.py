@@ -86,6 +86,38 @@ def test_a_long_line_is_cut_to_the_picture() -> None:
     assert draw(np.zeros((300, 400, 3), np.uint8), failed).size == (400, 300)
 
 
+@pytest.mark.parametrize("width", [1, 40, 400, 1920])
+def test_a_line_that_is_cut_fills_the_picture_after_few_measurements(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    drawn: list[str] = []
+    size_of, label = drawing._Pen._text_size, drawing._Pen._label
+
+    def counted(self: Any, text: str, font: Any) -> tuple[int, int]:
+        measured.append(text)
+        return size_of(self, text, font)
+
+    def kept(self: Any, text: str, *where: Any) -> None:
+        drawn.append(text)
+        label(self, text, *where)
+
+    monkeypatch.setattr(drawing._Pen, "_text_size", counted)
+    monkeypatch.setattr(drawing._Pen, "_label", kept)
+    reason = "The network is slow. " * 200
+    draw(
+        np.zeros((300, width, 3), np.uint8),
+        result(status=DetectionStatus.FAILED, width=width, height=300, faces=(), reason=reason),
+    )
+    (text,) = drawn
+    assert text.endswith("...")
+    assert len(measured) < 20
+    if width >= 400:
+        canvas = drawing._Pen(Image.new("RGB", (width, 300)), (0, 0, 0))
+        room = width - size_of(canvas, text, canvas._font(canvas._font_px))[0]
+        assert 0 <= room < 2 * canvas._font_px
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (2000, 1500)])
 @pytest.mark.parametrize("status", list(DetectionStatus))
 def test_any_size_and_status_can_be_drawn(size: tuple[int, int], status: DetectionStatus) -> None:

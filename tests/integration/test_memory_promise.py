@@ -3,7 +3,6 @@
 At test size; `benchmarks/bench_memory.py` has the thousand frames.
 """
 
-import asyncio
 import gc
 import subprocess
 import sys
@@ -25,8 +24,13 @@ from hybrid_detect.server.serving import ServerProcess
 from hybrid_detect.testing import MemoryBudget
 
 from ..faults import FaultyLink
+from ..waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.server]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.server,
+    pytest.mark.usefixtures("small_heap_to_search"),
+]
 
 TOKEN = "test-token"
 FRAMES = 150
@@ -145,9 +149,7 @@ async def test_a_failed_frame_is_let_go_of_at_once(
             kept = error.with_traceback(None)  # as the service does, and puts it into the result
         del image
         assert kept is not None
-        async with asyncio.timeout(5):
-            while seen() is not None:  # the encoding thread may not have looked up yet
-                await asyncio.sleep(0.01)
+        await until(lambda: seen() is None)  # the encoding thread may not have looked up yet
 
 
 APP = """

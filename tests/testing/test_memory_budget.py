@@ -19,6 +19,8 @@ from hybrid_detect.testing.memory_report import MB
 linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the kernel's high-water mark is Linux's"
 )
+pytestmark = pytest.mark.usefixtures("small_heap_to_search")
+
 NOISE = 2 * MB
 """What other tests' threads and the allocator may do meanwhile."""
 
