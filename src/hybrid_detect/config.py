@@ -158,6 +158,9 @@ class ServiceConfig:
     """Highest JPEG quality worth sending, 1 to 95."""
     max_side_px: int | None = DEFAULT_MAX_SIDE_PX
     """Longest side sent to a remote way, in pixels; `None` sends the full size."""
+    max_pixels: int | None = None
+    """The most pixels that an image may have; `None` for 64 million, and for a `Frame` the limit
+    that it was made under. Some phones have sensors of 108 and 200 million."""
     model: str = "short_range"
     """The on-device model: a name from ``hybrid-detect models list``."""
     model_path: Path | None = None
@@ -214,6 +217,9 @@ class ServiceConfig:
             "max_side_px",
             "above 0",
             self.max_side_px,
+        )
+        _check(
+            self.max_pixels is None or self.max_pixels > 0, "max_pixels", "above 0", self.max_pixels
         )
         _check(
             self.isolation in {"process", "none"}, "isolation", "process or none", self.isolation

@@ -20,9 +20,9 @@ from hybrid_detect.frames.pillow_picture import reading_of
 
 __all__ = ["owned", "read_owned", "takes_long"]
 
-MAX_COPIED_BYTES = 256_000_000
-"""Four bytes for each of the 64 million pixels that a frame may have (`frame.MAX_PIXELS`). A larger
-array is refused as a frame, so that it need not be copied."""
+MAX_COPIED_BYTES = 1_000_000_000
+"""Four bytes for each of 250 million pixels: more than the largest sensors have, and four times the
+default of `ServiceConfig.max_pixels`. A larger array is not copied, and hardly ever meant."""
 
 LONG_BYTES = 8_000_000
 """An array above this takes more than about a millisecond to copy."""

@@ -210,6 +210,7 @@ class HybridDetectionService:
                 is_owned=context.source_index is not None,
                 pixel_format=pixel_format,
                 captured_at_s=context.captured_at_s,
+                max_pixels=self.config.max_pixels,
             )
         except TimeoutError:
             msg = f"the image could not be read within its deadline of {left_s:.3f} s"
