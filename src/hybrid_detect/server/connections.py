@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.bodies import RECEIVE_LIMIT_S
 from hybrid_detect.server.credentials import network_of
+from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.server.replies import error_reply
 
 __all__ = [
@@ -53,6 +54,10 @@ MAX_HELD_BYTES = 64 * 1024
 """Bytes of later requests or messages that are read while an earlier one is being answered; then
 reading stops and TCP holds the peer back. Not 0, because a peer that hangs up is noticed by
 reading."""
+
+MALFORMED_PER_S = 1.0
+MALFORMED_AT_ONCE = 20
+"""Of one address, what is no HTTP and is answered at once; beyond it the answer is held back."""
 
 STOPPING: ErrorReply = error_reply(0, 503, "stopping", "the server is being stopped", 1.0)
 
@@ -148,6 +153,10 @@ class Context:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Runs of the app, one for each request or WebSocket under way."""
     is_stopping: bool = False
+    malformed: RateLimiter = field(
+        default_factory=lambda: RateLimiter(rate_per_s=MALFORMED_PER_S, burst=MALFORMED_AT_ONCE)
+    )
+    """Of each peer, what is no HTTP."""
 
     def run(self, work: Any) -> asyncio.Task[None]:
         """Run the coroutine `work` as a task that is counted."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -52,6 +53,10 @@ FAILURES_AT_ONCE = 20
 """Wrong credentials of one address that are answered with 401. Beyond it 429 tells a misconfigured
 client to slow down; guessing is hopeless at any rate. A right credential is let in
 all the same, or one could shut out everyone behind the same proxy."""
+
+FAILURE_PAUSE_S = 0.02
+"""Seconds that such an answer is held back for each that is held back already, of the same address.
+So 50 a second are refused, however many connections ask, and that costs the others nothing."""
 
 RECHECK_S = 60.0
 """How long a stream lives on after its key was revoked or its token has expired."""
@@ -117,6 +122,7 @@ class Gate:
         self._probes = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
         self._log = log or PeerLog(logger, clock=clock)
         self._under_way: Counter[str] = Counter()
+        self._held_back: Counter[str] = Counter()
         self._streams = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,12 +164,24 @@ class Gate:
             self._log.note("no or a wrong credential", peer)
             wait_s = self._failures.take(peer)
             if wait_s:
+                await self._hold_back(peer)
                 raise _RefusedError(_too_fast(0, wait_s)) from None
             raise _RefusedError(UNAUTHORIZED) from None
         rates = self._probes if is_public else self._rates
         if connection.scope["type"] == "http" and (wait_s := rates.take(caller)):
             raise _RefusedError(_too_fast(0, wait_s))
         return caller
+
+    async def _hold_back(self, peer: str) -> None:
+        """Wait the longer, the more of `peer` wait; not all until the same moment."""
+        self._held_back[peer] += 1
+        try:
+            share = random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+            await asyncio.sleep(share * FAILURE_PAUSE_S * self._held_back[peer])
+        finally:
+            self._held_back[peer] -= 1
+            if not self._held_back[peer]:
+                del self._held_back[peer]
 
     @contextlib.asynccontextmanager
     async def _place(self, caller: str, *, is_stream: bool, is_probe: bool) -> AsyncIterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import cast
 
 from starlette.types import Scope
@@ -34,6 +35,22 @@ LINGER_S = 1.0
 """Seconds that a connection is read on, and what comes is dropped, after its last answer. Closing
 at once, while bytes are on their way here, would reset it and may cost the peer the answer
 (RFC 9112, 9.6)."""
+
+REFUSALS_AT_ONCE = 3
+REFUSAL_PAUSE_S, MAX_REFUSAL_PAUSE_S = 0.05, 1.0
+"""A connection whose requests are refused one after the other reads the fourth after the first of
+these times, the next after double that, and so on up to the second: a client that goes on asking
+for what it does not get costs the others nothing."""
+
+_REFUSALS = frozenset({401, 403, 404, 405, 413, 415, 429})
+"""What a client can avoid. 422, 503 and 504 are part of a camera's day."""
+
+DISCARD_BYTES = 256 * 1024
+DISCARD_PAUSE_S = 0.05
+"""What comes behind a refusal is read and dropped at this pace, 5 MiB a second."""
+
+MALFORMED_PAUSE_S = 1.0
+"""Seconds that an answer to what is no HTTP is held back when too much of it comes."""
 
 TOO_SLOW = error_reply(0, 408, "too_slow", "the request did not come in time")
 TOO_MANY = error_reply(0, 503, "overloaded", "too many connections", 1.0)
@@ -61,6 +78,12 @@ class HttpConnection(asyncio.Protocol):
         self._is_idle = False
         """Whether the next byte begins a request that has a limit of its own."""
         self._is_ending = False
+        self._refusals = 0  # one after the other
+        self._is_resting = False
+        """Whether it is too early for the next request."""
+        self._discarded = 0
+        self._is_dozing = False
+        """Whether it is too early to read what is dropped anyway."""
 
     # -- what asyncio calls ------------------------------------------------------------------
 
@@ -89,12 +112,25 @@ class HttpConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read on, or hold what belongs to a later request."""
         if self._is_ending:
-            return
-        if self._held or (self._exchange is not None and self._body is None):
+            self._discard(len(data))
+        elif self._held or self._is_resting or (self._exchange is not None and self._body is None):
             self._held += data
             self._control_reading()
         else:
             self._read(data)
+
+    def _discard(self, size: int) -> None:
+        """Count what is dropped, and read on a little later if it is much."""
+        self._discarded += size
+        if self._discarded >= DISCARD_BYTES and not self._is_dozing:
+            self._discarded = 0
+            self._is_dozing = True
+            self._control_reading()
+            asyncio.get_running_loop().call_later(DISCARD_PAUSE_S, self._wake)
+
+    def _wake(self) -> None:
+        self._is_dozing = False
+        self._control_reading()
 
     def pause_writing(self) -> None:
         """Wait for the peer to take what was written, for a time."""
@@ -119,7 +155,12 @@ class HttpConnection(asyncio.Protocol):
                     self._held += data
                     break
         except BadRequestError as error:
-            self._refuse(error_reply(0, error.status, error.code, str(error)))
+            refusal = error_reply(0, error.status, error.code, str(error))
+            if self._context.malformed.take(self._addresses["peer"]):
+                self._is_resting = True
+                self._patience.start(MALFORMED_PAUSE_S, partial(self._refuse, refusal))
+            else:
+                self._refuse(refusal)
         self._control_reading()
 
     def _read_head(self, data: bytes) -> bytes:
@@ -155,6 +196,8 @@ class HttpConnection(asyncio.Protocol):
             exchange.feed(part)
             self._body = body - len(part)
             is_complete = not self._body
+        if exchange.is_answered:
+            self._discard(len(data) - len(rest))
         if is_complete:
             self._body = None
             self._patience.stop()
@@ -196,7 +239,8 @@ class HttpConnection(asyncio.Protocol):
     def _control_reading(self) -> None:
         """Read while there is room for what comes."""
         is_full = self._exchange is not None and self._exchange.is_full
-        wanted = self._is_ending or (len(self._held) < MAX_HELD_BYTES and not is_full)
+        has_room = len(self._held) < MAX_HELD_BYTES and not is_full
+        wanted = (self._is_ending or has_room) and not self._is_dozing
         if wanted == self._is_reading or self._transport.is_closing():
             return
         self._is_reading = wanted
@@ -234,15 +278,23 @@ class HttpConnection(asyncio.Protocol):
         if (self._exchange is not None and self._exchange.closes) or self._context.is_stopping:
             self._end()
             return
+        was_refused = self._exchange is not None and self._exchange.status in _REFUSALS
+        self._refusals = self._refusals + 1 if was_refused else 0
         self._exchange = None
         self._is_idle = True
         self._patience.start(self._limits.keep_alive_s, self._close)
-        if self._held:
+        loop = asyncio.get_running_loop()
+        if self._refusals > REFUSALS_AT_ONCE:
+            self._is_resting = True
+            pause_s = REFUSAL_PAUSE_S * 2 ** min(self._refusals - REFUSALS_AT_ONCE - 1, 10)
+            loop.call_later(min(pause_s, MAX_REFUSAL_PAUSE_S), self._read_held)
+        elif self._held:
             # Not from here: a thousand requests in a row would be as many calls deep.
-            asyncio.get_running_loop().call_soon(self._read_held)
+            loop.call_soon(self._read_held)
 
     def _read_held(self) -> None:
-        if not (self._is_ending or self._transport.is_closing()):
+        self._is_resting = False
+        if self._held and not (self._is_ending or self._transport.is_closing()):
             held, self._held = bytes(self._held), bytearray()
             self._read(held)
 

@@ -61,6 +61,8 @@ class HttpExchange:
         self.is_started = False
         self._is_chunked = False
         self._left_bytes: int | None = None  # of the answer's body; `None` if it has no length
+        self.status = 0
+        """Of the answer, once it has begun."""
         self.is_answered = False
         self.peer_closes = not head.keep_alive
         """Whether the peer itself sends nothing after this request."""
@@ -177,6 +179,7 @@ class HttpExchange:
         headers: list[tuple[bytes, bytes]] = list(start.get("headers", ()))
         names: dict[bytes, Any] = {name.lower(): value for name, value in headers}
         status: int = start["status"]
+        self.status = status
         if b"close" in names.get(b"connection", b"").lower():
             self.closes = True
         if b"content-length" in names:

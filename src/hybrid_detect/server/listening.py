@@ -27,8 +27,8 @@ GRACE_S = 2.0
 LAST_WORDS_S = 0.2
 """Seconds for the last refusals to be sent."""
 
-BACKLOG = 1024
-"""Connections that the system keeps until they are accepted."""
+BACKLOG = 128
+"""Connections that the system keeps until they are accepted, and asyncio accepts in a row."""
 
 
 class Server:

@@ -193,6 +193,7 @@ class WebSocketConnection(asyncio.Protocol):
             # No message of ours is text; as bytes it is answered like any other malformed one.
             self._pieces.append(bytes(frame.data))
             if frame.fin:
+                self._patience.stop()  # the next one has a time of its own
                 self._tell({"type": "websocket.receive", "bytes": b"".join(self._pieces)})
                 self._pieces = []
             elif len(self._pieces) > MAX_FRAGMENTS:
