@@ -44,7 +44,7 @@ class Leaky:
 
 sys.meta_path.insert(0, Leaky())
 """
-"""For ``sitecustomize``: in the app's own process nobody calls what it changes."""
+"""For ``sitecustomize``: the app's own process does not call what it changes."""
 
 
 async def app(*, leaking: bool, capped: bool, frames: int) -> None:
@@ -54,14 +54,15 @@ async def app(*, leaking: bool, capped: bool, frames: int) -> None:
 
     from hybrid_detect import BackendError, HybridDetectionService
     from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+    from hybrid_detect.backends.device.worker import DetectorWorker
     from hybrid_detect.errors import AllBackendsFailedError
 
     image = data.astronaut()
     device = OnDeviceDetectionService() if capped else OnDeviceDetectionService(memory_cap_bytes=0)
     counts: dict[str, int] = {}
     async with HybridDetectionService(backends=[device], mode="auto") as service:
-        worker = device._engine._worker
-        assert worker is not None
+        worker = device._engine._worker.detector
+        assert isinstance(worker, DetectorWorker)
         if leaking and not capped:
             worker._recycle_bytes = 2**40
         for _ in range(frames):

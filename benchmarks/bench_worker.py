@@ -8,6 +8,7 @@ Each part runs in a fresh interpreter, so that none sees what another left behin
 import argparse
 import asyncio
 import gc
+import io
 import os
 import signal
 import statistics
@@ -22,10 +23,12 @@ from PIL import Image
 from skimage import data
 
 from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
+from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError
+from hybrid_detect.frames.frame import Frame
 from hybrid_detect.system.memory_probe import process_anonymous_bytes
 
 WARM_UP = 30
@@ -95,6 +98,37 @@ def latency(arguments: argparse.Namespace) -> None:
     line("worker / in process", f"{ours / bare:.2f}")
     line("added, difference of the medians", f"{ours - bare:.2f} ms", "goal <= 0.5 ms")
     line("added, median of the differences", f"{statistics.median(extra):.2f} ms")
+
+
+def pictures(arguments: argparse.Namespace) -> None:
+    """Encoded pictures: decoded whole in the app, against decoded in the process as needed."""
+    spec = model_spec("short_range")
+    worker = DetectorWorker(lambda: load_model(spec.name), enough_px=spec.enough_px)
+    photo = Image.fromarray(data.astronaut())
+    for size in ((1280, 720), (4000, 3000), (8000, 6000)):
+        out = io.BytesIO()
+        photo.resize(size).save(out, "JPEG", quality=90)
+        encoded = out.getvalue()
+        routes: dict[str, Callable[[], object]] = {
+            "in the app": lambda encoded=encoded: worker.detect(Frame.of(encoded).rgb()),
+            "in the process": lambda encoded=encoded: worker.detect_frame(Frame.of(encoded)),
+        }
+        times_ms: dict[str, list[float]] = {name: [] for name in routes}
+        rounds = max(5, arguments.rounds // 4 * 1280 * 720 // (size[0] * size[1]))
+        for number in range(2 + rounds):
+            for name, call in routes.items():
+                started_s = time.perf_counter()
+                call()
+                if number >= 2:
+                    times_ms[name].append((time.perf_counter() - started_s) * 1000)
+        whole, needed = (statistics.median(seen) for seen in times_ms.values())
+        line(f"JPEG of {size[0]}x{size[1]}, decoded in the app", f"p50 {whole:.1f} ms")
+        line(
+            "decoded in the process, as needed",
+            f"p50 {needed:.1f} ms",
+            f"ratio {needed / whole:.2f}",
+        )
+    worker.close()
 
 
 def start(arguments: argparse.Namespace) -> None:
@@ -225,8 +259,7 @@ def frames(arguments: argparse.Namespace) -> None:
                 result = await service.process_image(image, deadline_s=10.0)
                 assert len(result.faces) == 1
                 if number in marks:
-                    worker = service._engine._worker
-                    assert worker is not None
+                    worker = service._engine._worker.detector
                     assert worker.pid is not None
                     app = process_anonymous_bytes(os.getpid()) or 0
                     child = process_anonymous_bytes(worker.pid) or 0
@@ -238,7 +271,7 @@ def frames(arguments: argparse.Namespace) -> None:
     asyncio.run(run())
 
 
-PARTS = {part.__name__: part for part in (latency, start, memory, parent, kills, frames)}
+PARTS = {part.__name__: part for part in (latency, pictures, start, memory, parent, kills, frames)}
 
 
 def main() -> None:
