@@ -317,7 +317,7 @@ async def test_pictures_that_are_dear_to_decode_hold_nobody_up(
 ) -> None:
     """Two of them used to hold both detectors for as long as their decoding took."""
     stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"model")
+    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"dear pictures")
     monkeypatch.setattr(detectors, "is_installed", lambda _: True)
     monkeypatch.setattr(detectors, "HANG_GRACE_S", 0.0)
     monkeypatch.setattr(detectors, "CLOSE_TIMEOUT_S", 0.0)

@@ -125,6 +125,7 @@ class DetectorPool:
                 min_confidence=max(DEFAULT_MIN_CONFIDENCE, config.min_confidence),
                 lowest_confidence=config.min_confidence,
                 enough_px=spec.enough_px,
+                decodes=True,
             )
             self._workers.append(
                 SupervisedWorker(worker, thread_name="detector", grace_s=lambda: HANG_GRACE_S)

@@ -1,7 +1,8 @@
 """A stand-in for MediaPipe inside the detector's process, through a ``sitecustomize`` on its path.
 
-The first byte of a picture's pixels tells it how to misbehave, and so do some models. An encoded
-picture that is `DEAR_SIDE_PX` wide takes longer to decode than any test waits.
+The first byte of a picture's pixels tells it how to misbehave, and so do some models: with
+``dear pictures``, an encoded one that is `DEAR_SIDE_PX` wide takes longer to decode than any test
+waits.
 """
 
 from __future__ import annotations
@@ -38,13 +39,14 @@ class MediaPipeFaceDetector:
             time.sleep(60)
         if model == b"illegal instruction":
             os.kill(os.getpid(), signal.SIGILL)
-        from hybrid_detect.frames.decoding import EncodedPicture
-        decode = EncodedPicture.rgb
-        def rgb(self, *, enough_px):
-            if self.width == {DEAR_SIDE_PX}:
-                time.sleep(60)
-            return decode(self, enough_px=enough_px)
-        EncodedPicture.rgb = rgb
+        if model == b"dear pictures":
+            from hybrid_detect.frames.decoding import EncodedPicture
+            decode = EncodedPicture.rgb
+            def rgb(self, *, enough_px):
+                if self.width == {DEAR_SIDE_PX}:
+                    time.sleep(60)
+                return decode(self, enough_px=enough_px)
+            EncodedPicture.rgb = rgb
 
     def detect(self, image):
         how = int(image[0, 0, 0])

@@ -228,7 +228,7 @@ def test_a_large_picture_may_exceed_the_heap_limit_and_a_leak_may_not(stand_in: 
 def test_a_refused_picture_costs_no_process(
     worker: DetectorWorker, data: bytes, max_pixels: int, says: str
 ) -> None:
-    assert answers(worker)
+    worker.detect_encoded(file_of("PNG"), max_pixels=10**6)
     pid = worker.pid
     with pytest.raises(InvalidFrameError, match=says) as caught:
         worker.detect_encoded(data, max_pixels=max_pixels)
@@ -250,8 +250,9 @@ def test_a_file_longer_than_the_shared_memory_is_decoded_by_the_app(
 
 
 def test_a_picture_that_is_dear_to_decode_is_owed_and_ends_with_the_process(
-    worker: DetectorWorker,
+    stand_in: None,
 ) -> None:
+    worker = DetectorWorker(lambda: b"dear pictures", decodes=True)
     worker.start()
     dear = file_of("PNG", DEAR_SIDE_PX)
     with ThreadPoolExecutor(1) as threads:
@@ -261,7 +262,26 @@ def test_a_picture_that_is_dear_to_decode_is_owed_and_ends_with_the_process(
         with pytest.raises(BackendUnavailableError, match="signal 9") as caught:
             decoding.result(LIMIT_S)
     assert caught.value.retryable
+    assert worker.detect_encoded(file_of("PNG"), max_pixels=10**6).faces
+    worker.close()
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+def test_the_first_encoded_picture_is_answered_by_a_process_with_decoders(
+    stand_in: None, decodes: bool
+) -> None:
+    """An app that only looks at pixels does not pay for the decoders."""
+    worker = DetectorWorker(lambda: b"model", decodes=decodes)
     assert answers(worker)
+    pid = worker.pid
+    for _ in range(2):
+        assert worker.detect_encoded(file_of("PNG"), max_pixels=10**6).faces
+    assert (worker.pid == pid) is decodes
+    pid = worker.pid
+    assert answers(worker)
+    assert worker.pid == pid
+    assert worker.restarts == 0
+    worker.close()
 
 
 def test_an_instruction_that_the_processor_lacks_is_told_once(stand_in: None) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Never
 
 from hybrid_detect.backends.device.processor import unsupported_instruction_message
@@ -78,6 +79,16 @@ class RestartedProcess:
             msg = f"the detector's process did not start: {body.decode(errors='replace')}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
         return running
+
+    def load_decoders(self) -> None:
+        """Have decoders in the process from now on.
+
+        A running process without them is ended: it has lost the right to open files, which loading
+        them needs.
+        """
+        if not self._options.decodes:
+            self._options = replace(self._options, decodes=True)
+            self.end()
 
     def ask(
         self,

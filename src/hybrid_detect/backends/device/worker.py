@@ -97,6 +97,8 @@ class DetectorWorker:
             `min_confidence`.
         enough_px: Pixels of an encoded picture's longer side that suffice (`EncodedPicture.rgb`);
             `None` for all of them.
+        decodes: Whether the process loads the decoders of encoded pictures at its first start. If
+            not, the first encoded picture ends it, and it has them from then on.
         memory_cap_bytes: Heap limit of the process on Linux, without what decoding a large picture
             takes. 0 for none.
         recycle_bytes: Private memory at which it is replaced between two pictures.
@@ -113,6 +115,7 @@ class DetectorWorker:
         min_confidence: float = 0.5,
         lowest_confidence: float | None = None,
         enough_px: int | None = None,
+        decodes: bool = False,
         memory_cap_bytes: int = MEMORY_CAP_BYTES,
         recycle_bytes: int = RECYCLE_BYTES,
         before_start: Callable[[], None] | None = None,
@@ -121,6 +124,7 @@ class DetectorWorker:
             min_confidence=min_confidence,
             lowest_confidence=min_confidence if lowest_confidence is None else lowest_confidence,
             enough_px=enough_px,
+            decodes=decodes,
             memory_cap_bytes=memory_cap_bytes,
         )
         self._process = RestartedProcess(load_model, self._options, before_start=before_start)
@@ -218,6 +222,7 @@ class DetectorWorker:
         if min_confidence is not None:
             score = max(min_confidence, self._options.lowest_confidence)
         with self._usable():
+            self._process.load_decoders()
             self._process.started().slot.put(data)
             return self._found(DETECT_ENCODED, len(data), min(max_pixels, 2**32 - 1), score)
 

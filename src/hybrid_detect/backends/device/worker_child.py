@@ -1,9 +1,9 @@
 """What runs inside the detector's process: read a command, detect, write the faces.
 
-It imports what decoding and detecting need and nothing else. Once its detector stands it can open
-neither a file nor a socket, so nothing that MediaPipe or a decoder does can leave this process. It
-ends when its standard input ends, which is when the process that started it ends, and never through
-MediaPipe's own ``close()``.
+It imports what detecting needs, and decoding if it is told to, and nothing else. Once its detector
+stands it can open neither a file nor a socket, so nothing that MediaPipe or a decoder does can
+leave this process. It ends when its standard input ends, which is when the process that started it
+ends, and never through MediaPipe's own ``close()``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ from hybrid_detect.backends.device.worker_messages import (
     pack_reply,
 )
 from hybrid_detect.errors import HybridDetectError, InvalidFrameError
-from hybrid_detect.frames.decoding import EncodedPicture
-from hybrid_detect.frames.formats import load_decoders
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,7 +94,8 @@ class _Child:
         self._lowest_detector: MediaPipeFaceDetector | None = None
         # The first detection allocates what the later ones use, and opens what they need.
         self._detector.detect(np.zeros((128, 128, 3), np.uint8))
-        load_decoders()
+        if options["decodes"]:
+            _load_decoders()
         self._heap = _HeapLimit(options["memory_cap_bytes"])
         _open_nothing_more()
 
@@ -122,6 +121,8 @@ class _Child:
         return pixels.reshape(height, width, 3)
 
     def _in_encoded(self, data: bytes, max_pixels: int, min_confidence: float) -> PictureFaces:
+        from hybrid_detect.frames.decoding import EncodedPicture
+
         picture = EncodedPicture.of(data, max_pixels=max_pixels)
         with self._heap.raised(DECODING_BYTES_PER_PIXEL * picture.width * picture.height):
             pixels = picture.rgb(enough_px=self._enough_px)
@@ -175,6 +176,13 @@ class _HeapLimit:
         resource.setrlimit(
             resource.RLIMIT_DATA, (cap if most == resource.RLIM_INFINITY else min(cap, most), most)
         )
+
+
+def _load_decoders() -> None:
+    from hybrid_detect.frames import decoding  # noqa: F401 - loaded for later
+    from hybrid_detect.frames.formats import load_decoders
+
+    load_decoders()
 
 
 def _map(slot: object, capacity: int) -> mmap.mmap:

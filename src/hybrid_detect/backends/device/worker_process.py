@@ -96,6 +96,8 @@ class WorkerOptions:
     """The lowest score that a picture may ask for."""
     enough_px: int | None
     """Pixels of a picture's longer side that suffice; `None` for all of them."""
+    decodes: bool
+    """Whether it loads the decoders of encoded pictures, 60 ms and 3 MB; it cannot do so later."""
     memory_cap_bytes: int
     """Heap limit of the process on Linux, which decoding a large picture may exceed by the
     picture's own needs; 0 for none."""
