@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Names", "RelayProxy", "black_hole", "raw_server"]
+from hybrid_detect.backends.remote import addresses
+from hybrid_detect.backends.remote.addresses import Address, Connected
+
+__all__ = ["Gateway", "Names", "RelayProxy", "black_hole", "page", "raw_server"]
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -24,6 +27,7 @@ class Names:
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
         self._addresses: dict[str, Sequence[str]] = {}
         self._hung: set[str] = set()
         self._go_on = threading.Event()
@@ -40,9 +44,33 @@ class Names:
         """Look-ups of `name` do not end, until `release`."""
         self._hung.add(name)
 
+    def answer_with(self, look_up: Callable[..., Any]) -> None:
+        """Every look-up is answered by `look_up`."""
+        self._monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
     def release(self) -> None:
         """End the look-ups that hang, without an answer."""
         self._go_on.set()
+
+    def route(self, *hosts: str, delay_s: float = 0.0, took_s: float = 0.0) -> None:
+        """Connections to these addresses are made to 127.0.0.1.
+
+        Args:
+            hosts: The addresses.
+            delay_s: Seconds that connecting really takes.
+            took_s: Seconds more that it is said to have taken.
+        """
+        real = addresses._connect
+
+        async def connect(address: Address) -> Connected:
+            host, port = address.sockaddr[:2]
+            if host not in hosts:
+                return await real(address)
+            await asyncio.sleep(delay_s)
+            made = await real(Address(socket.AF_INET, ("127.0.0.1", port)))
+            return Connected(made.sock, made.took_s + delay_s + took_s)
+
+        self._monkeypatch.setattr(addresses, "_connect", connect)
 
     def _look_up(self, host: Any, port: Any, *args: Any, **options: Any) -> list[Any]:
         if host not in self._addresses and host not in self._hung:
@@ -101,6 +129,63 @@ async def raw_server(serve: Serve, host: str = "127.0.0.1") -> AsyncIterator[int
         await server.wait_closed()
 
 
+def page(
+    status: int,
+    body: bytes = b"<html>words</html>",
+    *headers: str,
+    kind: str = "text/html",
+) -> bytes:
+    """An HTTP answer that ends its connection."""
+    lines = [
+        f"HTTP/1.1 {status} Some words",
+        f"Content-Type: {kind}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class Gateway:
+    """What stands in front of a server: it passes on, or answers itself.
+
+    Args:
+        port: The server's, on 127.0.0.1; `None` if there is none.
+
+    Attributes:
+        answer: What it says to every request; `None` to pass on.
+        requests: How many requests it answered itself.
+    """
+
+    def __init__(self, port: int | None = None, answer: bytes | None = None) -> None:
+        self._port = port
+        self.answer = answer
+        self.requests = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    def fail(self, answer: bytes) -> None:
+        """Break all connections, and answer from now on."""
+        self.answer = answer
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            if self.answer is None:
+                await _relay(reader, writer, head, self._port)
+                return
+            self.requests += 1
+            for line in head.lower().split(b"\r\n"):
+                if line.startswith(b"content-length:"):
+                    await reader.readexactly(int(line.partition(b":")[2]))
+            writer.write(self.answer)
+            await writer.drain()
+        finally:
+            self._writers.discard(writer)
+
+
 class RelayProxy:
     """An HTTP or SOCKS 5 proxy that leads every connection to one server.
 
@@ -131,14 +216,14 @@ class RelayProxy:
         self.heads.append(head)
         self.asked.append(head.partition(b"\r\n")[0].decode())
         is_tunnel = head.startswith(b"CONNECT ")
-        if self._status != 200 or (is_tunnel and self._user and b"Basic " not in head):
+        if self._status != 200 or (self._user and b"Basic " not in head):
             status = 407 if self._status == 200 else self._status
             writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\n\r\n".encode())
             await writer.drain()
             return
         if is_tunnel:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        await self._relay(reader, writer, b"" if is_tunnel else head)
+        await _relay(reader, writer, b"" if is_tunnel else head, self._port)
 
     async def socks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection as a SOCKS 5 proxy."""
@@ -167,27 +252,30 @@ class RelayProxy:
         writer.write(bytes([5, self._socks_reply, 0, 1]) + bytes(6))
         await writer.drain()
         if self._socks_reply == 0:
-            await self._relay(reader, writer, b"")
-
-    async def _relay(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes
-    ) -> None:
-        far_reader, far = await asyncio.open_connection("127.0.0.1", self._port)
-        far.write(first)
-        pumps = [
-            asyncio.ensure_future(_pump(reader, far)),
-            asyncio.ensure_future(_pump(far_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            far.close()
+            await _relay(reader, writer, b"", self._port)
 
 
 _FAMILY = {1: socket.AF_INET, 4: socket.AF_INET6}
+
+
+async def _relay(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, first: bytes, port: int | None
+) -> None:
+    far_reader, far = await asyncio.open_connection("127.0.0.1", port)
+    far.write(first)
+    pumps = [
+        asyncio.ensure_future(_pump(reader, far)),
+        asyncio.ensure_future(_pump(far_reader, writer)),
+    ]
+    try:
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        far.close()
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await far.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -46,10 +46,9 @@ def close_error(code: int | None, reason: str = "") -> BackendError:
         code: The close code received; `None` if there was no closing handshake.
         reason: Its text. Only our own server's are told apart, and none is repeated.
     """
-    if code == 1008 and reason == CREDENTIAL_ENDED:
-        code = 3000
-    if code in _STATUS:
-        status, text = _STATUS[code]
+    meant = 3000 if code == 1008 and reason == CREDENTIAL_ENDED else code
+    if meant in _STATUS:
+        status, text = _STATUS[meant]
         return BackendResponseError(
             f"{text} (close code {code})", status_code=status, retryable=status in _RETRYABLE
         )

@@ -18,7 +18,13 @@ from typing import Any, SupportsIndex
 import httpcore
 import httpx
 
-from hybrid_detect.backends.remote.dialling import Dialler, connection_error
+from hybrid_detect.backends.remote.dialling import (
+    Dialler,
+    connection_error,
+    proxy_authorization,
+    proxy_refusal,
+)
+from hybrid_detect.errors import BackendUnavailableError
 
 __all__ = ["HttpConnections"]
 
@@ -76,9 +82,16 @@ class HttpConnections(httpx.AsyncBaseTransport):
         await self._places.acquire()
         connection: _Connection | None = None
         try:
+            if self._closed:  # while this one waited
+                msg = "the connections were closed"
+                raise BackendUnavailableError(msg)
             connection = self._kept() or await self._opened()
             self._busy.add(connection)
-            response = await connection.send(request, target=self._target(request))
+            response = await connection.send(
+                request, target=self._target(request), headers=self._proxy_headers()
+            )
+            if response.status == 407 and self._dialler.proxy is not None:
+                raise proxy_refusal(self._dialler.proxy, 407)
         except BaseException as error:
             self._leave(connection, is_clean=False)
             if (translated := _translated(error)) is not None:
@@ -93,6 +106,14 @@ class HttpConnections(httpx.AsyncBaseTransport):
     def _target(self, request: httpx.Request) -> bytes:
         # RFC 9112, 3.2: a proxy gets the whole URL, a server the path.
         return str(request.url).encode("ascii") if self.forwards else request.url.raw_path
+
+    def _proxy_headers(self) -> list[tuple[bytes, bytes]]:
+        # In a tunnel they are the server's to read, and the proxy has had them before.
+        proxy = self._dialler.proxy
+        if proxy is None or not self.forwards:
+            return []
+        authorization = proxy_authorization(proxy)
+        return [(b"Proxy-Authorization", authorization.encode())] if authorization else []
 
     def _kept(self) -> _Connection | None:
         """The connection that was used last, if it is still good."""
@@ -164,7 +185,9 @@ class _Connection:
             origin=origin, stream=stream, keepalive_expiry=KEEPALIVE_EXPIRY_S
         )
 
-    async def send(self, request: httpx.Request, *, target: bytes) -> httpcore.Response:
+    async def send(
+        self, request: httpx.Request, *, target: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> httpcore.Response:
         url = httpcore.URL(
             scheme=self._origin.scheme,
             host=self._origin.host,
@@ -174,7 +197,10 @@ class _Connection:
         assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 - as httpx does
         return await self._http.handle_async_request(
             httpcore.Request(
-                request.method, url, headers=request.headers.raw, content=request.stream
+                request.method,
+                url,
+                headers=[*request.headers.raw, *headers],
+                content=request.stream,
             )
         )
 

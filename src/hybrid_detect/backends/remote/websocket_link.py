@@ -191,6 +191,8 @@ def link_error(exc: Exception, *, max_reply_bytes: int) -> BackendError:
     if isinstance(exc, BackendError):
         return exc
     if isinstance(exc, websockets.InvalidStatus):
+        if 200 <= exc.response.status_code < 300:
+            return ProtocolError("expected a WebSocket; another kind of server answered")
         headers = {name.lower(): text for name, text in exc.response.headers.raw_items()}
         return own_refusal(
             HttpResponse(
