@@ -270,10 +270,10 @@ async def _relay(
     try:
         await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        far.close()  # before anything that may be cancelled
         for pump in pumps:
             pump.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
-        far.close()
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await far.wait_closed()
 

@@ -1,4 +1,4 @@
-"""The cloud way against servers that answer, refuse, break, lie and say nothing."""
+"""The cloud backend against servers that answer, refuse, break, lie and say nothing."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ async def test_plain_http_elsewhere_can_be_allowed() -> None:
     "options",
     [
         {"endpoint": None},
-        {"provider": "nobody"},
+        {"provider": "unknown"},
         {"auth_token": "a", "api_key": "b"},
         {"min_confidence": 1.5},
         {"session_id": "x" * 1025},
@@ -472,7 +472,7 @@ async def test_a_connection_reset_in_mid_reply_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("fault", ["cut_after", "truncate_after"])
-async def test_a_connection_that_breaks_in_mid_reply_is_an_unavailable_way(fault: str) -> None:
+async def test_a_connection_that_breaks_in_mid_reply_is_an_unavailable_backend(fault: str) -> None:
     async with (
         RawServer(answer_well) as server,
         FaultyLink(server.url) as link,
@@ -486,7 +486,7 @@ async def test_a_connection_that_breaks_in_mid_reply_is_an_unavailable_way(fault
         assert len((await look(service)).faces) == 1
 
 
-async def test_a_refused_connection_is_an_unavailable_way() -> None:
+async def test_a_refused_connection_is_an_unavailable_backend() -> None:
     async with RawServer(answer_well) as server:
         url = server.url
     async with service_at(url) as service:
@@ -497,7 +497,7 @@ async def test_a_refused_connection_is_an_unavailable_way() -> None:
             await service.check(deadline_s=1)
 
 
-async def test_a_host_that_is_no_name_is_an_unavailable_way() -> None:
+async def test_a_host_that_is_no_name_is_an_unavailable_backend() -> None:
     async with service_at("https://a..b") as service:
         with pytest.raises(BackendUnavailableError):
             await look(service)
@@ -656,7 +656,7 @@ async def test_many_requests_do_not_pile_up_without_the_garbage_collector() -> N
             gc.enable()
 
 
-async def test_the_token_is_told_to_nobody_but_the_server(
+async def test_the_token_is_told_to_the_server_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -110,7 +110,7 @@ async def burst(
 
 
 async def assert_nothing_lost(connections: HttpConnections, server: Server) -> None:
-    """All places are free at once: so many requests are under way together, and one more is not."""
+    """All places are free: as many requests as places are under way at once, and no more."""
     async with asyncio.timeout(LIMIT_S):
         server.slow, before = True, server.asked
         tasks = [asyncio.create_task(ask(connections, server)) for _ in range(MAX_CONNECTIONS + 1)]

@@ -1,4 +1,4 @@
-"""Who goes next, under every order of taking, leaving and giving up."""
+"""Which frame goes next, under every order of taking, leaving and giving up."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def test_newest_waits_and_the_one_before_is_superseded() -> None:
     await third
 
 
-async def test_waiting_frame_that_was_refused_supersedes_nobody() -> None:
+async def test_waiting_frame_that_was_refused_supersedes_no_other() -> None:
     turns = turns_of(1)
     await turns.take(1)
     waiting = asyncio.create_task(turns.take(9))

@@ -1,4 +1,4 @@
-"""The streaming way against servers and links that answer, reorder, break and fall silent."""
+"""The streaming backend against servers and links that answer, reorder, break and fall silent."""
 
 from __future__ import annotations
 
@@ -609,7 +609,7 @@ async def test_a_redirect_is_not_followed() -> None:
 @pytest.mark.parametrize(
     "words", [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0\r\n", b"\x00" * 99, b""]
 )
-async def test_a_server_of_another_kind_is_an_unavailable_way(words: bytes) -> None:
+async def test_a_server_of_another_kind_is_an_unavailable_backend(words: bytes) -> None:
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
@@ -621,10 +621,10 @@ async def test_a_server_of_another_kind_is_an_unavailable_way(words: bytes) -> N
     async with server, StreamingService(endpoint=url_of(server)) as service:  # type: ignore[arg-type]
         with pytest.raises(BackendError) as caught:
             await service.check(deadline_s=5)
-        assert type(caught.value) in {BackendUnavailableError, BackendResponseError}
+        assert type(caught.value) in {BackendUnavailableError, ProtocolError}
 
 
-async def test_a_host_that_is_no_name_is_an_unavailable_way() -> None:
+async def test_a_host_that_is_no_name_is_an_unavailable_backend() -> None:
     async with StreamingService(endpoint="https://a..b") as service:
         with pytest.raises(BackendUnavailableError):
             await service.check(deadline_s=5)
@@ -758,7 +758,7 @@ async def test_many_frames_do_not_pile_up_without_the_garbage_collector() -> Non
             gc.enable()
 
 
-async def test_the_token_and_the_picture_are_told_to_nobody_but_the_server(
+async def test_the_token_and_the_picture_are_told_to_the_server_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)

@@ -87,7 +87,8 @@ class CloudDetectionService(RemoteBackend):
         api_key: The key in a header ``X-Api-Key``, or a function that gives it; our own server
             takes it as bearer token. Give one of the two.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
-        ssl_context: Whom to believe and what to show over https; `None` for the system's CAs.
+        ssl_context: Which CAs to believe and which certificate to show over https; `None` for the
+            system's CAs and no certificate.
         transport: An httpx transport to use instead of the network, for tests.
         **options: `min_confidence`, `session_id`, `compressor` and `encryption`, as in
             `RemoteBackend`.

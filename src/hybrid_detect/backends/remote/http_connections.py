@@ -39,7 +39,7 @@ MAX_CONNECTIONS = 4
 class HttpConnections(httpx.AsyncBaseTransport):
     """An httpx transport over connections of its own.
 
-    It has no limits of time: whoever asks limits the whole request, and may cancel it at any
+    It has no limits of time: the caller limits the whole request, and may cancel it at any
     moment. It keeps no cookies, follows no redirects and reads no environment.
 
     Args:
@@ -245,7 +245,7 @@ class _Body(httpx.AsyncByteStream):
 
 
 class _Reader(asyncio.StreamReader):
-    """Remembers whether something has come that no one has read: no idle connection's business."""
+    """Remembers whether something came in that was not read, which ends an idle connection."""
 
     has_unread = False
 

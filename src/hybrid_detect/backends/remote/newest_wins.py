@@ -1,4 +1,4 @@
-"""Who goes next: a few frames are under way, one waits, and a newer frame takes its place."""
+"""Slots for frames under way, and one for the newest frame that waits for a slot."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["NewestWinsSlots"]
 
 
 class NewestWinsSlots:
-    """Places for frames under way, and one for a frame that waits: the newest.
+    """Holds a few places for frames under way, and one for a frame that waits: the newest.
 
     A queue would only make every later frame older.
 
     Args:
-        kind: The way it belongs to, for the errors.
+        kind: The backend it belongs to, for the errors.
         places: Frames that may be under way at the same time.
     """
 
@@ -40,7 +40,7 @@ class NewestWinsSlots:
             return
         if self._waiting is not None and not self._waiting.done():
             if self._waiting_order > order:
-                # A fallback from another way comes late: it is not newer for that.
+                # A fallback from another backend comes late, which does not make it newer.
                 raise self._superseded()
             self._waiting.set_exception(self._superseded())
         turn = self._waiting = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""What an HTTP status of a detection server means for a frame, whoever the provider is."""
+"""What an HTTP status means for a frame, for every provider."""
 
 from __future__ import annotations
 

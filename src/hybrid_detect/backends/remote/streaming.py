@@ -74,7 +74,8 @@ class StreamingService(RemoteBackend):
         endpoint: The server's URL, such as ``https://faces.example.com``.
         auth_token: Bearer token, or a function (sync or async) that gives one.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
-        ssl_context: Whom to believe and what to show over https; `None` for the system's CAs.
+        ssl_context: Which CAs to believe and which certificate to show over https; `None` for the
+            system's CAs and no certificate.
         max_in_flight: Frames that may be under way at the same time.
         heartbeat_s: Seconds between pings, and for a ping's answer.
         **options: `min_confidence`, `session_id`, `compressor` and `encryption`, as in
@@ -188,7 +189,7 @@ class StreamingService(RemoteBackend):
     async def _send_and_wait(self, request: bytes, request_id: int, upload: Upload | None) -> bytes:
         link, pulse = self._link, self._pulse
         if link is None or pulse is None:
-            # Whether to wait for the next link is not for this way to decide: another may be ready.
+            # Whether to wait for the next link is the service's to decide: another backend may do.
             raise self._lost()
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._replies[request_id] = reply
@@ -205,13 +206,13 @@ class StreamingService(RemoteBackend):
             return await reply
         except asyncio.CancelledError:
             if reply.done() and not reply.cancelled() and upload is not None:
-                # It came in the same moment; nobody else will say so.
+                # The reply came in the same moment; nothing else will report it.
                 upload.answered_unread()
             raise
         except (OSError, websockets.ConnectionClosed):
             raise self._lost() from None
         finally:
-            # A reply that comes after its frame's deadline finds no one and is dropped.
+            # A reply that comes after its frame's deadline is dropped.
             del self._replies[request_id]
             if reply.done() and not reply.cancelled():
                 reply.exception()  # seen, even if sending failed before it could be awaited

@@ -1,4 +1,4 @@
-"""TLS of the remote ways: whom to believe, what to show, and what went wrong."""
+"""TLS of the remote backends: the CAs to believe, the certificate to show, and what went wrong."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def client_context(
 
     Args:
         ca_file: The only CA to believe; `None` for the system's.
-        client_cert: What to show to a server that asks; with `client_key`.
+        client_cert: The certificate for a server that asks for one; with `client_key`.
         client_key: Its private key, not encrypted.
 
     Raises:
@@ -59,7 +59,9 @@ def client_context(
         raise ConfigurationError(msg)
     named = "ca_file"
     if ca_file is None and (ca_file := os.environ.get("SSL_CERT_FILE")) is not None:
-        named = "SSL_CERT_FILE"  # OpenSSL would pass an unreadable one over, and trust no one
+        named = (
+            "SSL_CERT_FILE"  # OpenSSL passes an unreadable file over, and then trusts no CA at all
+        )
     try:
         context = ssl.create_default_context(cafile=ca_file)
         if ca_file is None and not _system_has_cas(context):
@@ -104,6 +106,6 @@ def certificate_trouble(error: BaseException | None) -> str | None:
 
 
 def _no_password() -> Never:
-    # Asked for it, OpenSSL would wait for somebody to type it in.
+    # Without this, OpenSSL would wait for a password at the terminal.
     msg = "the key is encrypted"
     raise ValueError(msg)
