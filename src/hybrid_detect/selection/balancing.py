@@ -23,7 +23,7 @@ HALF_LIFE_S = 1.0
 
 FORGET_S = 30.0
 """Without answers an estimate shrinks with this time constant, so that a server which was slow is
-tried again: one four times as slow as the present one after about 40 s, at the price of a frame."""
+tried again: one four times as slow as the present one after about 50 s, at the price of a frame."""
 
 STAY_RATIO = 0.8
 """A rival must be faster than this share of the present latency, or frames would go to and fro

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hybrid_detect.backends.remote.link_meter import Upload
-from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
+from hybrid_detect.backends.remote.pictures import faces_in_frame
+from hybrid_detect.backends.remote.protocol import (
+    DetectParams,
+    HttpRequest,
+    HttpResponse,
+)
 from hybrid_detect.backends.remote.providers.custom import CustomProtocol
-from hybrid_detect.backends.remote.remote_backend import RemoteBackend, faces_in_frame
+from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import BackendError, InvalidFrameError

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import httpx
@@ -149,7 +149,7 @@ class CloudDetectionService(RemoteBackend):
                     endpoint, ssl_context=self._ssl_context, executor=self._encoder
                 )
                 self._require_open()
-                transport = HttpConnections(dialler, on_round_trip=self._met)
+                transport = HttpConnections(dialler, on_round_trip=partial(self._met, target.host))
             # Another call may have made it meanwhile.
             self._transports.setdefault(origin, transport)
 
@@ -214,8 +214,9 @@ class CloudDetectionService(RemoteBackend):
                 # A request cut off in its midst would hold its bytes on.
                 await content.aclose()
 
-    def _met(self, round_trip_s: float) -> None:
-        self.meter.link.connected(round_trip_s, now_s=self.meter.clock())
+    def _met(self, host: str, round_trip_s: float) -> None:
+        meter = self.meters.of(host)
+        meter.link.connected(round_trip_s, now_s=meter.clock())
 
     def _translated(self, exc: Exception, deadline_s: float) -> BackendError:
         meaning, retryable = next(

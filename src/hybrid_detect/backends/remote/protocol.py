@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.exchange.wire import ResultReply
 
-__all__ = ["Capabilities", "DetectParams", "HttpRequest", "HttpResponse", "Protocol"]
+__all__ = [
+    "Capabilities",
+    "DetectParams",
+    "HttpRequest",
+    "HttpResponse",
+    "Protocol",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

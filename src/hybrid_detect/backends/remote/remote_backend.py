@@ -11,14 +11,21 @@ import asyncio
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
 from hybrid_detect.backends.remote.link_meter import LinkMeter, LinkMeters, Upload
-from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
-from hybrid_detect.backends.remote.retries import RetryBudget, retry
+from hybrid_detect.backends.remote.pictures import faces_in_frame, picture_for
+from hybrid_detect.backends.remote.protocol import (
+    DetectParams,
+    HttpRequest,
+    HttpResponse,
+)
+from hybrid_detect.backends.remote.retries import RetryBudget, let_go, retry
+from hybrid_detect.backends.remote.target_pool import TargetPool, is_about_the_picture
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
@@ -34,31 +41,17 @@ from hybrid_detect.errors import (
 from hybrid_detect.exchange.wire import MAX_TEXT_CHARS, ResultReply
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
-from hybrid_detect.types import DetectionResult, Face, Plan, Timings
+from hybrid_detect.types import DetectionResult, Plan, Timings
 
 if TYPE_CHECKING:
     from hybrid_detect.exchange.sealer import Sealer
     from hybrid_detect.exchange.trust import TrustedKey
 
-__all__ = ["RemoteBackend", "faces_in_frame"]
+__all__ = ["RemoteBackend"]
 
 MAX_REPLY_BYTES = 2 * 1024 * 1024
 """Eight times the largest header of our own wire format, for the talkative JSON of others; more is
 not an answer about faces."""
-
-
-def faces_in_frame(reply: ResultReply, picture: CompressedImage) -> tuple[Face, ...]:
-    """The faces of `reply` in the pixels of the frame that `picture` was made from."""
-    fitted = (
-        face.fitted(
-            scale_x=picture.original_width / reply.width,
-            scale_y=picture.original_height / reply.height,
-            width=picture.original_width,
-            height=picture.original_height,
-        )
-        for face in reply.faces
-    )
-    return tuple(face for face in fitted if face is not None)
 
 
 class RemoteBackend(Backend):
@@ -66,7 +59,8 @@ class RemoteBackend(Backend):
 
     Args:
         targets: Where to; by default one that speaks our own protocol, and has its address from
-            the transport.
+            the transport. Of several the fastest that works gets the frame, and the next one if it
+            fails.
         min_confidence: Faces below this score are left out, 0 to 1.
         session_id: The caller's own name for this run, at most 1024 characters.
         compressor: What makes the JPEG.
@@ -96,17 +90,9 @@ class RemoteBackend(Backend):
             msg = f"session_id: expected at most {MAX_TEXT_CHARS} characters, got {len(session_id)}"
             raise ConfigurationError(msg)
         self.targets = tuple(targets) or (Target(),)
+        self._pool = TargetPool(self.targets)
         for target in self.targets:
-            if "jpeg" not in target.protocol.capabilities.formats:
-                msg = f"targets: expected a protocol that takes JPEG, got {target.protocol.name!r}"
-                raise ConfigurationError(msg)
-            if encryption is not None and not target.protocol.capabilities.can_seal:
-                msg = (
-                    f"encryption: only our own server opens sealed pictures, and {target.name} is "
-                    f"asked in the protocol {target.protocol.name!r}; leave one of the two out"
-                )
-                raise ConfigurationError(msg)
-        self.host = self.targets[0].host
+            target.require(sealed=encryption is not None)
         self._min_confidence = min_confidence
         self._session_id = session_id
         self._compressor = compressor or ImageCompressionService()
@@ -118,6 +104,16 @@ class RemoteBackend(Backend):
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix=f"hybrid-detect-{self.kind.value}")
         self._closed = False
         self._has_answered = False
+
+    @property
+    def host(self) -> str:  # type: ignore[override]
+        """The host that the next frame most likely goes to."""
+        return self._pool.present.host
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The hosts of all targets."""
+        return tuple(target.host for target in self.targets)
 
     @property
     def meter(self) -> LinkMeter:
@@ -174,27 +170,20 @@ class RemoteBackend(Backend):
                         len(picture.data), quality=picture.quality, scale=1 / picture.scale_x
                     )
                 sent_s = time.monotonic()
+                job = _Job(picture, ends_s, plan, gate)
+                target = self._pool.pick()
                 try:
-                    reply, bytes_sent = await self._ask(
-                        picture, ends_s, probe=plan.probe, gate=gate
-                    )
+                    reply, bytes_sent = await self._ask(job, target)
                 except BackendError as error:
-                    reply, bytes_sent = await retry(
-                        lambda: self._ask(picture, ends_s, probe=plan.probe, gate=gate),
-                        after=error,
-                        retries=plan.retries,
-                        deadline_s=ends_s - time.monotonic(),
-                        budget=self._budget,
-                        sleep=asyncio.sleep,
-                    )
+                    reply, bytes_sent = await self._ask_again(job, target, error)
         except BackendError as error:
             error.backend = self.kind.value
             error.elapsed_s = time.monotonic() - started_s
-            _let_go(error)
+            let_go(error)
             raise
         except TimeoutError as error:
             self._budget.on_failure()
-            _let_go(error)
+            let_go(error)
             msg = f"no answer over {self.kind.value} within {plan.deadline_s:.3f} s"
             raise BackendTimeoutError(
                 msg,
@@ -215,16 +204,11 @@ class RemoteBackend(Backend):
         return self.answer(
             frame,
             plan,
-            self._wanted(faces_in_frame(reply, picture)),
+            faces_in_frame(reply, picture, min_confidence=self._min_confidence),
             model=reply.model,
             timings=timings,
             bytes_sent=bytes_sent,
         )
-
-    def _wanted(self, faces: Iterable[Face]) -> Iterable[Face]:
-        """Without those below the least confidence, which not every server can be told."""
-        least = self._min_confidence
-        return (face for face in faces if face.score is None or face.score >= least)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -232,36 +216,41 @@ class RemoteBackend(Backend):
             raise ClosedError(msg)
 
     def _compress(self, frame: Frame, plan: Plan) -> CompressedImage:
-        """The picture, made from pixels alone, so that nothing of the input's metadata is in it."""
         self._require_open()  # it may have been closed while the frame waited for the thread
-        limits = (target.protocol.capabilities.max_picture_bytes for target in self.targets)
-        target_bytes = min((plan.target_bytes, *(limit for limit in limits if limit)))
-        picture = self._compressor.compress(
-            frame,
-            target_bytes=target_bytes,
-            quality=plan.quality,
-            max_side_px=plan.max_side_px,
-            on_impossible="smallest",
+        return picture_for(frame, plan, self.targets, self._compressor)
+
+    async def _ask_again(
+        self, job: _Job, target: Target, error: BackendError
+    ) -> tuple[ResultReply, int]:
+        """After `target` failed with `error`: ask the other targets at once, then retry."""
+        tried = [target]
+        while not is_about_the_picture(error):
+            other = self._pool.other(tried)
+            if other is None:
+                break
+            try:
+                return await self._ask(job, other, tried=tried)
+            except BackendError as next_error:
+                error = next_error
+            tried.append(other)
+        return await retry(
+            lambda: self._ask(job, self._pool.pick()),
+            after=error,
+            retries=job.plan.retries,
+            deadline_s=job.ends_s - time.monotonic(),
+            budget=self._budget,
+            sleep=asyncio.sleep,
         )
-        if not picture.fits:
-            # Another backend may need no bytes at all, so this is an attempt that failed.
-            msg = (
-                f"no picture of the {frame.width}x{frame.height} frame fits into "
-                f"{target_bytes} bytes: the smallest has {len(picture.data)}"
-            )
-            raise BackendError(msg, backend=self.kind.value)
-        return picture
 
     async def _ask(
         self,
-        picture: CompressedImage,
-        ends_s: float,
+        job: _Job,
+        target: Target,
         *,
-        probe: bool,
-        gate: UploadGate | None,
+        tried: Sequence[Target] = (),
         is_renewed: bool = False,
     ) -> tuple[ResultReply, int]:
-        """Send one request; its reply, and the bytes that were sent.
+        """Send one request to `target`; its reply, and the bytes that were sent.
 
         If the server no longer accepts a token that can be renewed, once more with a new one.
 
@@ -269,44 +258,58 @@ class RemoteBackend(Backend):
         seen, and is told the time that is left.
         """
         self._require_open()
-        target = self.targets[0]
-        left_s = ends_s - time.monotonic()
+        began_s = time.monotonic()
+        left_s = job.ends_s - began_s
         params = DetectParams(
             min_confidence=self._min_confidence,
             deadline_s=left_s if math.isfinite(left_s) else None,
             session_id=self._session_id,
         )
-        request = target.protocol.encode((picture,), params)
-        seal = None
-        if sealer := await self._sealer(deadline_s=left_s):
-            from hybrid_detect.backends.remote.sealed import opened, sealed
-
-            request, seal = sealed(request, sealer)
-        request = await target.addressed(request, now_s=time.time())
-        meter = self.meters.of(target.host)
-        upload = meter.upload(len(request.body), probe=probe, gate=gate)
+        upload = seal = None
+        self._pool.begin(target)
         try:
-            response = await self.exchange(
-                request, deadline_s=ends_s - time.monotonic(), upload=upload
-            )
+            request = target.protocol.encode((job.picture,), params)
+            if sealer := await self._sealer(deadline_s=left_s):
+                from hybrid_detect.backends.remote.sealed import opened, sealed
+
+                request, seal = sealed(request, sealer)
+            request = await target.addressed(request, now_s=time.time())
+            meter = self.meters.of(target.host)
+            upload = meter.upload(len(request.body), probe=job.plan.probe, gate=job.gate)
+            limit_s = self._pool.limit_s(target, job.ends_s - time.monotonic(), tried)
+            response = await self.exchange(request, deadline_s=limit_s, upload=upload)
             arrived_s = meter.clock()
             if sealer and seal:
                 response = opened(response, sealer, seal)
-            (reply,) = target.protocol.decode(response, (picture,))
-        except (asyncio.CancelledError, BackendTimeoutError):
-            upload.given_up(still_comes=self.answers_late)
-            raise
+            (reply,) = target.protocol.decode(response, (job.picture,))
         except BaseException as error:
-            upload.failed()
-            self.judge(error)
+            self._on_error(error, job, target, upload)
             if not is_renewed and target.can_renew(error):
-                return await self._ask(picture, ends_s, probe=probe, gate=gate, is_renewed=True)
+                return await self._ask(job, target, tried=tried, is_renewed=True)
             raise
         self._has_answered = True
+        self._pool.answered(target, took_s=time.monotonic() - began_s)
         upload.answered(
             now_s=arrived_s, server_s=_sum(reply.queue_s, reply.detect_s), receive_s=reply.receive_s
         )
         return reply, len(request.body)
+
+    def _on_error(
+        self, error: BaseException, job: _Job, target: Target, upload: Upload | None
+    ) -> None:
+        """Learn from an attempt that brought no reply."""
+        if upload is not None:
+            if isinstance(error, asyncio.CancelledError | BackendTimeoutError):
+                upload.given_up(still_comes=self.answers_late)
+            else:
+                upload.failed()
+        if isinstance(error, asyncio.CancelledError) and time.monotonic() >= job.ends_s:
+            self._pool.failed(target, BackendTimeoutError())
+        elif isinstance(error, BackendError):
+            self.judge(error)
+            self._pool.failed(target, error)
+        else:
+            self._pool.left(target)
 
     async def _sealer(self, *, deadline_s: float) -> Sealer | None:
         """What seals the requests; `None` if they are sent as they are."""
@@ -339,7 +342,19 @@ class RemoteBackend(Backend):
         Raises:
             BackendError: If it refused, did not answer, or is another kind of server.
         """
-        target = self.targets[0]
+        if len(self.targets) == 1:
+            await self._check_target(self.targets[0], deadline_s=deadline_s)
+            return
+        checks = [self._check_target(target, deadline_s=deadline_s) for target in self.targets]
+        found = await asyncio.gather(*checks, return_exceptions=True)
+        for target, error in zip(self.targets, found, strict=True):
+            if error is not None and not isinstance(error, BackendError):
+                raise error
+            self._pool.checked(target, error)
+        if all(found):
+            raise next(error for error in found if error)
+
+    async def _check_target(self, target: Target, *, deadline_s: float) -> None:
         health = target.protocol.health()
         if health is None:
             return
@@ -367,7 +382,7 @@ class RemoteBackend(Backend):
             return
         from hybrid_detect.backends.remote.sealed import KEYS, published_keys
 
-        request = await self.targets[0].addressed(KEYS, now_s=time.time())
+        request = await self._pool.present.addressed(KEYS, now_s=time.time())
         response = await self.exchange(request, deadline_s=deadline_s)
         self._encryption.learn(published_keys(response))
 
@@ -379,16 +394,15 @@ class RemoteBackend(Backend):
         await in_daemon_thread(self._encoder.shutdown, wait=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What an attempt needs to know of its frame."""
+
+    picture: CompressedImage
+    ends_s: float
+    plan: Plan
+    gate: UploadGate | None
+
+
 def _sum(queue_s: float | None, detect_s: float | None) -> float | None:
     return None if detect_s is None else detect_s + (queue_s or 0.0)
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Forget the tracebacks of `error` and its causes, which hold the frame and its request.
-
-    tenacity's record of a failed call and the call's exception hold each other, so over a dead link
-    twenty frames at a time would wait for the garbage collector.
-    """
-    while error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__

@@ -12,7 +12,7 @@ import tenacity
 
 from hybrid_detect.errors import BackendError
 
-__all__ = ["RetryBudget", "retry", "retry_after_s"]
+__all__ = ["RetryBudget", "let_go", "retry", "retry_after_s"]
 
 T = TypeVar("T")
 
@@ -129,3 +129,14 @@ def retry_after_s(value: str | None) -> float | None:
     except (ValueError, OverflowError):
         return None
     return max(then_s - time.time(), 0.0)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Forget the tracebacks of `error` and its causes, which hold the frame and its request.
+
+    tenacity's record of a failed call and the call's exception hold each other, so over a dead link
+    twenty frames at a time would wait for the garbage collector.
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -50,6 +50,23 @@ class Target:
         """Name or address of its host; empty without a URL."""
         return self.endpoint.host if self.endpoint else ""
 
+    def require(self, *, sealed: bool) -> None:
+        """Check that its protocol can carry what is sent.
+
+        Raises:
+            ConfigurationError: If it takes no JPEG, or pictures are to be `sealed` and it cannot.
+        """
+        protocol = self.protocol
+        if "jpeg" not in protocol.capabilities.formats:
+            msg = f"targets: expected a protocol that takes JPEG, got {protocol.name!r}"
+            raise ConfigurationError(msg)
+        if sealed and not protocol.capabilities.can_seal:
+            msg = (
+                f"encryption: only our own server opens sealed pictures, and {self.name} is asked "
+                f"in the protocol {protocol.name!r}; leave one of the two out"
+            )
+            raise ConfigurationError(msg)
+
     async def addressed(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
         """`request` with this target's address and credentials.
 
