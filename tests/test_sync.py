@@ -1,5 +1,9 @@
 import asyncio
+import gc
+import math
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +22,12 @@ from hybrid_detect.errors import (
     ConfigurationError,
     InvalidFrameError,
 )
+from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Face, Plan
+
+from .waiting import wait_until
 
 LIMIT_S = 5
 IMAGE = np.zeros((48, 64, 3), np.uint8)
@@ -257,3 +264,73 @@ def test_ctrl_c_in_a_camera_loop_comes_through_and_leaves_nothing() -> None:
         with pytest.raises(KeyboardInterrupt):
             watch(service)
         presser.join()
+
+
+def test_a_service_can_be_entered_once_and_says_so_by_its_own_name(backend: FakeBackend) -> None:
+    service = sync.HybridDetectionService(backends=[backend])
+    with service:
+        pass
+    with pytest.raises(ClosedError, match="this HybridDetectionService is closed: make a new one"):
+        service.open()
+
+
+def test_a_call_out_of_a_hook_is_refused_instead_of_waiting_for_itself() -> None:
+    errors = []
+
+    class Calls:
+        def on_frame(self, event: object) -> None:
+            try:
+                service.process_image(IMAGE)
+            except ClosedError as error:
+                errors.append(str(error))
+
+    with sync.HybridDetectionService(backends=[FakeBackend()], hooks=[Calls()]) as service:
+        service.process_image(IMAGE)
+    assert ["own hooks" in error for error in errors] == [True]
+
+
+def test_a_service_that_is_dropped_ends(backend: FakeBackend) -> None:
+    service = sync.HybridDetectionService(backends=[backend])
+    service.open()
+    service.process_image(IMAGE)
+    del service
+    gc.collect()
+    wait_until(lambda: not any(t.name == "hybrid-detect-loop" for t in threading.enumerate()))
+    assert backend._closed
+
+
+def test_closing_ends_the_calls_of_other_threads(backend: FakeBackend) -> None:
+    backend.latency_s = math.inf
+    service = sync.HybridDetectionService(backends=[backend])
+    service.open()
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(service.process_image, IMAGE, deadline_s=60) for _ in range(2)]
+        wait_until(lambda: len(backend.plans) == 2)
+        service.close()
+        for call in calls:
+            with pytest.raises((ClosedError, AllBackendsFailedError)):
+                call.result(LIMIT_S)
+
+
+@pytest.mark.skipif(not is_installed("gevent"), reason="gevent is not installed")
+def test_a_second_service_under_gevent_says_why_it_cannot_be() -> None:
+    program = """
+from gevent import monkey
+monkey.patch_all()
+import numpy as np
+from hybrid_detect import ConfigurationError, sync
+from hybrid_detect.testing import FakeBackend
+first = sync.HybridDetectionService(backends=[FakeBackend()])
+second = sync.HybridDetectionService(backends=[FakeBackend()])
+first.open()
+try:
+    second.open()
+except ConfigurationError as error:
+    print("gevent" in str(error))
+assert first.process_image(np.zeros((8, 8, 3), np.uint8)).answered
+first.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

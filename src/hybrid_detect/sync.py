@@ -6,30 +6,23 @@ Calls may come from any thread, so a UI calls it from a worker thread and never 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
-
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from typing import Any, Self
 
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.service import hybrid as _async
+from hybrid_detect.service.loop_thread import LoopThread
 from hybrid_detect.service.status import ServiceStatus
 from hybrid_detect.service.streams import SILENCE_S
 from hybrid_detect.sources.sources import FrameSource
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["HybridDetectionService"]
-
-T = TypeVar("T")
-
-CANCEL_TIMEOUT_S = 5.0
-"""How long an interrupted call may take to end in the loop's thread: it only has to let go."""
 
 
 class HybridDetectionService:
@@ -41,8 +34,7 @@ class HybridDetectionService:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._service = _async.HybridDetectionService(*args, **kwargs)
-        self._portal: BlockingPortal | None = None
-        self._stack = ExitStack()
+        self._loop: LoopThread | None = None
 
     def process_image(
         self,
@@ -53,7 +45,7 @@ class HybridDetectionService:
         privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
     ) -> DetectionResult:
         """Find the faces in one image; see the async method of this name."""
-        return self._wait_for(
+        return self._require_open().call(
             partial(
                 self._service.process_image,
                 image,
@@ -76,7 +68,7 @@ class HybridDetectionService:
         silence_s: float | None = SILENCE_S,
     ) -> Iterator[DetectionResult]:
         """Yield a result for each frame of `camera`; see the async method of this name."""
-        self._require_portal()
+        loop = self._require_open()
         results = self._service.start_detection(
             camera,
             max_fps=max_fps,
@@ -90,60 +82,46 @@ class HybridDetectionService:
         try:
             while True:
                 try:
-                    result = self._wait_for(results.__anext__)
+                    result = loop.call(results.__anext__)
                 except StopAsyncIteration:
                     return
                 yield result
         finally:
-            if self._portal is not None:  # else closing the service has ended them
-                self._wait_for(results.aclose)
+            with suppress(ClosedError):  # closing the service has ended them
+                loop.call(results.aclose)
 
     def status(self) -> ServiceStatus:
-        """What the next frame would get, and how each way stands."""
-        return self._require_portal().call(self._service.status)
+        """What the next frame would get, and how each backend stands."""
+
+        async def status() -> ServiceStatus:
+            return self._service.status()
+
+        return self._require_open().call(status)
 
     def wait_ready(self) -> None:
-        """Wait until every way has either become ready or failed to for the first time."""
-        self._wait_for(self._service.wait_ready)
+        """Wait until every backend has either become ready or failed to for the first time."""
+        self._require_open().call(self._service.wait_ready)
 
-    def _wait_for(self, function: Callable[[], Awaitable[T]]) -> T:
-        """Run `function` in the loop's thread; if interrupted, end it there before leaving."""
-        ended = threading.Event()
-
-        async def run() -> T:
-            try:
-                return await function()
-            finally:
-                ended.set()
-
-        future = self._require_portal().start_task_soon(run)
-        try:
-            return future.result()
-        except BaseException:
-            if future.cancel():  # Ctrl-C in this thread: the other does not know of it
-                ended.wait(CANCEL_TIMEOUT_S)
-            raise
-
-    def _require_portal(self) -> BlockingPortal:
-        if self._portal is None:
+    def _require_open(self) -> LoopThread:
+        if self._loop is None:
             msg = "the service is not open: use it as 'with HybridDetectionService(...)'"
             raise ClosedError(msg)
-        return self._portal
+        return self._loop
 
     def open(self) -> None:
-        """Enter the context, for apps with a start and a stop instead of a block."""
-        if self._portal is not None:
-            return
-        with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal("asyncio"))
-            stack.enter_context(portal.wrap_async_context_manager(self._service))
-            self._stack = stack.pop_all()
-        self._portal = portal
+        """Enter the context, for apps with a start and a stop instead of a block.
+
+        A service that is not closed is closed when it is dropped or the program ends. In a
+        process that forks, open it in the child.
+        """
+        if self._loop is None:
+            self._loop = LoopThread(self._service, "HybridDetectionService")
 
     def close(self) -> None:
         """Leave the context. May be called more than once."""
-        self._portal = None
-        self._stack.close()
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.close()
 
     def __enter__(self) -> Self:
         self.open()

@@ -876,3 +876,13 @@ async def test_a_local_frame_stays_and_unchanged_frames_are_stale() -> None:
     assert [each.status.value for each in results[-1:]] == ["stale"]
     assert results[-1].age_s >= 0
     assert results[-1].answered
+
+
+async def test_a_service_is_entered_once_and_says_so_by_its_own_name() -> None:
+    service = HybridDetectionService(backends=[FakeBackend(DEVICE)])
+    async with service:
+        with pytest.raises(ClosedError, match="this HybridDetectionService is open already"):
+            await service.__aenter__()
+        assert (await service.process_image(IMAGE)).answered
+    with pytest.raises(ClosedError, match="this HybridDetectionService is closed: make a new one"):
+        await service.__aenter__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.base import UploadGate
@@ -9,9 +11,11 @@ from hybrid_detect.errors import (
     AllBackendsFailedError,
     BackendError,
     HybridDetectError,
+    InvalidFrameError,
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.monitoring.events import FrameEvent, FrameOutcome, frame_event
 from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.types import Attempt, DetectionResult, DetectionStatus, Plan, Timings
 
@@ -147,6 +151,30 @@ class Execution:
             message = f"no backend could answer: {reason}" if self.failures else reason
             error = AllBackendsFailedError(message, attempts=tuple(self.failures))
         return replace(self.failed(error, now_s=now_s, session_id=session_id), reason=reason)
+
+    def to_event(
+        self, result: DetectionResult, error: BaseException | None, *, now_s: float
+    ) -> FrameEvent:
+        """What the hooks are told of the frame.
+
+        Args:
+            result: Its result, without the frame.
+            error: What it raised instead of giving the result to its caller, if it did.
+            now_s: The time, in seconds of the service's clock.
+        """
+        outcome = None
+        if isinstance(error, InvalidFrameError):
+            outcome = FrameOutcome.INVALID
+        elif isinstance(error, asyncio.CancelledError):
+            outcome = FrameOutcome.CANCELLED
+        return frame_event(
+            result,
+            at_s=time.time(),
+            total_s=now_s - self.started_s,
+            planned=self.plan.backend if self.plan else None,
+            outcome=outcome,
+            error=error,
+        )
 
     @property
     def bytes_sent(self) -> int:

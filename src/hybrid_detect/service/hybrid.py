@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
@@ -25,7 +26,6 @@ from hybrid_detect.errors import (
     SourceError,
 )
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
-from hybrid_detect.monitoring.events import FrameOutcome, frame_event
 from hybrid_detect.monitoring.hooks import Dispatcher, Hook
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
@@ -35,9 +35,10 @@ from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext, frame_privacy
 from hybrid_detect.service.default_policy import default_policy
 from hybrid_detect.service.execution import Execution
+from hybrid_detect.service.loop_thread import FORKED
 from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.status import ServiceStatus, Traffic
-from hybrid_detect.service.streams import SILENCE_S, Stream, results_in_order
+from hybrid_detect.service.streams import SILENCE_S, ResultsInOrder, Stream
 from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, FrameSource, OpenSource, open_source
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Plan
@@ -123,7 +124,8 @@ class HybridDetectionService:
         )
         self._consent = consent
         self._consent_stops: Callable[[], None] | None = None
-        self._is_open = False
+        self._is_open = self._was_entered = False
+        self._owner = 0
         self._streams: set[asyncio.Task[Any]] = set()
         self._sources: set[OpenSource] = set()
         self._dropped = 0
@@ -223,27 +225,15 @@ class HybridDetectionService:
         self, execution: Execution, result: DetectionResult, error: BaseException | None = None
     ) -> None:
         """Tell the hooks what became of a frame, once."""
-        if not self._hooks.wants_frames:
-            return
-        outcome = None
-        if isinstance(error, InvalidFrameError):
-            outcome = FrameOutcome.INVALID
-        elif isinstance(error, asyncio.CancelledError):
-            outcome = FrameOutcome.CANCELLED
-        event = frame_event(
-            result,
-            at_s=time.time(),
-            total_s=self._clock() - execution.started_s,
-            planned=execution.plan.backend if execution.plan else None,
-            outcome=outcome,
-            error=error,
-        )
-        self._hooks.frame(event)
+        if self._hooks.wants_frames:
+            self._hooks.frame(execution.to_event(result, error, now_s=self._clock()))
 
     def _require_open(self) -> None:
         if not self._is_open:
             msg = "the service is not open: use it as 'async with HybridDetectionService(...)'"
             raise ClosedError(msg)
+        if os.getpid() != self._owner:
+            raise ClosedError(FORKED)
 
     async def _decide(self, context: FrameContext) -> Plan:
         """Observe and decide; wait for a backend that is still starting if no other can answer."""
@@ -308,7 +298,7 @@ class HybridDetectionService:
                 gate=ChangeGate() if skip_unchanged else None,
                 keep_frames=keep_frames,
             )
-            results = results_in_order(
+            results = ResultsInOrder(
                 source,
                 partial(self._look_at, stream),
                 spawn=self._spawn,
@@ -363,6 +353,11 @@ class HybridDetectionService:
         )
 
     async def __aenter__(self) -> Self:
+        if self._was_entered:
+            state = "open already" if self._is_open else "closed"
+            msg = f"this HybridDetectionService is {state}: make a new one"
+            raise ClosedError(msg)
+        self._was_entered, self._owner = True, os.getpid()
         try:
             if self._consent is not None:
                 loop = asyncio.get_running_loop()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 from hybrid_detect.errors import SourceError
 from hybrid_detect.frames.frame import Frame, PixelFormat
@@ -17,7 +17,7 @@ from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, OpenSource
 from hybrid_detect.types import DetectionResult, DetectionStatus, Timings
 
-__all__ = ["IN_FLIGHT", "SILENCE_S", "Stream", "results_in_order"]
+__all__ = ["IN_FLIGHT", "SILENCE_S", "ResultsInOrder", "Stream"]
 
 IN_FLIGHT = 2
 """Frames of one stream under way at the same time. The second uses the time that the first
@@ -31,19 +31,12 @@ SILENCE_S = 5.0
 """A camera that gives no frame for as long is in trouble: it blocks, or a network camera stalls."""
 
 
-async def results_in_order(
-    source: OpenSource,
-    look: Callable[[CapturedFrame], Awaitable[DetectionResult]],
-    *,
-    spawn: Callable[[Any], asyncio.Task[Any]],
-    lost: Callable[[SourceError], DetectionResult],
-    silence_s: float | None = None,
-    in_flight: int = IN_FLIGHT,
-) -> AsyncGenerator[DetectionResult]:
-    """Yield the result that `look` gives for each frame of `source`, in the frames' order.
+class ResultsInOrder:
+    """Iterates over the results that `look` gives for the frames of `source`, in their order.
 
     A source that was lost gives a last result. Any other error of the source is raised after the
-    results of the frames that came before it.
+    results of the frames that came before it. This is no async generator, because an event loop
+    that ends closes all of those at once, an inner one while its outer one closes it.
 
     Args:
         source: Where the frames come from.
@@ -54,38 +47,68 @@ async def results_in_order(
             `None` for never.
         in_flight: Frames that may be under way at the same time.
     """
-    pending: deque[asyncio.Task[DetectionResult]] = deque()
-    taking: asyncio.Task[CapturedFrame | None] | None = None
-    error: BaseException | None = None
-    exhausted = False
-    try:
-        while pending or not exhausted:
-            if taking is None and not exhausted and len(pending) < in_flight:
-                taking = spawn(source.take())
-            waited = [task for task in (taking, pending[0] if pending else None) if task]
-            limit_s = silence_s if taking is not None and not pending else None
-            done, _ = await asyncio.wait(
-                waited, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not done:
-                msg = f"the source has given no frame for {limit_s:g} s"
-                yield lost(SourceError(msg))
-            if taking is not None and taking.done():
-                taken, taking = taking, None
-                error = taken.exception()
-                captured = None if error else taken.result()
-                if captured is None:
-                    exhausted = True
-                else:
-                    pending.append(spawn(look(captured)))
-            while pending and pending[0].done():
-                yield pending.popleft().result()
-        if isinstance(error, SourceError):
-            yield lost(error)
-        elif error is not None:
-            raise error
-    finally:
-        left = [task for task in (taking, *pending) if task]
+
+    def __init__(
+        self,
+        source: OpenSource,
+        look: Callable[[CapturedFrame], Awaitable[DetectionResult]],
+        *,
+        spawn: Callable[[Any], asyncio.Task[Any]],
+        lost: Callable[[SourceError], DetectionResult],
+        silence_s: float | None = None,
+        in_flight: int = IN_FLIGHT,
+    ) -> None:
+        self._source = source
+        self._look = look
+        self._spawn = spawn
+        self._lost = lost
+        self._silence_s = silence_s
+        self._in_flight = in_flight
+        self._pending: deque[asyncio.Task[DetectionResult]] = deque()
+        self._taking: asyncio.Task[CapturedFrame | None] | None = None
+        self._error: BaseException | None = None
+        self._is_exhausted = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> DetectionResult:
+        while True:
+            if self._pending and self._pending[0].done():
+                return self._pending.popleft().result()
+            if self._is_exhausted and not self._pending:
+                error, self._error = self._error, None
+                if isinstance(error, SourceError):
+                    return self._lost(error)
+                raise error or StopAsyncIteration
+            if not await self._step():
+                msg = f"the source has given no frame for {self._silence_s:g} s"
+                return self._lost(SourceError(msg))
+
+    async def _step(self) -> bool:
+        """Wait for the next frame or the first result; False if the source was silent."""
+        taking = self._taking
+        if taking is None and not self._is_exhausted and len(self._pending) < self._in_flight:
+            taking = self._taking = self._spawn(self._source.take())
+        waited = [task for task in (taking, self._pending[0] if self._pending else None) if task]
+        done, _ = await asyncio.wait(
+            waited,
+            timeout=None if self._pending else self._silence_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if taking is not None and taking.done():
+            self._taking = None
+            self._error = taking.exception()
+            captured = None if self._error else taking.result()
+            if captured is None:
+                self._is_exhausted = True
+            else:
+                self._pending.append(self._spawn(self._look(captured)))
+        return bool(done)
+
+    async def aclose(self) -> None:
+        """Give up the frames under way."""
+        left = [task for task in (self._taking, *self._pending) if task]
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)

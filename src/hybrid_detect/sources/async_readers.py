@@ -38,7 +38,8 @@ class AsyncPulled(OpenSource):
     async def aclose(self) -> None:
         """Stop reading, within about `LEAVE_S` seconds whatever the source does."""
         if hasattr(self._images, "aclose"):
-            with suppress(TimeoutError):
+            # A loop that ends closes it as well, at the same time.
+            with suppress(TimeoutError, RuntimeError):
                 async with asyncio.timeout(LEAVE_S):
                     await self._images.aclose()
 

@@ -10,8 +10,7 @@ import asyncio
 import io
 import os
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Iterable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -51,11 +50,8 @@ _EXPECTED = (
 )
 
 
-@asynccontextmanager
-async def open_source(
-    source: FrameSource, *, max_fps: float | None = None, every_frame: bool | None = None
-) -> AsyncIterator[OpenSource]:
-    """Read `source` inside a ``with`` block.
+class open_source:  # noqa: N801 - used as a function in a `with` statement
+    """Reads `source` inside an ``async with`` block.
 
     Args:
         source: A camera, an iterable or an async iterable of images, or the name of one: the path
@@ -69,15 +65,28 @@ async def open_source(
             above 0.
         MissingExtraError: If it is a name that needs OpenCV, which is not installed.
     """
-    if max_fps is not None and not max_fps > 0:
-        msg = f"max_fps: expected a number above 0, got {max_fps!r}"
-        raise ConfigurationError(msg)
-    _refuse_one_image(source)
-    opened = await _opened(source, every_frame)
-    try:
-        yield _Throttled(opened, 1 / max_fps) if max_fps else opened
-    finally:
-        await opened.aclose()
+
+    def __init__(
+        self,
+        source: FrameSource,
+        *,
+        max_fps: float | None = None,
+        every_frame: bool | None = None,
+    ) -> None:
+        if max_fps is not None and not max_fps > 0:
+            msg = f"max_fps: expected a number above 0, got {max_fps!r}"
+            raise ConfigurationError(msg)
+        _refuse_one_image(source)
+        self._source = source
+        self._max_fps = max_fps
+        self._every_frame = every_frame
+
+    async def __aenter__(self) -> OpenSource:
+        self._opened = await _opened(self._source, self._every_frame)
+        return _Throttled(self._opened, 1 / self._max_fps) if self._max_fps else self._opened
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._opened.aclose()
 
 
 async def _opened(source: Any, every_frame: bool | None) -> OpenSource:

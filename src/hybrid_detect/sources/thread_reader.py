@@ -27,6 +27,9 @@ END: Any = object()
 LEAVE_S = 0.5
 """Seconds that closing waits for a read to return: ten frames of a slow camera."""
 
+LAST_STEP_S = 0.01
+"""Seconds that closing waits, at most, for a thread that has said its last word."""
+
 
 class ThreadReader(OpenSource):
     """Reads images in a thread: all the time, keeping the newest, or one whenever one is taken.
@@ -58,7 +61,8 @@ class ThreadReader(OpenSource):
         self._error: BaseException | None = None
         self._stopping = False
         self._has_ended = False
-        threading.Thread(target=self._run, name="hybrid-detect-source", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="hybrid-detect-source", daemon=True)
+        self._thread.start()
 
     @property
     def dropped(self) -> int:
@@ -97,6 +101,7 @@ class ThreadReader(OpenSource):
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._changed.wait()
+        self._thread.join(LAST_STEP_S)
 
     # What follows runs in the thread.
 

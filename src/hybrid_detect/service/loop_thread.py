@@ -1,0 +1,231 @@
+"""An event loop in a thread of its own, for code without one; it ends with the program.
+
+The thread is a daemon and watches for the program's end. Whether the program returns, raises,
+calls `sys.exit` or drops the last reference, what was opened in the loop is closed within about a
+second, and nothing that hangs keeps the program from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, TypeVar
+
+from hybrid_detect.errors import ClosedError, ConfigurationError
+
+__all__ = ["LoopThread"]
+
+logger = logging.getLogger("hybrid_detect")
+
+T = TypeVar("T")
+
+CANCEL_TIMEOUT_S = 5.0
+"""How long an interrupted call may take to end in the loop's thread: it only has to let go."""
+
+CLOSE_LIMIT_S = 15.0
+"""How long `close` waits. Closing takes milliseconds; a detection that hangs, and that no process
+of its own can be killed for, is given up by its backend after ten seconds."""
+
+EXIT_LIMIT_S = 1.0
+"""How long the program's end waits for what is still open."""
+
+EXIT_POLL_S = 0.2
+"""Seconds between two looks at whether the program ends."""
+
+FORKED = (
+    "this service was made before the process forked, and its threads and connections are not in "
+    "the child: make a new one in the child"
+)
+
+
+class LoopThread:
+    """Enters an async context manager in an event loop in a thread of its own.
+
+    Args:
+        context: What to enter. It is left when this is closed, or dropped, or the program ends.
+        name: The class that the app made, for messages.
+
+    Raises:
+        Exception: What entering raises.
+        ConfigurationError: If no event loop can run in a new thread.
+    """
+
+    def __init__(self, context: AbstractAsyncContextManager[Any], name: str) -> None:
+        self._name = name
+        self._owner = os.getpid()
+        self._run = _Run(context)
+        self._run.start()
+        # Not in a fork: it has the loop, but not the thread.
+        self._drop = weakref.finalize(self, _Run.ask_to_stop, self._run)
+        self._drop.atexit = False
+        _open.add(self._run)
+
+    def call(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Run `function` in the loop and wait for its answer; if interrupted, end it there.
+
+        Raises:
+            Exception: What `function` raises.
+            ClosedError: If this is closed, the process is a fork, or it is called in the loop.
+        """
+        if os.getpid() != self._owner:
+            raise ClosedError(FORKED)
+        if threading.get_ident() == self._run.ident:
+            msg = f"a {self._name} cannot be called from its own hooks, policy or clock"
+            raise ClosedError(msg)
+        ended = threading.Event()
+
+        async def run() -> T:
+            try:
+                return await function()
+            finally:
+                ended.set()
+
+        future = self._run.submit(run)
+        if future is None:
+            raise self._closed()
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            if not self._run.accepts:
+                raise self._closed() from None
+            raise
+        except BaseException:
+            if future.cancel():  # Ctrl-C in this thread: the loop's does not know of it
+                ended.wait(CANCEL_TIMEOUT_S)
+            raise
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"this {self._name} is closed: make a new one")
+
+    def close(self) -> None:
+        """Leave the context and end the thread. May be called more than once."""
+        self._drop.detach()
+        _open.discard(self._run)
+        if os.getpid() == self._owner and not self._run.stop(CLOSE_LIMIT_S):
+            logger.error("a %s did not close within %g s: it is left", self._name, CLOSE_LIMIT_S)
+
+
+class _Run:
+    """The loop and its thread. Refers to nothing that refers to the `LoopThread`."""
+
+    def __init__(self, context: AbstractAsyncContextManager[Any]) -> None:
+        self.ident = 0
+        """The thread's number."""
+        self.owner = os.getpid()
+        self.accepts = False
+        """Whether calls may be submitted."""
+        self._context = context
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._entered: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread and wait until the context has been entered."""
+        threading.Thread(target=self._main, name="hybrid-detect-loop", daemon=True).start()
+        try:
+            self._entered.result()
+        except BaseException:
+            self.stop(CANCEL_TIMEOUT_S)
+            raise
+
+    def submit(self, function: Callable[[], Awaitable[T]]) -> concurrent.futures.Future[T] | None:
+        """Run `function` in the loop; `None` if it takes no calls any more."""
+        with self._lock:
+            if not self.accepts:
+                return None
+            return asyncio.run_coroutine_threadsafe(_awaited(function), self._loop)
+
+    def ask_to_stop(self) -> None:
+        """Have the context left and the thread ended, without waiting for it."""
+        if os.getpid() == self.owner:
+            with suppress(RuntimeError):  # it has ended already
+                self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def stop(self, limit_s: float) -> bool:
+        """`ask_to_stop`, and wait for it; whether it happened within `limit_s`."""
+        self.ask_to_stop()
+        return self._ended.wait(limit_s)
+
+    # What follows runs in the thread.
+
+    def _main(self) -> None:
+        self.ident = threading.get_ident()
+        try:
+            self._loop.run_until_complete(self._live())
+        except BaseException as error:
+            self._report(error)
+        finally:
+            with suppress(RuntimeError):  # another loop runs in this thread
+                self._loop.close()
+            self._ended.set()
+
+    def _report(self, error: BaseException) -> None:
+        if not threading.main_thread().is_alive():
+            # The interpreter starts no thread any more, which a backend may have needed to close
+            # politely. Sockets and the detector's process end with the program.
+            logger.debug("a service could not be closed at the program's end", exc_info=error)
+        elif self._entered.done():
+            logger.error("a service could not be closed", exc_info=error)
+        elif isinstance(error, RuntimeError) and asyncio._get_running_loop() is not None:
+            msg = (
+                "no event loop can run in a new thread, because another one runs in it: with "
+                "gevent's monkey.patch_all() threads are no threads, so use patch_all(thread=False)"
+            )
+            self._entered.set_exception(ConfigurationError(msg))
+        else:
+            self._entered.set_exception(error)
+
+    async def _live(self) -> None:
+        try:
+            async with self._context:
+                self.accepts = True
+                self._entered.set_result(None)
+                await self._until_stopped()
+                with self._lock:
+                    self.accepts = False
+        finally:
+            await self._cancel_the_rest()
+            await self._loop.shutdown_asyncgens()
+
+    async def _until_stopped(self) -> None:
+        """Wait until this is closed, or the program ends: then the main thread has ended."""
+        while threading.main_thread().is_alive():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EXIT_POLL_S):
+                    await self._stopping.wait()
+                    return
+
+    async def _cancel_the_rest(self) -> None:
+        await asyncio.sleep(0)  # what was submitted last becomes a task
+        rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest, timeout=EXIT_LIMIT_S)
+
+
+async def _awaited(function: Callable[[], Awaitable[T]]) -> T:
+    return await function()
+
+
+_open: weakref.WeakSet[_Run] = weakref.WeakSet()
+"""The runs that were not closed."""
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what the program left open."""
+    runs = [run for run in _open if run.owner == os.getpid()]
+    for run in runs:
+        run.ask_to_stop()
+    for run in runs:
+        run.stop(EXIT_LIMIT_S)
