@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["next_marker"]
+__all__ = ["end_of_data", "next_marker"]
 
 _FIRST = b"\xff"
 _NEAR = 64
 """Bytes looked at one by one first: segments usually follow each other without a gap."""
 
 _WINDOW = 64 * 1024
-"""Bytes looked at at once: 10 us where they are ordinary, 0.3 ms where each is 0xFF."""
+"""Bytes looked at at once, within 20 us."""
 
 
 def next_marker(data: bytes, position: int, seconds: NDArray[np.bool_]) -> int | None:
@@ -35,8 +35,20 @@ def next_marker(data: bytes, position: int, seconds: NDArray[np.bool_]) -> int |
     values = np.frombuffer(data, np.uint8)
     for start in range(near, len(data) - 1, _WINDOW):
         window = values[start : start + _WINDOW + 1]
-        firsts = np.flatnonzero(window[:-1] == 0xFF)
+        is_first = window[:-1] == 0xFF
+        is_first &= window[1:] != 0xFF  # fill
+        firsts = np.flatnonzero(is_first)
         markers = firsts[seconds[window[firsts + 1]]]
         if markers.size:
             return start + int(markers[0])
     return None
+
+
+def end_of_data(data: bytes, start: int, stop: int) -> int:
+    """Where data that lies from `start` to before `stop` ends, without the fill bytes behind it."""
+    values = np.frombuffer(data, np.uint8)
+    while stop > start and data[stop - 1] == 0xFF:
+        begin = max(start, stop - _WINDOW)
+        others = np.flatnonzero(values[begin:stop] != 0xFF)
+        stop = begin + int(others[-1]) + 1 if others.size else begin
+    return stop

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hybrid_detect.errors import InvalidFrameError
-from hybrid_detect.frames.jpeg_search import next_marker
+from hybrid_detect.frames.jpeg_search import end_of_data, next_marker
 from hybrid_detect.frames.layout import Layout, Piece, refuse
 from hybrid_detect.frames.part_count import PartCount
 
@@ -129,8 +129,7 @@ def jpeg_segments(data: bytes) -> Iterator[Segment]:
             stop = next_marker(data, position, _ENDS_SCAN)
             if stop is None:
                 refuse("JPEG", "one that ends in its pixels")
-            # Fill bytes before the next marker belong to nothing.
-            gap = position + len(data[position:stop].rstrip(b"\xff"))
+            gap = end_of_data(data, position, stop)
             yield Segment(COMPRESSED, position, position, position, gap)
             position = stop
 
