@@ -2,9 +2,11 @@
 
 The conditions are recorded beforehand, from streams over synthetic networks (or the traces in a
 folder) with three classes of device, and given the jitter of a camera's clock. So what is measured
-is the policy alone: the first time with a table made wherever a new world is met, as in a run of an
-app, and the second time with those of them there that are kept. Beside it the ratio to one look-up
-in a dict by an equal key of 13 numbers, which is the least that a decision by table could cost.
+is the policy alone: first what a service runs on its event loop (look-ups, with what has to be
+solved handed to a thread: here solved untimed), then the same for code without a service, which
+solves at once. Processor time of the thread, so that other programs do not count. Beside it the
+ratio to one look-up in a dict by an equal key of 13 numbers, which is the least that a decision by
+table could cost.
 
     python benchmarks/bench_decide.py [--traces DIR] [--seconds 120]
 """
@@ -15,7 +17,6 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from hybrid_detect.simulation.traces import read_traces
 from hybrid_detect.types import Plan
 
 DEVICES = ("phone", "pi5", "desktop")
-GOAL_US = 50.0
+GOAL_US = 200.0
+"""Of the 99th percentile, where states are solved in a thread."""
 
 
 class Kept:
@@ -58,30 +60,31 @@ def main() -> int:
     noise = random.Random(1)
     lookup_us = looked_up()
     print(f"a look-up: {lookup_us:.2f} us")
-    print("device | frames | first: median us | mean | p99 us | again: median us (ratio) | p99 us")
-    medians = []
+    print(
+        "device | frames | new states | in a service: median us (look-ups) | mean | p99 us | "
+        "solving at once: median us | mean | p99 us"
+    )
+    worst_us = 0.0
     for device in DEVICES:
-        shown = [
-            each
-            for trace in traces
-            for each in recorded(Scenario(trace=trace, device=device), noise)
-        ]
-        lookahead._solved.cache_clear()
-        first = timed(AutoPolicy().decide, shown)
-        made = lookahead._solved.cache_info().misses
-        again = timed(AutoPolicy().decide, shown)
-        made_again = lookahead._solved.cache_info().misses - made
-        medians.append(statistics.median(again))
+        scenarios = [Scenario(trace=trace, device=device) for trace in traces]
+        shown = [each for scenario in scenarios for each in recorded(scenario, noise)]
+        lookahead._solved_states.clear()
+        before = lookahead._solved_states.solved
+        in_service = timed(AutoPolicy(lookahead=lookahead.Lookahead(solves_at_once=False)), shown)
+        made = lookahead._solved_states.solved - before
+        lookahead._solved_states.clear()
+        at_once = timed(AutoPolicy(), shown)
+        worst_us = max(worst_us, high(in_service))
         print(
-            f"{device} | {len(shown)} | {statistics.median(first):.1f} | "
-            f"{statistics.mean(first):.1f} | {high(first):.1f} | "
-            f"{medians[-1]:.1f} ({medians[-1] / lookup_us:.0f}) | "
-            f"{high(again):.1f}"
+            f"{device} | {len(shown)} | {made / len(shown):.0%} | "
+            f"{statistics.median(in_service):.1f} "
+            f"({statistics.median(in_service) / lookup_us:.0f}) | "
+            f"{statistics.mean(in_service):.1f} | {high(in_service):.1f} | "
+            f"{statistics.median(at_once):.1f} | {statistics.mean(at_once):.1f} | "
+            f"{high(at_once):.1f}"
         )
-        share, share_again = (100 * number / len(shown) for number in (made, made_again))
-        print(f"    tables made for {share:.1f} % of the frames, again for {share_again:.1f} %")
-    met = "met" if max(medians) < GOAL_US else "MISSED"
-    print(f"{met}: median of {max(medians):.1f} us at most (< {GOAL_US:g})")
+    met = "met" if worst_us < GOAL_US else "MISSED"
+    print(f"{met}: p99 of {worst_us:.1f} us at most in a service (< {GOAL_US:g})")
     return 0
 
 
@@ -98,13 +101,18 @@ def recorded(scenario: Scenario, noise: random.Random) -> list[Conditions]:
     ]
 
 
-def timed(decide: Callable[[Conditions], Plan], shown: list[Conditions]) -> list[float]:
-    """Microseconds of each decision."""
+def timed(policy: AutoPolicy, shown: list[Conditions]) -> list[float]:
+    """Microseconds of each decision on the event loop."""
     took_us = []
     for each in shown:
-        began_ns = time.perf_counter_ns()
-        decide(each)
-        took_us.append((time.perf_counter_ns() - began_ns) / 1e3)
+        began_ns = time.thread_time_ns()
+        solve = None if policy.lookahead.solves_at_once else policy.unsolved(each)
+        took_ns = time.thread_time_ns() - began_ns
+        if solve is not None:
+            solve()
+        began_ns = time.thread_time_ns()
+        policy.decide(each)
+        took_us.append((took_ns + time.thread_time_ns() - began_ns) / 1e3)
     return took_us
 
 
@@ -114,9 +122,9 @@ def looked_up() -> float:
     table = {key: number for number, key in enumerate(keys)}
     took_us = []
     for key in (tuple(float(value) for value in key) for key in keys * 20):
-        began_ns = time.perf_counter_ns()
+        began_ns = time.thread_time_ns()
         table[key]
-        took_us.append((time.perf_counter_ns() - began_ns) / 1e3)
+        took_us.append((time.thread_time_ns() - began_ns) / 1e3)
     return statistics.median(took_us)
 
 

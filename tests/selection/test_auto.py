@@ -543,12 +543,30 @@ def test_conditions_that_differ_by_nothing_that_matters_are_not_solved_again() -
     noise = random.Random(1)
     POLICY.decide(conditions())
     POLICY.decide(conditions(interval_s=math.inf))
-    before = lookahead._solved.cache_info().misses
+    before = lookahead._solved_states.solved
     for _ in range(50):
         jitter = noise.uniform(0, 1e-3)
         POLICY.decide(conditions(interval_s=0.1 + jitter))
         POLICY.decide(conditions(interval_s=math.inf, deadline_s=1.0 - jitter))
-    assert lookahead._solved.cache_info().misses == before
+    assert lookahead._solved_states.solved == before
+
+
+def test_what_is_solved_beforehand_is_only_looked_up() -> None:
+    from hybrid_detect.selection import lookahead
+
+    lookahead._solved_states.clear()
+    policy = AutoPolicy(lookahead=lookahead.Lookahead(solves_at_once=False))
+    known = conditions(link=GOOD)
+    solve = policy.unsolved(known)
+    assert solve is not None
+    before = lookahead._solved_states.solved
+    assert "in time at" not in policy.decide(known).reason, "by the order of the backends"
+    assert lookahead._solved_states.solved == before
+    solve()
+    assert policy.unsolved(known) is None
+    assert policy.decide(known) == POLICY.decide(known)
+    assert policy.unsolved(conditions(link=None)) is None
+    assert policy.unsolved(replace(known, backends=known.backends[2:])) is None
 
 
 @pytest.mark.parametrize("link", [GOOD, BAD, replace(GOOD, backlog_s=30.0, in_flight=9), None])

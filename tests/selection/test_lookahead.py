@@ -1,4 +1,4 @@
-"""Looking ahead: what the table must say whatever the world."""
+"""Looking ahead: what the table must say in every state."""
 
 import math
 from typing import Any
@@ -12,7 +12,8 @@ from hybrid_detect.selection.lookahead import (
     STEP_S,
     Choice,
     DecisionState,
-    _solved,
+    Lookahead,
+    _solved_states,
     best_choice,
 )
 from hybrid_detect.selection.utility import RUNGS, Utility
@@ -50,7 +51,7 @@ def choose(known: DecisionState, **changed: Any) -> Choice:
     return best_choice(known, **(at | changed))
 
 
-WORLDS = st.builds(
+STATES = st.builds(
     state,
     bits_per_s=st.sampled_from([1e3, 1e6, 1e7, 1e9]),
     spread=st.sampled_from([0.05, 1.1]),
@@ -64,7 +65,7 @@ WORLDS = st.builds(
 
 
 @given(
-    WORLDS,
+    STATES,
     st.floats(0, 100),
     st.floats(0, 100),
     st.booleans(),
@@ -129,7 +130,9 @@ def test_changing_the_way_has_its_price() -> None:
 
 def test_the_table_does_not_grow_with_the_time_of_a_slow_device() -> None:
     """It is made while a frame waits: half a second for a device of ten, if it grew."""
-    slow, slower = (_solved(state(device_s=device_s)).best.size for device_s in (1.2, 1e4))
+    slow, slower = (
+        _solved_states.solve(state(device_s=device_s)).best.size for device_s in (1.2, 1e4)
+    )
     assert slower <= slow
 
 
@@ -143,3 +146,51 @@ def test_a_late_hedge_leaves_the_device_its_time(mode: bool) -> None:
     ]
     assert late
     assert max(late) <= Utility().on_time_s - 1.3 * 0.05 + 1e-6
+
+
+# -- solving later -------------------------------------------------------------------------------
+
+AT = {"backlog_s": 0.0, "busy_s": 0.0, "remote_last": True, "must_answer": False}
+
+
+def forget() -> None:
+    _solved_states.clear()
+
+
+def test_without_solving_at_once_a_new_state_is_chosen_for_by_the_last_like_it() -> None:
+    forget()
+    lookahead = Lookahead(solves_at_once=False)
+    slow, fast = state(bits_per_s=1e4), state(bits_per_s=1e8)
+    assert lookahead.choice(fast, **AT) is None
+    solve = lookahead.unsolved(fast)
+    assert solve is not None
+    solve()
+    assert lookahead.unsolved(fast) is None
+    known = lookahead.choice(fast, **AT)
+    assert known == best_choice(fast, **AT)
+    assert lookahead.choice(slow, **AT) == known
+    assert best_choice(slow, **AT) != known
+    assert lookahead.choice(slow, **AT) == best_choice(slow, **AT), "solved meanwhile"
+
+
+@pytest.mark.parametrize(
+    "other", [{"device_s": math.inf}, {"interval_s": 1.0}, {"deadline_s": 0.3}]
+)
+def test_a_state_of_another_kind_is_not_like_it(other: dict[str, Any]) -> None:
+    """Its table may choose a device that is not there, or a hedge past the deadline."""
+    forget()
+    lookahead = Lookahead(solves_at_once=False)
+    best_choice(state(), **AT)
+    assert lookahead.choice(state(), **AT) is not None
+    assert lookahead.choice(state(**other), **AT) is None
+
+
+def test_a_state_is_given_out_to_be_solved_once() -> None:
+    forget()
+    lookahead = Lookahead(solves_at_once=False)
+    solve = lookahead.unsolved(state())
+    assert solve is not None
+    assert lookahead.unsolved(state()) is None, "it is being solved"
+    solve()
+    forget()
+    assert lookahead.unsolved(state()) is not None, "it was solved, and forgotten since"

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
-from hybrid_detect.selection.lookahead import Choice, DecisionState, best_choice
+from hybrid_detect.selection.lookahead import Choice, DecisionState, Lookahead
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
 from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility
 from hybrid_detect.types import BackendKind, DetectionMode, Plan
@@ -54,27 +56,48 @@ class AutoPolicy:
         target_bytes: The most a picture may weigh.
         quality: The highest JPEG quality worth sending; a cap on the ladder's own.
         max_side_px: The longest side worth sending, likewise.
+        lookahead: The solved states. By default a state is solved when it is first met; a
+            `HybridDetectionService` has its own solved in a thread.
     """
 
     utility: Utility = field(default_factory=Utility)
     target_bytes: int = 80 * 1024
     quality: int = 80
     max_side_px: int | None = 1280
+    lookahead: Lookahead = field(default_factory=Lookahead, repr=False, compare=False)
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
+        parts = self._parts(conditions)
+        if parts is None:
+            spent = conditions.spent >= 1.0 and _usable(conditions, BackendKind.DEVICE)
+            return self._in_order(_without_spending(conditions) if spent else conditions)
+        return self._weighed(conditions, *parts)
+
+    def unsolved(self, conditions: Conditions) -> Callable[[], None] | None:
+        """What has to run, in any thread, before `decide` can look these conditions up.
+
+        It takes some milliseconds. `None` if nothing has to, or if it is running already.
+        """
+        parts = self._parts(conditions)
+        if parts is None:
+            return None
+        link, remotes, device = parts
+        return self.lookahead.unsolved(self._state(conditions, link, remotes[0], device))
+
+    def _parts(
+        self, conditions: Conditions
+    ) -> tuple[LinkConditions, list[BackendConditions], BackendConditions | None] | None:
+        """The link, the remote backends and the device to weigh; `None` if nothing is to weigh."""
         device = _usable(conditions, BackendKind.DEVICE)
         remotes = [backend for kind in _REMOTE if (backend := _usable(conditions, kind))]
-        if conditions.spent >= 1.0 and device:
-            return self._without_link(_without_spending(conditions))
-        remote = remotes[0] if remotes else None
-        link = conditions.link_to(remote.kind) if remote else None
-        if link is None:
-            return self._without_link(conditions)
-        return self._weighed(conditions, link, remotes, device)
+        if not remotes or (conditions.spent >= 1.0 and device):
+            return None
+        link = conditions.link_to(remotes[0].kind)
+        return None if link is None else (link, remotes, device)
 
-    def _without_link(self, conditions: Conditions) -> Plan:
-        """The first way in time: there is one way only, or nothing is known of the link."""
+    def _in_order(self, conditions: Conditions) -> Plan:
+        """The first backend in time: there is one only, or nothing is known of the link yet."""
         order = ModePolicy(
             mode=DetectionMode.AUTO,
             target_bytes=self.target_bytes,
@@ -91,13 +114,15 @@ class AutoPolicy:
         device: BackendConditions | None,
     ) -> Plan:
         remote = remotes[0]
-        choice = best_choice(
-            self._world(conditions, link, remote, device),
+        choice = self.lookahead.choice(
+            self._state(conditions, link, remote, device),
             backlog_s=link.backlog_s,
             busy_s=device.busy_s if device else 0.0,
             remote_last=conditions.previous is not BackendKind.DEVICE,
             must_answer=conditions.must_answer,
         )
+        if choice is None:
+            return self._in_order(conditions)
         known = None if device else conditions.backend(BackendKind.DEVICE)
         out = f"; {why_out(known)}" if known else ""
         rung, with_device = choice.rung, choice.device
@@ -164,7 +189,7 @@ class AutoPolicy:
         factor = self.utility.metered_factor if conditions.metered else 1.0
         return self.utility.cost_per_byte * factor
 
-    def _world(
+    def _state(
         self,
         conditions: Conditions,
         link: LinkConditions,
@@ -180,12 +205,8 @@ class AutoPolicy:
         if link.idle_s > 1.0:
             rtt_s += link.rtt_s  # TCP starts slowly again after a pause
         energy = self._energy_factor(conditions)
-        bytes_ = [
-            min(TYPICAL_FRAME_BYTES * _share(rung, conditions.frame_side_px), self.target_bytes)
-            + FRAMING_BYTES
-            for rung in RUNGS
-        ]
-        price = self._price_per_byte(conditions)
+        frame_bits = _frame_bits(conditions.frame_side_px, self.target_bytes)
+        price_per_bit = self._price_per_byte(conditions) / 8.0
         return DecisionState(
             bits_per_s=math.exp(round(log_bits / _LOG_BITS_STEP) * _LOG_BITS_STEP),
             spread=_nearest(_SPREADS, link.spread),
@@ -193,8 +214,8 @@ class AutoPolicy:
             server_s=_round(link.server_s, 0.4),
             interval_s=max(round(min(conditions.interval_s, 1.0), 2), 0.01),
             deadline_s=round(conditions.deadline_s, 1),
-            frame_bits=tuple(8.0 * each for each in bytes_),
-            frame_cost=tuple(price * each for each in bytes_),
+            frame_bits=frame_bits,
+            frame_cost=tuple(price_per_bit * bits for bits in frame_bits),
             remote_accuracy=remote.accuracy,
             device_s=_device_s(device),
             device_accuracy=device.accuracy if device else 0.0,
@@ -231,6 +252,15 @@ def _without_spending(conditions: Conditions) -> Conditions:
         for backend in conditions.backends
     )
     return replace(conditions, backends=tuple(backends))
+
+
+@lru_cache(maxsize=64)
+def _frame_bits(side_px: int | None, target_bytes: int) -> tuple[float, ...]:
+    """Bits of a typical frame at each rung."""
+    return tuple(
+        8.0 * (min(TYPICAL_FRAME_BYTES * _share(rung, side_px), target_bytes) + FRAMING_BYTES)
+        for rung in RUNGS
+    )
 
 
 def _share(rung: Rung, side_px: int | None) -> float:

@@ -1,10 +1,13 @@
 """Looking ahead: what a choice now costs the frames after it.
 
-A frame that is sent now delays the ones behind it, and a device that looks now is busy for a
-while. For one state of the world (what the link carries, its round trip, how sure that is, how
-fast the device is) that is a small Markov decision process: how long the uplink still drains, how
-long the device is still busy, and which way was taken last. It is solved by value iteration in
-about a millisecond when such a world is first met, and looked up from then on.
+A frame that is sent now delays the ones behind it, and a device that detects now is busy for a
+while. For one `DecisionState` (what the link carries, its round trip, how sure that is, how fast
+the device is) that is a small Markov decision process: how long the uplink still drains, how long
+the device is still busy, and which backend was used last. Value iteration solves it in one to
+three milliseconds; from then on a choice is a look-up.
+
+That is too long for an event loop, so a `Lookahead` can leave solving to its caller: it hands out
+what is to be solved, and until that is done chooses by the last state like it.
 
 The method and the constants were measured against an oracle over recorded network traces; see
 `docs/explanation/choosing.md`.
@@ -13,7 +16,10 @@ The method and the constants were measured against an oracle over recorded netwo
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +27,7 @@ from numpy.typing import NDArray
 
 from hybrid_detect.selection.utility import RUNGS, Utility
 
-__all__ = ["Choice", "DecisionState", "best_choice"]
+__all__ = ["Choice", "DecisionState", "Lookahead", "best_choice"]
 
 STEP_S = 0.02
 """Resolution of queues in time."""
@@ -32,9 +38,13 @@ QUEUE_S = 1.0
 DISCOUNT = 0.95
 """Per frame: at 10 fps the next two seconds count, about as long as a link keeps its state."""
 
-WORLDS = 1024
-"""Solved worlds remembered: 5 KB each. A link that wanders through more of them within the time
-that any one is met again is solved anew, a millisecond at a time."""
+SOLVED_STATES = 1024
+"""Solved states remembered: 5 KB each. A link that wanders through more of them before it comes
+back to one has that one solved again."""
+
+LIKE_STATES = 16
+"""Kinds of states of which the last one solved is remembered: a stream and lone pictures, each
+with and without a device."""
 
 PRECISION = 2e-3
 MAX_ROUNDS = 60
@@ -90,7 +100,7 @@ class Choice(NamedTuple):
     rung: int | None
     """Index of the rung to send; `None` to send nothing."""
     device: bool
-    """Whether the device looks, too (or alone)."""
+    """Whether the device detects, too (or alone)."""
     hedge_after_s: float
     """When the device starts, if something is sent as well."""
     on_time: float
@@ -109,40 +119,118 @@ _ACTIONS = _FIRST_RUNG + _HOWS * len(RUNGS)
 _REMOTE, _ON_DEVICE = 0, 1
 
 
+class _SolvedStates:
+    """The processes of the states met last, for every policy and every thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._processes: OrderedDict[DecisionState, _Process] = OrderedDict()
+        self.solved = 0
+        """How many were solved so far."""
+
+    def find(self, state: DecisionState) -> _Process | None:
+        """The process of `state`, if it is solved."""
+        with self._lock:
+            process = self._processes.get(state)
+            if process is not None:
+                self._processes.move_to_end(state)
+            return process
+
+    def solve(self, state: DecisionState) -> _Process:
+        """The process of `state`, solved now if it is not."""
+        if (process := self.find(state)) is not None:
+            return process
+        process = _Process(state)
+        process.solve()
+        with self._lock:
+            self.solved += 1
+            self._processes[state] = process
+            if len(self._processes) > SOLVED_STATES:
+                self._processes.popitem(last=False)
+        return process
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self._processes.clear()
+
+
+_solved_states = _SolvedStates()
+
+
+class Lookahead:
+    """Chooses by solved states, and solves those that are not yet, now or later.
+
+    Args:
+        solves_at_once: Whether `choice` solves a state that is not, which takes one to three
+            milliseconds. Otherwise it only looks up: run what `unsolved` returns in a thread.
+    """
+
+    def __init__(self, *, solves_at_once: bool = True) -> None:
+        self.solves_at_once = solves_at_once
+        self._like: OrderedDict[tuple[float, float, bool], _Process] = OrderedDict()
+        self._solving: set[DecisionState] = set()
+
+    def unsolved(self, state: DecisionState) -> Callable[[], None] | None:
+        """What solves `state`, in any thread; `None` if it is solved or is being solved."""
+        if _solved_states.find(state) is not None or state in self._solving:
+            return None
+        self._solving.add(state)
+        return partial(self._solve, state)
+
+    def choice(
+        self,
+        state: DecisionState,
+        *,
+        backlog_s: float,
+        busy_s: float,
+        remote_last: bool,
+        must_answer: bool,
+    ) -> Choice | None:
+        """The choice of the highest expected worth, this frame's and the following ones'.
+
+        Returns:
+            The choice; by the last solved state of the same interval, deadline and devices if
+            this one is not solved yet; `None` if there is no such state either.
+        """
+        kind = (state.interval_s, state.deadline_s, math.isfinite(state.device_s))
+        process = _solved_states.find(state)
+        if process is None and self.solves_at_once:
+            process = _solved_states.solve(state)
+        if process is None:
+            process = self._like.get(kind)
+        else:
+            self._like[kind] = process
+            self._like.move_to_end(kind)
+            if len(self._like) > LIKE_STATES:
+                self._like.popitem(last=False)
+        if process is None:
+            return None
+        return process.choice(
+            backlog_s=backlog_s, busy_s=busy_s, remote_last=remote_last, must_answer=must_answer
+        )
+
+    def _solve(self, state: DecisionState) -> None:
+        try:
+            _solved_states.solve(state)
+        finally:
+            self._solving.discard(state)
+
+
 def best_choice(
     state: DecisionState, *, backlog_s: float, busy_s: float, remote_last: bool, must_answer: bool
 ) -> Choice:
-    """The choice of the highest expected worth, this frame's and the following ones'."""
-    process = _solved(state)
-    queue = min(round(backlog_s / STEP_S), len(_QUEUES) - 1)
-    last_busy = process.best.shape[2] - 1
-    busy = min(math.ceil(busy_s / STEP_S - 1e-6), last_busy) if busy_s > 0 else 0
-    mode = _REMOTE if remote_last else _ON_DEVICE
-    action = int((process.best_answer if must_answer else process.best)[mode, queue, busy])
-    on_time = float(process.on_time[action, queue])
-    if action < _FIRST_RUNG:
-        return Choice(None, action == _DEVICE_ALONE, 0.0, on_time)
-    rung, how = divmod(action - _FIRST_RUNG, _HOWS)
-    hedge_s = float(process.hedge_s[rung, queue]) if how == _IF_LATE else 0.0
-    return Choice(rung, how != _ALONE, hedge_s, on_time)
-
-
-@lru_cache(maxsize=WORLDS)
-def _solved(state: DecisionState) -> _Process:
-    process = _Process(state)
-    process.add_nothing()
-    process.add_device()
-    for rung in range(len(RUNGS)):
-        process.add_rung(rung)
-    process.iterate()
-    return process
+    """The choice of the highest expected worth in `state`, which is solved if it is not yet."""
+    return _solved_states.solve(state).choice(
+        backlog_s=backlog_s, busy_s=busy_s, remote_last=remote_last, must_answer=must_answer
+    )
 
 
 class _Process:
-    """The decision process of one world; its states are [way last taken, queue, device busy]."""
+    """The decision process of one state; its own states are [last backend, queue, device busy]."""
 
     def __init__(self, state: DecisionState) -> None:
-        self._world = state
+        self._state = state
         self._has_device = math.isfinite(state.device_s)
         # Work of the device that reaches into the next frame's time.
         after_s = min(max(state.device_s - state.interval_s, 0.0), QUEUE_S)
@@ -174,22 +262,46 @@ class _Process:
         turns = min(1.0, state.interval_s / state.device_s)
         self._switch_cost = state.utility.switch_cost * turns**2
 
-    def add_nothing(self) -> None:
+    def choice(
+        self, *, backlog_s: float, busy_s: float, remote_last: bool, must_answer: bool
+    ) -> Choice:
+        """The best choice, with a queue of `backlog_s` and a device that is busy for `busy_s`."""
+        queue = min(round(backlog_s / STEP_S), len(_QUEUES) - 1)
+        last_busy = self.best.shape[2] - 1
+        busy = min(math.ceil(busy_s / STEP_S - 1e-6), last_busy) if busy_s > 0 else 0
+        mode = _REMOTE if remote_last else _ON_DEVICE
+        action = int((self.best_answer if must_answer else self.best)[mode, queue, busy])
+        on_time = float(self.on_time[action, queue])
+        if action < _FIRST_RUNG:
+            return Choice(None, action == _DEVICE_ALONE, 0.0, on_time)
+        rung, how = divmod(action - _FIRST_RUNG, _HOWS)
+        hedge_s = float(self.hedge_s[rung, queue]) if how == _IF_LATE else 0.0
+        return Choice(rung, how != _ALONE, hedge_s, on_time)
+
+    def solve(self) -> None:
+        """Fill the tables."""
+        self._add_nothing()
+        self._add_device()
+        for rung in range(len(RUNGS)):
+            self._add_rung(rung)
+        self._iterate()
+
+    def _add_nothing(self) -> None:
         """The frame is left out."""
         for mode in (_REMOTE, _ON_DEVICE):
             self._reward[_NOTHING, mode] = 0.0
-            self._next[_NOTHING, mode] = self._state(mode, self._drained, self._rested)
+            self._next[_NOTHING, mode] = self._flat(mode, self._drained, self._rested)
 
-    def add_device(self) -> None:
-        """The device looks, and nothing is sent."""
+    def _add_device(self) -> None:
+        """The device detects, and nothing is sent."""
         if self._has_device:
-            gain = np.full(len(_QUEUES), self._device_worth - self._world.device_cost)
+            gain = np.full(len(_QUEUES), self._device_worth - self._state.device_cost)
             self._add(_DEVICE_ALONE, gain, to=_ON_DEVICE, queue=self._drained, device=True)
             self.on_time[_DEVICE_ALONE] = self._device_on_time
 
-    def add_rung(self, rung: int) -> None:
+    def _add_rung(self, rung: int) -> None:
         """The frame is sent at `rung`: alone, with the device at once, and with it if late."""
-        state, utility = self._world, self._world.utility
+        state, utility = self._state, self._state.utility
         bits, cost = state.frame_bits[rung], state.frame_cost[rung]
         carried = state.bits_per_s * np.exp(state.spread * _NORMAL)
         unqueued_s = (
@@ -237,12 +349,12 @@ class _Process:
         queue: NDArray[np.intp],
         device: bool = False,
     ) -> None:
-        """An action of `gain` by queue, after which way `to` was taken last.
+        """An action of `gain` by queue, after which backend `to` was used last.
 
         Args:
             action: Its index.
             gain: Expected worth less cost, by queue.
-            to: The way it takes.
+            to: The backend it uses.
             queue: The queue it leaves behind, by queue.
             device: Whether it starts the device at once, which must be free for that.
         """
@@ -251,15 +363,13 @@ class _Process:
         for mode in (_REMOTE, _ON_DEVICE):
             switch = self._switch_cost if mode != to else 0.0
             self._reward[action, mode][:, when] = (gain - switch)[:, None]
-            self._next[action, mode] = self._state(to, queue, busy)
+            self._next[action, mode] = self._flat(to, queue, busy)
 
-    def _state(
-        self, mode: int, queue: NDArray[np.intp], busy: NDArray[np.intp]
-    ) -> NDArray[np.intp]:
+    def _flat(self, mode: int, queue: NDArray[np.intp], busy: NDArray[np.intp]) -> NDArray[np.intp]:
         """Flat indices of states, by queue and busy."""
         return (mode * len(_QUEUES) + queue[:, None]) * len(self._busies) + busy[None, :]
 
-    def iterate(self) -> None:
+    def _iterate(self) -> None:
         """Find the best actions: modified policy iteration (Puterman and Shin, 1978)."""
         reward = self._reward.reshape(_ACTIONS, -1)
         following = self._next.reshape(_ACTIONS, -1)

@@ -33,6 +33,7 @@ from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext, frame_privacy
+from hybrid_detect.service.deciding import Decider
 from hybrid_detect.service.default_policy import default_policy
 from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.loop_thread import FORKED
@@ -96,7 +97,7 @@ class HybridDetectionService:
         explicit = {name: value for name, value in given.items() if value is not None}
         self.config = replace(config or ServiceConfig(), **explicit)
         self._clock = clock
-        self._policy = policy or default_policy(self.config)
+        self._decider = Decider(policy or default_policy(self.config))
         self._hooks = Dispatcher(hooks)
         privacy = privacy or PrivacyPolicy()
         self._backends = BackendSet(
@@ -238,7 +239,7 @@ class HybridDetectionService:
     async def _decide(self, context: FrameContext) -> Plan:
         """Observe and decide; wait for a backend that is still starting if no other can answer."""
         while True:
-            plan = self._policy.decide(self._conditions_builder.build(context))
+            plan = await self._decider.plan(self._conditions_builder.build(context))
             if plan.backend is not None or plan.skip or not self._backends.starting():
                 return plan
             if not await self._backends.first_checked(timeout_s=context.ends_s - self._clock()):
@@ -345,7 +346,7 @@ class HybridDetectionService:
         context = FrameContext(ends_s=self._clock() + self.config.deadline_s)
         return ServiceStatus(
             mode=detection_mode(self.config.mode),
-            plan=self._policy.decide(self._conditions_builder.build(context)),
+            plan=self._decider.decide(self._conditions_builder.build(context)),
             backends=self._backends.status(),
             frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
             hedges=replace(self._executor.hedges),
