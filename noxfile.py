@@ -92,6 +92,15 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the pure modules a little, and list the changes that no test notices."""
+    session.install("-e", ".[server,test]", "mutmut>=3.8")
+    session.run("mutmut", "run", *session.posargs)  # name some: "*rate_limit*"
+    session.run("mutmut", "results")
+    session.log("mutmut show NAME prints a change; mutmut browse shows all of them")
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Run every code block of README and docs."""
     session.install(".[all,test]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -553,3 +554,16 @@ def test_an_ended_replacement_is_equal_to_nothing_else() -> None:
     public = key().public
     assert replace(public, not_after=NOW) != public
     assert replace(public, not_after=NOW).id == public.id
+
+
+def test_a_key_lives_to_the_very_second_that_it_ends_in() -> None:
+    """For who seals, who publishes and who opens; the server opens a grace longer."""
+    public, ends_s = key().public, END.timestamp()
+    public.require_alive(ends_s)
+    with pytest.raises(UnknownKeyError):
+        public.require_alive(math.nextafter(ends_s, math.inf))
+    ring, instant = KeyRing((key(),)), timedelta(microseconds=1)
+    assert ring.published(END)
+    assert not ring.published(END + instant)
+    assert ring.accepted(END + GRACE)
+    assert not ring.accepted(END + GRACE + instant)

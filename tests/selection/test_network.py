@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_detect.selection.conditions import NetworkClass
-from hybrid_detect.selection.network import DWELL_S, OFFLINE_AFTER_S, NetworkClassifier
+from hybrid_detect.selection.network import (
+    DEADLINE_S,
+    DWELL_S,
+    ENTER_SHARE,
+    GOOD_BYTES,
+    LEAVE_SHARE,
+    MODERATE_BYTES,
+    OFFLINE_AFTER_S,
+    SERVER_S,
+    NetworkClassifier,
+)
 
 UNKNOWN, OFFLINE, SLOW, MODERATE, GOOD = NetworkClass
 RANK = {OFFLINE: 0, SLOW: 1, MODERATE: 2, GOOD: 3}
@@ -145,3 +155,47 @@ def test_offline_takes_evidence_and_a_class_takes_a_measurement(of_readings: lis
 @given(st.floats(), st.floats(), st.floats())
 def test_no_number_makes_it_raise(rtt_s: float, rate: float, silent_s: float) -> None:
     NetworkClassifier().classify(now_s=0.0, rtt_s=rtt_s, bits_per_s=rate, silent_s=silent_s)
+
+
+def needed_bits_per_s(size_bytes: int, share: float, rtt_s: float) -> float:
+    """The rate at which a frame crosses in just the time that it may take."""
+    return 8 * size_bytes / (share * (DEADLINE_S - SERVER_S) - rtt_s)
+
+
+@pytest.mark.parametrize(
+    ("state", "size_bytes", "share", "kept", "lost"),
+    [
+        (MODERATE, GOOD_BYTES, ENTER_SHARE, GOOD, MODERATE),
+        (GOOD, GOOD_BYTES, LEAVE_SHARE, GOOD, MODERATE),
+        (SLOW, MODERATE_BYTES, ENTER_SHARE, MODERATE, SLOW),
+        (MODERATE, MODERATE_BYTES, LEAVE_SHARE, MODERATE, SLOW),
+    ],
+)
+def test_the_edge_of_a_class_is_where_a_frame_just_crosses_in_its_time(
+    state: NetworkClass, size_bytes: int, share: float, kept: NetworkClass, lost: NetworkClass
+) -> None:
+    rate = needed_bits_per_s(size_bytes, share, rtt_s=0.03)
+    for factor, expected in ((1 + 1e-6, kept), (1 - 1e-6, lost)):
+        given_reading = {"rtt_s": 0.03, "bits_per_s": rate * factor}
+        assert later(state, given_reading) is expected
+
+
+def test_a_round_trip_that_takes_all_the_time_is_still_in_time() -> None:
+    """At the very edge, without rounding: an uplink without limit adds nothing."""
+    longest_s = ENTER_SHARE * (DEADLINE_S - SERVER_S)
+    assert later(UNKNOWN, {"rtt_s": longest_s, "bits_per_s": math.inf}) is GOOD
+    beyond_s = math.nextafter(longest_s, 1)
+    assert later(UNKNOWN, {"rtt_s": beyond_s, "bits_per_s": math.inf}) is SLOW
+
+
+def test_a_reading_alone_says_nothing_of_silence() -> None:
+    assert NetworkClassifier().classify(now_s=0.0, rtt_s=0.01, bits_per_s=1e9) is GOOD
+    assert NetworkClassifier().classify(now_s=0.0) is UNKNOWN
+
+
+def test_offline_begins_and_a_class_may_change_at_the_very_instant() -> None:
+    just_before = math.nextafter(OFFLINE_AFTER_S, 0)
+    assert later(GOOD, IN[GOOD] | {"silent_s": just_before}) is GOOD
+    assert later(GOOD, IN[GOOD] | {"silent_s": OFFLINE_AFTER_S}) is OFFLINE
+    assert classifier(GOOD).classify(now_s=math.nextafter(DWELL_S, 0), **IN[SLOW]) is GOOD
+    assert classifier(GOOD).classify(now_s=DWELL_S, **IN[SLOW]) is SLOW

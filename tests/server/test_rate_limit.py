@@ -44,6 +44,28 @@ def test_asking_too_early_costs_nothing(clock: FakeClock) -> None:
     assert bucket.take("a") == 0
 
 
+@pytest.mark.parametrize(("left", "wait_s"), [(1.5, 0.0), (1.0, 0.0), (0.75, 0.25), (0.0, 1.0)])
+def test_one_is_taken_if_at_least_one_is_there(
+    clock: FakeClock, left: float, wait_s: float
+) -> None:
+    bucket = limiter(clock, rate_per_s=1.0, burst=2)
+    bucket.take("a")
+    bucket.take("a")
+    clock.advance(left)
+    assert bucket.take("a") == wait_s
+    clock.advance(max(1 - left, 0.0))  # what was asked for too early is not lost
+    assert bucket.take("a") == (0.0 if wait_s else pytest.approx(2 - left))
+
+
+def test_the_name_that_was_not_seen_for_longest_is_forgotten(clock: FakeClock) -> None:
+    bucket = limiter(clock, rate_per_s=0.1, burst=1, max_buckets=2)
+    for name in ("first", "second", "third"):
+        assert bucket.take(name) == 0.0
+    assert bucket.take("third") > 0
+    assert bucket.take("second") > 0
+    assert bucket.take("first") == 0.0
+
+
 def test_each_name_has_a_bucket_of_its_own(clock: FakeClock) -> None:
     bucket = limiter(clock, burst=1)
     assert bucket.take("a") == bucket.take("b") == 0
