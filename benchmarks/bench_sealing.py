@@ -38,13 +38,13 @@ from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.listening import Server
-from hybrid_detect.types import BackendKind, BoundingBox, Face
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, BoundingBox, Face
 
 FACES = Path(__file__).parents[2] / "shared" / "faces"
 FRAMES = 150
 WARM_UP = 10
 PORT = 8766
-TARGET_BYTES = 80 * 1024
+TARGET_BYTES = DEFAULT_TARGET_BYTES
 FOUND = (Face(BoundingBox(100, 100, 200, 200), 0.9),) * 3
 
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.types import DetectionMode
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode
 
 __all__ = ["Endpoint", "ServiceConfig", "detection_mode"]
 
@@ -28,8 +28,8 @@ DEFAULT_DEADLINE_S = 1.0
 DEFAULT_MIN_CONFIDENCE = 0.5
 """MediaPipe's own default for ``min_detection_confidence``."""
 
-DEFAULT_TARGET_FILE_SIZE_KB = 80
-"""The mission's budget for a 1280x720 frame; detection loses nothing measurable at that size."""
+DEFAULT_TARGET_FILE_SIZE_KB = DEFAULT_TARGET_BYTES // 1024
+"""`DEFAULT_TARGET_BYTES` in units of 1024 bytes."""
 
 DEFAULT_QUALITY = 80
 """The upper of the mission's two JPEG presets (slow link 50, good link 80)."""

@@ -36,6 +36,10 @@ __all__ = [
     "Timings",
 ]
 
+DEFAULT_TARGET_BYTES = 80 * 1024
+"""The most bytes a compressed picture may have, unless configured. Source: the project's mission,
+80 KB for a 1280x720 frame; detection loses nothing measurable at that size."""
+
 KEYPOINT_NAMES = (
     "right_eye",
     "left_eye",
@@ -260,8 +264,8 @@ class Plan:
     """Seconds of the deadline the first backend may not use, kept for the fallbacks."""
     retries: int = 4
     """How often a remote backend may send the frame again, inside the deadline."""
-    target_bytes: int = 80 * 1024
-    """The most bytes a compressed picture may have. Source: the project's mission, 80 KB."""
+    target_bytes: int = DEFAULT_TARGET_BYTES
+    """The most bytes a compressed picture may have."""
     quality: int = 80
     """Highest JPEG quality worth sending, 1 to 95."""
     max_side_px: int | None = 1280

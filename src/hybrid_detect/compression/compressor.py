@@ -28,6 +28,7 @@ from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.frames.frame import Frame, ImageLike
 from hybrid_detect.frames.raster import Scratch
 from hybrid_detect.frames.scaling import fitted_size
+from hybrid_detect.types import DEFAULT_TARGET_BYTES
 
 __all__ = ["PRESETS", "CompressedImage", "ImageCompressionService", "ImageFormat", "Preset"]
 
@@ -98,7 +99,7 @@ class ImageCompressionService:
         self,
         image: ImageLike,
         *,
-        target_bytes: int = DEFAULT_TARGET_FILE_SIZE_KB * 1024,
+        target_bytes: int = DEFAULT_TARGET_BYTES,
         quality: int = DEFAULT_QUALITY,
         max_side_px: int | None = DEFAULT_MAX_SIDE_PX,
         min_face_px: float | None = None,

@@ -19,7 +19,7 @@ from hybrid_detect.selection.conditions import BackendConditions, Conditions, Li
 from hybrid_detect.selection.lookahead import Choice, DecisionState, Lookahead
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
 from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility
-from hybrid_detect.types import BackendKind, DetectionMode, Plan
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, DetectionMode, Plan
 
 __all__ = ["AutoPolicy"]
 
@@ -61,7 +61,7 @@ class AutoPolicy:
     """
 
     utility: Utility = field(default_factory=Utility)
-    target_bytes: int = 80 * 1024
+    target_bytes: int = DEFAULT_TARGET_BYTES
     quality: int = 80
     max_side_px: int | None = 1280
     lookahead: Lookahead = field(default_factory=Lookahead, repr=False, compare=False)

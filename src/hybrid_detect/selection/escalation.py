@@ -6,7 +6,13 @@ from dataclasses import dataclass, replace
 
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.policy import ModePolicy
-from hybrid_detect.types import BackendKind, DetectionMode, DetectionResult, Plan
+from hybrid_detect.types import (
+    DEFAULT_TARGET_BYTES,
+    BackendKind,
+    DetectionMode,
+    DetectionResult,
+    Plan,
+)
 
 __all__ = ["CascadePolicy", "why_unsure"]
 
@@ -40,7 +46,7 @@ class CascadePolicy:
     what the device misses while it is sure of something else.
     """
 
-    target_bytes: int = 80 * 1024
+    target_bytes: int = DEFAULT_TARGET_BYTES
     quality: int = 80
     max_side_px: int | None = 1280
 

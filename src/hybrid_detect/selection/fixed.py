@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid_detect.selection.conditions import Conditions
-from hybrid_detect.types import BackendKind, Plan
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, Plan
 
 __all__ = ["FixedPolicy"]
 
@@ -21,7 +21,7 @@ class FixedPolicy:
     backend: BackendKind | str
     quality: int = 80
     max_side_px: int | None = 1280
-    target_bytes: int = 80 * 1024
+    target_bytes: int = DEFAULT_TARGET_BYTES
     max_in_flight: int = 2
 
     def __post_init__(self) -> None:

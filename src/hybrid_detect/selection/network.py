@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from hybrid_detect.selection.conditions import NetworkClass
+from hybrid_detect.types import DEFAULT_TARGET_BYTES
 
 __all__ = ["NetworkClassifier"]
 
@@ -19,7 +20,7 @@ SERVER_S = 0.04
 """Of which the server takes this for a frame once it has it: median 35 ms, and 5 ms to encode it
 before. Source: `docs/explanation/choosing.md`."""
 
-GOOD_BYTES = 80 * 1024
+GOOD_BYTES = DEFAULT_TARGET_BYTES
 """A frame at full quality: the budget of a compressed 1280x720 picture."""
 
 MODERATE_BYTES = 18_000

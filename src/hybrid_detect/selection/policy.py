@@ -8,7 +8,7 @@ from typing import Protocol
 
 from hybrid_detect.config import detection_mode
 from hybrid_detect.selection.conditions import BackendConditions, Conditions
-from hybrid_detect.types import BackendKind, DetectionMode, Plan
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, DetectionMode, Plan
 
 __all__ = ["ModePolicy", "Policy"]
 
@@ -61,7 +61,7 @@ class ModePolicy:
     """
 
     mode: DetectionMode | str = DetectionMode.AUTO
-    target_bytes: int = 80 * 1024
+    target_bytes: int = DEFAULT_TARGET_BYTES
     quality: int = 80
     max_side_px: int | None = 1280
 

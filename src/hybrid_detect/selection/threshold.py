@@ -8,7 +8,7 @@ from hybrid_detect.compression.compressed_image import PRESETS
 from hybrid_detect.config import DEFAULT_QUALITY
 from hybrid_detect.selection.conditions import Conditions, LinkConditions, NetworkClass
 from hybrid_detect.selection.policy import RETRIES_ALONE, fallback_reserve_s
-from hybrid_detect.types import BackendKind, Plan
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, Plan
 
 __all__ = ["ThresholdPolicy"]
 
@@ -41,7 +41,7 @@ class ThresholdPolicy:
     network that was measured.
     """
 
-    target_bytes: int = 80 * 1024
+    target_bytes: int = DEFAULT_TARGET_BYTES
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""

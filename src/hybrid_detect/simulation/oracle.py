@@ -31,7 +31,7 @@ from hybrid_detect.simulation.simulated_run import (
     compressed,
     slow_start_rounds,
 )
-from hybrid_detect.types import BackendKind
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind
 
 __all__ = ["oracle"]
 
@@ -43,7 +43,7 @@ IDLE_OFFSET_S, LAST_OFFSET_S = -1.0, 3.0
 """Bounds of when the uplink is free, counted from the frame: long ago, which makes TCP start
 slowly, and as late as an upload can be under way."""
 
-BUDGET = 80 * 1024
+BUDGET = DEFAULT_TARGET_BYTES
 """Bytes; above the mission's most, so that each rung has the weight it has for every policy."""
 
 Floats = NDArray[np.float64]

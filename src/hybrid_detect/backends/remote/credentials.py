@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.remote.protocol import HttpRequest
 from hybrid_detect.errors import BackendUnavailableError, ConfigurationError
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
 
 __all__ = [
     "AccessToken",
@@ -114,7 +115,7 @@ class _Token:
             if inspect.iscoroutinefunction(source):
                 given = await source()
             else:
-                given = await asyncio.to_thread(source)
+                given = await in_daemon_thread(source)
                 if inspect.isawaitable(given):
                     given = await given
         except Exception as exc:

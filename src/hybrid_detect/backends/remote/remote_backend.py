@@ -125,6 +125,9 @@ class RemoteBackend(Backend):
     answers_late: ClassVar[bool] = False
     """Whether a request that is given up goes on over the link all the same."""
 
+    signs_requests: ClassVar[bool] = True
+    """Whether each request carries address and credentials, rather than the link they go over."""
+
     @abstractmethod
     async def exchange(
         self, request: HttpRequest, *, deadline_s: float, upload: Upload | None = None
@@ -273,7 +276,8 @@ class RemoteBackend(Backend):
                 from hybrid_detect.backends.remote.sealed import opened, sealed
 
                 request, seal = sealed(request, sealer)
-            request = await target.addressed(request, now_s=time.time())
+            if self.signs_requests:
+                request = await target.addressed(request, now_s=time.time())
             meter = self.meters.of(target.host)
             upload = meter.upload(len(request.body), probe=job.plan.probe, gate=job.gate)
             limit_s = self._pool.limit_s(target, job.ends_s - time.monotonic(), tried)
@@ -284,7 +288,7 @@ class RemoteBackend(Backend):
             (reply,) = target.protocol.decode(response, (job.picture,))
         except BaseException as error:
             self._on_error(error, job, target, upload)
-            if not is_renewed and target.can_renew(error):
+            if self.signs_requests and not is_renewed and target.can_renew(error):
                 return await self._ask(job, target, tried=tried, is_renewed=True)
             raise
         self._has_answered = True

@@ -87,6 +87,7 @@ class StreamingService(RemoteBackend):
 
     kind = BackendKind.STREAMING
     answers_late = True
+    signs_requests = False
 
     def __init__(
         self,
@@ -229,7 +230,6 @@ class StreamingService(RemoteBackend):
     async def _keep_link(self) -> None:
         """Open the link, read from it until it breaks, and open it again, for ever."""
         failures = 0
-        is_renewed = False
         while True:
             self._outcome.clear()
             opened_s = math.inf
@@ -245,7 +245,6 @@ class StreamingService(RemoteBackend):
                     )
                     self._trouble = None
                     self._has_answered = True
-                    is_renewed = False
                     self._link = link
                     self._outcome.set()
                     feeling = asyncio.create_task(self._pulse.feel())
@@ -273,9 +272,6 @@ class StreamingService(RemoteBackend):
                         reply.set_exception(self._lost())
             if time.monotonic() - opened_s > RECONNECT_CAP_S:
                 failures = 0  # a server that takes each link and drops it is failing, too
-            if not is_renewed and self._trouble and self.targets[0].can_renew(self._trouble):
-                is_renewed = True  # once; then a token that is refused waits as any other does
-                continue
             await asyncio.sleep(self._pause_s(failures))
             failures += 1
 
@@ -290,6 +286,16 @@ class StreamingService(RemoteBackend):
         return max(pause_s, min(asked_s or 0.0, LONGEST_WAIT_S))
 
     async def _opened(self) -> tuple[ClientConnection, float]:
+        """A new link; if the server refuses a token that can be renewed, once more with another."""
+        try:
+            return await self._open()
+        except websockets.InvalidStatus as exc:
+            error = link_error(exc, max_reply_bytes=MAX_REPLY_BYTES)
+            if not self.targets[0].can_renew(error):
+                raise
+        return await self._open()
+
+    async def _open(self) -> tuple[ClientConnection, float]:
         assert self._dialler is not None  # noqa: S101 - start() has made it
         handshake = await self.targets[0].addressed(
             HttpRequest(method="GET", url=STREAM_PATH), now_s=time.time()
