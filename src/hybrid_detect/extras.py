@@ -27,10 +27,11 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
 
     Raises:
         MissingExtraError: If it is not installed.
+        ImportError: If it is installed, but cannot be loaded.
     """
     try:
         return import_module(module)
-    except ImportError as exc:
+    except ModuleNotFoundError as exc:
         missing = exc.name or module
         where = "not installed: "
         if getattr(sys, "frozen", False):

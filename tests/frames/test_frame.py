@@ -347,8 +347,26 @@ def test_a_damaged_member_of_a_zip_file_is_an_invalid_frame() -> None:
         Frame.of(member)
 
 
+def test_reading_asks_for_no_more_at_a_time_than_most_pictures_have(tmp_path: Path) -> None:
+    """A buffer for the limit itself, 64 MiB, is more than some processes may have."""
+    asked: list[int] = []
+
+    class Reader(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(size or 0)
+            return super().read(size)
+
+    data = encoded(smooth(31, 17))
+    assert Frame.of(Reader(data)).width == 31
+    assert max(asked) == reading.PART_BYTES
+    long = tmp_path / "long.bmp"
+    long.write_bytes(encoded(smooth(700, 600), "BMP"))
+    assert long.stat().st_size > reading.PART_BYTES
+    assert Frame.of(long).rgb().shape == (600, 700, 3)
+
+
 def test_a_reader_without_memory_says_so() -> None:
-    with pytest.raises(MemoryError):
+    with pytest.raises(InvalidFrameError, match="fits into the memory"):
         Frame.of(_FailingReader(MemoryError()))  # type: ignore[arg-type]
 
 

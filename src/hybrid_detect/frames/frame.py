@@ -116,7 +116,12 @@ class Frame:
             return image
         max_pixels = MAX_PIXELS if max_pixels is None else max_pixels
         captured_at_s = time.monotonic() if captured_at_s is None else _as_time(captured_at_s)
-        source = _source_of(image, pixel_format=pixel_format, max_pixels=max_pixels)
+        try:
+            source = _source_of(image, pixel_format=pixel_format, max_pixels=max_pixels)
+        except MemoryError as exc:
+            raise InvalidFrameError(
+                expected="a picture that fits into the memory that is left", actual="a larger one"
+            ) from exc
         return cls(source, captured_at_s=captured_at_s)
 
     def age_s(self, now_s: float | None = None) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Callable
 from typing import IO, Any
 
 from hybrid_detect.errors import InvalidFrameError
@@ -15,6 +16,9 @@ MAX_ENCODED_BYTES = 64 * 1024 * 1024
 """Most bytes of an encoded image: a photo of 64 million pixels at a byte each, which is
 twice what JPEG takes at its best quality. Reading more would let one file exhaust a small board.
 """
+
+PART_BYTES = 1024 * 1024
+"""Bytes asked for at a time: most pictures come in one or two parts."""
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
@@ -37,7 +41,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
                 actual=f"{name}, a directory" if os.path.isdir(path) else f"{name}, a device",
             )
         with open(path, "rb") as file:
-            data = file.read(MAX_ENCODED_BYTES + 1)
+            data = _joined(file.read)
     except (OSError, ValueError) as exc:
         if isinstance(exc, InvalidFrameError):
             raise
@@ -60,20 +64,29 @@ def read_stream(stream: IO[bytes]) -> bytes:
     expected = "a binary file object with an image left to read"
     if isinstance(stream, io.TextIOBase):
         raise InvalidFrameError(expected=expected, actual="one in text mode (open it with 'rb')")
+    data = _joined(lambda limit: _read(stream, limit))
+    check_length(len(data))
+    if not data:
+        raise InvalidFrameError(
+            expected=expected, actual="one with nothing left to read (seek(0) it first?)"
+        )
+    return data
+
+
+def _joined(read: Callable[[int], bytes]) -> bytes:
+    """What `read` gives until it gives nothing, or more than the limit.
+
+    Part by part: a buffer for the limit itself takes 64 MiB for a file of a few kilobytes, which a
+    process with little address space does not get.
+    """
     parts: list[bytes] = []
     length = 0
-    # An unbuffered file may return less than asked for before its end.
     while length <= MAX_ENCODED_BYTES:
-        part = _read(stream, MAX_ENCODED_BYTES + 1 - length)
+        part = read(min(PART_BYTES, MAX_ENCODED_BYTES + 1 - length))
         if not part:
             break
         parts.append(part)
         length += len(part)
-    check_length(length)
-    if not length:
-        raise InvalidFrameError(
-            expected=expected, actual="one with nothing left to read (seek(0) it first?)"
-        )
     return b"".join(parts)
 
 

@@ -663,6 +663,20 @@ def test_no_process_to_be_had_is_told(
     worker.close()
 
 
+def test_no_memory_to_be_had_for_a_start_is_told(
+    worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory() -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(worker_process, "SharedSlot", no_memory)
+        with pytest.raises(BackendUnavailableError, match="there is not enough memory") as caught:
+            worker.start()
+    assert caught.value.retryable
+    assert answers(worker)
+
+
 @linux
 def test_a_start_that_never_was_gives_its_memory_back(
     worker: DetectorWorker, monkeypatch: pytest.MonkeyPatch

@@ -106,6 +106,18 @@ async def test_a_budget_that_no_picture_meets_is_a_failed_attempt() -> None:
 
 
 @pytest.mark.anyio
+async def test_a_lack_of_memory_for_compressing_is_a_failed_attempt() -> None:
+    class NoMemory(ImageCompressionService):
+        def compress(self, *_: object, **__: object) -> CompressedImage:
+            raise MemoryError
+
+    async with Loop(compressor=NoMemory()) as backend:
+        with pytest.raises(BackendError, match="memory to compress 1280x720 pixels"):
+            await backend.detect(Frame.of(noise(720, 1280)), plan(deadline_s=20))
+    assert not hasattr(backend, "request"), "nothing was sent"
+
+
+@pytest.mark.anyio
 async def test_a_frame_with_no_deadline_tells_the_server_of_none() -> None:
     async with Loop() as backend:
         await backend.detect(Frame.of(noise(8, 8)), plan(deadline_s=float("inf")))

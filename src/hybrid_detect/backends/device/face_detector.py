@@ -30,6 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from hybrid_detect.backends.device.mediapipe_loading import load_mediapipe
+from hybrid_detect.backends.device.system_libraries import loading_error
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -157,7 +158,10 @@ class MediaPipeFaceDetector:
         if self._detector is None:
             self._detector = self._take_parked() or self._build()
         mp = self._mediapipe
-        return self._detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image_rgb))
+        try:
+            return self._detector.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image_rgb))
+        except OSError as exc:
+            raise loading_error(exc) from exc
 
     def _discard(self) -> None:
         global _discarded
@@ -185,6 +189,8 @@ class MediaPipeFaceDetector:
         )
         try:
             detector = mp.FaceDetector.create_from_options(options)
+        except OSError as exc:
+            raise loading_error(exc) from exc
         except (ValueError, RuntimeError) as exc:
             size = len(self._model)
             msg = f"MediaPipe does not accept the model of {size} bytes: {_first_line(exc)}"

@@ -16,9 +16,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
+from hybrid_detect.backends.device.system_libraries import loading_error
+from hybrid_detect.errors import MissingExtraError
 from hybrid_detect.extras import require
-from hybrid_detect.types import BackendKind
 
 __all__ = ["MediaPipe", "load_mediapipe"]
 
@@ -55,11 +55,11 @@ def load_mediapipe(*, slim: bool = False) -> MediaPipe:
     """
     try:
         return (slim and _load_slim()) or _load_whole()
-    except OSError as exc:
+    except MissingExtraError:
+        raise
+    except (OSError, ImportError) as exc:
         # One of its native libraries, or one that it needs from the system.
-        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0]
-        msg = f"MediaPipe is installed but cannot be loaded on this machine: {reason}"
-        raise BackendUnavailableError(msg, backend=BackendKind.DEVICE) from exc
+        raise loading_error(exc) from exc
 
 
 def _load_whole() -> MediaPipe:

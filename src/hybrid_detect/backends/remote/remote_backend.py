@@ -34,6 +34,7 @@ from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
     BackendTimeoutError,
+    BackendUnavailableError,
     ClosedError,
     ConfigurationError,
     EncryptionError,
@@ -220,7 +221,11 @@ class RemoteBackend(Backend):
 
     def _compress(self, frame: Frame, plan: Plan) -> CompressedImage:
         self._require_open()  # it may have been closed while the frame waited for the thread
-        return picture_for(frame, plan, self.targets, self._compressor)
+        try:
+            return picture_for(frame, plan, self.targets, self._compressor)
+        except MemoryError as exc:
+            msg = f"there is not enough memory to compress {frame.width}x{frame.height} pixels"
+            raise BackendUnavailableError(msg, backend=self.kind.value) from exc
 
     async def _ask_again(
         self, job: _Job, target: Target, error: BackendError
