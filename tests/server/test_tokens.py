@@ -17,6 +17,7 @@ from hybrid_detect.errors import ConfigurationError, MissingExtraError
 from hybrid_detect.server import jwks
 from hybrid_detect.server.tokens import JwtConfig, TokenVerifier
 
+from ..backends.remote.hostile_network import Names, black_hole
 from ..clock import FakeClock
 
 jwt = pytest.importorskip("jwt")
@@ -323,6 +324,17 @@ async def test_an_issuer_s_failure_is_a_refusal(
     assert await verifier_of(issuer.url, clock).subject(token()) is None
     assert issuer.hits == 1, "a redirect is not followed"
     assert "cannot be had" in caplog.text
+
+
+async def test_a_dead_first_address_of_the_issuer_leaves_time_for_the_next(
+    issuer: Issuer, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "ADDRESS_LIMIT_S", 0.2)
+    Names(monkeypatch).set("issuer.localhost", "127.0.0.2", "127.0.0.1")
+    port = issuer.server_address[1]
+    with black_hole("127.0.0.2", port):
+        verifier = verifier_of(f"http://issuer.localhost:{port}/jwks", clock)
+        assert await verifier.subject(token()) == "ann"
 
 
 async def test_an_issuer_that_is_not_there_is_a_refusal(issuer: Issuer, clock: FakeClock) -> None:

@@ -51,6 +51,11 @@ STALE_LIMIT_S = 3600.0
 """An issuer that cannot be reached for so long has its keys forgotten."""
 
 FETCH_LIMIT_S = 5.0
+
+ADDRESS_LIMIT_S = 1.5
+"""For each address of the issuer, so that a dead first one leaves time for the next (urllib tries
+them one after the other), and for each step of an answer."""
+
 READ_BYTES = 16 * 1024
 MAX_SET_BYTES = 256 * 1024
 """A key has about 1 KiB."""
@@ -126,7 +131,7 @@ class KeySet:
             return Path(self._source).read_bytes()
         ends_s = time.monotonic() + FETCH_LIMIT_S
         data = b""
-        with _opener(self._source).open(self._source, timeout=FETCH_LIMIT_S) as reply:
+        with _opener(self._source).open(self._source, timeout=ADDRESS_LIMIT_S) as reply:
             # urllib limits each step alone, and an issuer can string them out.
             while part := reply.read1(READ_BYTES):
                 data += part
