@@ -508,7 +508,7 @@ async def test_a_frame_that_breaks_the_protocol_closes_that_stream_alone(server:
     assert await works(server)
 
 
-async def test_clients_that_hang_up_in_the_midst_hurt_nobody(server: Served) -> None:
+async def test_clients_that_hang_up_midway_disturb_no_other(server: Served) -> None:
     whole = post(GOOD, body=jpeg())
     for cut in range(0, len(whole), 97):
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)

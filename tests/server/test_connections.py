@@ -7,7 +7,7 @@ import socket
 import struct
 
 import pytest
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from hybrid_detect.exchange.wire import (
@@ -20,10 +20,11 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server import http1, websocket_connection
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
+from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.replies import SECURITY_HEADERS
 
 from ..waiting import LIMIT_S, until
-from .loopback import Served, answer_of, jpeg, served
+from .loopback import OneFace, Served, answer_of, jpeg, served
 
 pytestmark = pytest.mark.anyio
 
@@ -158,6 +159,12 @@ async def test_a_large_body_does_not_count_as_head() -> None:
         assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+async def test_an_idle_connection_is_closed() -> None:
+    async with served(limits=limits(keep_alive_s=0.05)) as server:
+        answer = await server.raw(b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.count(b"HTTP/1.1 ") == 1
+
+
 async def test_no_more_connections_than_allowed_are_held() -> None:
     async with served(limits=ConnectionLimits(connections=2, connections_per_peer=9)) as server:
         async with server.dialled(), server.dialled():
@@ -261,6 +268,42 @@ async def test_a_message_in_countless_pieces_is_refused() -> None:
         assert caught.value.rcvd.code == 1008
 
 
+async def test_a_stream_s_later_messages_stay_with_the_client() -> None:
+    """While two are looked at, one waits for its turn and two for the app; the rest is not read."""
+    go = asyncio.Event()
+
+    class Slow(OneFace):
+        async def detect(self, request: DetectRequest, **asked: object) -> Detection:
+            found = await super().detect(request)
+            await go.wait()
+            return found
+
+    padded = encode_request(DetectRequest(request_id=1, image=jpeg() + bytes(100_000)))
+    detector = Slow(10**9)
+    async with (
+        served(ServerConfig(rate_per_s=0), limits=limits(), detector=detector) as server,
+        connect(stream_url(server), compression=None, ping_interval=None) as link,
+    ):
+        sending = asyncio.create_task(flood(link, padded, 400))
+        await until(lambda: detector.looks == 2)
+        (connection,) = server.server._context.connections.each()  # type: ignore[union-attr]
+        await until(lambda: not connection._is_reading)  # type: ignore[attr-defined]
+        waiting = len(connection._events)  # type: ignore[attr-defined]
+        held = len(connection._held)  # type: ignore[attr-defined]
+        assert waiting == websocket_connection.MAX_WAITING
+        assert held <= 64 * 1024 + 256 * 1024
+        assert not sending.done()
+        assert detector.looks == 2
+        sending.cancel()
+        go.set()
+        link.transport.abort()
+
+
+async def flood(link: ClientConnection, message: bytes, times: int) -> None:
+    for _ in range(times):
+        await link.send(message)
+
+
 async def test_a_stream_without_pictures_is_closed() -> None:
     config = ServerConfig(stream_idle_s=0.05)
     async with served(config, limits=limits()) as server:
@@ -300,7 +343,7 @@ async def test_more_than_one_announcement_for_a_picture_counts_as_pictures() -> 
         assert (refusal.request_id, refusal.code) == (3, "too_fast")
 
 
-async def test_pings_whose_answers_nobody_takes_are_not_read() -> None:
+async def test_pings_whose_answers_are_not_taken_are_not_read() -> None:
     """Each is answered: without a bound the answers would fill the memory of the server."""
     opening = (
         b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -326,7 +369,7 @@ async def test_pings_whose_answers_nobody_takes_are_not_read() -> None:
             assert sent < MAX_FLOOD_BYTES
 
 
-async def test_answers_that_nobody_takes_hold_no_connection() -> None:
+async def test_answers_that_are_not_taken_hold_no_connection() -> None:
     async with served(ServerConfig(rate_per_s=0), limits=limits(answer_s=0.05)) as server:
         request = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
         async with asyncio.timeout(LIMIT_S):

@@ -124,7 +124,7 @@ async def test_the_one_with_the_least_time_left_is_next(clock: FakeClock) -> Non
         assert looks.order == list("aecbd")
 
 
-async def test_nobody_who_was_let_in_is_made_late_by_a_later_one(clock: FakeClock) -> None:
+async def test_no_admitted_picture_is_made_late_by_a_later_one(clock: FakeClock) -> None:
     async with looks_at(opened(clock, look_s=0.4)) as looks:
         await looks.add("a", 2.0)
         await looks.add("b", 1.0)  # ends at 0.8 s

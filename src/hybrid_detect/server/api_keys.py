@@ -2,7 +2,7 @@
 
 A key is random (256 bits), so a fast hash is as good as a slow one: there is nothing to guess, and
 a password hash would only make each frame dearer. The salt keeps equal keys in two files from being
-seen to be equal. Whoever reads the file can use no key; whoever writes it can add one.
+seen to be equal. A reader of the file can use no key; a writer of it can add one.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ _KEY = re.compile(r"hdk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """What is kept of a key."""
+    """What the file has of a key."""
 
     id: str
-    """Stands in the key itself, so that one hash is computed and not one for each key."""
+    """A part of the key itself, so that one hash is computed and not one for each key."""
     name: str
-    """Whose it is; your own words."""
+    """The name of its owner, in your own words."""
     created: str
-    """When, in UTC."""
+    """When it was made, in UTC."""
     salt: str = field(repr=False)
     sha256: str = field(repr=False)
     """HMAC-SHA256 of the key's secret under the salt, in hexadecimal digits."""
 
 
 _NOBODY = ApiKey(id="", name="", created="", salt="00" * SALT_BYTES, sha256="00" * 32)
-"""Compared with where there is no such key, so that finding the id takes as long as not finding."""
+"""Compared with if no key has the id, so that an unknown id takes as long as a known one."""
 
 
 class ApiKeyFile:
     """The keys in a JSON file, read again whenever it changes.
 
-    A file that cannot be read lets nobody in: a key that was to be revoked must not live on
-    because of a slip of the editor.
+    While the file cannot be read, every key is refused: a key that was to be revoked must not
+    live on because of a slip of the editor.
 
     Args:
         path: The file; `add` makes it.
@@ -77,7 +77,7 @@ class ApiKeyFile:
         self._keys: dict[str, ApiKey] = {}
 
     def find(self, text: str) -> ApiKey | None:
-        """The key that `text` is; `None` if it is none.
+        """The key whose text is `text`; `None` if there is none.
 
         A key that is there takes as long as one that is not, and a wrong one as long as the right.
         """
@@ -194,7 +194,7 @@ def _read(path: Path) -> dict[str, ApiKey]:
 
 def _key(entry: dict[str, str]) -> ApiKey:
     key = ApiKey(**{name: entry[name] for name in ("id", "name", "created", "salt", "sha256")})
-    # A short salt or hash would be a file of somebody else's making.
+    # A short salt or hash means that this program did not write the file.
     if len(bytes.fromhex(key.salt)) < SALT_BYTES or len(bytes.fromhex(key.sha256)) != 32:
         raise ValueError
     if not re.fullmatch(r"[0-9a-f]{12}", key.id) or not isinstance(key.name, str):

@@ -77,7 +77,7 @@ SERVICE_RESTART = 1012
 ASGI disconnect, too, while the peer still takes answers."""
 
 RETRY_AFTER_S = 1.0
-"""What an overloaded server asks for: about the time 16 waiting pictures take on two cores."""
+"""Seconds an overloaded server asks for: about what 16 waiting pictures take on two cores."""
 
 TOO_SLOW = ErrorReply(
     request_id=0, status=408, code="too_slow", detail="the body did not come in time"
@@ -175,7 +175,7 @@ class _App:
         except TooManyUploadsError:
             return http_response(request, TOO_MANY_UPLOADS)
         except ClientDisconnect:
-            return Response(status_code=499)  # nobody is there to read it
+            return Response(status_code=499)  # the client has gone; no answer can be read
         if (keys := self._sealing.answer(body)) is not None:
             return Response(keys, media_type=SEALED_CONTENT_TYPE)
         try:
@@ -274,7 +274,12 @@ class _App:
         except InvalidFrameError as error:
             return error_reply(request_id, 422, "invalid_image", str(error))
         except TooLateError:
-            return error_reply(request_id, 504, "too_late", "nobody waits for this answer any more")
+            return error_reply(
+                request_id,
+                504,
+                "too_late",
+                "no detector was free in time",
+            )
         except OverloadedError:
             return error_reply(
                 request_id, 503, "overloaded", "too many pictures are waiting", RETRY_AFTER_S

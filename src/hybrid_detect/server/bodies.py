@@ -16,8 +16,8 @@ __all__ = [
 ]
 
 RECEIVE_LIMIT_S = 10.0
-"""A client's usual 80 KB come so fast at 64 kbit/s, the largest body at 3.4 Mbit/s. Whoever is
-slower has long missed its frame's deadline, or wants to hold the place."""
+"""Seconds for a body. A client's usual 80 KB take them at 64 kbit/s, the largest body at 3.4
+Mbit/s. A slower client has missed its frame's deadline anyway, or wants to hold the place."""
 
 
 class BodyTooLargeError(Exception):
@@ -33,7 +33,7 @@ class TooManyUploadsError(Exception):
 
 
 class BodyReader:
-    """Reads bodies: so many at the same time, each up to a size, and in a limited time.
+    """Reads bodies under limits of number, size and time.
 
     Args:
         limit_bytes: Size of the largest body.

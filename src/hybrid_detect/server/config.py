@@ -33,7 +33,7 @@ def _usable_cores() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Everything the reference server can be told.
+    """The configuration of the reference server: every option has a default.
 
     Raises:
         ConfigurationError: If it would be open to the network without a credential or with a token
@@ -43,14 +43,14 @@ class ServerConfig:
     host: str = "127.0.0.1"
     """Name or address to listen on."""
     port: int = 8000
-    """0 takes a free port; the server prints which."""
+    """Port to listen on; 0 takes a free one, and the server prints it."""
     auth_token: str | None = field(default=None, repr=False)
     """Bearer token that clients may send. Without it, `api_keys` and `jwt` everyone may come in,
     which is refused on any but this machine's own address."""
     api_keys: Path | None = None
     """File of API keys that clients may send; see ``hybrid-detect api-keys``."""
     jwt: JwtConfig | None = None
-    """Whose JSON Web Tokens clients may send."""
+    """The issuer of the JSON Web Tokens that clients may send."""
     allowed_origins: tuple[str, ...] = ()
     """Origins (``https://app.example.com``) whose pages in a browser may come in."""
     tls: TlsConfig | None = None
@@ -64,7 +64,8 @@ class ServerConfig:
     """Requests under way and streams open of one caller: half of `max_uploads`, so that none can
     take every place."""
     max_streams: int = 64
-    """Streams open at the same time. Each may hold `stream_in_flight` messages and a half one."""
+    """Streams open at the same time. Each may hold `stream_in_flight` messages, three that
+    wait, and a half one."""
     stream_idle_s: float = 300.0
     """Seconds a stream may be open without a picture; our client opens another when it has one."""
     max_connections: int = 512
@@ -81,9 +82,10 @@ class ServerConfig:
     detectors: int = field(default_factory=_usable_cores)
     """Detectors, each in a process of its own; fewer are started if memory is short of so many."""
     max_waiting: int = 16
-    """Pictures that may wait for a detector; beyond it the server answers 503 at once."""
+    """Pictures that may wait for a detector. More, and those that could not be looked at before
+    their deadline, are answered with 503 at once."""
     max_body_bytes: int = 4 * 1024 * 1024
-    """Fifty times the client's usual 80 KB."""
+    """Bytes of a body or message: fifty times the client's usual 80 KB."""
     max_uploads: int = 64
     """Bodies received at the same time, which at their largest are 256 MiB; beyond it the server
     answers 503 at once."""
@@ -94,7 +96,7 @@ class ServerConfig:
     require_encryption: bool = False
     """Whether to refuse pictures that are not encrypted to one of these keys."""
     history_path: Path | None = None
-    """File to keep results in, by session, so that whom they are about can have them; `None` keeps
+    """File to keep results in, by session, so that they can be exported and erased; `None` keeps
     nothing."""
     history_images: bool = False
     """Whether to keep the pictures, too."""
@@ -103,7 +105,7 @@ class ServerConfig:
     history_max_bytes: int = DEFAULT_MAX_BYTES
     """The most the file may hold; the oldest make place for the newest."""
     stream_in_flight: int = 2
-    """Pictures of one stream looked at at the same time; what comes beyond waits in TCP."""
+    """Pictures of one stream that are looked at at the same time; later ones wait in TCP."""
 
     def __post_init__(self) -> None:
         has_credentials = any(c is not None for c in (self.auth_token, self.api_keys, self.jwt))

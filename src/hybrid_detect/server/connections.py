@@ -178,7 +178,7 @@ class Timer:
         return self._handle is not None
 
     def start(self, limit_s: float, act: Callable[[], object]) -> None:
-        """Call `act` after `limit_s`, in the place of what was to be called before."""
+        """Call `act` after `limit_s`, instead of what was to be called before."""
         self.stop()
         self._handle = asyncio.get_running_loop().call_later(limit_s, self._run, act)
 

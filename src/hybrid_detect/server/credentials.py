@@ -1,4 +1,8 @@
-"""Who a caller is: by API key, by bearer token, or, on this machine's own address, anyone."""
+"""The name of a caller, from its API key, bearer token or JSON Web Token.
+
+A server without any of these, which may listen on this machine's own address alone, names callers
+by their address.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,15 @@ from hybrid_detect.server.tokens import TokenVerifier
 __all__ = ["Credentials", "WrongCredentialError", "network_of", "peer_of"]
 
 API_KEY_HEADER = "X-API-Key"
-"""What many gateways and clients send; the same as ``Authorization: Bearer``."""
+"""The header that many gateways and clients send instead of ``Authorization: Bearer``."""
 
 
 class WrongCredentialError(Exception):
-    """None of what is accepted was sent, or more than one."""
+    """No accepted credential was sent, or more than one."""
 
 
 class Credentials:
-    """What the server accepts as proof of who is calling.
+    """Checks credentials, and names their callers.
 
     Args:
         config: Token, API keys and issuer; without any, everyone is accepted.
@@ -111,5 +115,5 @@ def _given(connection: HTTPConnection) -> str | None:
 
 
 def _digest(text: str) -> bytes:
-    """Of one length, so that comparing tells nothing about the length of the token either."""
+    """A digest, so that comparing does not tell the length of the token either."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -1,4 +1,4 @@
-"""Who may come in, and how often."""
+"""The gate before every route: credentials, origins, rates and places."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ TOO_MANY_STREAMS = ErrorReply(
 
 
 class Gate:
-    """ASGI middleware before everything else: a route cannot forget to ask who comes.
+    """ASGI middleware before everything else: a route cannot forget to check the credential.
 
     It checks the origin and the credential, counts what each caller asks for, and sees to it that
     every answer carries `SECURITY_HEADERS`. Only `PUBLIC_PATHS` can be read without a credential.
@@ -118,7 +118,7 @@ class Gate:
         self._respond = respond
         self._rates = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
         self._failures = RateLimiter(rate_per_s=FAILURES_PER_S, burst=FAILURES_AT_ONCE, clock=clock)
-        # Probes must not fail because pictures came, nor the other way round.
+        # Apart: pictures must not make probes fail, nor probes pictures.
         self._probes = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
         self._log = log or PeerLog(logger, clock=clock)
         self._under_way: Counter[str] = Counter()

@@ -1,7 +1,7 @@
 """The public keys that bearer tokens are verified with: a JSON Web Key Set, from a file or https.
 
 Kept, and read again when it is old or a token names a key it does not have, as after a rotation;
-but never more often than each `RETRY_S`, or anybody could make this server fetch by inventing
+but never more often than each `RETRY_S`, or any stranger could make this server fetch by inventing
 names.
 """
 
@@ -38,17 +38,17 @@ ALGORITHMS = (
     "ES512",
     "EdDSA",
 )
-"""Asymmetric ones alone (RFC 7518, 3.1; RFC 8037): with a shared secret whoever can verify a token
-could make one, and ``none`` is no signature at all."""
+"""Asymmetric algorithms alone (RFC 7518, 3.1; RFC 8037): with a shared secret, a party that can
+verify a token could make one, and ``none`` is no signature at all."""
 
 MAX_AGE_S = 300.0
-"""A key that its issuer took back is accepted for so long."""
+"""Seconds that a key is still accepted after its issuer has withdrawn it."""
 
 RETRY_S = 10.0
-"""Between two fetches: how long a new key of the issuer's may be unknown here."""
+"""Seconds between two fetches, for which a new key of the issuer may be unknown here."""
 
 STALE_LIMIT_S = 3600.0
-"""An issuer that cannot be reached for so long has its keys forgotten."""
+"""Seconds after which the keys of an issuer that cannot be reached are forgotten."""
 
 FETCH_LIMIT_S = 5.0
 
@@ -161,7 +161,7 @@ class KeySet:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would have keys come from where nobody configured, or without encryption."""
+    """A redirect would fetch keys from an address that is not configured, or without encryption."""
 
     def redirect_request(self, *_: object, **__: object) -> Never:
         msg = "the issuer redirects"

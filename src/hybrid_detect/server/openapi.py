@@ -1,4 +1,4 @@
-"""What the server offers, as an OpenAPI 3.1 document: for people, generators and fuzzers."""
+"""The OpenAPI 3.1 description of the server, for people, generators and fuzzers."""
 
 from __future__ import annotations
 

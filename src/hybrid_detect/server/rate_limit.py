@@ -1,4 +1,4 @@
-"""How much each caller may ask for: token buckets, so many and no more."""
+"""Rates: a token bucket for each caller, and a bounded number of buckets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 __all__ = ["RateLimiter"]
 
 MAX_BUCKETS = 10_000
-"""About 2 MiB. Who comes after has the place of whoever was away longest, whose bucket is most
-likely full again, so that nothing is forgotten by it."""
+"""About 2 MiB. A new name replaces the one that was unused for longest. Its bucket is most likely
+full again, so that nothing is lost."""
 
 
 class RateLimiter:

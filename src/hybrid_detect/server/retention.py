@@ -1,4 +1,4 @@
-"""What the server keeps: nothing, unless it is told where. Then for a day, by session.
+"""Results that the server keeps, by session and for a day, if it is told where.
 
 Keeping never delays an answer and never costs one: it is done after it, by a thread of its own,
 and left out while that cannot follow.
@@ -34,7 +34,7 @@ SESSION_PATH = "/v1/sessions/{session:path}"
 EXPORT_PATH = SESSION_PATH + "/export"
 
 MAX_WAITING = 16
-"""Results that wait to be written, with pictures of at most 64 MiB; beyond it they are left out."""
+"""Results that wait to be written, with pictures of at most 64 MiB; more are not kept."""
 
 NOT_FOUND = ErrorReply(
     request_id=0, status=404, code="not_found", detail="nothing of yours is kept under this session"
@@ -57,7 +57,7 @@ FAILED = ErrorReply(
 
 
 def owner_of(connection: HTTPConnection) -> str:
-    """Whose sessions a caller can reach: ``key <id>``, ``subject <name>``, or ``token``.
+    """The owner of a caller's sessions: ``key <id>``, ``subject <name>``, or ``token``.
 
     All who hold the one token share its sessions, wherever they call from.
     """
@@ -113,7 +113,7 @@ class Retention:
     def keep(self, owner: str, request: DetectRequest, reply: ResultReply) -> None:
         """Have a result written; its picture only if the configuration asks for it.
 
-        A request without a session is not kept: nobody could ask for it to be erased.
+        A request without a session is not kept: no caller could ask for it to be erased.
         """
         history, session = self._history, request.session_id
         if history is None or not session:

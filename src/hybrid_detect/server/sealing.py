@@ -47,7 +47,7 @@ class SealRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message as it was meant, and how its reply goes back."""
+    """An opened message, and the way to seal its reply."""
 
     message: bytes = field(repr=False)
     _seal: Callable[[bytes], bytes] | None = field(default=None, repr=False)

@@ -1,4 +1,4 @@
-"""TLS of the server: its certificate, and who must show one."""
+"""TLS of the server: its certificate, and the CA of its clients' certificates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TlsConfig:
 
 
 def server_context(config: TlsConfig) -> ssl.SSLContext:
-    """What connections are accepted with: TLS 1.2 or newer.
+    """The context that connections are accepted with: TLS 1.2 or newer.
 
     Raises:
         ConfigurationError: If a file cannot be used.
@@ -48,13 +48,13 @@ def server_context(config: TlsConfig) -> ssl.SSLContext:
 
 
 def _no_password() -> Never:
-    # Asked for it, OpenSSL would wait for somebody to type it in.
+    # Without this, OpenSSL would wait for a person to type the password.
     msg = "the key is encrypted"
     raise ValueError(msg)
 
 
 def _why(error: Exception) -> str:
-    """What is wrong, without a word of what is in the file."""
+    """The reason of a failure, without any of the file's content."""
     if isinstance(error, ssl.SSLError):
         return error.reason or "they are not PEM files that belong together"
     if isinstance(error, OSError):

@@ -27,16 +27,16 @@ MAX_SUBJECT_CHARS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwtConfig:
-    """Whose tokens are accepted.
+    """The issuer whose tokens are accepted.
 
     Raises:
         ConfigurationError: If a value is empty.
     """
 
     issuer: str
-    """What ``iss`` must be."""
+    """The value that ``iss`` must have."""
     audience: str
-    """What ``aud`` must name: this service, so that a token for another one is of no use here."""
+    """The value that ``aud`` must have, so that a token for another service is refused."""
     jwks: str
     """The issuer's public keys: a file, or an https URL."""
 
@@ -61,7 +61,7 @@ class TokenVerifier:
         self._keys = KeySet(config.jwks, clock=clock)
 
     async def subject(self, token: str) -> str | None:
-        """Whom `token` was made out to; `None` if it is not a valid token."""
+        """The subject of `token`; `None` if it is not a valid token."""
         if token.count(".") != 2 or len(token) > MAX_TOKEN_CHARS:
             return None
         try:

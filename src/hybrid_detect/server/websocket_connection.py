@@ -15,7 +15,7 @@ from typing import Any
 from starlette.types import Message, Scope
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -30,6 +30,7 @@ from hybrid_detect.server.connections import (
 )
 from hybrid_detect.server.http1 import RequestHead, response_head
 from hybrid_detect.server.replies import BUG, error_reply, json_answer
+from hybrid_detect.server.websocket_handshake import answer_to, offered_subprotocols
 
 __all__ = ["MAX_FRAGMENTS", "WebSocketConnection"]
 
@@ -43,10 +44,6 @@ MAX_FRAGMENTS = 1024
 """Pieces of a WebSocket message: the largest in pieces of 4 KiB. Empty ones weigh nothing on the
 wire and much in memory."""
 
-MAX_FIELD_BYTES = 8000
-"""A header of the handshake itself; `websockets` reads lines of up to 8 KiB. Other headers, such
-as a token, may be as long as a head allows."""
-
 MAX_WAITING = 2
 """Messages that wait for the app. With one, a close frame right behind it would not be seen."""
 
@@ -59,15 +56,6 @@ PING_EVERY_S = 20.0
 CLOSE_S = 2.0
 """For a peer to answer a close frame. Closing before could cost it the reason."""
 
-_HANDSHAKE_FIELDS = (
-    b"connection",
-    b"upgrade",
-    b"sec-websocket-key",
-    b"sec-websocket-version",
-    b"sec-websocket-protocol",
-)
-
-FIELD_TOO_LARGE = error_reply(0, 431, "too_large", "a header of the handshake is too large")
 FORBIDDEN = error_reply(0, 403, "refused", "there is no WebSocket for you here")
 
 
@@ -109,18 +97,9 @@ class WebSocketConnection(asyncio.Protocol):
     def open(self, rest: bytes) -> None:
         """Check the handshake and run the app; `rest` came behind the head."""
         self._held += rest
-        fields = [(n, v) for n, v in self._head.headers if n in _HANDSHAKE_FIELDS]
-        if any(len(value) > MAX_FIELD_BYTES for _, value in fields):
-            self._refuse(FIELD_TOO_LARGE)
-            return
-        # What the handshake is made of, and nothing else: it has no bounds to meet.
-        lines = [b"GET / HTTP/1.1", *(b"%b: %b" % field for field in fields), b"", b""]
-        self._frames.receive_data(b"\r\n".join(lines))
-        requests = [e for e in self._frames.events_received() if isinstance(e, Request)]
-        response = self._frames.accept(requests[0]) if requests else None
-        if response is None or response.status_code != 101:
-            status = 400 if response is None else response.status_code
-            self._refuse(error_reply(0, status, "bad_request", "that opens no WebSocket"))
+        response = answer_to(self._head, self._frames)
+        if isinstance(response, ErrorReply):
+            self._refuse(response)
             return
         self._accepted = response
         self._patience.start(self._limits.head_s, self._transport.abort)
@@ -242,7 +221,6 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _scope(self) -> Scope:
         head = self._head
-        offered = b",".join(head.values(b"sec-websocket-protocol")).decode("latin-1")
         return {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -255,7 +233,7 @@ class WebSocketConnection(asyncio.Protocol):
             "raw_path": head.raw_path,
             "query_string": head.query,
             "headers": head.headers,
-            "subprotocols": [word.strip() for word in offered.split(",") if word.strip()],
+            "subprotocols": offered_subprotocols(head),
             "state": {},
             "extensions": {"websocket.http.response": {}},
             IS_GONE: self._has_gone,

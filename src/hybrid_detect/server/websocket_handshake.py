@@ -1,0 +1,52 @@
+"""The opening handshake of a WebSocket (RFC 6455, 4.2), checked by `websockets`."""
+
+from __future__ import annotations
+
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+
+from hybrid_detect.exchange.wire import ErrorReply
+from hybrid_detect.server.http1 import RequestHead
+from hybrid_detect.server.replies import error_reply
+
+__all__ = ["answer_to", "offered_subprotocols"]
+
+MAX_FIELD_BYTES = 8000
+"""A header of the handshake itself; `websockets` reads lines of up to 8 KiB. Other headers, such
+as a token, may be as long as a head allows."""
+
+_HANDSHAKE_FIELDS = (
+    b"connection",
+    b"upgrade",
+    b"sec-websocket-key",
+    b"sec-websocket-version",
+    b"sec-websocket-protocol",
+)
+
+
+FIELD_TOO_LARGE = error_reply(0, 431, "too_large", "a header of the handshake is too large")
+
+
+def answer_to(head: RequestHead, frames: ServerProtocol) -> Response | ErrorReply:
+    """The response that accepts the handshake in `head`, or why it is refused.
+
+    `frames` is given the headers that a handshake is made of and no other, so that the rest, such
+    as a long token, need not meet its bounds.
+    """
+    fields = [(name, value) for name, value in head.headers if name in _HANDSHAKE_FIELDS]
+    if any(len(value) > MAX_FIELD_BYTES for _, value in fields):
+        return FIELD_TOO_LARGE
+    lines = [b"GET / HTTP/1.1", *(b"%b: %b" % field for field in fields), b"", b""]
+    frames.receive_data(b"\r\n".join(lines))
+    requests = [event for event in frames.events_received() if isinstance(event, Request)]
+    response = frames.accept(requests[0]) if requests else None
+    if response is None or response.status_code != 101:
+        status = 400 if response is None else response.status_code
+        return error_reply(0, status, "bad_request", "that opens no WebSocket")
+    return response
+
+
+def offered_subprotocols(head: RequestHead) -> list[str]:
+    """The subprotocols that the client speaks, the preferred one first."""
+    offered = b",".join(head.values(b"sec-websocket-protocol")).decode("latin-1")
+    return [word.strip() for word in offered.split(",") if word.strip()]
