@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from hybrid_detect.backends.device.models import MODELS, find_model
-from hybrid_detect.cli import main
+from hybrid_detect.backends.device.system_libraries import SystemLibrary
+from hybrid_detect.cli import doctor, main
 from hybrid_detect.cli.doctor import PARTS
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.table import table
@@ -566,6 +567,16 @@ def test_doctor_names_the_jpeg_codec(
 
 
 @pytest.mark.usefixtures("fake_device")
+def test_doctor_names_the_packages_that_bring_missing_libraries(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    library = SystemLibrary("libEGL.so.1", "libegl1")
+    monkeypatch.setattr(doctor, "missing_libraries", lambda: (library,))
+    monkeypatch.setattr(doctor, "_version", lambda _: "1.0")
+    main(["doctor"])
+    assert re.search(r"libEGL\.so\.1 +missing +apt-get install libegl1", capsys.readouterr().out)
+
+
 def test_doctor_says_first_what_the_next_picture_would_get(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hybrid_detect.backends.device.models import MODELS
+from hybrid_detect.backends.device.system_libraries import missing_libraries
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.models import where
 from hybrid_detect.cli.options import add_service_options, described, service_config
@@ -133,6 +134,9 @@ def _installed() -> Iterator[tuple[str, str, str]]:
             found = _version(name)
             cure = "" if found != "missing" else f"pip install 'hybrid-detect[{extra}]'"
             yield name, found, cure
+    if _version("mediapipe") != "missing":
+        for library in missing_libraries():
+            yield library.filename, "missing", f"apt-get install {library.debian_package}"
 
 
 def _memory(config: ServiceConfig) -> str:

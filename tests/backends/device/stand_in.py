@@ -1,8 +1,8 @@
 """A stand-in for MediaPipe inside the detector's process, through a ``sitecustomize`` on its path.
 
-The first byte of a picture's pixels tells it how to misbehave, and so do some models: with
-``dear pictures``, an encoded one that is `DEAR_SIDE_PX` wide takes longer to decode than any test
-waits.
+The first byte of a picture's pixels tells it how to misbehave, and so do some models. With ``dear
+pictures``, an encoded one that is `DEAR_SIDE_PX` wide takes longer to decode than any test waits;
+with ``tell the width``, a face's score is the width of what was looked at, in ten thousand pixels.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def check_pixels(image):
 
 class MediaPipeFaceDetector:
     def __init__(self, model, *, min_confidence, slim):
+        self.tells_width = model == b"tell the width"
         if model == b"refuse":
             raise ModelError("it is no model")
         if model == b"exit":
@@ -73,6 +74,8 @@ class MediaPipeFaceDetector:
                     continue
                 os._exit(9)
         height, width = image.shape[:2]
+        if self.tells_width:
+            return (Face(BoundingBox(0, 0, width, height), width / 10_000),)
         return (Face(BoundingBox(0, 0, width, height), float(image[-1, -1, -1]) / 255),)
 """
 

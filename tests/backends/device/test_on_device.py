@@ -7,6 +7,7 @@ Those of the process of its own run MediaPipe in it, on the generated model.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from hybrid_detect.backends.device import engine as engine_module
 from hybrid_detect.backends.device import in_process
@@ -49,6 +51,7 @@ from hybrid_detect.types import (
 )
 
 from ...waiting import LIMIT_S, until, wait_until
+from . import stand_in
 
 pytestmark = pytest.mark.anyio
 
@@ -745,6 +748,31 @@ async def test_a_picture_that_takes_long_to_decode_is_no_hang_of_the_process(
         monkeypatch.undo()
         assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
         assert worker_of(service).restarts <= 1  # The late frame itself may count as hung.
+
+
+@process
+@pytest.mark.parametrize("deadline_s", [SOON_S, 0.0])
+async def test_a_picture_that_is_dear_to_decode_takes_none_of_the_next_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline_s: float
+) -> None:
+    stand_in.install(tmp_path, monkeypatch)
+    monkeypatch.setattr(device, "is_installed", lambda _: True)
+    monkeypatch.setattr(device, "load_model", lambda *_, **__: b"dear pictures")
+    monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", SOON_S)
+    files = {}
+    for width in (stand_in.DEAR_SIDE_PX, 40):
+        out = io.BytesIO()
+        Image.new("RGB", (width, 30)).save(out, "PNG")
+        files[width] = out.getvalue()
+    async with OnDeviceDetectionService() as service:
+        assert (await service.detect(Frame.of(files[40]), plan())).answered
+        with pytest.raises(BackendTimeoutError):
+            await service.detect(Frame.of(files[stand_in.DEAR_SIDE_PX]), plan(deadline_s))
+        for _ in range(2):
+            result = await service.detect(Frame.of(files[40]), plan())
+            assert result.status is DetectionStatus.OK
+            assert (result.width, result.height) == (40, 30)
+        assert worker_of(service).restarts <= 1
 
 
 @process

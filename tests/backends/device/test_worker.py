@@ -194,11 +194,13 @@ def test_every_format_is_decoded_in_the_process(
 
 
 def test_a_large_picture_is_decoded_no_larger_than_needed(stand_in: None) -> None:
-    worker = DetectorWorker(lambda: b"model", enough_px=100)
-    found = worker.detect_encoded(file_of("JPEG", 1600, 1200), max_pixels=1600 * 1200)
-    assert (found.width, found.height) == (1600, 1200)
-    (face,) = found.faces
-    assert face.box.xyxy == (0, 0, 1600, 1200)
+    worker = DetectorWorker(lambda: b"tell the width", enough_px=150)
+    for kind, width in (("JPEG", 200), ("PNG", 150)):
+        found = worker.detect_encoded(file_of(kind, 1600, 1200), max_pixels=1600 * 1200)
+        assert (found.width, found.height) == (1600, 1200)
+        (face,) = found.faces
+        assert face.box.xyxy == (0, 0, 1600, 1200)
+        assert face.score == width / 10_000
     worker.close()
 
 
