@@ -90,6 +90,18 @@ class TrustedKey:
         """What seals; `None` until the server has been met."""
         return self._sealer
 
+    @property
+    def required_sealer(self) -> Sealer:
+        """What seals.
+
+        Raises:
+            EncryptionError: If the server has not been met.
+        """
+        if self._sealer is None:  # what learn() would have raised for
+            msg = "there is no key to encrypt to"
+            raise EncryptionError(msg)
+        return self._sealer
+
     def learn(self, published: list[Any]) -> None:
         """Compare the keys a server has published with the one believed in, or believe now.
 

@@ -198,7 +198,10 @@ class CloudDetectionService(RemoteBackend):
                 async with aclosing(response):
                     return HttpResponse(
                         status=response.status_code,
-                        headers={name.lower(): text for name, text in response.headers.items()},
+                        headers={
+                            name.decode("latin-1").lower(): text.decode("latin-1")
+                            for name, text in response.headers.raw
+                        },
                         body=await _read(response),
                         retry_after_s=retry_after_s(response.headers.get("Retry-After")),
                     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
+from hybrid_detect.backends.remote.health import require_one_healthy
 from hybrid_detect.backends.remote.link_meter import LinkMeter, LinkMeters, Upload
 from hybrid_detect.backends.remote.pictures import faces_in_frame, picture_for
 from hybrid_detect.backends.remote.protocol import (
@@ -37,7 +38,6 @@ from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
     ConfigurationError,
-    EncryptionError,
 )
 from hybrid_detect.exchange.wire import MAX_TEXT_CHARS, ResultReply
 from hybrid_detect.frames.frame import Frame
@@ -171,7 +171,9 @@ class RemoteBackend(Backend):
                 )
                 if picture.encodes:
                     self.meters.record_size(
-                        len(picture.data), quality=picture.quality, scale=1 / picture.scale_x
+                        len(picture.data),
+                        quality=picture.quality,
+                        scale=picture.width / picture.original_width,
                     )
                 sent_s = time.monotonic()
                 job = _Job(picture, ends_s, plan, gate)
@@ -298,9 +300,7 @@ class RemoteBackend(Backend):
             raise
         self._has_answered = True
         self._pool.answered(target, took_s=time.monotonic() - began_s)
-        upload.answered(
-            now_s=arrived_s, server_s=_sum(reply.queue_s, reply.detect_s), receive_s=reply.receive_s
-        )
+        upload.answered(now_s=arrived_s, server_s=reply.server_s, receive_s=reply.receive_s)
         return reply, len(request.body)
 
     def _on_error(
@@ -326,10 +326,7 @@ class RemoteBackend(Backend):
             return None
         if self._encryption.sealer is None:
             await self.check_key(deadline_s=deadline_s)
-        if self._encryption.sealer is None:  # what learn() would have raised for
-            msg = "there is no key to encrypt to"
-            raise EncryptionError(msg)
-        return self._encryption.sealer
+        return self._encryption.required_sealer
 
     def judge(self, error: BaseException | None) -> None:
         """Mark a refusal that is no verdict: something in between said it, and the server worked.
@@ -351,32 +348,21 @@ class RemoteBackend(Backend):
         Raises:
             BackendError: If it refused, did not answer, or is another kind of server.
         """
-        if len(self.targets) == 1:
-            await self._check_target(self.targets[0], deadline_s=deadline_s)
-            return
-        checks = [self._check_target(target, deadline_s=deadline_s) for target in self.targets]
-        found = await asyncio.gather(*checks, return_exceptions=True)
-        for target, error in zip(self.targets, found, strict=True):
-            if error is not None and not isinstance(error, BackendError):
-                raise error
-            self._pool.checked(target, error)
-        if all(found):
-            raise next(error for error in found if error)
 
-    async def _check_target(self, target: Target, *, deadline_s: float) -> None:
-        health = target.protocol.health()
-        if health is None:
-            return
-        try:
-            request = await target.addressed(health, now_s=time.time())
-            target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
-        except BackendResponseError as error:
-            self.judge(error)
-            if not target.can_renew(error):
-                raise
-            request = await target.addressed(health, now_s=time.time())
-            target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
-        self._has_answered = True
+        async def check(target: Target, *, is_renewed: bool = False) -> None:
+            if (health := target.protocol.health()) is None:
+                return
+            try:
+                request = await target.addressed(health, now_s=time.time())
+                target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
+            except BackendResponseError as error:
+                self.judge(error)
+                if is_renewed or not target.can_renew(error):
+                    raise
+                await check(target, is_renewed=True)
+            self._has_answered = True
+
+        await require_one_healthy(self._pool, check)
 
     async def check_key(self, *, deadline_s: float) -> None:
         """Ask the server for its keys, to learn whether it has the one that is sealed to.
@@ -411,7 +397,3 @@ class _Job:
     ends_s: float
     plan: Plan
     gate: UploadGate | None
-
-
-def _sum(queue_s: float | None, detect_s: float | None) -> float | None:
-    return None if detect_s is None else detect_s + (queue_s or 0.0)

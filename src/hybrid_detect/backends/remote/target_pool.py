@@ -67,6 +67,7 @@ class TargetPool:
         choice: Callable[[Sequence[int]], int] = random.choice,
     ) -> None:
         self.targets = tuple(targets)
+        self._is_single = len(self.targets) == 1  # nothing to choose, nothing to learn
         self._clock = clock
         self._choice = choice
         self._known = [_Known() for _ in self.targets]
@@ -75,14 +76,13 @@ class TargetPool:
     @property
     def present(self) -> Target:
         """The target that the next frame most likely goes to."""
-        return self.targets[self._preferred() if self._present is None else self._present]
-
-    def _preferred(self) -> int:
-        return min(range(len(self.targets)), key=lambda i: self.targets[i].price_per_frame)
+        if self._present is None:
+            return min(self.targets, key=lambda target: target.price_per_frame)
+        return self.targets[self._present]
 
     def pick(self) -> Target:
         """The target for the next frame: the fastest that works, or the next that may be tried."""
-        if len(self.targets) == 1:
+        if self._is_single:
             return self.targets[0]
         usable = self._usable(())
         if usable:
@@ -95,6 +95,8 @@ class TargetPool:
 
     def other(self, tried: Collection[Target]) -> Target | None:
         """A target for a frame that all of `tried` failed; `None` if no other may be tried."""
+        if self._is_single:
+            return None
         usable = self._usable(tried)
         if not usable:
             return None
@@ -108,7 +110,7 @@ class TargetPool:
         All of them if no other target could answer; else its share, so that one which hangs
         leaves the others their time.
         """
-        others = self._usable((*tried, target)) if len(self.targets) > 1 else []
+        others = [] if self._is_single else self._usable((*tried, target))
         if not others:
             return left_s
         usual_s = self._of(target).latency.predict_s(now_s=self._clock()) or 0.0
@@ -116,6 +118,8 @@ class TargetPool:
 
     def begin(self, target: Target) -> None:
         """An attempt at `target` begins; end it with `answered`, `failed` or `left`."""
+        if self._is_single:
+            return
         known = self._of(target)
         known.pending += 1
         if known.breaker.state is not BreakerState.CLOSED:
@@ -123,6 +127,8 @@ class TargetPool:
 
     def answered(self, target: Target, *, took_s: float) -> None:
         """The attempt was answered after `took_s`."""
+        if self._is_single:
+            return
         known = self._of(target)
         known.pending -= 1
         known.latency.observe(took_s, now_s=self._clock())
@@ -130,6 +136,8 @@ class TargetPool:
 
     def failed(self, target: Target, error: BackendError) -> None:
         """The attempt ended with `error`."""
+        if self._is_single:
+            return
         if is_about_the_picture(error):
             self.left(target)
             return
@@ -140,7 +148,8 @@ class TargetPool:
 
     def left(self, target: Target) -> None:
         """The attempt was given up, which says nothing about the target."""
-        self._of(target).pending -= 1
+        if not self._is_single:
+            self._of(target).pending -= 1
 
     def checked(self, target: Target, error: BackendError | None) -> None:
         """A check of `target` has succeeded, or ended with `error`."""

@@ -34,6 +34,8 @@ class Target:
     """Whether plain ``http`` may leave this machine."""
     endpoint: Endpoint | None = field(init=False, repr=False)
     """The checked URL."""
+    host: str = field(init=False, repr=False)
+    """Name or address of its host; empty without a URL."""
 
     def __post_init__(self) -> None:
         if not self.price_per_frame >= 0:
@@ -43,12 +45,8 @@ class Target:
         if self.url is not None:
             endpoint = Endpoint.parse(self.url, allow_insecure_http=self.allow_insecure_http)
         object.__setattr__(self, "endpoint", endpoint)
+        object.__setattr__(self, "host", endpoint.host if endpoint else "")
         object.__setattr__(self, "name", self.name or self.host)
-
-    @property
-    def host(self) -> str:
-        """Name or address of its host; empty without a URL."""
-        return self.endpoint.host if self.endpoint else ""
 
     def require(self, *, sealed: bool) -> None:
         """Check that its protocol can carry what is sent.

@@ -77,7 +77,7 @@ class CustomProtocol:
         if not pictures:
             _require_healthy(response)
             return ()
-        if response.media_type != CONTENT_TYPE:
+        if response.headers.get("content-type") != CONTENT_TYPE != response.media_type:
             msg = f"expected a reply of type {CONTENT_TYPE}; another kind of server answered"
             raise ProtocolError(msg)
         reply = decode_reply(response.body)

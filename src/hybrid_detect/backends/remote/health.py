@@ -1,0 +1,48 @@
+"""Checking several targets at once: one that works is enough."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from hybrid_detect.backends.remote.target_pool import TargetPool
+from hybrid_detect.backends.remote.targets import Target
+from hybrid_detect.errors import BackendError
+
+__all__ = ["require_one_healthy"]
+
+
+async def require_one_healthy(pool: TargetPool, check: Callable[[Target], Awaitable[None]]) -> None:
+    """Check all targets of `pool` and return when the first is well; `pool` learns of each.
+
+    Args:
+        pool: The targets.
+        check: Raises a `BackendError` for a target that is not well.
+
+    Raises:
+        BackendError: The first that came, if no target is well.
+    """
+    if len(pool.targets) == 1:
+        await check(pool.targets[0])
+        return
+    tasks = {asyncio.ensure_future(check(target)): target for target in pool.targets}
+    first: BackendError | None = None
+    pending = set(tasks)
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is not None and not isinstance(error, BackendError):
+                    raise error
+                pool.checked(tasks[task], error)
+                first = first or error
+            if any(task.exception() is None for task in done):
+                return
+    finally:
+        # One that hangs must not make the others wait; a frame may still find out.
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+    if first is not None:
+        raise first
