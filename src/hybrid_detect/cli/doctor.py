@@ -36,6 +36,7 @@ UVLOOP = () if sys.platform == "win32" else ("uvloop",)
 
 PARTS = {
     "device": ("mediapipe",),
+    "device-lite": ("ai-edge-litert",),
     "server": ("starlette", "httptools", *UVLOOP),
     "completion": ("argcomplete",),
     "jwt": ("pyjwt",),
