@@ -49,7 +49,9 @@ def server_works() -> None:
 def device(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     """A device without a detector, for what is not about detecting."""
     backend = FakeBackend("device")
-    monkeypatch.setattr("hybrid_detect.service.hybrid.create_backend", lambda kind, config: backend)
+    monkeypatch.setattr(
+        "hybrid_detect.service.backend_set.create_backend", lambda kind, config: backend
+    )
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
     return backend
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hybrid_detect.config import ServiceConfig
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"(<!-- \w+ -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -35,6 +37,14 @@ def photo(tmp_path, monkeypatch, astronaut):
     """A folder with the photo that the documentation speaks of."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(astronaut).save("photo.jpg")
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch):
+    """The pages' programs have the default deadline of a second, which a busy machine may miss."""
+    defaults = {**ServiceConfig.__init__.__kwdefaults__, "deadline_s": 30.0}
+    monkeypatch.setattr(ServiceConfig.__init__, "__kwdefaults__", defaults)
+    monkeypatch.setenv("HYBRID_DETECT_DEADLINE_S", "30")
 
 
 def filled_in(code: str, url: str) -> str:

@@ -38,6 +38,7 @@ PARTS = {
     "device": ("mediapipe",),
     "device-lite": ("ai-edge-litert",),
     "server": ("starlette", "httptools", *UVLOOP),
+    "camera": ("opencv-python-headless",),
     "completion": ("argcomplete",),
     "jwt": ("pyjwt",),
     "turbo": ("simplejpeg",),
