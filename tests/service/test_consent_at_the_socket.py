@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from websockets.asyncio.server import ServerConnection, serve
 
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError
-from hybrid_detect.exchange.wire import SUBPROTOCOL
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.types import BackendKind
 
 from ..waiting import LIMIT_S, until
+from .stalling_server import stalling_server, steps
 
 pytestmark = pytest.mark.anyio
 
@@ -60,36 +60,6 @@ def sockets(monkeypatch: pytest.MonkeyPatch) -> Sockets:
     return Sockets(monkeypatch)
 
 
-@asynccontextmanager
-async def stalling_server(kind: str) -> AsyncIterator[str]:
-    """A server that reads a head, or opens a WebSocket, and then takes no more."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    done = asyncio.Event()
-
-    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        reader._transport.pause_reading()  # type: ignore[attr-defined]
-        await done.wait()
-        writer.transport.abort()
-
-    async def stall_link(link: ServerConnection) -> None:
-        link.transport.pause_reading()
-        await done.wait()
-
-    if kind == "cloud":
-        server: Any = await asyncio.start_server(stall, sock=listener, limit=1024)
-    else:
-        server = await serve(
-            stall_link, sock=listener, subprotocols=[SUBPROTOCOL], ping_interval=None
-        )
-    try:
-        yield url
-    finally:
-        done.set()
-        server.close()
-
-
 def service_for(kind: str, url: str, ledger: ConsentLedger) -> HybridDetectionService:
     return HybridDetectionService(
         config=ServiceConfig(
@@ -109,11 +79,6 @@ def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(CloudDetectionService, "check", check)
     monkeypatch.setattr(StreamingService, "check", check)
-
-
-async def steps(count: int) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -160,11 +125,11 @@ async def test_nothing_leaves_after_a_withdrawal_at_any_step_of_the_loop(
     kind: str, sockets: Sockets
 ) -> None:
     async with ready(kind, sockets) as withdrawn_after:
-        for count in range(30):
+        for count in range(15):
 
             async def wait(count: int = count) -> None:
                 # Steps pass quickly while the picture is compressed in its thread.
-                await asyncio.sleep(0.002 * (count // 5))
+                await asyncio.sleep(0.002 * (count // 3))
                 await steps(count)
 
             await withdrawn_after(wait)
@@ -211,7 +176,7 @@ async def test_nothing_leaves_after_five_hundred_withdrawals(kind: str, sockets:
 async def test_nothing_leaves_after_consent_has_expired(kind: str, sockets: Sockets) -> None:
     ledger = ConsentLedger()
     async with stalling_server(kind) as url, service_for(kind, url, ledger) as service:
-        await until(lambda: "link" not in service.status().backends[0].unavailable_reason)
+        await until(lambda: service._backends.by_kind[BackendKind(kind)].conditions().usable)
         expires_at = datetime.now(UTC) + timedelta(seconds=1.0)
         ledger.grant("s", version="1", recorded_by="test", expires_at=expires_at)
         asked = asyncio.create_task(service.process_image(IMAGE))

@@ -73,14 +73,22 @@ class UploadGate:
         self.bytes_sent = 0
         """Bytes that were handed over so far."""
 
+    def require_open(self) -> None:
+        """Refuse if the frame may not leave now.
+
+        Raises:
+            BackendUnavailableError: If it may not.
+        """
+        if reason := self.denied_reason():
+            raise BackendUnavailableError(reason, backend=self.backend.value)
+
     def hand_over(self, size_bytes: int) -> None:
         """Count `size_bytes` that the caller hands to a transport as soon as this returns.
 
         Raises:
             BackendUnavailableError: If the frame may not leave any more.
         """
-        if reason := self.denied_reason():
-            raise BackendUnavailableError(reason, backend=self.backend.value)
+        self.require_open()
         self.bytes_sent += size_bytes
 
 

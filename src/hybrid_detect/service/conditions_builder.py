@@ -13,6 +13,7 @@ from hybrid_detect.backends.remote.link_meter import LinkMeters
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.consent import ConsentLedger
+from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
 from hybrid_detect.selection.network import NetworkClassifier
@@ -133,13 +134,7 @@ class ConditionsBuilder:
         """Why a frame may not be given to `kind` now; empty if it may."""
         source = self._config.session_id
         backend = self._backends.get(kind)
-        record = (
-            self._consent.current(
-                source, scope=self._privacy.consent_scope, version=self._privacy.consent_version
-            )
-            if self._consent is not None and source
-            else None
-        )
+        record = self._consent_record()
         now = datetime.now(UTC)
         # A backend that the app brings need not use the configured endpoint.
         for host in backend.hosts if backend else ("",):
@@ -154,6 +149,21 @@ class ConditionsBuilder:
             if reason:
                 return reason
         return ""
+
+    def consent_left_s(self) -> float:
+        """Seconds until the consent that lets frames leave expires; infinite if it does not."""
+        record = self._consent_record()
+        if not self._privacy.require_consent or record is None or record.expires_at is None:
+            return math.inf
+        return (record.expires_at - datetime.now(UTC)).total_seconds()
+
+    def _consent_record(self) -> ConsentRecord | None:
+        source = self._config.session_id
+        if self._consent is None or not source:
+            return None
+        return self._consent.current(
+            source, scope=self._privacy.consent_scope, version=self._privacy.consent_version
+        )
 
     def _link(self, host: str, now_s: float) -> LinkConditions:
         estimator = self._meters.of(host).link

@@ -36,7 +36,7 @@ from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameCon
 from hybrid_detect.service.deciding import Decider
 from hybrid_detect.service.default_policy import default_policy
 from hybrid_detect.service.execution import Execution
-from hybrid_detect.service.loop_thread import FORKED
+from hybrid_detect.service.loop_thread import FORKED, call_in_loop
 from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.status import ServiceStatus, Traffic
 from hybrid_detect.service.streams import SILENCE_S, ResultsInOrder, Stream
@@ -122,6 +122,7 @@ class HybridDetectionService:
             clock=clock,
             spawn=self._spawn,
             denied_reason=self._conditions_builder.denied_reason,
+            consent_left_s=self._conditions_builder.consent_left_s,
         )
         self._consent = consent
         self._consent_stops: Callable[[], None] | None = None
@@ -374,9 +375,9 @@ class HybridDetectionService:
         return self
 
     def _on_withdrawal(self, loop: asyncio.AbstractEventLoop, record: ConsentRecord) -> None:
-        """Called in the thread that withdraws."""
+        """Called in the thread that withdraws: recalls the frames under way before it returns."""
         if record.subject == self.config.session_id:
-            loop.call_soon_threadsafe(self._executor.recall)
+            call_in_loop(loop, self._executor.recall)
 
     async def wait_ready(self) -> None:
         """Wait until every backend has either become ready or failed to for the first time."""

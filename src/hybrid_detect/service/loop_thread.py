@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from hybrid_detect.errors import ClosedError, ConfigurationError
 
-__all__ = ["LoopThread"]
+__all__ = ["FORKED", "LoopThread", "call_in_loop"]
 
 logger = logging.getLogger("hybrid_detect")
 
@@ -43,6 +43,27 @@ FORKED = (
     "this service was made before the process forked, and its threads and connections are not in "
     "the child: make a new one in the child"
 )
+
+
+def call_in_loop(loop: asyncio.AbstractEventLoop, function: Callable[[], object]) -> None:
+    """Call `function` in the thread of `loop`, and return once it has returned.
+
+    A loop that is blocked is waited for `EXIT_LIMIT_S` seconds; one that has ended is not.
+    """
+    if asyncio._get_running_loop() is loop:
+        function()
+        return
+    done = threading.Event()
+
+    def call() -> None:
+        try:
+            function()
+        finally:
+            done.set()
+
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
+        done.wait(EXIT_LIMIT_S)
 
 
 class LoopThread:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+import math
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -55,6 +57,7 @@ class PlanExecutor:
         spawn: Runs a coroutine as a task that its owner cancels when the service closes.
         denied_reason: Why a frame of that privacy may not be given to a backend now; empty if it
             may.
+        consent_left_s: Seconds until the consent that lets frames leave expires.
     """
 
     def __init__(
@@ -65,12 +68,14 @@ class PlanExecutor:
         clock: Callable[[], float],
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
         denied_reason: Callable[[BackendKind, FramePrivacy], str],
+        consent_left_s: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._backends = backends
         self._missing = missing
         self._clock = clock
         self._spawn = spawn
         self._denied_reason = denied_reason
+        self._consent_left_s = consent_left_s
         self._budget = HedgeBudget()
         self._remote: set[_Recallable] = set()
         self.hedges = HedgeCounts()
@@ -114,7 +119,7 @@ class PlanExecutor:
             if kind is BackendKind.DEVICE:
                 attempt.result = await backend.detect(frame, plan, gate)
             else:
-                with _Recallable(self._remote, gate):
+                with _Recallable(self._remote, gate), self._recalled_at_expiry(plan.deadline_s):
                     attempt.result = await backend.detect(frame, plan, gate)
         except BackendError as error:
             # Its traceback would keep the frame alive for as long as the result is kept.
@@ -140,6 +145,19 @@ class PlanExecutor:
             raise BackendTimeoutError(msg, backend=kind.value)
         assert execution.plan is not None and execution.frame is not None  # noqa: S101, PT018 - set by the caller
         return backend, replace(execution.plan, backend=kind, deadline_s=left_s), execution.frame
+
+    @contextmanager
+    def _recalled_at_expiry(self, deadline_s: float) -> Iterator[None]:
+        """Recall frames when their consent expires, if that is within `deadline_s` seconds."""
+        left_s = self._consent_left_s()
+        if left_s > deadline_s:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(max(left_s, 0.0), self.recall)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def recall(self) -> None:
         """Give up every remote attempt under way: bytes that have not left yet do not leave.

@@ -234,6 +234,12 @@ class CloudDetectionService(RemoteBackend):
             )
         return BackendUnavailableError(meaning, backend=self.kind.value, retryable=retryable)
 
+    def recall(self) -> None:
+        """Break off the requests under way, whose pictures would still go out of a buffer."""
+        for transport in self._transports.values():
+            if isinstance(transport, HttpConnections):
+                transport.recall()
+
     async def aclose(self) -> None:
         """Close the pool's connections."""
         await super().aclose()

@@ -166,6 +166,11 @@ class HttpConnections(httpx.AsyncBaseTransport):
         else:
             connection.abort()
 
+    def recall(self) -> None:
+        """Break off the requests under way: bytes that are still here do not leave."""
+        for connection in self._busy:
+            connection.abort()
+
     async def aclose(self) -> None:
         """Break all connections off; requests under way fail."""
         self._closed = True

@@ -49,7 +49,10 @@ class Upload:
 
     def answered(self, *, now_s: float, server_s: float | None, receive_s: float | None) -> None:
         """Its answer was complete at `now_s`."""
-        self._send()  # by a channel that does not tell when it hands over
+        if not self._is_sent and self._gate is not None:
+            # By a channel that does not tell when it hands over.
+            self._gate.bytes_sent += self._size_bytes
+        self._send()
         self._meter.link.answered(self._number, now_s=now_s, server_s=server_s, receive_s=receive_s)
 
     def answered_unread(self) -> None:

@@ -287,6 +287,8 @@ class RemoteBackend(Backend):
                 request = await target.addressed(request, now_s=time.time())
             meter = self.meters.of(target.host)
             upload = meter.upload(len(request.body), probe=job.plan.probe, gate=job.gate)
+            if job.gate is not None:
+                job.gate.require_open()  # for a channel that does not ask it itself
             limit_s = self._pool.limit_s(target, job.ends_s - time.monotonic(), tried)
             response = await self.exchange(request, deadline_s=limit_s, upload=upload)
             arrived_s = meter.clock()

@@ -198,11 +198,11 @@ class StreamingService(RemoteBackend):
             # What is sent stays in the buffer when its frame's deadline has passed: over a stalled
             # link they would pile up, and be carried for nothing once it goes on.
             await link.drain()
+            await link.send(encode_announcement(request_id))
             pulse.sending(len(request))
             if upload is not None:
                 upload.handed_over()
                 self._uploads[request_id] = upload
-            await link.send(encode_announcement(request_id))
             await link.send(with_request_id(request, request_id))
             return await reply
         except asyncio.CancelledError:
@@ -323,8 +323,11 @@ class StreamingService(RemoteBackend):
                 upload.answered_unread()
 
     def recall(self) -> None:
-        """Break the link if a frame lies in its buffer, from where it would still go out."""
-        if self._link is not None and self._link.transport.get_write_buffer_size():
+        """Break the link, because a frame that lies in its buffers would still go out.
+
+        Over TLS the buffer below the encryption cannot be asked, so it is not asked.
+        """
+        if self._link is not None:
             self._link.transport.abort()
 
     async def aclose(self) -> None:
