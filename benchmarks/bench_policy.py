@@ -2,7 +2,7 @@
 
 Every trace in ../shared/traces beside the repository (or in the folder given), three classes of
 device, three seeds, the uplink as it is, halved and doubled, with and without the server's receive
-times. 972 worlds of up to 300 s, about three seconds of processor time each for all policies and
+times. 972 runs of up to 300 s, about three seconds of processor time each for all policies and
 the oracle's plan together, in one process for each processor: half an hour on two.
 
     python benchmarks/bench_policy.py [--traces DIR] [--seeds 3] [--uplinks 1 0.5 2] [--policy ...]
@@ -55,14 +55,14 @@ def main() -> int:
 
     def progress(done: int, of: int) -> None:
         if done % max(of // 50, 1) == 0 or done == of:
-            print(f"{done} of {of} worlds, {time.monotonic() - began_s:.0f} s", file=sys.stderr)
+            print(f"{done} of {of} runs, {time.monotonic() - began_s:.0f} s", file=sys.stderr)
 
     rows = compare(scenarios, arguments.policy, processes=arguments.processes, progress=progress)
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in rows]))
     print(f"{len(traces)} traces, {arguments.seeds} seeds")
     for uplink in arguments.uplinks:
-        told(rows, uplink, arguments.devices)
+        figures(rows, uplink, arguments.devices)
     goals(rows)
     return 0
 
@@ -79,7 +79,7 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def told(rows: list[Row], uplink: float, devices: list[str]) -> None:
+def figures(rows: list[Row], uplink: float, devices: list[str]) -> None:
     rows = [row for row in rows if row.uplink == uplink]
     groups: dict[str, Callable[[Row], bool]] = {"all devices": lambda row: True}
     if uplink == 1:
@@ -115,7 +115,7 @@ def goals(rows: list[Row]) -> None:
             continue
         print(f"\n## goals: {policy}")
         line("regret %", whole.regret * 100, 3.5 if policy == "auto" else 3.0)
-        line("worst against the best fixed way", whole.worst_vs_fixed, -0.01, least=True)
+        line("worst against the best fixed policy", whole.worst_vs_fixed, -0.01, least=True)
         for device, limit in (("phone", 6.5), ("pi5", 2.0), ("desktop", 2.0)):
             if one := of(policy, lambda row, device=device: row.device == device):
                 line(f"{device}: regret %", one.regret * 100, limit)

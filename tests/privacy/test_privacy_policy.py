@@ -149,7 +149,7 @@ def test_an_unknown_privacy_denies(privacy: object) -> None:
 
 @pytest.mark.parametrize("kind", ["carrier_pigeon", "", None, 7, "CLOUD", []])
 def test_an_unknown_way_is_denied(kind: object) -> None:
-    assert "does not allow the way" in denied_reason(PrivacyPolicy(), kind)
+    assert "does not allow the backend" in denied_reason(PrivacyPolicy(), kind)
 
 
 @pytest.mark.parametrize(

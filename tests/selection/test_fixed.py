@@ -51,7 +51,7 @@ def test_a_way_that_is_out_is_not_replaced_by_another() -> None:
     assert plan.reason == "fixed: cloud is out (refused)"
     plan = FixedPolicy(backend="cloud").decide(replace(CONDITIONS, backends=WAYS[1:]))
     assert plan.backend is None
-    assert "no such way" in plan.reason
+    assert "no such backend" in plan.reason
 
 
 def test_an_unknown_way_is_refused() -> None:

@@ -139,7 +139,7 @@ def test_a_way_that_is_out_is_not_taken() -> None:
     assert rule.decide(conditions(STREAMING, link=None)).backend is STREAMING
     nobody = replace(conditions(), backends=())
     assert rule.decide(nobody).backend is None
-    assert "no way is usable" in rule.decide(nobody).reason
+    assert "no backend is usable" in rule.decide(nobody).reason
     assert not rule.decide(nobody).skip
 
 

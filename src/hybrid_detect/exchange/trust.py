@@ -1,4 +1,4 @@
-"""Which key of the server a client seals to, and why it believes in it."""
+"""Which key of the server a client seals to, and why it trusts that key."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class TrustedKey:
             except ConfigurationError:
                 continue  # a suite of tomorrow, or one that is not to be had here
         if self._sealer is None and (key := self._remembered()) is not None:
-            self._sealer = self._to(key)  # another way to the same server was here first
+            self._sealer = self._to(key)  # another backend met the server first
         if self._sealer is not None:
             key = self._sealer.public_key
             key.require_alive(self._clock())
@@ -152,7 +152,7 @@ class TrustedKey:
         try:
             self._remember(key)
         except EncryptionError as error:
-            # The old key still opens the way after a restart, and the answer is here.
+            # The old key still works after a restart, and the answer is here.
             logger.warning("the server's new key is not remembered: %s", error)
 
     def _remembered(self) -> PublicKey | None:

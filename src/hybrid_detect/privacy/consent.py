@@ -183,7 +183,7 @@ class ConsentLedger:
         return self._records.get(subject, ())
 
     def on_withdrawal(self, listener: Callable[[ConsentRecord], None]) -> Callable[[], None]:
-        """Call `listener` with each consent that is withdrawn, to drop frames under way.
+        """Call `listener` with each consent that is withdrawn, to drop frames on their way.
 
         It is called in the thread that withdraws, once the consent no longer stands, and must
         not wait for anything.
@@ -211,7 +211,7 @@ class ConsentLedger:
                 try:
                     self._write_withdrawals()
                 except ClosedError:
-                    pass  # an earlier close has told it
+                    pass  # an earlier close has logged it
                 except StorageError as error:
                     logger.error("%d withdrawals are lost: %s", len(self._unwritten), error)
             self._file.close()

@@ -8,8 +8,8 @@ A line's checksum covers every byte of the file before it, too. So a line that w
 out or put elsewhere is noticed, not only a line that is no JSON any more. Lines without a checksum,
 as early versions wrote them, are read as long as none with one has come before them.
 
-A checksum guards against damage, not against an attacker: whoever may write the file may write
-consents.
+A checksum guards against damage, not against an attacker: a process that may write the file
+may write consents.
 """
 
 from __future__ import annotations

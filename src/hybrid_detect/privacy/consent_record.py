@@ -58,7 +58,7 @@ class ConsentRecord:
             version: The version of the text that has to have been shown.
             now: The time, with its time zone.
         """
-        if self.withdrawn_at is not None:  # whatever the clock says
+        if self.withdrawn_at is not None:  # at any time of the clock
             return f"consent was withdrawn at {iso_utc(self.withdrawn_at)}"
         if self.scope != scope:
             return f"consent was given for {self.scope!r}, not for {scope!r}"

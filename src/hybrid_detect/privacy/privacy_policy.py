@@ -1,7 +1,7 @@
 """What may leave the device, to whom and from where. Pure, and never raising.
 
-Whatever is not known denies: a frame whose privacy cannot be read stays, and so does one on its
-way to a host nobody named.
+What is not known denies: a frame whose privacy cannot be read stays on the device, and so does one
+for a host that no rule names.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from hybrid_detect.types import BackendKind
 __all__ = ["FramePrivacy", "PrivacyPolicy"]
 
 REMOTE = frozenset({BackendKind.CLOUD, BackendKind.STREAMING})
-"""The ways that take a frame off the device. One that is added later is denied until named."""
+"""The backends that take a frame off the device. One added later is denied until named."""
 
 
 class FramePrivacy(StrEnum):
     """What may be done with one frame."""
 
     DEFAULT = "default"
-    """Whatever the service's policy allows."""
+    """All that the service's policy allows."""
     LOCAL_ONLY = "local_only"
-    """It stays on the device, whatever the policy allows."""
+    """It stays on the device, even where the policy allows more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrivacyPolicy:
-    """Says for each frame whether a way may have it.
+    """Says for each frame whether a backend may have it.
 
     As it stands without arguments, frames may go to the endpoint the app has configured, and
     nowhere while there is none.
 
     Raises:
-        ConfigurationError: If a host is not a plain host name, if a way is no remote one, or if
+        ConfigurationError: If a host is not a plain host name, if a backend is no remote one, or if
             consent is required but not to which version of the text.
     """
 
     may_leave: bool = True
     """Whether any frame may leave the device at all."""
     backends: frozenset[BackendKind] = REMOTE
-    """The remote ways that may be used."""
+    """The remote backends that may be used."""
     hosts: frozenset[str] | None = None
     """The hosts a frame may go to, such as ``faces.example.com``; `None` for the one the app
     has configured."""
@@ -94,12 +94,12 @@ class PrivacyPolicy:
         """Why a frame may not be given to `kind`, in words a person can read; empty if it may.
 
         Args:
-            kind: The way. The device may have every frame: nothing leaves by it.
-            host: Name of the host the way leads to; `None` if none is configured.
+            kind: The backend. The device may have every frame: nothing leaves by it.
+            host: Name of the host that the backend sends to; `None` if none is configured.
             now: The time, with its time zone.
             privacy: The frame's own.
             source: Name of the frame's camera or session.
-            consent: The consent of whoever is in the frame, as `ConsentLedger.current()` gives it.
+            consent: The consent of the person in the frame, as `ConsentLedger.current()` gives it.
         """
         if kind == BackendKind.DEVICE:
             return ""
@@ -119,7 +119,7 @@ class PrivacyPolicy:
         return self._why_no_consent(consent, now)
 
     def always_denied_reason(self, kind: BackendKind) -> str:
-        """Why `kind` may have no frame at all, whatever the frame; empty if it may have some."""
+        """Why `kind` may have no frame at all; empty if it may have some."""
         if kind == BackendKind.DEVICE:
             return ""
         if not self.may_leave:
@@ -127,7 +127,7 @@ class PrivacyPolicy:
         if not any(
             kind == backend for backend in self.backends
         ):  # what is unknown may not be hashable
-            return f"the privacy policy does not allow the way {kind!s}"
+            return f"the privacy policy does not allow the backend {kind!s}"
         return ""
 
     def _why_no_consent(self, consent: ConsentRecord | None, now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""What each provider says it does with pictures: data for whoever has to decide.
+"""What each provider says it does with pictures: data for the operator, who has to decide.
 
 These are the providers' own words, read on a date, and not a promise of this library's. What was
 not found is said to be unknown.
@@ -43,7 +43,7 @@ PROVIDER_FACTS = (
         training="no",
         opt_out="",
         region="wherever you run it",
-        source="the reference server of this library; ask whoever runs another one",
+        source="the reference server of this library; ask the operator of another one",
         looked_up=_LOOKED_UP,
     ),
     ProviderFacts(
@@ -81,7 +81,7 @@ PROVIDER_FACTS = (
     ),
     ProviderFacts(
         provider="kserve",
-        retention="unknown: the protocol says nothing; ask whoever runs the server",
+        retention="unknown: the protocol says nothing; ask its operator",
         training=UNKNOWN,
         opt_out=UNKNOWN,
         region="wherever it is run",
@@ -89,5 +89,5 @@ PROVIDER_FACTS = (
         looked_up=_LOOKED_UP,
     ),
 )
-"""Of the providers that `CloudDetectionService` knows. Looked up, not tested: nobody can see from
-outside what a provider keeps."""
+"""Of the providers that `CloudDetectionService` knows. Looked up, not tested: what a provider keeps
+cannot be seen from outside."""

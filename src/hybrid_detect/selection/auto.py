@@ -1,7 +1,7 @@
-"""The policy of `DetectionMode.AUTO`: the way of the highest expected worth, frame by frame.
+"""The policy of `DetectionMode.AUTO`: the backend of the highest expected worth, frame by frame.
 
-Hard rules come first: a way that is not usable (its breaker is open, consent or privacy forbid it,
-memory is short, its extra is missing) does not take part. Among the others the expected worth
+Hard rules come first: a backend that is not usable (its breaker is open, consent or privacy forbid
+it, memory is short, its extra is missing) does not take part. Among the others the expected worth
 decides: the predicted chance of being in time, accuracy, bytes, energy and the cost of switching,
 for this frame and, because a frame in the queue delays the next, for those after it.
 """
@@ -27,7 +27,7 @@ _REMOTE = (BackendKind.STREAMING, BackendKind.CLOUD)
 """The stream first: it costs no handshake and no headers, and its pings measure the link."""
 
 MAX_IN_FLIGHT = 3
-"""Frames under way on the link: a fourth would be late whatever became of it."""
+"""Frames under way on the link: a fourth would be late in any case."""
 
 TYPICAL_FRAME_BYTES = 100e3
 """A 1280x720 JPEG of quality 80 where nothing is known of its like: median of photos with faces,
@@ -40,7 +40,7 @@ half of what 80 KB cost."""
 TYPICAL_DEVICE_S = 0.1
 """A device that has not been measured yet: between a desktop (6 ms) and a slow phone (270 ms)."""
 
-# Worlds are rounded, so that one that has been looked ahead from is met again. The steps are
+# States are rounded, so that one that is solved is met again. The steps are
 # well below what an estimate is good for.
 _LOG_BITS_STEP = 0.11
 _LEAST_LOG_BITS, _MOST_LOG_BITS = math.log(1e3), math.log(1e10)
@@ -147,7 +147,7 @@ class AutoPolicy:
                 reserve_s=fallback_reserve_s(remotes, conditions.deadline_s),
                 retries=0,
                 target_bytes=self.target_bytes,
-                reason=f"auto: device, {_told(choice, link)}",
+                reason=f"auto: device, {_prediction(choice, link)}",
             )
         step = RUNGS[rung]
         others = tuple(backend.kind for backend in remotes[1:])
@@ -173,7 +173,7 @@ class AutoPolicy:
             hedge=BackendKind.DEVICE if with_device else None,
             hedge_after_s=hedge_after_s,
             probe=probe,
-            reason=f"auto: {remote.kind.value} {what}{hedged}, {_told(choice, link)}{out}",
+            reason=f"auto: {remote.kind.value} {what}{hedged}, {_prediction(choice, link)}{out}",
         )
 
     def _would_gain(
@@ -226,8 +226,8 @@ class AutoPolicy:
     def _utility(self, conditions: Conditions) -> Utility:
         if math.isfinite(conditions.interval_s):
             return self.utility
-        # Nobody watches a lone picture move: what matters is that the answer comes at all, with
-        # half of the deadline kept for what cannot be foreseen.
+        # A lone picture is not watched while it moves: what matters is that the answer comes at
+        # all, with half of the deadline kept for what cannot be foreseen.
         return replace(self.utility, on_time_s=max(round(conditions.deadline_s, 1), 0.1) / 2)
 
     def _energy_factor(self, conditions: Conditions) -> float:
@@ -243,7 +243,7 @@ def _usable(conditions: Conditions, kind: BackendKind) -> BackendConditions | No
 
 
 def _without_spending(conditions: Conditions) -> Conditions:
-    """`conditions` in which no remote way can be used, because each of its frames costs money."""
+    """`conditions` without remote backends, because each of their frames costs money."""
     unavailable_reason = "the spending cap is reached"
     backends = (
         backend
@@ -294,7 +294,7 @@ def _round(seconds: float, step: float = 0.2) -> float:
     return 0.1 * math.exp(round(math.log(max(seconds, 1e-3) / 0.1) / step) * step)
 
 
-def _told(choice: Choice, link: LinkConditions) -> str:
+def _prediction(choice: Choice, link: LinkConditions) -> str:
     return (
         f"{choice.on_time:.0%} in time at {link.bits_per_s / 1e6:.1f} Mbit/s, "
         f"round trip {link.rtt_s * 1000:.0f} ms"

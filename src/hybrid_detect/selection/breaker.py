@@ -1,10 +1,10 @@
-"""A circuit breaker: stops giving frames to a way that fails, and finds out when it works again.
+"""A circuit breaker: gives a backend that fails no frames, and finds out when it works again.
 
 ::
 
     state      event            next
-    open       its time came    half_open   a check is under way; no frames
-    open       quick success    closed      a frame that was still under way: it works
+    open       its time came    half_open   a check is running; no frames
+    open       quick success    closed      a frame sent before: it works
     open       slow success     open        it works, but not well
     open       failure          open        asked again later; the pause does not grow
     half_open  quick success    closed      on probation, if it was open before for a failure
@@ -15,7 +15,7 @@
     closed     failure          closed      below the count and the share of failures
     closed     failure          open        at one of them, on probation, or refused for good
 
-It starts open and due at once: a way has to prove itself before it gets a frame. A check proves
+It starts open and due at once: a backend has to prove itself before it gets a frame. A check proves
 little (a server may be alive and still fail each picture), so that after an outage the first
 frame decides: on probation, one that fails or is slow opens the breaker again, and for longer.
 
@@ -48,14 +48,14 @@ class _Call(NamedTuple):
 
 
 class CircuitBreaker:
-    """The breaker of one way.
+    """The breaker of one backend.
 
     Args:
         uniform: Source of randomness for the jitter.
     """
 
     FAILURES_TO_OPEN = 2
-    """One failure may be the frame's; two in a row at 10 fps are the way's."""
+    """One failure may be the frame's; two in a row at 10 fps are the backend's."""
 
     WINDOW_S = 5.0
     """Calls looked back on: 50 frames at 10 fps. Chromium's window of recent observations
@@ -104,14 +104,14 @@ class CircuitBreaker:
         """When the next check is due, in monotonic seconds."""
 
     def begin_check(self) -> None:
-        """A check is under way."""
+        """A check is running."""
         self.state = BreakerState.HALF_OPEN
 
     def on_success(self, *, now_s: float | None = None, slow: bool = False) -> None:
         """A check or a frame succeeded.
 
         Args:
-            now_s: Monotonic time in seconds; `None` for about the time of the last call that told.
+            now_s: Monotonic time in seconds; `None` for the time of the last call that had one.
             slow: Whether it took longer than the caller finds acceptable.
         """
         at_s = self._last_s if now_s is None else now_s

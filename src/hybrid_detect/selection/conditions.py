@@ -1,7 +1,7 @@
 """What a policy may see when it decides: frozen values that probes and estimators write.
 
-Nothing here is of the future, and nothing of a queue that only the network can look into: a
-client can know all of it at the moment of deciding.
+A client can know all of it at the moment of deciding: it holds nothing of the future, and nothing
+of queues inside the network.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["BackendConditions", "Conditions", "LinkConditions", "NetworkClass"]
 
 
 class NetworkClass(StrEnum):
-    """The network in a word."""
+    """The network's class."""
 
     UNKNOWN = "unknown"
     """Nothing has been measured yet."""
@@ -51,7 +51,7 @@ class LinkConditions:
     idle_s: float = math.inf
     """Seconds since a frame was last sent."""
     probe_due: bool = False
-    """Whether a probe is allowed now: none is under way and the pause since the last is over."""
+    """Whether a probe is allowed now: none is in flight and the pause since the last is over."""
     silent_s: float = 0.0
     """Seconds for which something has been asked and nothing has come back."""
     network: NetworkClass = NetworkClass.UNKNOWN
@@ -59,7 +59,7 @@ class LinkConditions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendConditions:
-    """What is known about one way at the moment of deciding."""
+    """What is known about one backend at the moment of deciding."""
 
     kind: BackendKind
     usable: bool
@@ -71,7 +71,7 @@ class BackendConditions:
     busy_s: float = 0.0
     """Seconds until it can begin with a frame."""
     accuracy: float = 1.0
-    """What an answer of it is worth, full quality supposed: 1.0 is the best way's."""
+    """What an answer of it is worth, full quality supposed: 1.0 is the best backend's."""
     link: LinkConditions | None = None
     """The path to its host; `None` for the device, and where `Conditions.link` is the only one."""
     cost: float = 0.0
@@ -103,7 +103,7 @@ class Conditions:
     frame_side_px: int | None = None
     """Its longer side; `None` if unknown."""
     previous: BackendKind | None = None
-    """The way that was chosen for the last frame that was not left out, probes aside."""
+    """The backend that was chosen for the last frame that was not left out, probes aside."""
     metered: bool = False
     """Whether bytes on this network cost the user money."""
     spent: float = 0.0
@@ -111,7 +111,7 @@ class Conditions:
     power: PowerConditions = field(default_factory=PowerConditions)
 
     def backend(self, kind: BackendKind) -> BackendConditions | None:
-        """The conditions of `kind`; `None` if the service does not have that way."""
+        """The conditions of `kind`; `None` if the service does not have it."""
         return next((backend for backend in self.backends if backend.kind is kind), None)
 
     def link_to(self, kind: BackendKind | None) -> LinkConditions | None:

@@ -1,4 +1,4 @@
-"""The cascade: the device looks first, and the server as well where the device is not sure."""
+"""The cascade: the device detects first, and the server as well where the device is not sure."""
 
 from __future__ import annotations
 

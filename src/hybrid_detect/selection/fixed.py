@@ -1,4 +1,4 @@
-"""Always one way at one quality."""
+"""Always one backend at one quality."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["FixedPolicy"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedPolicy:
-    """Takes `backend` for every frame, whatever the network does.
+    """Takes `backend` for every frame, on any network.
 
-    To measure against, and for who has decided. A frame that may be left out is, while
-    `max_in_flight` are under way: a longer queue only makes all answers late.
+    For comparisons, and for apps that have decided. A frame that may be left out is, while
+    `max_in_flight` are in flight: a longer queue only makes all answers late.
     """
 
     backend: BackendKind | str
@@ -36,7 +36,7 @@ class FixedPolicy:
         is_full = kind is not BackendKind.DEVICE and under_way >= self.max_in_flight
         skip = is_full and not conditions.must_answer
         if backend is None or not backend.usable:
-            why = backend.unavailable_reason if backend else "this service has no such way"
+            why = backend.unavailable_reason if backend else "this service has no such backend"
             reason = f"fixed: {kind.value} is out ({why})"
         else:
             reason = f"fixed: {kind.value}" + (f", {under_way} under way" if skip else "")

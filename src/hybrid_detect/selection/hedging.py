@@ -1,4 +1,4 @@
-"""How many frames may be looked at twice."""
+"""How many frames two backends may look at."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class HedgeBudget:
     two seconds at 10 fps. Without a hedge a frame still has its fallbacks.
 
     Source of the scheme: gRPC's retry throttling (proposal A6), with a share that fits a second
-    way on the same device, where a hedge burdens no server.
+    backend on the same device, where a hedge burdens no server.
     """
 
     SHARE = 0.5
@@ -25,7 +25,7 @@ class HedgeBudget:
         """Hedges that were asked for and not granted."""
 
     def on_frame(self) -> None:
-        """A frame is about to be looked at."""
+        """A frame is about to be detected on."""
         self._tokens = min(self._tokens + self.SHARE, self.BURST)
 
     def take(self) -> bool:

@@ -36,7 +36,7 @@ OBSERVATION_VARIANCE = 0.05
 """Of one upload's ln(bits/s): capacity moves by a fifth within the 100 ms of an upload."""
 
 CENSORED_VARIANCE = 0.1
-"""Added for an upload that is still under way: it bounds the capacity from above only."""
+"""Added for an upload that is still in flight: it bounds the capacity from above only."""
 
 PRIOR_RTT_S = 0.06
 PRIOR_RTT_DEVIATION_S = 0.02

@@ -257,8 +257,8 @@ class _Process:
         worth = state.utility.worth(device_s, deadline_s=state.deadline_s).mean()
         self._device_worth = state.device_accuracy * float(worth) if self._has_device else 0.0
         self._device_on_time = float(np.mean(device_s <= state.utility.on_time_s))
-        # A device that cannot look at every frame takes turns with the server, which is no change
-        # of mind; the slower it is, the less a change of way says.
+        # A slow device takes turns with the server, which is no change of mind: the slower it is,
+        # the less a change of backend says.
         turns = min(1.0, state.interval_s / state.device_s)
         self._switch_cost = state.utility.switch_cost * turns**2
 

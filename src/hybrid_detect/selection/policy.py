@@ -15,9 +15,9 @@ __all__ = ["ModePolicy", "Policy"]
 _CLOUD, _STREAMING, _DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE
 
 ORDERS: dict[DetectionMode, tuple[BackendKind, ...]] = {
-    # The server looks with the larger model and sees smaller faces, so it goes first while it
-    # answers in time; the stream costs less per frame than a request. After a remote way has
-    # failed, the device is the surest: the other remote way leads to the same server.
+    # The server has the larger model, which finds smaller faces, so it goes first while it
+    # answers in time; the stream costs less per frame than a request. After a remote backend has
+    # failed, the device is the surest: the other remote backend leads to the same server.
     DetectionMode.AUTO: (_STREAMING, _DEVICE, _CLOUD),
     DetectionMode.CLOUD: (_CLOUD,),
     DetectionMode.STREAMING: (_STREAMING,),
@@ -25,7 +25,7 @@ ORDERS: dict[DetectionMode, tuple[BackendKind, ...]] = {
     DetectionMode.PREFER_CLOUD: (_CLOUD, _DEVICE, _STREAMING),
     DetectionMode.PREFER_ON_DEVICE: (_DEVICE, _STREAMING, _CLOUD),
 }
-"""The ways of each mode, in order of preference."""
+"""The backends of each mode, in order of preference."""
 
 RESERVE_FACTOR = 2.0
 """The fallback is given twice its predicted time: a one-off may take that long, not more."""
@@ -41,11 +41,11 @@ RETRIES_ALONE = 4
 """Without a fallback: with back-offs of 50 ms doubling, four fill the default deadline."""
 
 MAX_RESERVE_SHARE = 0.5
-"""The first way always gets at least half of the deadline."""
+"""The first backend always gets at least half of the deadline."""
 
 
 class Policy(Protocol):
-    """Decides how a frame is looked at. Any object with this method will do."""
+    """Decides which backend gets a frame. Any object with this method will do."""
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`. Does no I/O and does not raise."""
@@ -54,10 +54,10 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModePolicy:
-    """Takes the first way of the mode's order that is usable and predicted to be in time.
+    """Takes the first backend of the mode's order that is usable and predicted to be in time.
 
-    A way without a recent measurement counts as in time: it is how it gets one. If none is in
-    time, the one predicted to be fastest is taken.
+    A backend without a recent measurement counts as in time, since that is how it gets one. If
+    none is in time, the one predicted to be fastest is taken.
     """
 
     mode: DetectionMode | str = DetectionMode.AUTO
@@ -100,7 +100,7 @@ class ModePolicy:
             fallbacks=tuple(backend.kind for backend in fallbacks),
             deadline_s=conditions.deadline_s,
             reserve_s=fallback_reserve_s(fallbacks, conditions.deadline_s),
-            # Another way that is ready beats asking the one that has just failed.
+            # Another backend that is ready beats asking the one that has just failed.
             retries=0 if fallbacks else RETRIES_ALONE,
             target_bytes=self.target_bytes,
             quality=self.quality,
@@ -135,14 +135,14 @@ def _why_passed(backend: BackendConditions, deadline_s: float) -> str:
 
 
 def why_out(backend: BackendConditions) -> str:
-    """Why `way` takes no part, in words a person can read."""
+    """Why `backend` takes no part, in words a person can read."""
     return f"{backend.kind.value} is out ({backend.unavailable_reason})"
 
 
 def why_none(known: Iterable[BackendConditions]) -> str:
-    """Why none of the `known` ways can be taken, in words a person can read."""
+    """Why none of the `known` backends can be taken, in words a person can read."""
     reasons = "; ".join(f"{backend.kind.value}: {backend.unavailable_reason}" for backend in known)
-    return f"no way is usable: {reasons or 'none is configured'}"
+    return f"no backend is usable: {reasons or 'none is configured'}"
 
 
 def _ms(seconds: float) -> str:

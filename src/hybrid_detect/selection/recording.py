@@ -1,4 +1,4 @@
-"""Decisions as JSON lines: what a policy was shown and what it said, to be shown to another.
+"""Decisions as JSON lines: a policy's conditions and plans, to be replayed with another policy.
 
 A line holds a version, the conditions and the plan::
 
@@ -44,7 +44,7 @@ class RecordingPolicy:
         with open("run.jsonl", "w", encoding="utf-8") as file:
             service = HybridDetectionService(policy=RecordingPolicy(AutoPolicy(), file.write))
 
-    Conditions hold times, rates and names of ways; no picture, address or key is among them.
+    Conditions hold times, rates and names of backends; no picture, address or key is among them.
 
     Args:
         policy: Decides.
@@ -69,7 +69,7 @@ class RecordingPolicy:
         return plan
 
     def __getattr__(self, name: str) -> Any:
-        # Whatever else the policy can do: it may watch the simulator's events, for instance.
+        # Other methods of the policy: it may watch the simulator's events, for instance.
         if name == "_policy":  # not made yet: unpickled or copied
             raise AttributeError(name)
         return getattr(self._policy, name)

@@ -1,4 +1,4 @@
-"""The mission's rule, as written: two round trips part three ways of working."""
+"""The mission's rule, as written: two round-trip times separate three ways of working."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GOOD_RTT_S = 0.1
 """Below this round trip the link is good. Source: the project's mission."""
 
 SLOW_RTT_S = 0.3
-"""From this round trip on the device looks. Source: the project's mission.
+"""From this round trip on the device detects. Source: the project's mission.
 
 So it does without a pong for 1 s, as the mission asks, and even sooner: a ping that is not answered
 counts as a round trip that has taken so long already (`LinkEstimator`)."""
@@ -26,7 +26,7 @@ EARLY_SHARE = 0.1
 is the pause since the last frame was sent, after it was compressed."""
 
 MAX_IN_FLIGHT = 2
-"""Frames under way on the link; one more would only wait."""
+"""Frames in flight on the link; a third would only wait."""
 
 _REMOTE = (BackendKind.STREAMING, BackendKind.CLOUD)
 
@@ -35,8 +35,8 @@ _REMOTE = (BackendKind.STREAMING, BackendKind.CLOUD)
 class ThresholdPolicy:
     """Good link: quality 80, up to 15 fps. Moderate: quality 50, up to 5 fps. Else the device.
 
-    Good is a round trip below 100 ms, moderate one below 300 ms. The other ways are fallbacks, for
-    a frame that the chosen one cannot answer. Simple to explain and to foresee;
+    Good is a round trip below 100 ms, moderate one below 300 ms. The other backends are
+    fallbacks, for a frame that the chosen one cannot answer. Simple to explain and to foresee;
     it does not know what the link carries, which is why `AutoPolicy` is better on every kind of
     network that was measured.
     """
@@ -50,31 +50,31 @@ class ThresholdPolicy:
         device = BackendKind.DEVICE if BackendKind.DEVICE in usable else None
         link = conditions.link_to(remote)
         if link is None or link.network is NetworkClass.OFFLINE:
-            told = "no network" if link else "the network is not measured"
-            return self._plan(conditions, device or remote, told)
-        told = f"round trip {link.rtt_s * 1000:.0f} ms"
+            link_state = "no network" if link else "the network is not measured"
+            return self._plan(conditions, device or remote, link_state)
+        link_state = f"round trip {link.rtt_s * 1000:.0f} ms"
         if remote is None or (device is not None and link.rtt_s >= SLOW_RTT_S):
-            return self._plan(conditions, device, told)
+            return self._plan(conditions, device, link_state)
         is_good = link.rtt_s < GOOD_RTT_S
         preset = PRESETS["high" if is_good else "low"]
         if not conditions.must_answer and (why := _why_wait(link, preset.fps)):
-            return self._plan(conditions, None, f"{told}, {why}", skip=True)
-        return self._plan(conditions, remote, told, quality=preset.quality)
+            return self._plan(conditions, None, f"{link_state}, {why}", skip=True)
+        return self._plan(conditions, remote, link_state, quality=preset.quality)
 
     def _plan(
         self,
         conditions: Conditions,
         backend: BackendKind | None,
-        told: str,
+        link_state: str,
         *,
         quality: int = DEFAULT_QUALITY,
         skip: bool = False,
     ) -> Plan:
-        what = "left out" if skip else backend.value if backend else "no way is usable"
+        what = "left out" if skip else backend.value if backend else "no backend is usable"
         others = [
             other for other in conditions.backends if other.usable and other.kind is not backend
         ]
-        # The other remote way leads to the same server, so it comes last.
+        # The other remote backend leads to the same server, so it comes last.
         others.sort(key=lambda other: other.kind is not BackendKind.DEVICE)
         if backend is None:
             others = []
@@ -87,7 +87,7 @@ class ThresholdPolicy:
             deadline_s=conditions.deadline_s,
             quality=quality,
             target_bytes=self.target_bytes,
-            reason=f"threshold rule: {what}, {told}",
+            reason=f"threshold rule: {what}, {link_state}",
         )
 
 

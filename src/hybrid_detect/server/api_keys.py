@@ -56,7 +56,7 @@ class ApiKey:
     """HMAC-SHA256 of the key's secret under the salt, in hexadecimal digits."""
 
 
-_NOBODY = ApiKey(id="", name="", created="", salt="00" * SALT_BYTES, sha256="00" * 32)
+_NO_KEY = ApiKey(id="", name="", created="", salt="00" * SALT_BYTES, sha256="00" * 32)
 """Compared with if no key has the id, so that an unknown id takes as long as a known one."""
 
 
@@ -85,10 +85,10 @@ class ApiKeyFile:
         if match is None:
             return None
         key_id, secret = match.groups()
-        key = self._current().get(key_id, _NOBODY)
+        key = self._current().get(key_id, _NO_KEY)
         digest = _digest(bytes.fromhex(key.salt), secret)
         is_right = hmac.compare_digest(digest, bytes.fromhex(key.sha256))
-        return key if is_right and key is not _NOBODY else None
+        return key if is_right and key is not _NO_KEY else None
 
     def read(self) -> tuple[ApiKey, ...]:
         """The keys in the file, the oldest first.

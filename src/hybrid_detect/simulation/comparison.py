@@ -34,7 +34,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scenario:
-    """What makes an `Environment`, and what policies are told of it; see there."""
+    """What makes an `Environment`, and what policies may know of it; see there."""
 
     trace: Trace
     device: str = "pi5"
@@ -45,7 +45,7 @@ class Scenario:
     device_end: Literal["predicted", "known"] = "predicted"
 
     def environment(self) -> Environment:
-        """The world."""
+        """The environment that policies run in."""
         return Environment(
             self.trace,
             self.device,
@@ -70,7 +70,7 @@ class Scenario:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One policy in one scenario; see `Outcome` for the figures."""
+    """One policy in one scenario; see `SimulatedResult` for the figures."""
 
     policy: str
     trace: str
@@ -108,7 +108,7 @@ FIGURES = (
 
 
 def measure(scenario: Scenario, policies: Sequence[str]) -> list[Row]:
-    """A row for each of `policies`, for the oracle and for the best fixed way in hindsight."""
+    """A row for each of `policies`, for the oracle and for the best fixed policy in hindsight."""
     environment = scenario.environment()
     names = dict.fromkeys((*policies, *FIXED, ORACLE))
     rows = {name: _row(scenario, name, scenario.run(name, environment)) for name in names}
@@ -118,7 +118,7 @@ def measure(scenario: Scenario, policies: Sequence[str]) -> list[Row]:
 
 
 def _row(
-    scenario: Scenario, policy: str, outcome: SimulatedResult | None, utility: float = 0.0
+    scenario: Scenario, policy: str, result: SimulatedResult | None, utility: float = 0.0
 ) -> Row:
     facts = {
         "policy": policy,
@@ -129,19 +129,19 @@ def _row(
         "seed": scenario.seed,
         "uplink": scenario.uplink,
     }
-    if outcome is None:
+    if result is None:
         return Row(**facts, utility=utility)  # type: ignore[arg-type]
     return Row(
         **facts,  # type: ignore[arg-type]
-        utility=outcome.utility,
-        p50_s=outcome.latency_s(0.5),
-        p95_s=outcome.latency_s(0.95),
-        on_time=outcome.on_time,
-        switches_per_min=outcome.switches_per_min,
-        sent_mb_per_min=outcome.sent_mb_per_min,
-        wasted_mb_per_min=outcome.wasted_mb_per_min,
-        remote_share=outcome.remote_share,
-        device_share=outcome.device_share,
+        utility=result.utility,
+        p50_s=result.latency_s(0.5),
+        p95_s=result.latency_s(0.95),
+        on_time=result.on_time,
+        switches_per_min=result.switches_per_min,
+        sent_mb_per_min=result.sent_mb_per_min,
+        wasted_mb_per_min=result.wasted_mb_per_min,
+        remote_share=result.remote_share,
+        device_share=result.device_share,
     )
 
 
@@ -152,11 +152,11 @@ def compare(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Row]:
-    """`measure` each of `scenarios`, in processes of its own kind.
+    """`measure` each of `scenarios`, in several processes.
 
     Args:
-        scenarios: Where.
-        policies: Who, by name; each process makes its own.
+        scenarios: The networks and devices.
+        policies: By name; each process makes its own.
         processes: How many at once; as many as the machine has processors if `None`.
         progress: Called with the number of scenarios done and of all.
 
@@ -204,7 +204,7 @@ class Summary:
     """Its 95 % confidence interval: traces are drawn anew, each with all its devices and seeds,
     because what happens to them in one trace is not independent."""
     worst: Row
-    """The row that is furthest below the best fixed way in hindsight, or least above it."""
+    """The row that is furthest below the best fixed policy in hindsight, or least above it."""
     worst_vs_fixed: float
     """How far, in utility; negative is below."""
     figures: dict[str, float] = field(default_factory=dict)

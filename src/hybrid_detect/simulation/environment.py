@@ -1,7 +1,7 @@
-"""A simulated world: what the network, the server, the camera and the device will do.
+"""A simulated environment: what the network, the server, the camera and the device will do.
 
 Everything in it is drawn before the first frame from a seed, so that every policy meets the same
-world. Times in seconds from its beginning, sizes in bits. Where no other source is named, the
+environment. Times in seconds from its beginning, sizes in bits. Where no other source is named, the
 constants are the project's: they were chosen when the method was measured over 36 network traces
 (`docs/explanation/choosing.md`), and are kept so that figures compare.
 """
@@ -76,7 +76,7 @@ IDLE_S = 1.0
 """After a pause of this length TCP starts slowly again (RFC 5681, rounded up from an RTO)."""
 
 TAIL_S = 40.0
-"""What the world goes on for after the last frame; the trace begins anew."""
+"""Seconds that it goes on for after the last frame; the trace begins anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Environment:
     Args:
         trace: The network.
         device: A key of `DEVICES`.
-        seed: Of everything that is drawn.
+        seed: Seed of all random draws.
         uplink: Factor of the capacity.
         device_accuracy: In place of the profile's.
         fps: Frames in a second.
@@ -174,7 +174,7 @@ class Environment:
         self.prepare()
 
     def prepare(self) -> None:
-        """Take note of `capacity`; to be called again by who changes it."""
+        """Take note of `capacity`; call it again after changing that."""
         self.carried = np.concatenate([[0], np.cumsum(self.capacity * (1 / GRID_PER_S))])
         self._carried, self._grid_s = self.carried.tolist(), self.grid_s.tolist()
         self._rtt_s, self._capacity = self.rtt_s.tolist(), self.capacity.tolist()

@@ -1,9 +1,9 @@
-"""The best that could have been done, by one who knows everything in advance.
+"""The best that could have been done with everything known in advance.
 
 A dynamic programme over the frames, backwards, whose state is how far ahead the uplink and the
 device are booked, in steps of 20 ms. Its choices at each frame are the four `RUNGS` or nothing,
 with or without the device at once. Because of the steps its value is not exact; what counts is
-the replay of its choices under the exact dynamics (`Outcome.utility`).
+the replay of its choices under the exact dynamics (`SimulatedResult.utility`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STEP_S = 0.02
 
 IDLE_OFFSET_S, LAST_OFFSET_S = -1.0, 3.0
 """Bounds of when the uplink is free, counted from the frame: long ago, which makes TCP start
-slowly, and as late as an upload can be under way."""
+slowly, and as late as an upload can end."""
 
 BUDGET = DEFAULT_TARGET_BYTES
 """Bytes; above the mission's most, so that each rung has the weight it has for every policy."""
@@ -65,10 +65,10 @@ def oracle(environment: Environment) -> SimulatedResult:
             bits, accuracy = _upload_of(environment, frame, rung - 1)
             run.upload(frame, now_s, bits, accuracy)
         if with_device:
-            run.look(frame, now_s)
+            run.detect(frame, now_s)
         if rung or with_device:
             run.chose(BackendKind.STREAMING if rung else BackendKind.DEVICE)
-    return run.outcome()
+    return run.result()
 
 
 def _upload_of(environment: Environment, frame: int, rung: int) -> tuple[float, float]:

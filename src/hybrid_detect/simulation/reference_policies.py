@@ -1,7 +1,7 @@
-"""Policies to compare with: simple ones that people write, and the best fixed ones.
+"""Policies to compare with: simple ones that apps often have, and fixed ones.
 
-They watch the raw events (`simulator.Observer`), so they run in the simulator only. Each must be
-made anew for each run.
+They watch the raw events (`simulator.EventListener`), so they run in the simulator only. Each must
+be made anew for each run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hybrid_detect.types import BackendKind, Plan
 __all__ = ["AlwaysCloud", "AlwaysDevice", "EwmaHysteresis", "LastLatency"]
 
 MAX_IN_FLIGHT = 2
-"""Frames under way before one is left out."""
+"""Frames in flight before one is left out."""
 
 _SHARES = tuple(rung.share for rung in RUNGS)
 
@@ -45,29 +45,29 @@ class _Sent:
         return self.ended_s - self.decided_s
 
 
-class _Watching:
-    """Keeps what is under way, and what came of the rest since the last decision."""
+class _Watcher:
+    """Keeps what is in flight, and what became of the rest since the last decision."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
-        self._under_way: dict[int, _Sent] = {}
+        self._in_flight: dict[int, _Sent] = {}
         self._ended: list[_Sent] = []
 
     def sent(self, request_id: int, size_bytes: int, *, now_s: float, probe: bool = False) -> None:
         """A frame was handed to the network: the one that was decided about last."""
-        self._under_way[request_id] = _Sent(request_id, self._now_s, now_s, 8.0 * size_bytes)
+        self._in_flight[request_id] = _Sent(request_id, self._now_s, now_s, 8.0 * size_bytes)
 
     def answered(
         self, request_id: int, *, now_s: float, server_s: float, receive_s: float | None = None
     ) -> None:
         """Its answer is there."""
-        sent = self._under_way.pop(request_id)
+        sent = self._in_flight.pop(request_id)
         sent.ended_s, sent.server_s = now_s, server_s
         self._ended.append(sent)
 
     def lost(self, request_id: int, *, now_s: float) -> None:
         """It was given up."""
-        sent = self._under_way.pop(request_id)
+        sent = self._in_flight.pop(request_id)
         sent.ended_s = now_s
         self._ended.append(sent)
 
@@ -78,9 +78,9 @@ class _Watching:
         return news
 
     def _send(self, step: int, *, probe: bool = False, hedge: bool = False) -> Plan:
-        """Send at a rung, unless too many are under way."""
+        """Send at a rung, unless too many are in flight."""
         quality, side_px = RUNGS[step].quality, RUNGS[step].max_side_px
-        is_full = len(self._under_way) >= MAX_IN_FLIGHT
+        is_full = len(self._in_flight) >= MAX_IN_FLIGHT
         return Plan(
             backend=None if is_full else BackendKind.STREAMING,
             skip=is_full,
@@ -104,7 +104,7 @@ class AlwaysDevice:
         return _DEVICE
 
 
-class AlwaysCloud(_Watching):
+class AlwaysCloud(_Watcher):
     """Everything is sent, at one rung (0 to 3, see `RUNGS`)."""
 
     def __init__(self, rung: int = 0) -> None:
@@ -117,7 +117,7 @@ class AlwaysCloud(_Watching):
         return self._send(self._rung)
 
 
-class LastLatency(_Watching):
+class LastLatency(_Watcher):
     """Sends at the best rung while the last answer was in time; tries again every `retry_s`."""
 
     def __init__(self, retry_s: float = 2.0) -> None:
@@ -133,22 +133,22 @@ class LastLatency(_Watching):
             self._is_remote = sent.server_s is not None and sent.latency_s <= DEADLINE_S
             if not self._is_remote:
                 self._failed_s = now_s
-        if any(now_s - sent.decided_s > DEADLINE_S for sent in self._under_way.values()):
+        if any(now_s - sent.decided_s > DEADLINE_S for sent in self._in_flight.values()):
             self._is_remote, self._failed_s = False, max(self._failed_s, now_s)
         if self._is_remote:
             return self._send(0)
-        if now_s - self._failed_s >= self._retry_s and not self._under_way:
+        if now_s - self._failed_s >= self._retry_s and not self._in_flight:
             self._failed_s = now_s
             return self._send(0)
         return _DEVICE
 
 
-class EwmaHysteresis(_Watching):
+class EwmaHysteresis(_Watcher):
     """What video players do: the lower of two EWMAs of throughput, safety factors, and a dwell.
 
     Sources: half-lives of 3 and 8 s, dash.js v5 `Settings.js`; leaving at 0.9 of the estimate, as
     there; returning at 0.7, as hls.js `config.ts`. A dwell of 2 s, and a probe of the smallest
-    rung every second while the device looks, are chosen.
+    rung every second while the device detects, are chosen.
     """
 
     ping_s = 1.0
@@ -157,7 +157,7 @@ class EwmaHysteresis(_Watching):
     DWELL_S = 2.0
     PROBE_S = 1.0
     HANGS_S = 0.4
-    """An upload under way for longer bounds the throughput."""
+    """An upload in flight for longer bounds the throughput."""
     PRIOR_BITS_PER_S = 2e6
 
     def __init__(self) -> None:
@@ -179,7 +179,7 @@ class EwmaHysteresis(_Watching):
             self._learn(sent, max(conditions.interval_s, now_s - self._learned_s))
             self._learned_s = now_s
         bits_per_s = min(self._throughputs, default=self.PRIOR_BITS_PER_S)
-        for sent in self._under_way.values():
+        for sent in self._in_flight.values():
             if now_s - sent.decided_s > self.HANGS_S:
                 bits_per_s = min(bits_per_s, sent.bits / (now_s - sent.decided_s))
         safety = self.DOWN if self._is_remote else self.UP
@@ -189,7 +189,7 @@ class EwmaHysteresis(_Watching):
         last = len(RUNGS) - 1
         if self._is_remote:
             return self._send(last if step is None else step)
-        if now_s - self._probed_s >= self.PROBE_S and not self._under_way:
+        if now_s - self._probed_s >= self.PROBE_S and not self._in_flight:
             self._probed_s = now_s
             return self._send(last, probe=True, hedge=True)
         return _DEVICE

@@ -1,7 +1,7 @@
 """What becomes of the frames of a simulated run: one uplink, one server, one device.
 
-The physics only. Who acts is either a policy, which sees what a client can see (`simulator`), or
-an oracle that sees everything (`oracle`).
+The physics only. The choices come either from a policy, which sees what a client can see
+(`simulator`), or from an oracle that sees everything (`oracle`).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def slow_start_rounds(bits: float) -> int:
 
 
 class Upload(NamedTuple):
-    """An upload as it will have gone: not for a policy's eyes."""
+    """An upload as it will have gone: a policy does not see it."""
 
     began_s: float
     """When its first bit left, which is after its sending if the link was busy."""
@@ -127,18 +127,20 @@ class SimulatedRun:
 
     def upload(self, frame: int, at_s: float, bits: float, accuracy: float) -> Upload:
         """Compress at `at_s`, then upload behind what is still to be uploaded."""
-        world = self.environment
+        environment = self.environment
         began_s = max(at_s + ENCODE_S, self.link_free_s)
         slow_start_s = 0.0
         if began_s - self.link_used_s > IDLE_S:
-            slow_start_s = slow_start_rounds(bits) * world.rtt_at(began_s)
-        ended_s = world.uploaded_s(began_s, bits) + slow_start_s
+            slow_start_s = slow_start_rounds(bits) * environment.rtt_at(began_s)
+        ended_s = environment.uploaded_s(began_s, bits) + slow_start_s
         answered_s = math.inf
         if ended_s - began_s > TIMEOUT_S:
             ended_s = began_s + TIMEOUT_S
         else:
-            since_s = frame * world.interval_s
-            latency_s = ended_s - since_s + world.rtt_at(ended_s) + float(world.server_s[frame])
+            since_s = frame * environment.interval_s
+            latency_s = (
+                ended_s - since_s + environment.rtt_at(ended_s) + float(environment.server_s[frame])
+            )
             answered_s = since_s + latency_s
             self._upload_s[frame] = latency_s
             self._upload_worth[frame] = accuracy * worth(latency_s)
@@ -148,24 +150,24 @@ class SimulatedRun:
         self._cost[frame] += PRICE_PER_BIT * bits
         return Upload(began_s, ended_s, answered_s)
 
-    def look(self, frame: int, at_s: float) -> float | None:
+    def detect(self, frame: int, at_s: float) -> float | None:
         """Give the frame to the device at `at_s`; when it will be done, `None` if it is busy."""
         if at_s < self.device_free_s - 1e-9:
             return None
-        world = self.environment
-        latency_s = at_s - frame * world.interval_s + float(world.device_s[frame])
-        self.device_free_s = at_s + float(world.device_s[frame])
+        environment = self.environment
+        latency_s = at_s - frame * environment.interval_s + float(environment.device_s[frame])
+        self.device_free_s = at_s + float(environment.device_s[frame])
         self._device_s[frame] = latency_s
-        self._device_worth[frame] = world.device_accuracy * worth(latency_s)
-        self._cost[frame] += world.profile.cost
+        self._device_worth[frame] = environment.device_accuracy * worth(latency_s)
+        self._cost[frame] += environment.profile.cost
         return self.device_free_s
 
     def chose(self, kind: BackendKind) -> None:
-        """Take note of the way a frame was meant for, for counting switches."""
+        """Take note of the backend that a frame was meant for, to count switches."""
         self._choices.append(kind)
 
-    def outcome(self) -> SimulatedResult:
-        """What came of it all."""
+    def result(self) -> SimulatedResult:
+        """The result of the whole run."""
         pairs = zip(self._choices, self._choices[1:], strict=False)
         return SimulatedResult(
             environment=self.environment,
@@ -182,7 +184,7 @@ class SimulatedRun:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SimulatedResult:
-    """What came of a run. Arrays have one value for each frame, in seconds and perfect answers."""
+    """The result of a run. Arrays have one value for each frame, in seconds and perfect answers."""
 
     environment: Environment
     upload_s: NDArray[np.float64]

@@ -3,7 +3,7 @@
 A policy sees what a client can see, as the live service shows it: its own clock, what it sent and
 when, the answers and pongs that have come back, and how long its own device took. It does not
 see the capacity, nor when an upload that waited behind another really began, nor anything of the
-future. A policy that wants the raw events may also have some of the methods of `Observer`.
+future. A policy that wants the raw events may also have some of the methods of `EventListener`.
 """
 
 from __future__ import annotations
@@ -93,10 +93,10 @@ def simulate(
     hardly any worth left.
 
     Args:
-        environment: The world.
-        policy: Decides.
+        environment: What happens to the frames.
+        policy: What decides.
         receive_times: Whether the server tells how long it received each frame.
-        sizes: Whether the policy is told the weight of this frame or of the one before it.
+        sizes: Whether the policy knows the weight of this frame or of the one before it.
         device_end: Whether a busy device's end is predicted from its median time, or known in
             advance, as no client can.
         ping_s: Seconds between pings, `None` for none; a policy's own `ping_s` goes before it.
@@ -114,7 +114,7 @@ def simulate(
     for frame in range(environment.frames):
         run.frame(frame, ping=bool(every) and frame % every == 0)
     run.start_late(until_s=math.inf)
-    return run.run.outcome()
+    return run.run.result()
 
 
 class _Run:
@@ -129,14 +129,14 @@ class _Run:
         end_known: bool,
     ) -> None:
         self.run = SimulatedRun(environment)
-        self._world = environment
+        self._environment = environment
         self._policy = policy
         self._receive_times = receive_times
         self._size_of_previous = size_of_previous
         self._end_known = end_known
         self._link = LinkEstimator()
         self._remote_s = LatencyEstimate()
-        self._observers: tuple[object, ...] = (self._link, policy)
+        self._listeners: tuple[object, ...] = (self._link, policy)
         self._device_times: deque[float] = deque(maxlen=DEVICE_TIMES)
         self._device_since_s = -math.inf
         self._previous: BackendKind | None = None
@@ -147,7 +147,7 @@ class _Run:
 
     def frame(self, frame: int, *, ping: bool) -> None:
         """Decide about one frame and do it."""
-        now_s = frame * self._world.interval_s
+        now_s = frame * self._environment.interval_s
         self.start_late(until_s=now_s)
         while self._events and self._events[0][0] <= now_s:
             at_s, _, event = heapq.heappop(self._events)
@@ -155,7 +155,7 @@ class _Run:
         if ping and not self._ping_out:
             self._ping(now_s)
         plan = self._policy.decide(self._conditions(frame, now_s))
-        self._carry_out(plan, frame, now_s)
+        self._execute(plan, frame, now_s)
 
     def start_late(self, *, until_s: float) -> None:
         """Start the hedges that are due, in the order of their times."""
@@ -166,7 +166,7 @@ class _Run:
     # -- what is seen ------------------------------------------------------------------------
 
     def _conditions(self, frame: int, now_s: float) -> Conditions:
-        world = self._world
+        environment = self._environment
         known = frame - 1 if self._size_of_previous else frame
         usual_s = self._usual_device_s()
         busy_s = 0.0
@@ -188,21 +188,23 @@ class _Run:
                     usable=True,
                     latency_s=usual_s,
                     busy_s=busy_s,
-                    accuracy=world.device_accuracy,
-                    cost=world.profile.cost,
+                    accuracy=environment.device_accuracy,
+                    cost=environment.profile.cost,
                 ),
             ),
             deadline_s=STALE_S,
             link=self._link.conditions(now_s=now_s),
-            interval_s=world.interval_s,
+            interval_s=environment.interval_s,
             must_answer=False,
-            frame_bytes=float(world.raw_bits[known]) / 8 if known >= 0 else None,
+            frame_bytes=float(environment.raw_bits[known]) / 8 if known >= 0 else None,
             previous=self._previous,
         )
 
     def _usual_device_s(self) -> float:
         """The median so far; the profile's at first, as the library measures it at warm-up."""
-        return median(self._device_times) if self._device_times else self._world.profile.median_s
+        return (
+            median(self._device_times) if self._device_times else self._environment.profile.median_s
+        )
 
     def _at(self, at_s: float, event: Callable[[float], None]) -> None:
         heapq.heappush(self._events, (at_s, next(self._number), event))
@@ -211,9 +213,9 @@ class _Run:
         self._ping_out = True
         self._tell("pinged", now_s=now_s)
         pong_s = now_s + TIMEOUT_S
-        if self._world.capacity_at(now_s) > 0:
+        if self._environment.capacity_at(now_s) > 0:
             behind_s = max(now_s, self.run.link_free_s)
-            pong_s = behind_s + self._world.rtt_at(behind_s)
+            pong_s = behind_s + self._environment.rtt_at(behind_s)
         self._at(pong_s, partial(self._pong, now_s))
 
     def _pong(self, sent_s: float, at_s: float) -> None:
@@ -221,14 +223,14 @@ class _Run:
         self._tell("ponged", sent_s, now_s=at_s)
 
     def _tell(self, event: str, *values: object, **facts: object) -> None:
-        for observer in self._observers:
-            listen = getattr(observer, event, None)
+        for listener in self._listeners:
+            listen = getattr(listener, event, None)
             if listen is not None:
                 listen(*values, **facts)
 
     # -- what is done ------------------------------------------------------------------------
 
-    def _carry_out(self, plan: Plan, frame: int, now_s: float) -> None:
+    def _execute(self, plan: Plan, frame: int, now_s: float) -> None:
         if plan.skip or plan.backend is None:
             return
         kinds = {plan.backend, plan.hedge} - {None}
@@ -253,19 +255,19 @@ class _Run:
 
     def _start(self, kind: BackendKind, plan: Plan, frame: int, at_s: float) -> float:
         """Give the frame to `kind`; when its answer will be there, which may be never."""
-        return self._look(frame, at_s) if kind is _DEVICE else self._upload(plan, frame, at_s)
+        return self._detect(frame, at_s) if kind is _DEVICE else self._upload(plan, frame, at_s)
 
-    def _look(self, frame: int, at_s: float) -> float:
-        done_s = self.run.look(frame, at_s)
+    def _detect(self, frame: int, at_s: float) -> float:
+        done_s = self.run.detect(frame, at_s)
         if done_s is None:
             return math.inf
         self._device_since_s = at_s
-        took_s = float(self._world.device_s[frame])
+        took_s = float(self._environment.device_s[frame])
         self._at(done_s, lambda _: self._device_times.append(took_s))
         return done_s
 
     def _upload(self, plan: Plan, frame: int, at_s: float) -> float:
-        raw_bits = float(self._world.raw_bits[frame])
+        raw_bits = float(self._environment.raw_bits[frame])
         bits, accuracy = compressed(raw_bits, plan.quality, plan.max_side_px, plan.target_bytes)
         upload = self.run.upload(frame, at_s, bits, accuracy)
         size = round(bits / 8)
@@ -275,7 +277,7 @@ class _Run:
         )
         if math.isfinite(upload.answered_s):
             receive_s = upload.ended_s - upload.began_s if self._receive_times else None
-            server_s = float(self._world.server_s[frame])
+            server_s = float(self._environment.server_s[frame])
             latency_s = upload.answered_s - at_s
 
             def answered(now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Networks made by code, for when no recordings are at hand: seeded, and nobody's data.
+"""Networks made by code, for when no recordings are at hand: seeded, and free of personal data.
 
 They are shaped after what recordings show, and prove that a policy works, not how well it does in
 the world: for that, download recordings (`docs/how-to/choose-a-policy.md`).
@@ -52,7 +52,7 @@ def _wander(
 
 
 def _with_gaps(rng: np.random.Generator, kbps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Someone else's download every half minute or so: a second or two with almost nothing."""
+    """Another user's download every half minute or so: a second or two with almost nothing."""
     for begin in rng.integers(0, len(kbps), max(1, len(kbps) // 150)):
         kbps[begin : begin + int(rng.integers(5, 11))] *= 0.03
     return kbps

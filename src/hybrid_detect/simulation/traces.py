@@ -100,7 +100,7 @@ class Trace:
         return self.up_kbps is not None
 
     def uplink_kbps(self) -> NDArray[np.float64]:
-        """What a frame meets on its way up, in kbit/s.
+        """What the uplink carries, in kbit/s.
 
         Raises:
             ConfigurationError: If the trace has no throughput at all.

@@ -14,12 +14,12 @@ __all__ = ["AUDIT_TABLE", "AuditLine", "audit_lines", "note"]
 logger = logging.getLogger("hybrid_detect.history")
 
 KEPT_LINES = 100_000
-"""The newest that stay: years, as what a history deletes by itself shares a line an hour."""
+"""The newest lines that stay: years of them, as expiry shares one line an hour."""
 
 MERGE_S = 3600.0
 
 MAX_CHARS = 1024
-"""Of the name of who asked."""
+"""Of the name of the one who asked."""
 
 AUDIT_TABLE = """CREATE TABLE IF NOT EXISTS audit (
     id INTEGER PRIMARY KEY,
@@ -37,7 +37,7 @@ class AuditLine:
     """That something was done with what is kept."""
 
     at: datetime
-    """When, in UTC; of what shares a line, when the first of it was."""
+    """When, in UTC; for events that share a line, when the first of them was."""
     who: str
     """Who asked for it; ``history`` for what it does by itself."""
     action: str
@@ -58,7 +58,7 @@ def note(
     session: str = "",
     line: int | None = None,
 ) -> int:
-    """Write a line, in the transaction of what it is about.
+    """Write a line, in the transaction that does what it records.
 
     Args:
         db: The history's connection.

@@ -122,7 +122,7 @@ class Database:
             raise StorageError(msg)
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("PRAGMA secure_delete = ON")
-        # Else SQLite may put old pages into a temporary file, where nobody overwrites them.
+        # Else SQLite may put old pages into a temporary file, where they are not overwritten.
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")

@@ -116,7 +116,7 @@ class DetectionHistory:
 
         Args:
             result: A result, or plain JSON-able values. Its ``session_id`` is not kept.
-            session: Whom it is about, by the name that export and erasure will be asked for; the
+            session: Whom it is about: the name by which export and erasure are asked for; the
                 result's own ``session_id`` if `None`.
             image: The encoded picture, if it is to be kept as well.
             owner: Whose session it is, where several apps or clients share a history.
@@ -125,7 +125,7 @@ class DetectionHistory:
             Its number.
 
         Raises:
-            ConfigurationError: If there is no session's name: nobody could ask for it again.
+            ConfigurationError: If there is no session's name, by which it could be asked for again.
             InvalidFrameError: If the picture is not encoded bytes.
             StorageError: If it cannot be written, is larger than the history, or could not be
                 erased again because the disk is full.

@@ -19,7 +19,7 @@ class Reserve:
 
     Erasing and withdrawing write: a log, a line. On a full disk they would fail, and what a person
     asked to have deleted would stay. Another program may take the room in the moment in which it
-    is free, so what is written after `release()` may still fail; then it is told.
+    is free, so what is written after `release()` may still fail, with an error.
 
     Args:
         path: The file, made with mode 0600.

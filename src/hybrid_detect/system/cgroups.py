@@ -1,7 +1,7 @@
 """The memory cgroups a process lies in, as Linux writes them down: limits, what is left, stalls.
 
 `MemoryGroups` reads the files, below a root that tests can bring; the parsers are pure. What is
-not there, not allowed or not understood counts as not told: nothing here raises.
+not there, not allowed or not understood counts as unknown: nothing here raises.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class MemoryGroups:
 
     def pressure(self) -> float | None:
         """Share of the last 10 s in which some task stalled on memory, 0 to 1; `None` if untold."""
-        # A group's own figure counts what its tasks wait for, whoever caused it; v1 has none.
+        # A group's own figure counts what its tasks wait for, caused by any group; v1 has none.
         own = [folder / "memory.pressure" for version, folder in self._find() if version == 2]
         for path in (*own[:1], self._root / "proc/pressure/memory"):
             if (pressure := parse_pressure(read_text(path))) is not None:

@@ -72,7 +72,7 @@ def memory_shortage(
     Args:
         reading: The present; its `process_bytes` should include the children.
         memory_budget_bytes: The most that the app grants this process and its children, in bytes;
-            `None` for whatever there is.
+            `None` for no such limit.
         needed_bytes: What starting would take, such as `DEVICE_DETECTOR_BYTES`; 0 asks whether a
             detector that runs already, and is part of `reading`, may go on.
 
@@ -110,7 +110,7 @@ def process_private_bytes(pid: int) -> int | None:
 
     On Linux resident minus shared pages, which costs microseconds where the exact figure (USS)
     costs milliseconds for walking every mapping. On Windows what is committed for it alone;
-    elsewhere the USS, or the resident set where that is not told.
+    elsewhere the USS, or the resident set where the system does not say.
     """
     try:
         process = psutil.Process(pid)
@@ -131,7 +131,7 @@ def process_anonymous_bytes(pid: int, *, proportional: bool = False) -> int | No
 
     Linux: anonymous pages and swap, counted by walking the mappings (0.7 ms for a process of
     50 MB, 3 ms for 250 MB). Elsewhere the unique set (USS), or the resident set where that is
-    not told.
+    not known.
 
     Args:
         pid: The process.

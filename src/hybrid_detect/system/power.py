@@ -1,6 +1,7 @@
 """Energy and heat, as far as the platform tells: battery, power supply, a processor slowed down.
 
-What is not told is `None`, and no reading ever raises: this is a hint to a policy, no more.
+What the platform does not say is `None`, and no reading ever raises: this is only a hint to a
+policy.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class PowerProbe:
         return self._last
 
     def _throttled(self) -> bool | None:
-        for told in (self._flag, self._counters, self._cooling_devices, self._trip_points):
-            if (answer := told()) is not None:
+        for sensor in (self._flag, self._counters, self._cooling_devices, self._trip_points):
+            if (answer := sensor()) is not None:
                 return answer
         return None
 
