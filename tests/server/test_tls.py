@@ -4,7 +4,7 @@ import asyncio
 import datetime
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ConfigurationError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.tls import TlsConfig, server_context
 from hybrid_detect.types import BackendKind, Plan
 
-from ..waiting import LIMIT_S
+from ..waiting import LIMIT_S, until
 from .loopback import answer_of, jpeg, served
 
 trustme = pytest.importorskip("trustme")
@@ -107,7 +108,7 @@ async def look(kind: BackendKind, port: int, host: str = "localhost", **tls: Any
 
 @pytest.mark.parametrize("kind", REMOTE)
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-async def test_both_remote_ways_speak_tls_to_a_private_ca(
+async def test_both_remote_backends_speak_tls_to_a_private_ca(
     kind: BackendKind, host: str, ours: Authority, good: Files
 ) -> None:
     async with served_over_tls(good) as port:
@@ -261,6 +262,28 @@ async def test_the_environment_names_the_files(good: Files, ours: Authority) -> 
         good.cert,
         good.key,
     )
+
+
+async def test_silent_handshakes_are_counted_and_end(good: Files) -> None:
+    """A stranger that opens connections and says nothing does not get past the limits."""
+    config = ServerConfig(tls=TlsConfig(cert=good.cert, key=good.key))
+    few = ConnectionLimits(connections=9, connections_per_peer=3, head_s=0.3)
+    async with served(config, limits=few) as server, AsyncExitStack() as dialled:
+        silent = [(await dialled.enter_async_context(server.dialled()))[0] for _ in range(3)]
+        await until(lambda: server.connections == 3)
+        assert await server.raw() == b""  # one too many is closed
+        for reader in silent:
+            assert await answer_of(reader) == b""
+        await until(lambda: server.connections == 0)
+
+
+async def test_silent_handshakes_do_not_keep_a_server_from_stopping(good: Files) -> None:
+    config = ServerConfig(tls=TlsConfig(cert=good.cert, key=good.key))
+    async with asyncio.timeout(LIMIT_S), AsyncExitStack() as dialled:
+        async with served(config) as server:
+            reader, _ = await dialled.enter_async_context(server.dialled())
+            await until(lambda: server.connections == 1)
+        assert await answer_of(reader) == b""
 
 
 async def test_the_server_takes_tls_1_2_and_newer(good: Files) -> None:

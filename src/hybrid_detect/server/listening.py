@@ -18,6 +18,7 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits, Connections, Context
 from hybrid_detect.server.http_connection import HttpConnection
 from hybrid_detect.server.tls import server_context
+from hybrid_detect.server.tls_greeting import TlsGreeting
 
 __all__ = ["GRACE_S", "Server"]
 
@@ -99,13 +100,13 @@ class Server:
         )
         async with AsyncExitStack() as ends:
             await ends.enter_async_context(self._app.router.lifespan_context(self._app))
+            tls = self._tls
+
+            def connection() -> HttpConnection | TlsGreeting:
+                return HttpConnection(context) if tls is None else TlsGreeting(context, tls)
+
             listener = await asyncio.get_running_loop().create_server(
-                lambda: HttpConnection(context),
-                self._config.host,
-                self._config.port,
-                ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else self._limits.head_s,
-                backlog=BACKLOG,
+                connection, self._config.host, self._config.port, backlog=BACKLOG
             )
             ends.push_async_callback(self._stop, listener, context)
             self.port = listener.sockets[0].getsockname()[1]
