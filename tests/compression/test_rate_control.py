@@ -210,7 +210,7 @@ def test_a_calm_stream_is_not_looked_at_and_one_with_cuts_is() -> None:
     for _ in range(50):
         controller.compress(Looked(65_000), target_bytes=80 * KB)
     assert looks == 1
-    # A cut that nobody looked out for costs an encode; the next ones do not.
+    # An unexpected cut costs an encode; the next ones do not.
     sharp, dull = {"body": 120_000.0, "detail": 8.0}, {"body": 65_000.0, "detail": 4.0}
     encodes = []
     for number in range(60):
@@ -268,7 +268,7 @@ def test_the_past_counts_for_nothing_where_sizes_are_fewer() -> None:
     st.integers(1, 95),
     st.sampled_from([(1,), (40,), FLOORS, (40, 25, 10, 10, 10)]),
 )
-def test_whatever_the_law_it_ends_soon_and_below_the_budget(
+def test_for_any_law_it_ends_soon_and_below_the_budget(
     body: float,
     exponent: float,
     growth: float,

@@ -196,7 +196,7 @@ def test_a_result_of_another_size_is_scaled(noise: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("status", [DetectionStatus.FAILED, DetectionStatus.SKIPPED])
-def test_a_picture_nobody_looked_at_is_refused(status: DetectionStatus, noise: np.ndarray) -> None:
+def test_a_result_of_no_detection_is_refused(status: DetectionStatus, noise: np.ndarray) -> None:
     reason = BackendUnavailableError("the server could not be reached")
     for use in (FILTER.anonymize, FILTER.redact):
         with pytest.raises(BackendUnavailableError):
@@ -211,7 +211,7 @@ def test_an_earlier_frame_s_faces_are_refused(noise: np.ndarray) -> None:
             use(noise, result(FACE, status=DetectionStatus.STALE))
 
 
-def test_nobody_there_is_an_answer(noise: np.ndarray) -> None:
+def test_a_result_without_faces_is_an_answer(noise: np.ndarray) -> None:
     assert np.array_equal(FILTER.anonymize(noise, result()), noise)
 
 
@@ -287,7 +287,7 @@ def test_she_is_found_in_her_crop_at_the_same_place(astronaut: np.ndarray) -> No
 @pytest.mark.device
 @pytest.mark.skipif(not FACES.is_dir(), reason="the photos are not beside the repository")
 @pytest.mark.parametrize("model", ["short_range", "full_range"])
-def test_nobody_is_found_again_in_filled_photos(model: str) -> None:
+def test_no_face_is_found_again_in_filled_photos(model: str) -> None:
     labels = json.loads((FACES / "labels.json").read_text())["images"]
     looked_at = 0
     with detector(model) as eyes:

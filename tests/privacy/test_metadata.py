@@ -330,7 +330,7 @@ def test_what_hides_between_a_jpeg_s_segments_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("behind", [segment(0xDB, bytes(65)), b"\xff\xd8", CANARY])
-def test_whatever_follows_the_end_of_a_jpeg_is_left_out(behind: bytes) -> None:
+def test_bytes_behind_the_end_of_a_jpeg_are_left_out(behind: bytes) -> None:
     plain = encoded(picture(), "JPEG")
     assert FILTER.remove_pii(plain + behind) == plain
 
