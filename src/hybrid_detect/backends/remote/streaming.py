@@ -199,10 +199,11 @@ class StreamingService(RemoteBackend):
             # link they would pile up, and be carried for nothing once it goes on.
             await link.drain()
             await link.send(encode_announcement(request_id))
-            pulse.sending(len(request))
+            # From here to the socket nothing is awaited: whether the picture may leave is asked now.
             if upload is not None:
                 upload.handed_over()
                 self._uploads[request_id] = upload
+            pulse.sending(len(request))
             await link.send(with_request_id(request, request_id))
             return await reply
         except asyncio.CancelledError:
