@@ -199,7 +199,7 @@ class StreamingService(RemoteBackend):
             # link they would pile up, and be carried for nothing once it goes on.
             await link.drain()
             await link.send(encode_announcement(request_id))
-            # From here to the socket nothing is awaited: whether the picture may leave is asked now.
+            # Nothing is awaited from here to the socket: whether it may leave is asked now.
             if upload is not None:
                 upload.handed_over()
                 self._uploads[request_id] = upload
