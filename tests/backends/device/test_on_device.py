@@ -184,7 +184,7 @@ async def test_everything_happens_on_one_thread_off_the_loop(engine: FakeEngine)
     async with service_of() as service:
         for width in (1, 2, 3):
             await service.detect(frame_of(width), plan())
-    assert engine.threads == {"hybrid-detect-device_0"}
+    assert engine.threads == {"hybrid-detect-device"}
     assert engine.closed == 1
 
 

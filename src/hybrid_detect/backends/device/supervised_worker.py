@@ -11,9 +11,9 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeAlias, TypeVar
 
+from hybrid_detect.backends.device.detector_thread import DetectorThread
 from hybrid_detect.backends.device.in_process import InProcessDetector
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError, ClosedError
@@ -36,6 +36,10 @@ KILL_LIMIT_S = 5.0
 is left behind with its thread."""
 
 
+THREAD_END_S = 1.0
+"""The most that the event loop waits for a thread whose last call has returned."""
+
+
 class SupervisedWorker(Generic[_DetectorT]):
     """One detector and the thread that asks it. Belongs to one event loop.
 
@@ -55,7 +59,7 @@ class SupervisedWorker(Generic[_DetectorT]):
         self.detector = detector
         self._thread_name = thread_name
         self._grace_s = grace_s
-        self._executor: ThreadPoolExecutor | None = None
+        self._thread: DetectorThread | None = None
         self._due_s = -math.inf
         """When the call that runs now is due, on the monotonic clock."""
         self.is_closed = False
@@ -82,17 +86,16 @@ class SupervisedWorker(Generic[_DetectorT]):
         if self.is_closed:
             msg = "the detector is closed"
             raise ClosedError(msg)
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix=self._thread_name)
+        if self._thread is None:
+            try:
+                self._thread = DetectorThread(self._thread_name)
+            except RuntimeError as exc:  # A limit of processes counts threads as well.
+                msg = f"the detector has no thread to run in: {exc}"
+                raise BackendUnavailableError(
+                    msg, backend=BackendKind.DEVICE, retryable=True
+                ) from exc
         loop = asyncio.get_running_loop()
-        try:
-            job = loop.run_in_executor(self._executor, self._do, work, args, due_s)
-        except RuntimeError as exc:  # A limit of processes counts threads as well.
-            # What is queued for a thread that does not exist must not run in a later one.
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
-            msg = f"the detector has no thread to run in: {exc}"
-            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
+        job = asyncio.wrap_future(self._thread.submit(self._do, work, args, due_s), loop=loop)
         if self.detector.has_process and math.isfinite(due_s):
             wait_s = max(due_s - time.monotonic(), 0.0) + self._grace_s()
             watch = loop.call_later(wait_s, self._end_if_hung, job)
@@ -124,12 +127,12 @@ class SupervisedWorker(Generic[_DetectorT]):
                 and its thread ends when its call does.
         """
         self.is_closed = True
-        executor, self._executor = self._executor, None
-        if executor is None:
+        thread, self._thread = self._thread, None
+        if thread is None:
             self.kill()  # There is no thread that could end it in good order.
             return
         # The thread takes its work in order, so this runs after what is going on there.
-        last = asyncio.get_running_loop().run_in_executor(executor, self.detector.close)
+        last = asyncio.wrap_future(thread.submit(self.detector.close))
         try:
             await asyncio.wait([last], timeout=timeout_s)
             give_up_s = time.monotonic() + KILL_LIMIT_S
@@ -138,9 +141,9 @@ class SupervisedWorker(Generic[_DetectorT]):
                 await asyncio.wait([last], timeout=KILL_EVERY_S)
         finally:
             if not last.done():
-                self.kill()  # Else the thread would wait for it, and the app's end for the thread.
+                self.kill()
             # After its last work the thread ends at once, so that waiting for it does not block.
-            executor.shutdown(wait=last.done())
+            thread.end(timeout_s=THREAD_END_S if last.done() else 0.0)
 
     def _do(self, work: Callable[..., _Result], args: tuple[object, ...], due_s: float) -> _Result:
         self._due_s = due_s
