@@ -157,6 +157,11 @@ def test_many_chunks_of_pixels_become_one() -> None:
         Frame.of(data[:-200]).rgb()
 
 
+@pytest.mark.parametrize("cut", [4, 12, 13, 16, 17, 19])
+def test_a_png_cut_behind_its_last_row_is_read(cut: int) -> None:
+    assert np.array_equal(Frame.of(PNG[:-cut]).rgb(), Frame.of(PNG).rgb())
+
+
 def test_a_palette_of_more_colours_than_samples_can_name_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

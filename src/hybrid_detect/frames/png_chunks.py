@@ -98,6 +98,9 @@ def png_layout(data: bytes) -> Layout:
     if b"IDAT" not in seen:
         refuse("PNG", "one without pixels")
     signature = slice(0, SIGNATURE_LENGTH)
+    if pixels[-1].stop == len(data):
+        # Cut in its pixels: anything put behind them would be taken for more of them.
+        return Layout.of((signature, *pieces, *pixels), exif)
     # Where the file ends as it should, its own last chunk is used, so that nothing is copied.
     end: Piece = slice(last, len(data)) if last and data[last:] == _END else _END
     return Layout.of((signature, *pieces, *_few_chunks(data, pixels), end), exif)
