@@ -47,9 +47,6 @@ wire and much in memory."""
 MAX_WAITING = 2
 """Messages that wait for the app. With one, a close frame right behind it would not be seen."""
 
-SLICE_BYTES = 16 * 1024
-"""Bytes that are parsed at a time, which as empty frames are 2,700 objects."""
-
 PING_EVERY_S = 20.0
 """Also the time for a peer to answer: one that is gone without a word is noticed in 40 s."""
 
@@ -91,7 +88,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._is_gone = False
         self._is_reading = True
         self._pieces: list[bytes] = []
-        self._half_bytes = 0  # received of a frame that is not complete
+        self._left_bytes = 0  # of a frame that is not complete
         self._held = bytearray()
 
     def open(self, rest: bytes) -> None:
@@ -144,18 +141,23 @@ class WebSocketConnection(asyncio.Protocol):
         )
 
     def _read(self) -> None:
+        """Parse as far as the app follows; a frame at a time, so that it is no more than that."""
         while self._held and not self._is_blocked and not self._transport.is_closing():
-            piece = bytes(self._held[:SLICE_BYTES])
-            del self._held[:SLICE_BYTES]
-            self._parse(piece)
+            if not self._parse_a_frame():
+                break
         self._control()
 
-    def _parse(self, piece: bytes) -> None:
+    def _parse_a_frame(self) -> bool:
+        """Parse what there is of the next frame; returns whether there is anything of it."""
+        self._left_bytes = self._left_bytes or _frame_bytes(self._held)
+        if not self._left_bytes:
+            return False  # its own head is not complete
+        piece = bytes(self._held[: self._left_bytes])
+        del self._held[: len(piece)]
+        self._left_bytes -= len(piece)
         self._frames.receive_data(piece)
-        self._half_bytes += len(piece)
         for event in self._frames.events_received():
             if isinstance(event, Frame):
-                self._half_bytes -= _wire_bytes(event)
                 self._take(event)
         self._flush()
         if self._frames.state is not State.OPEN:
@@ -163,6 +165,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._hang_up(1006)
             if not self._is_ending or self._frames.close_expected():
                 self._close()
+        return True
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
@@ -189,7 +192,7 @@ class WebSocketConnection(asyncio.Protocol):
                 self._transport.pause_reading()
         if not self._is_open or self._is_ending:
             return
-        if self._is_blocked or not (self._half_bytes or self._pieces):
+        if self._is_blocked or not (self._held or self._left_bytes or self._pieces):
             self._patience.stop()
         elif not self._patience.is_running:
             self._patience.start(self._limits.message_s, self._fail)
@@ -302,10 +305,8 @@ class WebSocketConnection(asyncio.Protocol):
     def stop(self) -> None:
         """Let what has been received be answered, take nothing more, and close."""
         if self._is_open and not self._is_ending:
-            while self._held and self._frames.state is State.OPEN:
-                piece = bytes(self._held[:SLICE_BYTES])
-                del self._held[:SLICE_BYTES]
-                self._parse(piece)
+            while self._held and self._frames.state is State.OPEN and self._parse_a_frame():
+                pass
             self._tell({"type": "websocket.disconnect", "code": 1012})
         elif not self._is_ending:
             self._refuse(STOPPING)
@@ -373,7 +374,16 @@ class WebSocketConnection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _wire_bytes(frame: Frame) -> int:
-    """The length of a client's frame on the wire (RFC 6455, 5.2): head, mask and payload."""
-    size = len(frame.data)
-    return 2 + (0 if size < 126 else 2 if size < 65536 else 8) + 4 + size
+def _frame_bytes(data: bytearray) -> int:
+    """The length of the frame that `data` begins with; 0 if that is not known yet.
+
+    RFC 6455, 5.2: two bytes, a longer length if they say so, a mask, and the payload.
+    """
+    if len(data) < 2:
+        return 0
+    size, longer = data[1] & 0x7F, {126: 2, 127: 8}.get(data[1] & 0x7F, 0)
+    if len(data) < 2 + longer:
+        return 0
+    if longer:
+        size = int.from_bytes(data[2 : 2 + longer], "big")
+    return 2 + longer + (4 if data[1] & 0x80 else 0) + size
