@@ -544,6 +544,53 @@ def test_what_could_be_written_of_a_withdrawal_counts_at_the_next_opening(
     assert standing(path, ("ann", "bob"), clock) == {"bob"}
 
 
+WRITER = """
+import sys
+from hybrid_detect import ConsentLedger
+ledger = ConsentLedger(sys.argv[1])
+print("ready", flush=True)
+number = 0
+while True:
+    number += 1
+    ledger.grant(f"s{number}", version="3", recorded_by="me")
+    ledger.withdraw(f"s{number}", recorded_by="me")
+    print(number, flush=True)
+"""
+
+
+def killed_while_writing(path: Path, after: int) -> int:
+    """The last withdrawal that a writer knew to be written, when it was killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        for _ in range(after):
+            assert writer.stdout.readline()
+        writer.kill()
+        said = writer.stdout.read().split()
+    return int(said[-1]) if said else after - 1
+
+
+def check_kill(path: Path, after: int) -> None:
+    last = killed_while_writing(path, after)
+    with ConsentLedger(path) as ledger:
+        for number in range(1, last + 1):
+            assert ledger.records(f"s{number}"), number
+            assert not stands(ledger, f"s{number}"), number
+
+
+def test_a_killed_writer_leaves_a_ledger_that_opens_and_knows_every_withdrawal(
+    path: Path,
+) -> None:
+    check_kill(path, after=20)
+
+
+@pytest.mark.hostile
+def test_thirty_killed_writers_leave_ledgers_that_open(tmp_path: Path) -> None:
+    for after in range(1, 31):
+        check_kill(tmp_path / f"{after}.jsonl", after)
+
+
 def try_grant(ledger: ConsentLedger) -> str:
     subject = f"s{random.random()}"
     with suppress(StorageError):

@@ -32,7 +32,7 @@ BAD = replace(GOOD, bits_per_s=0.2e6, rtt_s=0.3)
 
 
 def conditions(**changed: Any) -> Conditions:
-    """A good link, a device of 50 ms, a stream of 10 frames a second; changed as told.
+    """A good link, a device of 50 ms, a stream of 10 frames a second; with changes.
 
     `device_s` changes the device's time; `None` for a service without a device.
     """
@@ -58,7 +58,7 @@ def conditions(**changed: Any) -> Conditions:
 
 
 def asked(plan: Plan) -> set[BackendKind]:
-    """Every way that the plan could give the frame to."""
+    """Every backend that the plan could give the frame to."""
     return {
         kind
         for kind in (plan.backend, *plan.fallbacks, plan.hedge, plan.escalation)
@@ -137,7 +137,7 @@ def test_a_plan_keeps_its_promises_whatever_the_conditions(
         assert 0 < plan.max_side_px <= max_side_px
     assert plan.retries >= 0
     backends = [kind for kind in (plan.backend, *plan.fallbacks) if kind is not None]
-    assert len(set(backends)) == len(backends), "a way is asked twice"
+    assert len(set(backends)) == len(backends), "a backend is asked twice"
     if plan.skip:
         assert plan.backend is None
         assert not known.must_answer
@@ -171,7 +171,7 @@ def test_a_probe_is_sent_when_one_is_due_and_only_then(known: Conditions) -> Non
         assert plan.hedge_after_s == 0.0
 
 
-# -- which way -----------------------------------------------------------------------------------
+# -- which backend -------------------------------------------------------------------------------
 
 
 def test_a_good_link_is_used_in_full() -> None:
@@ -186,7 +186,7 @@ def test_a_bad_link_is_left_alone() -> None:
     assert plan.backend is DEVICE
     assert plan.hedge is None
     assert plan.fallbacks == (STREAMING, CLOUD)
-    # To change the way costs something: the first frame may be looked at twice, the second is not.
+    # A change of backend costs something: two may look at the first frame, not at the second.
     leaving = POLICY.decide(conditions(link=BAD, previous=STREAMING))
     assert answered_by(leaving, BAD) is DEVICE
 
@@ -358,7 +358,7 @@ def test_an_empty_battery_is_a_low_one() -> None:
 
 # -- monotone ------------------------------------------------------------------------------------
 #
-# With everything else equal (the queue and the way of the last frame included), a link that is
+# With everything else equal (the queue and the backend of the last frame included), a link that is
 # believed to be slower never takes a frame from the device: where nothing would have been sent,
 # nothing is.
 #
@@ -492,7 +492,7 @@ def test_a_link_that_jitters_around_the_threshold_does_not_make_it_flap(seed: in
 def noisy_switches(policy: AutoPolicy, *, seed: int) -> int:
     """Switches in two minutes over a link whose rate varies by half each 100 ms.
 
-    The estimator and the policy together, at the rate where it makes no difference which way is
+    The estimator and the policy together, at the rate where it makes no difference which backend is
     taken: the worst that there is. The measured traces give 8 a minute
     (`docs/explanation/choosing.md`).
     """
@@ -577,7 +577,9 @@ def test_why_the_device_takes_no_part_is_in_the_reason(link: LinkConditions | No
     without = replace(known, backends=(*known.backends[:2], out))
     plan = POLICY.decide(without)
     assert DEVICE not in asked(plan)
-    if link is not None:  # without one the order of the ways decides, and the stream comes first
+    if (
+        link is not None
+    ):  # without one the order of the backends decides, and the stream comes first
         assert plan.reason.endswith(f"; device is out ({why})")
     assert "is out" not in POLICY.decide(known).reason
     assert "device" not in POLICY.decide(conditions(link=link, device_s=None)).reason

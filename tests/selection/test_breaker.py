@@ -24,7 +24,7 @@ def breaker(state: BreakerState) -> CircuitBreaker:
 
 
 def pause_s(made: CircuitBreaker, **event: bool) -> float:
-    """How long a failure at 100 s closes the way for."""
+    """How long a failure at 100 s keeps frames from the backend."""
     made.on_failure(now_s=100.0, **event)
     return made.retry_at_s - 100.0
 

@@ -1,4 +1,4 @@
-"""Always one way at one quality."""
+"""Always one backend at one quality."""
 
 from dataclasses import replace
 

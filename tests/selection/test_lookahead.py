@@ -115,8 +115,8 @@ def test_what_is_beyond_the_table_is_its_edge() -> None:
     assert choose(slow, busy_s=0.5) == choose(slow, busy_s=1e6)
 
 
-def test_changing_the_way_has_its_price() -> None:
-    """There are links over which either way is kept, and none over which both are left."""
+def test_changing_the_backend_has_its_price() -> None:
+    """There are links over which either backend is kept, and none over which both are left."""
     kept = left = 0
     for step in range(40):
         known = state(bits_per_s=0.2e6 * 1.2**step, device_s=0.01)

@@ -137,10 +137,10 @@ def test_a_way_that_is_out_is_not_taken() -> None:
     assert rule.decide(conditions(DEVICE)).backend is DEVICE
     assert rule.decide(conditions(CLOUD, STREAMING, link=slow)).backend is STREAMING
     assert rule.decide(conditions(STREAMING, link=None)).backend is STREAMING
-    nobody = replace(conditions(), backends=())
-    assert rule.decide(nobody).backend is None
-    assert "no backend is usable" in rule.decide(nobody).reason
-    assert not rule.decide(nobody).skip
+    no_backends = replace(conditions(), backends=())
+    assert rule.decide(no_backends).backend is None
+    assert "no backend is usable" in rule.decide(no_backends).reason
+    assert not rule.decide(no_backends).skip
 
 
 def test_the_other_ways_are_fallbacks_and_the_device_is_the_first_of_them() -> None:

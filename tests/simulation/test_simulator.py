@@ -101,7 +101,7 @@ def test_two_runs_are_the_same(name: str) -> None:
     assert first.switches == second.switches
 
 
-def test_each_seed_is_another_world() -> None:
+def test_each_seed_is_another_environment() -> None:
     worlds = [Environment(made_by_code(), "phone", seed=seed) for seed in (0, 1)]
     assert not np.array_equal(worlds[0].device_s, worlds[1].device_s)
     assert np.array_equal(worlds[0].capacity, worlds[1].capacity), "the trace is the trace"
@@ -256,7 +256,7 @@ def test_receive_times_are_told_only_if_the_server_reports_them() -> None:
         assert all((each is not None) is told for each in received)
 
 
-def test_the_conditions_are_those_of_the_world() -> None:
+def test_the_conditions_are_those_of_the_environment() -> None:
     world = Environment(steady(), "phone", device_accuracy=0.6)
     script = Scripted({0: plan(STREAMING), 3: plan(DEVICE), 8: plan(STREAMING, probe=True)})
     simulate(world, script)
@@ -343,7 +343,7 @@ def test_a_busy_device_takes_no_frame() -> None:
 
 def test_cloud_and_streaming_are_the_same() -> None:
     cloud = simulate(Environment(steady()), FixedPolicy(backend="cloud"))
-    assert cloud.remote_share == 0, "it is not among the ways"
+    assert cloud.remote_share == 0, "it is not among the backends"
     outcome = run({0: plan(BackendKind.CLOUD)})
     assert outcome.utilities[0] == run({0: plan(STREAMING)}).utilities[0]
 

@@ -104,7 +104,7 @@ def test_made_up_networks_are_the_same_every_time() -> None:
         ({"max_s": 1}, "max_s > 1"),
     ],
 )
-def test_an_impossible_world_is_refused(device: dict[str, object], told: str) -> None:
+def test_an_impossible_environment_is_refused(device: dict[str, object], told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         Environment(synthetic_traces(seconds=5)[0], **device)
 

@@ -77,7 +77,7 @@ def test_a_result_comes_back_as_it_was_kept(kept: DetectionHistory, clock: FakeC
 
 
 def test_a_session_is_not_named_in_the_files(path: Path, clock: FakeClock) -> None:
-    name = "canary-session-of-somebody"
+    name = "canary-session"
     with DetectionHistory(path, clock=clock, sweeps=False) as kept:
         kept.add(result(session_id=name), image=JPEG)
         kept.add(result(session_id=name).to_dict(), session=name)
@@ -97,7 +97,9 @@ def test_a_session_belongs_to_its_owner(kept: DetectionHistory) -> None:
 
 
 @pytest.mark.parametrize("session", [None, "", "x" * 1025, 7])
-def test_what_nobody_could_ask_for_again_is_not_kept(kept: DetectionHistory, session: Any) -> None:
+def test_what_could_not_be_asked_for_again_is_not_kept(
+    kept: DetectionHistory, session: Any
+) -> None:
     with pytest.raises(ConfigurationError):
         kept.add(result(), session=session)
 

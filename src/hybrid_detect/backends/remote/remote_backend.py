@@ -381,7 +381,8 @@ class RemoteBackend(Backend):
 
         request = await self._pool.present.addressed(KEYS, now_s=time.time())
         response = await self.exchange(request, deadline_s=deadline_s)
-        self._encryption.learn(published_keys(response))
+        # In a thread: it may write the file of known keys, and wait for another process to.
+        await in_daemon_thread(self._encryption.learn, published_keys(response))
 
     async def aclose(self) -> None:
         """Stop the encoding thread once it has finished what it is doing."""
