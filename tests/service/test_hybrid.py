@@ -424,6 +424,56 @@ async def test_waiting_for_a_start_ends_with_the_deadline() -> None:
                 await service.process_image(IMAGE, deadline_s=0.05)
 
 
+class SlowStart(FakeBackend):
+    """Is on its way up until it is told that it stands; its checks give up meanwhile."""
+
+    def __init__(self, kind: BackendKind) -> None:
+        super().__init__(kind)
+        self.stands = asyncio.Event()
+        self.checks = 0
+
+    @property
+    def is_starting(self) -> bool:
+        return not self.stands.is_set()
+
+    async def check(self, *, deadline_s: float) -> None:
+        self.checks += 1
+        try:
+            await asyncio.wait_for(self.stands.wait(), 0.01)
+        except TimeoutError:
+            raise BackendTimeoutError("not loaded within 0.01 s; loading goes on") from None
+        await super().check(deadline_s=deadline_s)
+
+
+async def test_a_frame_waits_for_a_slow_start_inside_its_deadline(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slow = SlowStart(DEVICE)
+    async with HybridDetectionService(backends=[slow]) as service:
+        asked = [
+            asyncio.create_task(service.process_image(IMAGE, deadline_s=LIMIT_S)) for _ in range(3)
+        ]
+        late = asyncio.create_task(service.process_image(IMAGE, deadline_s=0.05))
+        await until(lambda: slow.checks > 3)
+        with pytest.raises(AllBackendsFailedError, match="loading goes on"):
+            await late
+        assert not any(task.done() for task in asked)
+        slow.stands.set()
+        assert [(await task).backend for task in asked] == [DEVICE] * 3
+    assert not caplog.records
+
+
+async def test_a_slow_start_that_fails_ends_the_waiting() -> None:
+    slow = SlowStart(DEVICE)
+    async with HybridDetectionService(backends=[slow]) as service:
+        asked = asyncio.create_task(service.process_image(IMAGE, deadline_s=LIMIT_S))
+        await until(lambda: slow.checks > 1)
+        slow.error = BackendUnavailableError("no memory")
+        slow.stands.set()
+        with pytest.raises(AllBackendsFailedError, match="no memory"):
+            await asked
+
+
 class NoModel(FakeBackend):
     """Lacks its model."""
 

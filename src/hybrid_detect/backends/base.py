@@ -123,6 +123,11 @@ class Backend(ABC):
         """Why no frame should be given to this backend now; empty when one may be."""
         return ""
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is still on its way up, so that a frame may wait for it in its deadline."""
+        return False
+
     async def start(self) -> None:
         """Get going without waiting for anything: `check` tells when it is ready.
 

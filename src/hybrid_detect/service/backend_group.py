@@ -74,7 +74,7 @@ class BackendGroup:
         self._latencies = [PeakLatency() for _ in members]
         self._pending = [0] * len(members)
         self._present: int | None = None
-        self.checked = _Checked(self._members)
+        self.checked = self.settled = _Checked(self._members)
 
     @property
     def host(self) -> str:

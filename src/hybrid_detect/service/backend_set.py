@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from hybrid_detect.backends import create_backend
@@ -98,30 +99,24 @@ class BackendSet:
         if device is not None and mode is DetectionMode.PREFER_ON_DEVICE:
             # A server may be ready sooner, but sending pictures is not what was preferred.
             await device.checked.wait()
-        while self.starting() and not any(
+        unchecked = list(self.by_kind.values())
+        while unchecked and not any(
             backend.conditions().usable for backend in self.by_kind.values()
         ):
-            await self.first_checked(timeout_s=None)
+            await _first(backend.checked for backend in unchecked)
+            unchecked = [backend for backend in unchecked if not backend.checked.is_set()]
 
     async def all_checked(self) -> None:
         """Wait until each has either become ready or failed to for the first time."""
         await asyncio.gather(*(backend.checked.wait() for backend in self.by_kind.values()))
 
     def starting(self) -> list[ManagedBackend | BackendGroup]:
-        """Those whose first check is still under way."""
-        return [backend for backend in self.by_kind.values() if not backend.checked.is_set()]
+        """Those that are on their way up: whether they work is not known yet."""
+        return [backend for backend in self.by_kind.values() if not backend.settled.is_set()]
 
-    async def first_checked(self, *, timeout_s: float | None) -> bool:
-        """Wait until the first check of one that is starting has ended; False if time ran out."""
-        waits = [asyncio.create_task(backend.checked.wait()) for backend in self.starting()]
-        try:
-            done, _ = await asyncio.wait(
-                waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            return bool(done)
-        finally:
-            for wait in waits:
-                wait.cancel()
+    async def first_settled(self, *, timeout_s: float) -> bool:
+        """Wait until one that is starting works or has failed; False if time ran out."""
+        return await _first((backend.settled for backend in self.starting()), timeout_s=timeout_s)
 
     def status(self) -> tuple[BackendStatus, ...]:
         """How each of them stands, missing ones included."""
@@ -143,3 +138,20 @@ class BackendSet:
     async def aclose(self) -> None:
         """Stop all of them."""
         await asyncio.gather(*(backend.aclose() for backend in self.by_kind.values()))
+
+
+class _Waitable(Protocol):
+    """What an `asyncio.Event` is to someone who waits for it."""
+
+    async def wait(self) -> object: ...
+
+
+async def _first(events: Iterable[_Waitable], *, timeout_s: float | None = None) -> bool:
+    """Wait until one of `events` is set; False if time ran out."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        done, _ = await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        return bool(done)
+    finally:
+        for wait in waits:
+            wait.cancel()

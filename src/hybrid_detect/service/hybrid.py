@@ -243,7 +243,7 @@ class HybridDetectionService:
             plan = await self._decider.plan(self._conditions_builder.build(context))
             if plan.backend is not None or plan.skip or not self._backends.starting():
                 return plan
-            if not await self._backends.first_checked(timeout_s=context.ends_s - self._clock()):
+            if not await self._backends.first_settled(timeout_s=context.ends_s - self._clock()):
                 return plan
 
     # -- many frames -------------------------------------------------------------------------

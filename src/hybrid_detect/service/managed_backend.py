@@ -81,6 +81,8 @@ class ManagedBackend:
         self.kind = backend.kind
         self.checked = asyncio.Event()
         """Set once the first check has ended, either way."""
+        self.settled = asyncio.Event()
+        """Set once a check has ended that was not cut short while the backend was starting."""
         self._backend = backend
         self._remote = backend if isinstance(backend, RemoteBackend) else None
         self._clock = clock
@@ -268,15 +270,23 @@ class ManagedBackend:
             if self._breaker.state is BreakerState.CLOSED:
                 continue  # a frame that was still under way has shown that it works
             self._breaker.begin_check()
+            was_starting = self._backend.is_starting
             try:
                 await self._backend.check(deadline_s=self._backend.check_deadline_s)
             except HybridDetectError as error:
-                self._on_failure(error)
+                if isinstance(error, BackendTimeoutError) and was_starting:
+                    # It is slow, not broken: the next check waits for the same start.
+                    self._trouble = str(error)
+                    self._opened.set()
+                else:
+                    self._on_failure(error)
+                    self.settled.set()
             else:
-                if self._trouble:
+                if self._trouble and self.settled.is_set():
                     logger.warning("%s is back", self.kind.value)
                 self._trouble, self._trouble_kind = "", None
                 self._breaker.on_success()
+                self.settled.set()
             self.checked.set()
             self._tell_change(self._unavailable_reason())
 
@@ -301,3 +311,4 @@ class ManagedBackend:
             logger.error("%s is out: its check has a bug", self.kind.value, exc_info=bug)
             self._trouble = f"its check has a bug ({type(bug).__name__})"
             self.checked.set()
+            self.settled.set()

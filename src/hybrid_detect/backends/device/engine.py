@@ -117,6 +117,11 @@ class Engine:
             return str(failure)
         return ""
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether a load is under way."""
+        return self._load is not None
+
     def require_open(self) -> None:
         """Refuse once it is closed.
 

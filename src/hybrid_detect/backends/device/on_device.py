@@ -136,6 +136,11 @@ class OnDeviceDetectionService(Backend):
         """Why no frame should be given to this backend now; empty when one may be."""
         return self._engine.unavailable_reason
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether the model is being fetched or the detector loaded."""
+        return self._engine.is_loading
+
     async def start(self) -> None:
         """Begin to load the detector, without waiting for it."""
         self._engine.start()
