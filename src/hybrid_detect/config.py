@@ -55,7 +55,7 @@ OTHER_VARIABLES = frozenset({"HYBRID_DETECT_MODEL_DIR", "HYBRID_DETECT_SERVER_TO
 class Endpoint:
     """The address of a detection server, such as ``https://faces.example.com``.
 
-    The two remote ways share it: HTTP requests go to ``<url>/v1/detect``, the stream to
+    The two remote backends share it: HTTP requests go to ``<url>/v1/detect``, the stream to
     ``<url>/v1/stream`` with ``http`` replaced by ``ws``.
     """
 
@@ -133,7 +133,7 @@ class ServiceConfig:
     """
 
     endpoint: str | None = None
-    """URL of the detection server; `None` leaves the device as the only way."""
+    """URL of the detection server; `None` leaves the device as the only backend."""
     provider: Any = "custom_backend"
     """Whose protocol the cloud backend speaks: ``custom_backend`` is this project's own server,
     ``json_endpoint`` any that answers in JSON. In code also a `Protocol` of your own."""
@@ -157,7 +157,7 @@ class ServiceConfig:
     quality: int = DEFAULT_QUALITY
     """Highest JPEG quality worth sending, 1 to 95."""
     max_side_px: int | None = DEFAULT_MAX_SIDE_PX
-    """Longest side sent to a remote way, in pixels; `None` sends the full size."""
+    """Longest side sent to a remote backend, in pixels; `None` sends the full size."""
     max_pixels: int | None = None
     """The most pixels that an image may have; `None` for 64 million, and for a `Frame` the limit
     that it was made under. Some phones have sensors of 108 and 200 million."""
@@ -187,10 +187,10 @@ class ServiceConfig:
     """Whether plain ``http`` may leave this machine. Pictures and token would be readable."""
     server_public_key: str | None = field(default=None, repr=False)
     """The server's key, or the name of a file with it, as ``hybrid-detect keys show`` prints it.
-    With it, pictures are encrypted to the server, and sent in no other way."""
+    With it, pictures are encrypted to the server, and never sent unencrypted."""
     trust_on_first_use: bool = False
     """Whether to encrypt to the key the server gives when it is first met, and to that key and its
-    successors from then on. Whoever is between the two at that moment can pass for the server."""
+    successors from then on. An attacker between the two at that moment can pass for the server."""
     known_keys_path: Path | None = None
     """Where keys trusted on first use are kept; below the home folder if `None`."""
 

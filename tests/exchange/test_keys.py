@@ -406,7 +406,7 @@ def test_a_changed_key_is_not_believed_and_says_what_to_do(tmp_path: Path) -> No
     assert known(tmp_path).path.read_text() == before
 
 
-def test_two_ways_to_one_server_believe_in_the_same_key(tmp_path: Path) -> None:
+def test_two_backends_of_one_server_believe_in_the_same_key(tmp_path: Path) -> None:
     first, second = (TrustedKey(endpoint=ENDPOINT, known=known(tmp_path)) for _ in range(2))
     public = key().public
     first.learn([public.to_json()])

@@ -1,4 +1,4 @@
-"""Where detection happens: the strategy interface and the ways behind it."""
+"""Where detection happens: the strategy interface and the backends behind it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["create_backend"]
 
 
 def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
-    """Make the way `kind` as configured. Loads the libraries of that way alone.
+    """Make the backend of `kind` as configured. Loads the libraries of that one alone.
 
     Raises:
         ConfigurationError: If it cannot work as configured, a missing extra included.

@@ -1,1 +1,1 @@
-"""What crosses a boundary: the wire format and the way from frame to bytes and back."""
+"""What crosses a boundary: the wire format, sealing, and the keys that requests are sealed to."""

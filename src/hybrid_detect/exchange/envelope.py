@@ -20,8 +20,8 @@ what HPKE made of the message::
 
 A sealed reply has no header, since all that it could say is its request's, but 12 bytes of
 nonce and the ciphertext. The number on the link is the one thing that is not protected,
-because the channel writes it after sealing. Whoever changes it makes a reply meet the wrong
-request, which then cannot open it.
+because the channel writes it after sealing. If it is changed on the way, a reply meets the wrong
+request and does not open.
 """
 
 from __future__ import annotations

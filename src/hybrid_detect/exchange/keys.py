@@ -67,8 +67,8 @@ class Suite(StrEnum):
     def may_follow(self, old: Suite) -> bool:
         """Whether a client that seals with `old` may be told to go on with this one.
 
-        The same suite may, and the post-quantum one after any: nobody who chose it is talked out
-        of it.
+        The same suite may, and the post-quantum one after any: a client that chose it is never
+        told to leave it.
         """
         return self in {old, Suite.MLKEM768_X25519}
 

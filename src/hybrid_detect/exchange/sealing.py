@@ -2,15 +2,15 @@
 
 What a request's seal covers: the message, and through HPKE's ``info`` the version, suite, key
 id, time and nonce in front of it, the method and the content type. The session is a part of
-the message, where nobody can read it.
+the message, where only the server reads it.
 
 The reply is encrypted with a key that the client draws for this one request and sends along,
-sealed with it: only who can open the request learns it, so nobody else can read the answer,
-or make one. What identifies the request (its header, and its last 16 bytes: the tag over all
+sealed with it: only the owner of the server's key learns it, so no other party can read the
+answer or make one. What identifies the request (its header, and its last 16 bytes: the tag over all
 of it) is authenticated along; the reply of another request does not open. Oblivious HTTP
 answers with a secret of the request, too (RFC 9458, 4.4), which spares three more operations
-on curves for each frame. The price: who records everything and steals the server's private
-key later can read the answers as well as the pictures.
+on curves for each frame. The price: an attacker who records everything and steals the server's
+private key later can read the answers as well as the pictures.
 
 Nothing here does I/O. Time and nonces may be given; HPKE draws its own keys from the system.
 """
@@ -66,7 +66,7 @@ class SealedRequest:
     """Id of the server's key it is sealed to."""
     suite: Suite
     reply_key: bytes = field(repr=False)
-    """What opens the reply: 32 bytes that nobody but the server learns."""
+    """The key of the reply: 32 bytes that only the server learns."""
     binding: bytes = field(repr=False)
     """What ties the reply to this request: its header and its tag."""
 

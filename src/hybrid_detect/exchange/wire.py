@@ -11,7 +11,7 @@ One message is one HTTP body or one binary WebSocket message::
     ..     payload: the compressed picture of a detect message, else empty
 
 An announcement is a preamble alone. On a stream it goes right before a detect message (sealed or
-not) of the same request id, and nobody answers it: the server learns from it when the message
+not) of the same request id, and is not answered: the server learns from it when the message
 began to arrive, which a WebSocket library does not tell. It may be left out.
 
 JSON keeps the header readable in any language and open for new fields, which readers
@@ -105,7 +105,7 @@ class DetectRequest:
     format: str = "jpeg"
     min_confidence: float = 0.5
     deadline_s: float | None = None
-    """Seconds after which nobody waits for the answer any more; `None` if unknown."""
+    """Seconds after which the answer is worth nothing any more; `None` if unknown."""
     session_id: str | None = None
 
 

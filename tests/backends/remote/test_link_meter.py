@@ -1,4 +1,4 @@
-"""What the remote ways tell the link estimator of their uploads, with a real server's app."""
+"""What the remote backends tell the link estimator of their uploads, with a real server's app."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,7 +26,7 @@ from ...waiting import until
 pytestmark = pytest.mark.anyio
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
-WAYS: dict[str, type[RemoteBackend]] = {
+BACKENDS: dict[str, type[RemoteBackend]] = {
     "cloud": CloudDetectionService,
     "streaming": StreamingService,
 }
@@ -51,7 +51,7 @@ class Gated(OneFace):
 async def connected(kind: str) -> AsyncIterator[tuple[Any, Gated]]:
     detector = Gated()
     async with served(ServerConfig(), detector=detector) as server:
-        backend = WAYS[kind](endpoint=f"http://127.0.0.1:{server.port}")
+        backend = BACKENDS[kind](endpoint=f"http://127.0.0.1:{server.port}")
         try:
             await backend.start()
             await backend.check(deadline_s=5.0)
@@ -72,7 +72,7 @@ def believed(backend: RemoteBackend) -> LinkConditions:
     return backend.meter.link.conditions(now_s=backend.meter.clock())
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", BACKENDS)
 async def test_an_upload_is_under_way_from_its_sending_to_its_answer(kind: str) -> None:
     async with connected(kind) as (backend, detector):
         detector.go.clear()
@@ -88,14 +88,14 @@ async def test_an_upload_is_under_way_from_its_sending_to_its_answer(kind: str) 
         assert backend.meter.link.bytes_probing == 0
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", BACKENDS)
 async def test_a_probe_is_counted_as_one(kind: str) -> None:
     async with connected(kind) as (backend, _):
         await look(backend, probe=True)
         assert backend.meter.link.bytes_probing == backend.meter.link.bytes_sent > 0
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", BACKENDS)
 async def test_who_is_not_waited_for_wastes_its_bytes(kind: str) -> None:
     async with connected(kind) as (backend, detector):
         detector.go.clear()
@@ -111,7 +111,7 @@ async def test_who_is_not_waited_for_wastes_its_bytes(kind: str) -> None:
         await until(lambda: believed(backend).in_flight == 0)
 
 
-@pytest.mark.parametrize("kind", WAYS)
+@pytest.mark.parametrize("kind", BACKENDS)
 async def test_a_refused_upload_says_nothing_of_the_link(kind: str) -> None:
     async with connected(kind) as (backend, detector):
         rate = believed(backend).bits_per_s
@@ -159,7 +159,7 @@ async def test_an_answer_in_the_moment_of_the_cancellation_ends_the_upload(
 
 
 async def test_late_answers_end_their_own_uploads() -> None:
-    """The first of two is late and the second is not: whose bytes are still under way is known."""
+    """The first of two is late and the second is not: which bytes are still under way is known."""
     async with connected("streaming") as (backend, detector):
         detector.go.clear()
         first, second = look(backend), look(backend)

@@ -1,4 +1,4 @@
-"""What a remote way tells of its uploads, so that the next frame is decided on better grounds."""
+"""What remote backends learn from their uploads about the link to each host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = itertools.count()
 
 
 class Upload:
-    """One request on its way; made by `LinkMeter.upload`."""
+    """One request that is being sent or answered; made by `LinkMeter.upload`."""
 
     def __init__(
         self, meter: LinkMeter, size_bytes: int, *, probe: bool, gate: UploadGate | None
@@ -56,11 +56,11 @@ class Upload:
         self._meter.link.answered(self._number, now_s=now_s, server_s=server_s, receive_s=receive_s)
 
     def answered_unread(self) -> None:
-        """Its answer has come, and nobody waits for it any more."""
+        """Its answer has come after it was given up."""
         self.answered(now_s=self._meter.clock(), server_s=None, receive_s=None)
 
     def given_up(self, *, still_comes: bool) -> None:
-        """Nobody waits for it any more.
+        """Its caller has given it up.
 
         Args:
             still_comes: Whether it goes on over the link all the same, and is answered.
@@ -76,10 +76,10 @@ class Upload:
 
 
 class LinkMeter:
-    """Watches the uploads of the remote ways to one server.
+    """Watches the uploads to one host.
 
     Args:
-        link: What learns from them; the ways to one server share it.
+        link: Learns from them.
         clock: Monotonic time in seconds.
     """
 

@@ -134,7 +134,7 @@ def _number(value: Any, name: str) -> float:
 
 
 def checked_faces(found: Iterable[Any], picture: CompressedImage) -> tuple[Face, ...]:
-    """`found` as the faces of a reply, whoever made them.
+    """`found` as the faces of a reply, from a mapping or from a function of the user.
 
     A box across the edge of the picture is usual and is clipped later; one wholly outside is not,
     and says that the mapping takes fractions for pixels or one picture for another.
