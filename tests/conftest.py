@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +36,15 @@ settings.load_profile("fuzz" if fuzzing.ASKED else "suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `hostile`, which take minutes, unless ``-m`` names the marker."""
+    """Leave out the tests marked `hostile`, which take minutes, unless ``-m`` names the marker.
+
+    Tests whose names change from process to process are refused: pytest-xdist could not share them
+    out.
+    """
+    for item in items:
+        if re.search("0x[0-9a-f]{6}", item.nodeid):
+            msg = f"{item.nodeid}: an address is in the name of the test: give it an id"
+            raise pytest.UsageError(msg)
     if "hostile" in config.getoption("markexpr"):
         return
     left_out = [item for item in items if item.get_closest_marker("hostile")]

@@ -77,7 +77,9 @@ def test_camera_planes_are_copied_where_they_can_be_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.float32), np.array([object()]), None, 7, "path.jpg"], ids=repr
+    "image",
+    [np.zeros((4, 4), np.float32), np.array([object()]), None, 7, "path.jpg"],
+    ids=["floats", "objects", "nothing", "number", "path"],
 )
 def test_what_a_frame_refuses_is_left_to_it(image: Any) -> None:
     assert owned(image) is image
