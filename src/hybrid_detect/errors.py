@@ -14,7 +14,7 @@
       BackendError                         .backend .retryable .elapsed_s .retry_after_s
         BackendUnavailableError            refused, closed, not found, not ready
         BackendTimeoutError (TimeoutError) .deadline_s
-        BackendResponseError               .status_code .code
+        BackendResponseError               .status_code .code .by_server .is_passing
         ProtocolError                      the peer's bytes break the wire format
         EncryptionError                    could not be sealed or opened; nothing went in the clear
           UnknownKeyError                  .key_id; sealed to a key that is not there

@@ -85,6 +85,9 @@ class CircuitBreaker:
     """Range of the factor on each pause, so that many clients do not come back as one. The longest
     pause and its jitter leave half a second for the check within 3 s of the end of an outage."""
 
+    LONGEST_WAIT_S = 30.0
+    """The longest wait that Retry-After is granted: it may be wrong, and a camera goes on."""
+
     REFUSED_PAUSE_S = 30.0
     """A wrong key or address does not cure itself; asking often only fills the server's log."""
 

@@ -30,9 +30,6 @@ __all__ = ["BackendStatus", "ManagedBackend"]
 logger = logging.getLogger("hybrid_detect")
 
 
-MAX_WAIT_S = 30.0
-"""Longest wait a server is granted by Retry-After: it may be wrong, and a camera goes on."""
-
 SLOW_SHARE = 0.8
 """An answer that took more of its frame's time than this counts as slow: one in which a little
 more would have gone wrong is missed."""
@@ -244,7 +241,7 @@ class ManagedBackend:
 
     def _on_failure(self, error: HybridDetectError) -> None:
         if isinstance(error, BackendError) and error.retry_after_s is not None:
-            wait_s = min(error.retry_after_s, MAX_WAIT_S)
+            wait_s = min(error.retry_after_s, CircuitBreaker.LONGEST_WAIT_S)
             self._asked_to_wait_until_s = self._clock() + wait_s
         for_good = error.is_configuration if isinstance(error, BackendError) else True
         was_closed = self._breaker.state is BreakerState.CLOSED

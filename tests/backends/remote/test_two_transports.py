@@ -453,6 +453,29 @@ async def test_a_wait_that_is_asked_for_is_told_by_frames_and_checks(
             assert caught.value.retry_after_s == 7.0
 
 
+# ---- tokens that end
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_token_that_is_refused_is_asked_for_anew(
+    is_async: bool, transport: str, ground: Ground
+) -> None:
+    tokens = iter(["ended", "good", "good"])
+
+    async def asked() -> str:
+        return next(tokens)
+
+    ground.options["auth_token"] = asked if is_async else lambda: next(tokens)
+    async with (
+        served(ServerConfig(auth_token="good")) as running,
+        backend_at(transport, f"http://{NAME}:{running.port}", ground) as backend,
+        asyncio.timeout(LIMIT_S / 2),  # not the half minute of a verdict
+    ):
+        while await look(backend) != ANSWERED:
+            await asyncio.sleep(0.001)
+
+
 # ---- a server that has worked, and a gateway in front of it
 
 

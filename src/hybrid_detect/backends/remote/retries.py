@@ -23,10 +23,6 @@ BACKOFF_CAP_S = 1.0
 """Longest back-off, a frame's default deadline; gRPC's proposal A6 caps at 1 s, too."""
 
 
-LONGEST_WAIT_S = 30.0
-"""The longest wait a server is granted by Retry-After: it may be wrong, and a camera goes on."""
-
-
 class RetryBudget:
     """A token bucket that lets retries help against a hiccup but never feed an outage.
 

@@ -21,7 +21,6 @@ from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
-from hybrid_detect.backends.remote.retries import LONGEST_WAIT_S
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.websocket_link import Pulse, link_error, open_link
 from hybrid_detect.config import Endpoint
@@ -284,7 +283,7 @@ class StreamingService(RemoteBackend):
         ceiling = min(RECONNECT_BASE_S * 2**failures, RECONNECT_CAP_S)
         pause_s = random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
         asked_s = trouble.retry_after_s if trouble is not None else None
-        return max(pause_s, min(asked_s or 0.0, LONGEST_WAIT_S))
+        return max(pause_s, min(asked_s or 0.0, CircuitBreaker.LONGEST_WAIT_S))
 
     async def _opened(self) -> tuple[ClientConnection, float]:
         """A new link; if the server refuses a token that can be renewed, once more with another."""
