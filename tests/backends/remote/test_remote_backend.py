@@ -21,6 +21,7 @@ from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
+from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import BackendError, InvalidFrameError
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
@@ -30,6 +31,8 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind, BoundingBox, Face, Keypoint, Plan
 
 MARKER = b"marker-of-whereabouts"
@@ -115,6 +118,20 @@ async def test_a_lack_of_memory_for_compressing_is_a_failed_attempt() -> None:
         with pytest.raises(BackendError, match="memory to compress 1280x720 pixels"):
             await backend.detect(Frame.of(noise(720, 1280)), plan(deadline_s=20))
     assert not hasattr(backend, "request"), "nothing was sent"
+
+
+@pytest.mark.anyio
+async def test_another_backend_answers_where_no_picture_meets_the_budget() -> None:
+    config = ServiceConfig(target_file_size_kb=0.5, deadline_s=20)
+    backends = [Loop(), FakeBackend(BackendKind.DEVICE)]
+    async with HybridDetectionService(
+        mode="prefer_cloud", config=config, backends=backends
+    ) as service:
+        await service.wait_ready()
+        for _ in range(2):
+            result = await service.process_image(noise(720, 1280))
+            assert result.backend is BackendKind.DEVICE
+            assert result.answered
 
 
 @pytest.mark.anyio
