@@ -88,12 +88,8 @@ class HybridDetectionService:
         hooks: Iterable[Hook] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        given: dict[str, Any] = {
-            "endpoint": endpoint,
-            "auth_token": auth_token,
-            "mode": mode,
-            "session_id": session_id,
-        }
+        given: dict[str, Any] = {"endpoint": endpoint, "auth_token": auth_token}
+        given |= {"mode": mode, "session_id": session_id}
         explicit = {name: value for name, value in given.items() if value is not None}
         self.config = replace(config or ServiceConfig(), **explicit)
         self._clock = clock
@@ -146,7 +142,7 @@ class HybridDetectionService:
 
         Args:
             image: An ndarray, a PIL image, encoded bytes, a path, a file object or a
-                `CameraImage`. Arrays must not be changed until this returns.
+                `CameraImage`. Its pixels are taken as they are when this is called.
             pixel_format: What the channels of an ndarray are; other inputs say it themselves.
             deadline_s: Seconds this image has; the configuration's if `None`.
             privacy: ``local_only`` keeps this image on the device, whatever else is allowed.
@@ -199,9 +195,9 @@ class HybridDetectionService:
             self._tell(execution, self._failed(execution, error), error)
             raise
         self._tell(execution, result)
-        if stream and execution.frame:
-            return stream.with_frame(result, execution.frame, now_s=self._clock())
-        return result
+        if stream is None or execution.frame is None:
+            return result
+        return stream.with_frame(result, execution.frame, now_s=self._clock())
 
     async def _open(
         self, image: ImageLike, pixel_format: PixelFormat | str, context: FrameContext
@@ -330,13 +326,11 @@ class HybridDetectionService:
         try:
             return await self._process(captured.image, stream.pixel_format, context, stream)
         except InvalidFrameError as error:
-            execution = Execution(started_s=self._clock(), context=context)
-            result = self._failed(execution, error)
+            result = self._failed(Execution(started_s=self._clock(), context=context), error)
             return replace(result, reason=f"not an image: {error}")
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        task = asyncio.create_task(coroutine)
-        self._streams.add(task)
+        self._streams.add(task := asyncio.create_task(coroutine))
         task.add_done_callback(self._streams.discard)
         return task
 
@@ -400,7 +394,7 @@ class HybridDetectionService:
         for task in tuple(self._streams):
             task.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
-        # Not left to streams that no caller goes on with: a camera must not be read any more.
+        # A camera must not be read any more, even if no caller goes on with its stream.
         await asyncio.gather(*(source.aclose() for source in tuple(self._sources)))
         await self._backends.aclose()
         await self._hooks.aclose()
