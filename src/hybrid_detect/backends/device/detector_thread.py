@@ -63,7 +63,7 @@ def _work(jobs: queue.SimpleQueue[_Job | None]) -> None:
         if answer.set_running_or_notify_cancel():
             try:
                 result = work(*args)
-            except BaseException as error:  # It is the caller's, whatever it is.
+            except BaseException as error:  # It is the caller's, even one that ends programs.
                 answer.set_exception(error)
             else:
                 answer.set_result(result)

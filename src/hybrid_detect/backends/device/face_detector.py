@@ -1,7 +1,7 @@
 """MediaPipe's FaceDetector made safe to hold.
 
-It is synchronous and knows nothing of frames, plans or event loops: pixels in, faces out. What
-it guards against was seen on MediaPipe 1.2:
+It is synchronous and knows nothing of frames, plans or event loops: pixels in, faces out. It guards
+against these faults, seen in MediaPipe 1.2:
 
 - closing while another thread detects crashes the process: one lock around both;
 - pixels of another layout are read as if they were RGB rows, without an error, and a picture
@@ -65,7 +65,7 @@ class MediaPipeFaceDetector:
     Args:
         model: The model file's bytes, verified by the caller.
         min_confidence: Faces below this score are left out, 0 to 1.
-        slim: Load of MediaPipe only what this needs; see `mediapipe_loading`.
+        slim: Load only the parts of MediaPipe that this needs; see `mediapipe_loading`.
 
     Raises:
         MissingExtraError: If MediaPipe is not installed, or is a version without this detector.
@@ -135,8 +135,8 @@ class MediaPipeFaceDetector:
         self.close()
 
     def __del__(self) -> None:
-        # Parks it: forgetting to close must not leak a detector each time. The attribute is
-        # missing if construction failed.
+        # This parks it: an app that forgets to close must not leak a detector each time. The
+        # attribute is missing if construction failed.
         if getattr(self, "_detector", None) is not None:
             self.close()
 
@@ -144,7 +144,7 @@ class MediaPipeFaceDetector:
         try:
             return self._detect_once(image_rgb)
         except (RuntimeError, ModelError):
-            # The graph is broken for good now, whatever the next picture is.
+            # The graph is broken for good now, and would refuse every other picture as well.
             self._discard()
         try:
             return self._detect_once(image_rgb)

@@ -1,7 +1,7 @@
 """Loading MediaPipe: the whole package, or just the five names that face detection needs.
 
 ``import mediapipe`` also loads matplotlib, OpenCV and sounddevice: half a second and two thirds
-of the private memory, none of which the face detector touches. The slim way gives Python bare
+of the private memory, none of which the face detector touches. Slim loading gives Python bare
 packages for the path to the detector, so that their ``__init__`` files never run. That changes
 ``sys.modules`` for the whole process, so it is only for one that does nothing else.
 """

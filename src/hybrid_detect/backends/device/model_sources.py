@@ -1,6 +1,6 @@
-"""Where a face model can be fetched from: Google's published address, or out of a package index.
+"""The sources of a face model's file: Google's published address, and a package index.
 
-Both are bounded in size and time, and what they give is not trusted: `models` verifies it.
+Fetches are bounded in size and time, and what they give is not trusted: `models` verifies it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ INDEX_TIMEOUT_S = 300.0
 """For the whole wheel: 35 MB in five minutes is 1 Mbit/s."""
 
 POLL_S = 0.2
-"""How often a running pip is looked at, so that `Progress` can stop it."""
+"""Seconds between two looks at a running pip, so that `Progress` can stop it."""
 
 WHEEL_REQUIREMENT = "mediapipe==0.10.21"
 """The wheel that carries both models, byte for byte the published ones. It is never installed."""
@@ -56,7 +56,7 @@ WHEEL_OPTIONS = (
     "--platform=manylinux_2_28_x86_64",
     "--platform=manylinux2014_x86_64",
 )
-"""Names that one wheel for any machine, this one's own platform left aside."""
+"""pip's options for that one wheel, whatever platform this machine has."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the source, the bytes so far and the bytes in all (`None`: unknown).
@@ -70,7 +70,7 @@ class ModelSource(Protocol):
 
     @property
     def label(self) -> str:
-        """What to call it in progress and errors."""
+        """Its name in progress and errors."""
 
     def fetch(self, spec: ModelSpec, progress: Progress) -> Mapping[str, bytes]:
         """The contents of `spec`, and of other models that came with it, by model name.
@@ -94,7 +94,7 @@ class PublishedAddress:
 
     def fetch(self, spec: ModelSpec, progress: Progress) -> Mapping[str, bytes]:
         """See `ModelSource`."""
-        import httpx  # here, so that looking for a model costs no network library
+        import httpx  # Here, so that looking for a model loads no network library.
 
         deadline_s = time.monotonic() + self.timeout_s
         timeout = httpx.Timeout(min(READ_TIMEOUT_S, self.timeout_s), connect=self.connect_timeout_s)
@@ -123,7 +123,7 @@ class PublishedAddress:
 
 @dataclass(frozen=True, slots=True)
 class PackageIndex:
-    """An old MediaPipe wheel on whatever package index pip is configured with.
+    """An old MediaPipe wheel on the package index that pip is configured with.
 
     The wheel is downloaded, not installed, and only the models are read out of it.
     """

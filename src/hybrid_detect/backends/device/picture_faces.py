@@ -1,4 +1,4 @@
-"""The faces in a picture, in that picture's own pixels, whatever size was looked at."""
+"""The faces in a picture, in that picture's own pixels even if a smaller one was looked at."""
 
 from __future__ import annotations
 

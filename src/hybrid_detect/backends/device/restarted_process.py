@@ -41,7 +41,7 @@ class RestartedProcess:
         self.running: WorkerProcess | None = None
         """The process; `None` while there is none."""
         self.starting = False
-        """Whether a process is on its way up, for which `asked_since_s` does not count."""
+        """Whether a process is starting, which does not count as owing an answer."""
         self.asked_since_s: float | None = None
         """Since when, on the monotonic clock, the process owes an answer; `None` if it does not."""
         self._load_model = load_model

@@ -1,7 +1,7 @@
 """A detector that an event loop supervises: the one thread that asks it, and the end of a hang.
 
-The device backend has one of these, the server one for each of its detectors. What a detector does
-for how long, which picture is next and what becomes of an answer is up to them.
+The device backend has one of these, and the server one for each of its detectors. They decide which
+picture is next, how long it may take and what becomes of its answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DetectorT = TypeVar("_DetectorT", bound=Detector)
 _Result = TypeVar("_Result")
 
 KILL_EVERY_S = 0.1
-"""Seconds between two tries to end a detector that does not stop: a process that is on its way up
+"""Seconds between two tries to end a detector that does not stop: a process that is being started
 can be killed only once it is there."""
 
 KILL_LIMIT_S = 5.0

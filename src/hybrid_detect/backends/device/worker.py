@@ -86,8 +86,8 @@ def require_child_processes() -> None:
 class DetectorWorker:
     """A face detector that lives in a child process.
 
-    The first picture (or `start`) starts the process, and whatever needs the process starts it
-    again when there is none. Usable from any thread, one picture at a time.
+    `start` or the first picture starts the process, and every later call that finds none starts
+    another. Usable from any thread, one picture at a time.
 
     Args:
         load_model: Gives the verified model file's bytes. It is called at every start, so that the
@@ -144,7 +144,7 @@ class DetectorWorker:
     def asked_since_s(self) -> float | None:
         """Since when, on the monotonic clock, the process owes an answer; `None` if it does not.
 
-        A process on its way up owes none: its start has a limit of its own.
+        A process that is starting owes none: its start has a limit of its own.
         """
         return self._process.asked_since_s
 

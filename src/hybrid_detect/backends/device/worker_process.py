@@ -31,7 +31,7 @@ START_LIMIT_S = 30.0
 
 ANSWER_LIMIT_S = 30.0
 """The last limit on any answer, so that no thread ever waits without an end. The event loop that
-watches a detector ends a hang much earlier; this is for when there is no such loop any more."""
+watches a detector ends a hang much earlier; this is for a loop that has ended."""
 
 STOP_TIMEOUT_S = 1.0
 """An idle process ends within milliseconds of its input ending; one that does not is stuck."""
