@@ -116,6 +116,12 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, as far as the app follows."""
+        if not (self._held or self._is_blocked):
+            self._left_bytes = self._left_bytes or _frame_bytes(data)
+            if len(data) <= self._left_bytes:  # a large frame's bytes need not be held first
+                self._parse(data)
+                self._control()
+                return
         self._held += data
         self._read()
 
@@ -154,6 +160,10 @@ class WebSocketConnection(asyncio.Protocol):
             return False  # its own head is not complete
         piece = bytes(self._held[: self._left_bytes])
         del self._held[: len(piece)]
+        self._parse(piece)
+        return True
+
+    def _parse(self, piece: bytes) -> None:
         self._left_bytes -= len(piece)
         self._frames.receive_data(piece)
         for event in self._frames.events_received():
@@ -165,7 +175,6 @@ class WebSocketConnection(asyncio.Protocol):
             self._hang_up(1006)
             if not self._is_ending or self._frames.close_expected():
                 self._close()
-        return True
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
@@ -374,7 +383,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._transport.write(data)
 
 
-def _frame_bytes(data: bytearray) -> int:
+def _frame_bytes(data: bytes | bytearray) -> int:
     """The length of the frame that `data` begins with; 0 if that is not known yet.
 
     RFC 6455, 5.2: two bytes, a longer length if they say so, a mask, and the payload.
