@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
@@ -47,6 +48,25 @@ _LEAST_LOG_BITS, _MOST_LOG_BITS = math.log(1e3), math.log(1e10)
 _SPREADS = (0.05, 0.2, 0.4, 0.7, 1.1)
 
 
+class _Weighing(NamedTuple):
+    """What is weighed for one frame."""
+
+    conditions: Conditions
+    link: LinkConditions
+    remotes: list[BackendConditions]
+    device: BackendConditions | None
+    state: DecisionState
+
+
+class _Last:
+    """The last weighing: `AutoPolicy.unsolved` and `decide` are asked about the same frame."""
+
+    __slots__ = ("weighing",)
+
+    def __init__(self) -> None:
+        self.weighing: _Weighing | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoPolicy:
     """Takes the choice of the highest expected worth.
@@ -65,36 +85,40 @@ class AutoPolicy:
     quality: int = 80
     max_side_px: int | None = 1280
     lookahead: Lookahead = field(default_factory=Lookahead, repr=False, compare=False)
+    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
-        parts = self._parts(conditions)
-        if parts is None:
+        weighing = self._weighing(conditions)
+        if weighing is None:
             spent = conditions.spent >= 1.0 and _usable(conditions, BackendKind.DEVICE)
             return self._in_order(_without_spending(conditions) if spent else conditions)
-        return self._weighed(conditions, *parts)
+        return self._weighed(weighing)
 
     def unsolved(self, conditions: Conditions) -> Callable[[], None] | None:
         """What has to run, in any thread, before `decide` can look these conditions up.
 
         It takes some milliseconds. `None` if nothing has to, or if it is running already.
         """
-        parts = self._parts(conditions)
-        if parts is None:
-            return None
-        link, remotes, device = parts
-        return self.lookahead.unsolved(self._state(conditions, link, remotes[0], device))
+        weighing = self._weighing(conditions)
+        return None if weighing is None else self.lookahead.unsolved(weighing.state)
 
-    def _parts(
-        self, conditions: Conditions
-    ) -> tuple[LinkConditions, list[BackendConditions], BackendConditions | None] | None:
-        """The link, the remote backends and the device to weigh; `None` if nothing is to weigh."""
+    def _weighing(self, conditions: Conditions) -> _Weighing | None:
+        """What is to weigh; `None` for one backend only, or if nothing is known of the link."""
+        last = self._last.weighing
+        if last is not None and last.conditions is conditions:
+            return last
         device = _usable(conditions, BackendKind.DEVICE)
         remotes = [backend for kind in _REMOTE if (backend := _usable(conditions, kind))]
         if not remotes or (conditions.spent >= 1.0 and device):
             return None
         link = conditions.link_to(remotes[0].kind)
-        return None if link is None else (link, remotes, device)
+        if link is None:
+            return None
+        state = self._state(conditions, link, remotes[0], device)
+        weighing = _Weighing(conditions, link, remotes, device, state)
+        self._last.weighing = weighing
+        return weighing
 
     def _in_order(self, conditions: Conditions) -> Plan:
         """The first backend in time: there is one only, or nothing is known of the link yet."""
@@ -106,16 +130,11 @@ class AutoPolicy:
         )
         return order.decide(conditions)
 
-    def _weighed(
-        self,
-        conditions: Conditions,
-        link: LinkConditions,
-        remotes: list[BackendConditions],
-        device: BackendConditions | None,
-    ) -> Plan:
+    def _weighed(self, weighing: _Weighing) -> Plan:
+        conditions, link, remotes, device, state = weighing
         remote = remotes[0]
         choice = self.lookahead.choice(
-            self._state(conditions, link, remote, device),
+            state,
             backlog_s=link.backlog_s,
             busy_s=device.busy_s if device else 0.0,
             remote_last=conditions.previous is not BackendKind.DEVICE,
