@@ -409,7 +409,7 @@ def slow_fetch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         progress("package index", 0, None)
         return b""
 
-    monkeypatch.setattr("hybrid_detect.cli.fetching.is_installed", lambda name: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda name: True)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
     return fetched
 
@@ -419,7 +419,7 @@ def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, **_: Any) -> bytes:
         raise ModelError("nothing to be had", name=name)
 
-    monkeypatch.setattr("hybrid_detect.cli.fetching.is_installed", lambda name: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda name: True)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
 
 
@@ -708,7 +708,7 @@ def test_serve_without_mediapipe_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("starlette")
-    monkeypatch.setattr("hybrid_detect.cli.fetching.is_installed", lambda _: False)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
     assert main(["serve"]) == 1
     err = capsys.readouterr().err
     assert err.rstrip().endswith("pip install 'hybrid-detect[device]'")

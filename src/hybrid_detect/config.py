@@ -167,6 +167,9 @@ class ServiceConfig:
     """A model file to use instead of looking for one; it must be the published file of `model`."""
     model_fetch: bool = True
     """Whether a missing model may be fetched from the network."""
+    runtime: str = "auto"
+    """What runs the model on the device: ``mediapipe``, ``litert``, which takes half of the memory,
+    or ``auto`` for the first of them that is installed and runs on this processor."""
     isolation: str = "process"
     """Where MediaPipe lives: in a ``process`` of its own, or (``none``) in the app's."""
     memory_budget_bytes: int | None = None

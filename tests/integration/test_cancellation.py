@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.device import in_process, on_device
+from hybrid_detect.backends.device import face_detector, on_device
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.streaming import StreamingService
@@ -52,9 +52,9 @@ class Detector:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_device, "is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
     monkeypatch.setattr(on_device, "load_model", lambda *_, **__: b"model")
-    monkeypatch.setattr(in_process, "MediaPipeFaceDetector", Detector)
+    monkeypatch.setattr(face_detector, "MediaPipeFaceDetector", Detector)
 
 
 def service_of(mode: str, url: str) -> HybridDetectionService:

@@ -593,7 +593,7 @@ async def test_a_remote_mode_without_an_endpoint_is_refused(mode: str) -> None:
 async def test_a_missing_extra_is_reported_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hybrid_detect.backends.device.on_device.is_installed", lambda _: False)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
     service = HybridDetectionService("http://127.0.0.1:9", mode="prefer_on_device")
     async with service:
         by_kind = {backend.kind: backend for backend in service.status().backends}
@@ -604,7 +604,7 @@ async def test_a_missing_extra_is_reported_and_the_others_go_on(
 
 
 async def test_all_reasons_are_told_when_no_way_can_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybrid_detect.backends.device.on_device.is_installed", lambda _: False)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
     with pytest.raises(ConfigurationError, match=r"no endpoint.*pip install"):
         HybridDetectionService()
 

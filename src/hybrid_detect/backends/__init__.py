@@ -28,6 +28,7 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
             model_path=config.model_path,
             model_fetch=config.model_fetch,
             min_confidence=config.min_confidence,
+            runtime=config.runtime,
             isolation=config.isolation,
             memory_budget_bytes=config.memory_budget_bytes,
         )

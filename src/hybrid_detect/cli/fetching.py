@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.cli.progress import progress_line
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.errors import ConfigurationError, MissingExtraError, ModelError
-from hybrid_detect.extras import is_installed
+from hybrid_detect.errors import ConfigurationError, ModelError
 from hybrid_detect.types import DetectionMode
 
 __all__ = ["SERVER_MODEL", "fetch_for_device", "fetch_for_server"]
@@ -32,10 +32,14 @@ def fetch_for_device(config: ServiceConfig) -> None:
         ConfigurationError: If there is no such model and the device is the only backend.
     """
     first = config.mode in {DetectionMode.ON_DEVICE, DetectionMode.PREFER_ON_DEVICE}
-    if not (first or config.endpoint is None) or not is_installed("mediapipe"):
+    if not (first or config.endpoint is None):
         return
     if config.mode in {DetectionMode.CLOUD, DetectionMode.STREAMING}:
         return
+    try:
+        choose_runtime(config.runtime)
+    except ConfigurationError:
+        return  # the service says so, and how to get one
     try:
         with progress_line() as progress:
             load_model(
@@ -58,11 +62,6 @@ def fetch_for_server(model: str = SERVER_MODEL, *, path: Path | None = None) -> 
         ConfigurationError: If there is no model of that name.
         MissingExtraError: If there is nothing to use it with.
     """
-    if not is_installed("mediapipe"):
-        msg = (
-            "the server needs mediapipe, which is not installed: "
-            "pip install 'hybrid-detect[device]'"
-        )
-        raise MissingExtraError(msg, extra="device")
+    choose_runtime()
     with progress_line() as progress:
         load_model(model, path=path, progress=progress)

@@ -18,13 +18,12 @@ from typing import Protocol
 
 from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.backends.device.models import load_model
-from hybrid_detect.backends.device.processor import require_supported_processor
+from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.supervised_worker import SupervisedWorker, outcome, retried_once
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
-from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
+from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.exchange.wire import DetectRequest
-from hybrid_detect.extras import is_installed
 from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe
@@ -101,20 +100,13 @@ class DetectorPool:
         """Load the model and build the detectors: as many as configured, or as memory allows.
 
         Raises:
-            MissingExtraError: If MediaPipe is not installed.
+            MissingExtraError: If no runtime is installed.
             ConfigurationError: If MediaPipe does not run on this processor.
             ModelError: If the model cannot be had from any source.
             BackendUnavailableError: If a detector's process cannot start. The others are ended by
                 `aclose`.
         """
-        if not is_installed("mediapipe"):
-            # Before the model, which could not be used then, is fetched.
-            msg = (
-                "the server needs mediapipe, which is not installed: "
-                "pip install 'hybrid-detect[device]'"
-            )
-            raise MissingExtraError(msg, extra="device")
-        require_supported_processor()
+        runtime = choose_runtime()  # before the model, which could not be used then, is fetched
         config = self._config
         spec = model_spec(config.model)
         load = partial(load_model, config.model, path=config.model_path)
@@ -125,6 +117,7 @@ class DetectorPool:
                 min_confidence=max(DEFAULT_MIN_CONFIDENCE, config.min_confidence),
                 lowest_confidence=config.min_confidence,
                 enough_px=spec.enough_px,
+                runtime=runtime,
                 decodes=True,
             )
             self._workers.append(

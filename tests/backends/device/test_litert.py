@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hybrid_detect.backends.device import runtimes
 from hybrid_detect.backends.device.anchors import (
     MIN_SUPPRESSION_IOU,
     Candidates,
@@ -22,7 +24,8 @@ from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.letterbox import Letterbox
 from hybrid_detect.backends.device.litert_detector import GRIDS, LiteRtFaceDetector
 from hybrid_detect.backends.device.models import load_model
-from hybrid_detect.errors import ClosedError, InvalidFrameError, ModelError
+from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.errors import ClosedError, ConfigurationError, InvalidFrameError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BoundingBox, Face
@@ -242,3 +245,58 @@ def test_logits_of_any_size_become_scores_without_a_warning() -> None:
     found = decode(np.zeros((3, 16), np.float32), logits, centres, input_px=128, min_score=0.5)
     assert found.scores == pytest.approx([1.0, 0.5])
     assert found.boxes[0] == pytest.approx([0.5] * 4)
+
+
+# -- the runtime -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "lacks", "expected"),
+    [
+        ("auto", {"mediapipe", "ai_edge_litert"}, False, "mediapipe"),
+        ("auto", {"mediapipe", "ai_edge_litert"}, True, "litert"),
+        ("auto", {"ai_edge_litert"}, True, "litert"),
+        ("auto", {"mediapipe"}, False, "mediapipe"),
+        ("litert", {"mediapipe", "ai_edge_litert"}, False, "litert"),
+        ("mediapipe", {"mediapipe", "ai_edge_litert"}, False, "mediapipe"),
+        ("auto", {"mediapipe"}, True, "does not run on this processor"),
+        ("mediapipe", {"mediapipe", "ai_edge_litert"}, True, "does not run on this processor"),
+        ("auto", set(), False, r"hybrid-detect\[device\]"),
+        ("litert", {"mediapipe"}, False, r"hybrid-detect\[device-lite\]"),
+        ("onnx", {"mediapipe"}, False, "runtime: expected one of auto, mediapipe, litert"),
+    ],
+)
+def test_the_runtime_is_one_that_is_installed_and_runs_on_this_processor(
+    name: str,
+    installed: set[str],
+    lacks: bool,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def require_supported() -> None:
+        if lacks:
+            msg = "MediaPipe does not run on this processor"
+            raise ConfigurationError(msg)
+
+    monkeypatch.setattr(runtimes, "is_installed", installed.__contains__)
+    monkeypatch.setattr(runtimes, "require_supported_processor", require_supported)
+    if expected in runtimes.RUNTIMES:
+        assert runtimes.choose_runtime(name) == expected
+    else:
+        with pytest.raises(ConfigurationError, match=expected):
+            runtimes.choose_runtime(name)
+
+
+@pytest.mark.device
+@pytest.mark.anyio
+@pytest.mark.parametrize("isolation", ["process", "none"])
+async def test_the_device_backend_detects_on_litert(
+    model: bytes, astronaut: np.ndarray, isolation: str
+) -> None:
+    """Pixels, and a JPEG that the process decodes itself."""
+    out = io.BytesIO()
+    Image.fromarray(astronaut).save(out, "JPEG", quality=90)
+    async with OnDeviceDetectionService(runtime="litert", isolation=isolation) as backend:
+        for image in (astronaut, out.getvalue()):
+            result = await backend.process_image(image, deadline_s=30)
+            assert result.faces[0].box.iou(ASTRONAUT_FACE) > 0.7

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from hybrid_detect.backends.device import engine as engine_module
-from hybrid_detect.backends.device import in_process
+from hybrid_detect.backends.device import face_detector
 from hybrid_detect.backends.device import on_device as device
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
@@ -83,7 +83,7 @@ class FakeEngine:
             raise self.load_error
         return b"model"
 
-    def build(self, _model: bytes, *, min_confidence: float) -> FakeEngine:
+    def build(self, _model: bytes, *, min_confidence: float, slim: bool) -> FakeEngine:
         self.threads.add(threading.current_thread().name)
         return self
 
@@ -105,9 +105,9 @@ class FakeEngine:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     engine = FakeEngine()
-    monkeypatch.setattr(device, "is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
     monkeypatch.setattr(device, "load_model", engine.load)
-    monkeypatch.setattr(in_process, "MediaPipeFaceDetector", engine.build)
+    monkeypatch.setattr(face_detector, "MediaPipeFaceDetector", engine.build)
     yield engine
     engine.may_load.set()
     engine.may_answer.set()
@@ -135,7 +135,7 @@ def plan(deadline_s: float = LIMIT_S) -> Plan:
 
 
 async def test_missing_mediapipe_is_told_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "is_installed", lambda _: False)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
     with pytest.raises(
         MissingExtraError, match=r"pip install 'hybrid-detect\[device\]'$"
     ) as caught:
@@ -756,7 +756,7 @@ async def test_a_picture_that_is_dear_to_decode_takes_none_of_the_next_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline_s: float
 ) -> None:
     stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(device, "is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
     monkeypatch.setattr(device, "load_model", lambda *_, **__: b"dear pictures")
     monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", SOON_S)
     files = {}

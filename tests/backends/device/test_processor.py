@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid_detect import HybridDetectionService
-from hybrid_detect.backends.device import on_device, processor
+from hybrid_detect.backends.device import processor
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 from hybrid_detect.backends.device.processor import processor_shortage
 from hybrid_detect.errors import ConfigurationError
@@ -68,7 +68,8 @@ def test_processors_without_lse_are_told_with_the_cure(
     if not runs:
         assert "LSE" in shortage
         assert "Raspberry Pi 5" in shortage
-        assert "detect on another machine" in shortage
+        assert "pip install 'hybrid-detect[device-lite]'" in shortage
+        assert "another machine" in shortage
 
 
 @pytest.fixture
@@ -79,8 +80,7 @@ def raspberry_pi_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(processor.platform, "machine", lambda: "aarch64")
-    monkeypatch.setattr(on_device, "is_installed", lambda _: True)
-    monkeypatch.setattr("hybrid_detect.server.detectors.is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     for module in ("backends.device.on_device", "server.detectors"):
         monkeypatch.setattr(
             f"hybrid_detect.{module}.load_model", lambda *_, **__: pytest.fail("fetched")

@@ -1,12 +1,12 @@
-"""MediaPipe in the app's own process, for platforms without child processes."""
+"""The detector in the app's own process, for platforms without child processes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import ClassVar
 
-from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.picture_faces import PictureFaces
+from hybrid_detect.backends.device.runtimes import MEDIAPIPE, FaceDetector, make_detector
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import Face
@@ -23,6 +23,7 @@ class InProcessDetector:
         load_model: Gives the verified model file's bytes; called once.
         min_confidence: Faces below this score are left out, 0 to 1.
         enough_px: Pixels of an encoded picture's longer side that suffice (`EncodedPicture.rgb`).
+        runtime: As `runtimes.choose_runtime` gives it.
     """
 
     has_process: ClassVar[bool] = False
@@ -35,24 +36,30 @@ class InProcessDetector:
     """There is no process that could owe an answer."""
 
     def __init__(
-        self, load_model: Callable[[], bytes], *, min_confidence: float, enough_px: int
+        self,
+        load_model: Callable[[], bytes],
+        *,
+        min_confidence: float,
+        enough_px: int,
+        runtime: str = MEDIAPIPE,
     ) -> None:
         self._load_model = load_model
         self._min_confidence = min_confidence
         self._enough_px = enough_px
-        self._detector: MediaPipeFaceDetector | None = None
+        self._runtime = runtime
+        self._detector: FaceDetector | None = None
 
     def start(self) -> None:
-        """Load MediaPipe and the model, unless they are loaded.
+        """Load runtime and model, unless they are loaded.
 
         Raises:
-            MissingExtraError: If MediaPipe is not installed.
+            MissingExtraError: If the runtime is not installed.
             BackendUnavailableError: If it cannot be loaded here.
-            ModelError: If the model cannot be had, or MediaPipe does not accept it.
+            ModelError: If the model cannot be had, or the runtime does not accept it.
         """
         if self._detector is None:
-            self._detector = MediaPipeFaceDetector(
-                self._load_model(), min_confidence=self._min_confidence
+            self._detector = make_detector(
+                self._runtime, self._load_model(), min_confidence=self._min_confidence
             )
 
     ping = start
@@ -62,7 +69,7 @@ class InProcessDetector:
 
         Raises:
             InvalidFrameError: If the frame turns out not to be a readable image.
-            BackendUnavailableError: If MediaPipe failed.
+            BackendUnavailableError: If the runtime failed.
             ClosedError: If the detector is not loaded, or closed.
         """
         if self._detector is None:

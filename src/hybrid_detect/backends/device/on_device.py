@@ -19,7 +19,7 @@ from hybrid_detect.backends.device.engine import Engine, closed_error
 from hybrid_detect.backends.device.in_process import InProcessDetector
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
 from hybrid_detect.backends.device.models import Progress, load_model, model_spec
-from hybrid_detect.backends.device.processor import require_supported_processor
+from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.supervised_worker import Detector
 from hybrid_detect.backends.device.worker import (
     MEMORY_CAP_BYTES,
@@ -33,10 +33,8 @@ from hybrid_detect.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
     ConfigurationError,
-    MissingExtraError,
     ModelError,
 )
-from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.system.memory_probe import MemoryReading
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Plan, Timings
@@ -49,7 +47,7 @@ back. The next frame starts it again in about 0.2 s."""
 
 
 class OnDeviceDetectionService(Backend):
-    """MediaPipe's face detector, in a process of its own.
+    """MediaPipe's face models, in a process of their own.
 
     Its memory and its crashes stay in that process. A frame that meets a crash is looked at again
     by a fresh process if its deadline allows, and its result is ``degraded``. Encoded pictures are
@@ -60,7 +58,9 @@ class OnDeviceDetectionService(Backend):
         model_path: The model's file, instead of looking for it.
         model_fetch: Whether a missing model may be fetched from the network.
         min_confidence: Faces below this score are left out, 0 to 1.
-        isolation: ``process``, or ``none`` for platforms without child processes: MediaPipe then
+        runtime: What runs the model: ``mediapipe``, ``litert``, or ``auto`` for the first of them
+            that is installed and runs on this processor.
+        isolation: ``process``, or ``none`` for platforms without child processes: the runtime then
             lives in the app's own process, memory, crashes and all.
         memory_cap_bytes: Heap limit of that process, where the system has one (Linux).
         idle_s: Seconds without a frame after which the process is ended; `None` for never.
@@ -70,7 +70,7 @@ class OnDeviceDetectionService(Backend):
         read_memory: Reads the memory instead of `MemoryProbe`, for tests.
 
     Raises:
-        MissingExtraError: If MediaPipe is not installed.
+        MissingExtraError: If no runtime is installed.
         ConfigurationError: If there is no such model, no child process can be started here, or
             MediaPipe does not run on this processor.
     """
@@ -84,18 +84,14 @@ class OnDeviceDetectionService(Backend):
         model_path: Path | None = None,
         model_fetch: bool = True,
         min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+        runtime: str = "auto",
         isolation: str = "process",
         memory_cap_bytes: int = MEMORY_CAP_BYTES,
         idle_s: float | None = IDLE_S,
         memory_budget_bytes: int | None = None,
         read_memory: Callable[[], MemoryReading] | None = None,
     ) -> None:
-        if not is_installed("mediapipe"):
-            msg = (
-                "on-device detection needs mediapipe, which is not installed: "
-                "pip install 'hybrid-detect[device]'"
-            )
-            raise MissingExtraError(msg, extra="device")
+        runtime = choose_runtime(runtime)
         if not 0 <= min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
             raise ConfigurationError(msg)
@@ -104,7 +100,6 @@ class OnDeviceDetectionService(Backend):
             raise ConfigurationError(msg)
         if isolation == "process":
             require_child_processes()
-        require_supported_processor()
         spec = model_spec(model)
 
         def make(progress: Progress, before_start: Callable[[], None]) -> Detector:
@@ -113,12 +108,16 @@ class OnDeviceDetectionService(Backend):
             )
             if isolation == "none":
                 return InProcessDetector(
-                    load, min_confidence=min_confidence, enough_px=spec.enough_px
+                    load,
+                    min_confidence=min_confidence,
+                    enough_px=spec.enough_px,
+                    runtime=runtime,
                 )
             return DetectorWorker(
                 load,
                 min_confidence=min_confidence,
                 enough_px=spec.enough_px,
+                runtime=runtime,
                 memory_cap_bytes=memory_cap_bytes,
                 before_start=before_start,
             )

@@ -27,8 +27,9 @@ CPUINFO = Path("/proc/cpuinfo")
 _ARM_64 = frozenset({"aarch64", "arm64"})
 
 _CURE = (
-    "detect on another machine (endpoint=..., or provider=...), or use a board with a newer "
-    "processor, such as a Raspberry Pi 5"
+    "install LiteRT, which does (pip install 'hybrid-detect[device-lite]'), detect on another "
+    "machine (endpoint=..., or provider=...), or use a board with a newer processor, such as a "
+    "Raspberry Pi 5"
 )
 
 

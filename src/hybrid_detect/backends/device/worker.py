@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hybrid_detect.backends.device.face_detector import check_pixels
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.restarted_process import RestartedProcess
+from hybrid_detect.backends.device.runtimes import MEDIAPIPE
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
@@ -99,6 +100,7 @@ class DetectorWorker:
             `None` for all of them.
         decodes: Whether the process loads the decoders of encoded pictures at its first start. If
             not, the first encoded picture ends it, and it has them from then on.
+        runtime: As `runtimes.choose_runtime` gives it.
         memory_cap_bytes: Heap limit of the process on Linux, without what decoding a large picture
             takes. 0 for none.
         recycle_bytes: Private memory at which it is replaced between two pictures.
@@ -116,11 +118,13 @@ class DetectorWorker:
         lowest_confidence: float | None = None,
         enough_px: int | None = None,
         decodes: bool = False,
+        runtime: str = MEDIAPIPE,
         memory_cap_bytes: int = MEMORY_CAP_BYTES,
         recycle_bytes: int = RECYCLE_BYTES,
         before_start: Callable[[], None] | None = None,
     ) -> None:
         self._options = WorkerOptions(
+            runtime=runtime,
             min_confidence=min_confidence,
             lowest_confidence=min_confidence if lowest_confidence is None else lowest_confidence,
             enough_px=enough_px,

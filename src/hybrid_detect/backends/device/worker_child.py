@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.picture_faces import PictureFaces
+from hybrid_detect.backends.device.runtimes import FaceDetector, make_detector
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_ENCODED,
@@ -88,16 +88,18 @@ class _Child:
         self._min_confidence: float = options["min_confidence"]
         self._lowest_confidence: float = options["lowest_confidence"]
         self._enough_px: int | None = options["enough_px"]
-        self._detector = MediaPipeFaceDetector(
-            self._model, min_confidence=self._min_confidence, slim=True
-        )
-        self._lowest_detector: MediaPipeFaceDetector | None = None
+        self._runtime: str = options["runtime"]
+        self._detector = self._made(self._min_confidence)
+        self._lowest_detector: FaceDetector | None = None
         # The first detection allocates what the later ones use, and opens what they need.
         self._detector.detect(np.zeros((128, 128, 3), np.uint8))
         if options["decodes"]:
             _load_decoders()
         self._heap = _HeapLimit(options["memory_cap_bytes"])
         _open_nothing_more()
+
+    def _made(self, min_confidence: float) -> FaceDetector:
+        return make_detector(self._runtime, self._model, min_confidence=min_confidence, slim=True)
 
     def answer(self, header: bytes) -> bytes:
         """The reply to one command."""
@@ -140,9 +142,7 @@ class _Child:
         detector = self._detector
         if min_confidence < self._min_confidence:
             if self._lowest_detector is None:
-                self._lowest_detector = MediaPipeFaceDetector(
-                    self._model, min_confidence=self._lowest_confidence, slim=True
-                )
+                self._lowest_detector = self._made(self._lowest_confidence)
             detector = self._lowest_detector
         return tuple(f for f in detector.detect(pixels) if (f.score or 0.0) >= min_confidence)
 

@@ -90,6 +90,8 @@ def _command(options: str) -> list[str]:
 class WorkerOptions:
     """What a detector's process is told at its start."""
 
+    runtime: str
+    """As `runtimes.choose_runtime` gives it."""
     min_confidence: float
     """Faces below this score are left out, 0 to 1, unless a picture asks for another."""
     lowest_confidence: float
