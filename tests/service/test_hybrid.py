@@ -54,7 +54,7 @@ REFUSED = BackendResponseError("the token was refused (status 401)", status_code
 
 
 class Ways:
-    """Three fake ways and a service over them."""
+    """Three fake backends and a service over them."""
 
     def __init__(self, mode: str = "auto", *, kinds: Any = BackendKind, **options: Any) -> None:
         self.fakes = {kind: FakeBackend(kind) for kind in map(BackendKind, kinds)}
@@ -63,7 +63,7 @@ class Ways:
         self.cloud, self.streaming, self.device = map(self.fakes.get, (CLOUD, STREAMING, DEVICE))
 
     def asked(self) -> list[BackendKind]:
-        """Every way that was given a frame."""
+        """Every backend that was given a frame."""
         return [kind for kind, fake in self.fakes.items() if fake.plans]
 
     async def __aenter__(self) -> "Ways":
@@ -84,7 +84,7 @@ async def nothing_left_running(anyio_backend: str) -> AsyncIterator[None]:
     await until(lambda: not any(t.name.startswith("hybrid-detect") for t in threading.enumerate()))
 
 
-# -- which way -------------------------------------------------------------------------------
+# -- which backend ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ async def test_a_way_comes_back_without_a_restart_and_without_risking_a_frame(
 
 
 async def test_frames_that_fail_while_it_is_out_do_not_take_it_out_again_later() -> None:
-    """Many in flight fail at once; when the way is back, it stays."""
+    """Many in flight fail at once; when the backend is back, it stays."""
     async with Ways(kinds=[STREAMING, DEVICE]) as backends:
         streaming = backends.fakes[STREAMING]
         streaming.latency_s = 0.05

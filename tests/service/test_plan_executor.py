@@ -1,4 +1,4 @@
-"""Carrying plans out: hedges, fallbacks and escalations, with ways that do as they are told."""
+"""Carrying plans out: hedges, fallbacks and escalations, with backends that do as they are told."""
 
 import asyncio
 import logging
@@ -81,7 +81,7 @@ class Told(FakeBackend):
 
 
 class Course:
-    """A runner over told ways, and what it spawned."""
+    """A plan executor over told backends, and what it spawned."""
 
     def __init__(self, *backends: Told) -> None:
         self.clock = asyncio.get_running_loop().time
@@ -217,7 +217,7 @@ async def test_a_probe_that_fails_in_the_end_is_seen_by_nobody_and_harms_nobody(
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-# -- when ways fail ------------------------------------------------------------------------------
+# -- when backends fail -------------------------------------------------------------------------
 
 
 async def test_a_failure_before_the_hedge_falls_back_at_once() -> None:
@@ -372,7 +372,7 @@ async def test_a_denied_hedge_is_a_fallback_when_its_time_comes() -> None:
             execution = await backends.look(hedge=DEVICE, deadline_s=0.3, reserve_s=0.1)
         assert backends.runner.hedges.denied == 2
         assert backend_of(execution) is DEVICE
-        assert backends.clock() - began_s >= 0.19, "the first way was not given its time"
+        assert backends.clock() - began_s >= 0.19, "the first backend was not given its time"
 
 
 # -- cancelled, closed, broken -------------------------------------------------------------------
