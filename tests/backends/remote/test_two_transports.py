@@ -7,6 +7,7 @@ them differs. `docs/explanation/network.md` states the rule.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -627,3 +628,20 @@ async def test_a_hung_look_up_holds_up_neither_other_work_nor_closing(
             SupersededError,
         }
         assert ground.names.asked == [NAME]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("situation", [server, ca_file], ids=["plain", "TLS"])
+async def test_closing_at_every_turn_of_the_loop_leaves_no_socket(
+    situation: Situation, transport: str, ground: Ground
+) -> None:
+    """A socket that is left is a ResourceWarning, which is an error in this suite."""
+    async with situation(ground) as url:
+        for turns in range(0, 60, 3):
+            async with backend_at(transport, url, ground) as backend:
+                looking = asyncio.create_task(look(backend))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            async with asyncio.timeout(LIMIT_S):
+                await looking
+    gc.collect()
