@@ -337,6 +337,7 @@ class StreamingService(RemoteBackend):
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
+        self._outcome.set()  # a keeper that had not begun yet has told the waiting frames nothing
         if self._dialler is not None:
             self._dialler.close()
         self._slots.refuse_waiting(self._lost())
