@@ -225,8 +225,10 @@ class ManagedBackend:
             del self._running[call]
         elapsed_s = self._clock() - started_s
         self._answered += 1
-        self._latency.observe(elapsed_s, now_s=self._clock())
-        self._median.observe(elapsed_s)
+        if self.kind is BackendKind.DEVICE:
+            self._median.observe(elapsed_s)
+        else:
+            self._latency.observe(elapsed_s, now_s=self._clock())
         # Without another backend a slow answer is the best to be had, and from the device it is
         # the last resort.
         has_other = self.kind is not BackendKind.DEVICE and bool(plan.fallbacks or plan.hedge)
