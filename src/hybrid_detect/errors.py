@@ -23,7 +23,7 @@
         SupersededError                    a newer frame took this one's place
       AllBackendsFailedError               .attempts, in the order tried
 
-Only a `BackendError` makes the service try the next way; anything else is a bug or a bad
+Only a `BackendError` makes the service try the next backend; anything else is a bug or a bad
 input and is seen by the caller. Messages carry sizes, names and reasons: never pixels,
 keys, tokens or what a provider's server wrote.
 """
@@ -121,10 +121,10 @@ class StorageError(HybridDetectError):
 
 
 class BackendError(HybridDetectError):
-    """One way of detecting could not answer for this frame."""
+    """One backend could not answer for this frame."""
 
     backend: str
-    """Which way: a value of `BackendKind`."""
+    """The backend: a value of `BackendKind`."""
     retryable: bool
     """Whether the same request may succeed when sent again."""
     elapsed_s: float
@@ -149,19 +149,19 @@ class BackendError(HybridDetectError):
 
     @property
     def is_configuration(self) -> bool:
-        """Whether every further frame would fail as well, until somebody changes something."""
+        """Whether every further frame would fail as well, until its configuration is changed."""
         return False
 
 
 class BackendUnavailableError(BackendError):
-    """The way is not there: refused, closed, not found, not started."""
+    """The backend is not there: refused, closed, not found, not started."""
 
 
 class BackendTimeoutError(BackendError, TimeoutError):
     """No answer came inside the frame's deadline."""
 
     deadline_s: float
-    """Seconds this way was given."""
+    """Seconds this backend was given."""
 
     def __init__(
         self,
@@ -269,10 +269,10 @@ class SupersededError(BackendError):
 
 
 class AllBackendsFailedError(HybridDetectError):
-    """No way could answer for this frame."""
+    """No backend could answer for this frame."""
 
     attempts: tuple[BackendError, ...]
-    """What each way said, in the order tried; empty when no way was usable at all."""
+    """What each backend raised, in the order tried; empty when none was usable at all."""
 
     def __init__(self, message: str = "", *, attempts: tuple[BackendError, ...] = ()) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The mission's rule, as written: two round-trip times separate three ways of working."""
+"""The mission's rule, as written: two round-trip times separate three presets."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class KeySet:
             await self._refresh()
             return self._named(key_id)
         if self._is_old(self._fetched_s, MAX_AGE_S) and self._is_old(self._tried_s, RETRY_S):
-            # Nobody waits for it: while the issuer is slow or down, frames go on.
+            # No request waits for it: while the issuer is slow or down, frames go on.
             self._refreshing = asyncio.create_task(self._refresh())
         return key
 

@@ -1,4 +1,4 @@
-"""A way of detecting that says what it is told to say."""
+"""A backend that answers as a test tells it to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FakeBackend(Backend):
     backend refuses.
 
     Args:
-        kind: The way it stands for.
+        kind: The backend it stands for.
         faces: The faces it sees, or a function from the frame to them.
         latency_s: Seconds it takes; `sleep` is what spends them.
         sleep: Instead of ``asyncio.sleep``, for tests with a clock of their own.
@@ -64,7 +64,7 @@ class FakeBackend(Backend):
             raise BackendTimeoutError(
                 msg, backend=self.kind.value, deadline_s=plan.deadline_s, elapsed_s=plan.deadline_s
             ) from None
-        # Whoever is told to fail meanwhile fails the frame under way, as a broken link does.
+        # An error that was set meanwhile fails the frame under way, as a broken link does.
         self._raise_if_told()
         return self.answer(
             frame,

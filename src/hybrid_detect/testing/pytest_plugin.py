@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         refusal = _budget(_arguments(marker)) if _is_callable_by_us(item) else NOT_OURS
         if isinstance(refusal, str):
-            # No error here: it would end the whole run, and under pytest-xdist nobody saw why.
+            # No error here: it would end the whole run, and pytest-xdist would not show why.
             item.stash[_REFUSAL] = refusal
 
 
