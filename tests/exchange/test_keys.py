@@ -559,9 +559,11 @@ def test_an_ended_replacement_is_equal_to_nothing_else() -> None:
 def test_a_key_lives_to_the_very_second_that_it_ends_in() -> None:
     """For who seals, who publishes and who opens; the server opens a grace longer."""
     public, ends_s = key().public, END.timestamp()
+    assert public.not_after.tzinfo is UTC
     public.require_alive(ends_s)
-    with pytest.raises(UnknownKeyError):
+    with pytest.raises(UnknownKeyError) as caught:
         public.require_alive(math.nextafter(ends_s, math.inf))
+    assert caught.value.key_id == public.id
     ring, instant = KeyRing((key(),)), timedelta(microseconds=1)
     assert ring.published(END)
     assert not ring.published(END + instant)

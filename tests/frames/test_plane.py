@@ -46,6 +46,7 @@ def test_rows_are_a_view_where_nothing_lacks() -> None:
     [
         (3, 6, 23),  # the same kind of sample to its left: two bytes before
         (3, 2, 11),  # the row has no other: the one above
+        (2, 2, 1),
         (1, 2, 128),  # nor is there a row above: grey
         (1, 4, 1),
     ],
