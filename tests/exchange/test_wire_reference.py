@@ -60,6 +60,7 @@ RESULT = wire.encode_reply(
         receive_s=0.1,
         queue_s=0.2,
         detect_s=0.3,
+        min_confidence=0.5,
     )
 )
 ERROR = wire.encode_reply(

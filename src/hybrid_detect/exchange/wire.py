@@ -125,14 +125,14 @@ class ResultReply:
     detect_s: float | None = None
     """Decoding and detecting."""
 
+    min_confidence: float | None = None
+    """The lowest score that was reported, which may be above the one that was asked for; `None` if
+    the server does not say."""
+
     @property
     def server_s(self) -> float | None:
         """Seconds the server took once it had the picture; `None` if it did not say."""
         return None if self.detect_s is None else self.detect_s + (self.queue_s or 0.0)
-
-    min_confidence: float | None = None
-    """The lowest score that was reported, which may be above the one that was asked for; `None` if
-    the server does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,7 @@ from hybrid_detect.backends.base import Backend, UploadGate
 from hybrid_detect.backends.remote.health import require_one_healthy
 from hybrid_detect.backends.remote.link_meter import LinkMeter, LinkMeters, Upload
 from hybrid_detect.backends.remote.pictures import faces_in_frame, picture_for
-from hybrid_detect.backends.remote.protocol import (
-    DetectParams,
-    HttpRequest,
-    HttpResponse,
-)
+from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.retries import RetryBudget, let_go, retry
 from hybrid_detect.backends.remote.target_pool import TargetPool, is_about_the_picture
 from hybrid_detect.backends.remote.targets import Target
