@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, TypeVar
 
-from hybrid_detect.errors import ClosedError, ConfigurationError
+from hybrid_detect.errors import ClosedError, ConfigurationError, HybridDetectError
 
 __all__ = ["FORKED", "LoopThread", "call_in_loop"]
 
@@ -117,9 +117,13 @@ class LoopThread:
             if not self._run.accepts:
                 raise self._closed() from None
             raise
-        except BaseException:
+        except BaseException as error:
             if future.cancel():  # Ctrl-C in this thread: the loop's does not know of it
                 ended.wait(CANCEL_TIMEOUT_S)
+            is_end = not threading.main_thread().is_alive()
+            if is_end and isinstance(error, Exception) and not isinstance(error, HybridDetectError):
+                # The interpreter refuses threads and has closed files, in a daemon thread's call.
+                raise self._closed() from error
             raise
 
     def _closed(self) -> ClosedError:

@@ -189,7 +189,7 @@ class WorkerProcess:
             try:
                 with _no_sigpipe():
                     self._input.write(REQUEST.pack(command, first, second, min_confidence))
-            except OSError:
+            except (OSError, ValueError):
                 raise EOFError from None
             return self._reply()
 
@@ -230,7 +230,10 @@ class WorkerProcess:
                 left_s = max(self._ends_s - time.monotonic(), 0.0)
                 if not self._poll.poll(left_s * 1000):
                     self.kill()  # which ends what it writes
-            part = self._output.read(READ_BYTES)
+            try:
+                part = self._output.read(READ_BYTES)
+            except (OSError, ValueError):  # closed at the program's end, while a thread waits
+                raise EOFError from None
             if not part:
                 raise EOFError
             self._buffer += part
