@@ -253,3 +253,18 @@ async def test_a_refusal_is_read_by_a_peer_that_is_still_sending() -> None:
                 writer.write(bytes(100_000))
                 await writer.drain()
         assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_client_that_waits_to_be_told_to_go_on_is_told() -> None:
+    head = detect(b"Expect: 100-continue", b"Content-Length: %d" % len(jpeg()), body=b"")
+    async with served(limits=limits()) as server, server.dialled() as (reader, writer):
+        writer.write(head)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(jpeg())
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_http_1_0_is_answered_and_closed() -> None:
+    request = b"POST /v1/detect HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b"
+    async with served(limits=limits()) as server:
+        assert await answers(server, request % (len(jpeg()), jpeg())) == [200]
