@@ -248,11 +248,12 @@ class LinkEstimator:
                 self._observe_rtt(seen_s)
                 self._pinged_rtt_s = seen_s
 
-    def connected(self, rtt_s: float, *, now_s: float) -> None:
-        """A connection to the server was made, which took one round trip of `rtt_s`."""
-        self._heard_s = now_s
-        self._rtt_floor_s = min(self._rtt_floor_s, rtt_s)
-        self._observe_rtt(rtt_s)
+    def connected(self, rtt_s: float) -> None:
+        """A connection to the server was made, which took one round trip of `rtt_s`.
+
+        It serves to doubt receive times alone. A connection is made once, and before any frame: as
+        a belief it would make the first predictions too good.
+        """
         self._pinged_rtt_s = rtt_s
 
     @property

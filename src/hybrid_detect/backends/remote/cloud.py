@@ -219,7 +219,7 @@ class CloudDetectionService(RemoteBackend):
 
     def _met(self, host: str, round_trip_s: float) -> None:
         meter = self.meters.of(host)
-        meter.link.connected(round_trip_s, now_s=meter.clock())
+        meter.link.connected(round_trip_s)
 
     def _translated(self, exc: Exception, deadline_s: float) -> BackendError:
         meaning, retryable = next(
