@@ -239,8 +239,8 @@ class Database:
     def empty_log(self) -> bool:
         """As `forget`, but with the room that there is."""
         with self.reading() as connection:
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return not busy
+            answer = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return answer is not None and not answer[0]
 
     def _require_own_process(self) -> None:
         # Before the lock: a fork may have copied it locked.

@@ -360,7 +360,7 @@ class DetectionHistory:
             with self._file.writing() as db:
                 db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (RowSeals.new_key(),))
                 found = db.execute(query).fetchone()
-        return RowSeals(found[0])
+        return RowSeals(found[0] if found else None)  # a damaged table may find no row
 
     def _remove_unfinished_exports(self) -> None:
         """Remove what killed exports left, wherever exports of this history went."""
