@@ -26,7 +26,7 @@ from hybrid_detect.backends.device.worker import (
     DetectorWorker,
     require_child_processes,
 )
-from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
+from hybrid_detect.backends.newest_wins import NewestWinsSlots
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
     BackendError,

@@ -14,11 +14,11 @@ import websockets
 from websockets.asyncio.client import ClientConnection
 
 from hybrid_detect.backends.base import CHECK_DEADLINE_S
+from hybrid_detect.backends.newest_wins import NewestWinsSlots
 from hybrid_detect.backends.remote.close_codes import close_error
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.link_meter import Upload
-from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.targets import Target

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.backends.remote.newest_wins import NewestWinsSlots
+from hybrid_detect.backends.newest_wins import NewestWinsSlots
 from hybrid_detect.errors import ClosedError, SupersededError
 from hybrid_detect.types import BackendKind
 
