@@ -18,7 +18,7 @@ from hybrid_detect.extras import is_installed
 
 from . import fuzzing
 from .small_disk import SmallDisk
-from .virtual_time import VIRTUAL_TIME, library_reads, virtual_now_s
+from .virtual_time import VIRTUAL_TIME, library_reads, reading_takes_no_time, virtual_now_s
 
 if TYPE_CHECKING:
     from hybrid_detect.server.serving import ServerProcess
@@ -65,6 +65,7 @@ def _the_library_reads_virtual_time(
 ) -> None:
     if request.node.get_closest_marker("virtual_time"):
         library_reads(virtual_now_s, monkeypatch)
+        reading_takes_no_time(monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
+from hybrid_detect.sources.sources import open_source
 from hybrid_detect.testing import FakeBackend
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -23,6 +25,23 @@ async def test_waiting_takes_exactly_its_time_on_the_clock() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.Event().wait(), 10)
     assert time.monotonic() - began_s == pytest.approx(3610)
+
+
+async def test_a_source_that_is_asked_for_its_next_image_takes_no_time() -> None:
+    def slow_pictures() -> Iterator[np.ndarray]:
+        for _ in range(2):
+            may_go_on = threading.Event()
+            threading.Timer(0.05, may_go_on.set).start()
+            assert may_go_on.wait(30)
+            yield np.zeros((8, 8, 3), np.uint8)
+
+    began_s = time.monotonic()
+    async with open_source(slow_pictures(), max_fps=None, every_frame=True) as source:
+        async with asyncio.timeout(0.001):
+            assert await source.take() is not None
+            assert await source.take() is not None
+            assert await source.take() is None
+    assert time.monotonic() - began_s < 0.001
 
 
 async def test_the_work_of_threads_and_sockets_takes_no_time() -> None:

@@ -2,9 +2,9 @@
 
 Whenever every task waits for a time, the loop's clock jumps to the next timer instead of waiting
 for it. Work takes no time on that clock - in tasks, in threads of `run_in_executor` and of
-`in_daemon_thread`, between sockets of this process - however slow or busy the machine is: the test
-sees the same order of things on every machine. Sockets of *other* processes do not work: their
-answers are slower than the clock.
+`in_daemon_thread`, in a source that is asked for its next image, between sockets of this process -
+however slow or busy the machine is: the test sees the same order of things on every machine.
+Sockets of *other* processes do not work: their answers are slower than the clock.
 
 Mark a test or a module with it; all of the library then reads the same clock::
 
@@ -21,11 +21,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-__all__ = ["VIRTUAL_TIME", "VirtualTimeLoop", "library_reads", "virtual_now_s"]
+from hybrid_detect.sources.captured import CapturedFrame
+from hybrid_detect.sources.thread_reader import ThreadReader
+
+__all__ = [
+    "VIRTUAL_TIME",
+    "VirtualTimeLoop",
+    "library_reads",
+    "reading_takes_no_time",
+    "virtual_now_s",
+]
 
 START_S = 1000.0
 
@@ -68,6 +78,15 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _work_ended(self, _future: object) -> None:
         self._at_work -= 1
+
+    @contextmanager
+    def work_of_a_thread(self) -> Iterator[None]:
+        """The clock stands still while a task waits, inside this, for what a thread is doing."""
+        self._at_work += 1
+        try:
+            yield
+        finally:
+            self._at_work -= 1
 
     def jump(self, seconds: float) -> None:
         """Move the clock on."""
@@ -126,6 +145,23 @@ def library_reads(clock: Callable[[], float], patch: pytest.MonkeyPatch) -> None
             if value is real:
                 patch.setitem(defaults, name, clock)
     patch.setattr(time, "monotonic", clock)
+
+
+def reading_takes_no_time(patch: pytest.MonkeyPatch) -> None:
+    """Let the clock stand still while a source that never drops reads its next image.
+
+    A camera, which drops, reads all the time and may block for good: the clock goes on beside it.
+    """
+    take = ThreadReader.take
+
+    async def take_at_work(reader: ThreadReader) -> CapturedFrame | None:
+        loop = asyncio.get_running_loop()
+        if reader.drops or not isinstance(loop, VirtualTimeLoop):
+            return await take(reader)
+        with loop.work_of_a_thread():
+            return await take(reader)
+
+    patch.setattr(ThreadReader, "take", take_at_work)
 
 
 def _functions_of_the_library() -> Iterator[Any]:
