@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,12 @@ delivers within the call that sends, so this is met even where all CPUs are busy
 
 PATIENCE_S = 0.05
 """Seconds between two looks whether the work of a thread has ended; its end wakes the loop."""
+
+SOURCE_THREAD = "hybrid-detect-source"
+"""A camera's reads may block for good; see `reading_takes_no_time`."""
+
+WAITING_PLACES = {"threading.py", "queue.py", "thread.py", "detector_thread.py", "history.py"}
+"""The files in whose own functions a thread that has nothing to do waits."""
 
 THREAD_LIMIT_S = 20.0
 """After so long a thread at work is taken to wait for the clock itself, which then goes on."""
@@ -95,9 +102,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     @property
     def is_waiting_for_threads(self) -> bool:
         """Whether a thread is at work, whose end may come before the next timer."""
-        return self._at_work > 0 or any(
-            thread.name == CALL_THREAD for thread in threading.enumerate()
-        )
+        return self._at_work > 0 or any(map(_is_at_work, threading.enumerate()))
 
 
 class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
@@ -111,12 +116,13 @@ class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[valid-type,mi
         if timeout is None or timeout <= 0:
             return super().select(timeout)
         looks = int(THREAD_LIMIT_S / PATIENCE_S)
-        while looks and self._loop.is_waiting_for_threads:
-            if ready := super().select(PATIENCE_S):
+        at_rest = 0
+        while at_rest < 2:  # one that has just been given work may not have begun
+            is_busy = looks > 0 and self._loop.is_waiting_for_threads
+            looks -= is_busy
+            at_rest = 0 if is_busy else at_rest + 1
+            if ready := super().select(PATIENCE_S if is_busy else GRACE_S):
                 return ready
-            looks -= 1
-        if ready := super().select(GRACE_S):
-            return ready
         self._loop.jump(timeout)
         return []
 
@@ -127,6 +133,24 @@ _newest: VirtualTimeLoop | None = None
 def virtual_now_s() -> float:
     """Return the time of the newest such loop: also threads may ask, which run no loop."""
     return START_S if _newest is None else _newest.time()
+
+
+def _is_at_work(thread: threading.Thread) -> bool:
+    """Whether a thread of the library does something, rather than wait for something to do."""
+    is_ours = thread.name.startswith("hybrid-detect") and thread.name != SOURCE_THREAD
+    if thread is threading.current_thread() or not is_ours:
+        return False
+    if thread.name == CALL_THREAD:
+        return True
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None or Path(frame.f_code.co_filename).name not in WAITING_PLACES:
+        return frame is not None
+    # It may have been woken already, and wait for a CPU.
+    try:
+        stat = Path(f"/proc/self/task/{thread.native_id}/stat").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "R"
 
 
 VIRTUAL_TIME = ("asyncio", {"loop_factory": VirtualTimeLoop})
