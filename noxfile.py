@@ -1,5 +1,6 @@
 """Everything that checks, measures or shows this project: `nox -l` lists it."""
 
+import os
 import re
 import shutil
 import tempfile
@@ -26,8 +27,9 @@ FUZZED = (
 )
 """The files that ask `tests/fuzzing.py` how long to go on: wire, seals, images, endpoints."""
 
-PARALLEL = ("-n", "logical", "--dist", "worksteal")
-"""One pytest worker for each CPU. A worker that has finished takes over tests of a busy one."""
+PARALLEL = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
+"""One pytest worker more than CPUs, because a fifth of the suite waits for processes and sockets. A
+worker that has finished takes over tests of a busy one."""
 
 
 FROZEN_APP = """\

@@ -132,3 +132,12 @@ def test_pure_modules_import_no_way_to_do_io() -> None:
                 names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
             assert "urllib.request" not in names, path
             assert "http.client" not in names, path
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    too_long = {
+        dotted(path): lines
+        for path in PACKAGE.rglob("*.py")
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
+    assert too_long == {}
