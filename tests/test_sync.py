@@ -1,5 +1,6 @@
 import asyncio
 import gc
+import inspect
 import math
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hybrid_detect
 from hybrid_detect import sync
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
@@ -334,3 +336,11 @@ first.close()
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_the_constructors_take_the_same_arguments() -> None:
+    """So that editors complete them, and a misspelt one is refused."""
+    blocking = inspect.signature(hybrid_detect.sync.HybridDetectionService)
+    assert blocking == inspect.signature(hybrid_detect.HybridDetectionService)
+    with pytest.raises(TypeError, match="modee"):
+        hybrid_detect.sync.HybridDetectionService(modee="auto")  # type: ignore[call-arg]

@@ -6,21 +6,27 @@ Calls may come from any thread, so a UI calls it from a worker thread and never 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from hybrid_detect.backends.base import Backend
+from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
-from hybrid_detect.privacy.privacy_policy import FramePrivacy
+from hybrid_detect.monitoring.hooks import Hook
+from hybrid_detect.privacy.consent import ConsentLedger
+from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
+from hybrid_detect.selection.policy import Policy
 from hybrid_detect.service import hybrid as _async
 from hybrid_detect.service.loop_thread import LoopThread
 from hybrid_detect.service.status import ServiceStatus
 from hybrid_detect.service.streams import SILENCE_S
 from hybrid_detect.sources.sources import FrameSource
-from hybrid_detect.types import DetectionResult
+from hybrid_detect.types import DetectionMode, DetectionResult
 
 __all__ = ["HybridDetectionService"]
 
@@ -32,8 +38,34 @@ class HybridDetectionService:
     `open` and `close`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._service = _async.HybridDetectionService(*args, **kwargs)
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        auth_token: str | None = None,
+        mode: DetectionMode | str | None = None,
+        session_id: str | None = None,
+        *,
+        config: ServiceConfig | None = None,
+        backends: Iterable[Backend] | None = None,
+        policy: Policy | None = None,
+        privacy: PrivacyPolicy | None = None,
+        consent: ConsentLedger | None = None,
+        hooks: Iterable[Hook] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._service = _async.HybridDetectionService(
+            endpoint,
+            auth_token,
+            mode,
+            session_id,
+            config=config,
+            backends=backends,
+            policy=policy,
+            privacy=privacy,
+            consent=consent,
+            hooks=hooks,
+            clock=clock,
+        )
         self._loop: LoopThread | None = None
 
     def process_image(
