@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -190,6 +191,23 @@ async def test_older_versions_are_not_spoken(
     async with served_over_tls(good, limits=soon) as port:
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await asyncio.open_connection("localhost", port, ssl=context)
+
+
+async def test_hellos_that_come_before_tls_is_ready_are_not_lost(
+    ours: Authority, good: Files
+) -> None:
+    """As on a busy machine: they wait in the kernel while the server's loop stands still."""
+    context = ssl.create_default_context(cafile=ours.file)
+    async with served_over_tls(good) as port:
+        dialled = [
+            asyncio.create_task(asyncio.open_connection("localhost", port, ssl=context))
+            for _ in range(30)
+        ]
+        for _ in range(20):
+            time.sleep(0.002)
+            await asyncio.sleep(0)
+        for _, writer in await asyncio.gather(*dialled):
+            writer.close()
 
 
 async def test_plain_http_to_a_tls_port_is_not_answered(good: Files) -> None:
