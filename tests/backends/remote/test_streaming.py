@@ -516,7 +516,6 @@ async def test_a_server_that_closes_gracefully_is_reconnected_to() -> None:
             await frame
         assert caught.value.retryable
         await until(lambda: service.unavailable_reason == "")
-        assert caught.value.elapsed_s < 5
 
 
 async def test_a_text_message_is_a_protocol_error_and_ends_the_link() -> None:
