@@ -108,7 +108,11 @@ class Face:
 
     box: BoundingBox
     score: float | None = None
-    """Confidence, 0 to 1; `None` where the provider gives none."""
+    """Confidence, 0 to 1; `None` where the provider gives none: it is never made up.
+
+    A face without a score comes after those with one, and passes every `min_confidence`: the
+    provider reports what it takes for a face, and a threshold cannot say that it is none.
+    """
     keypoints: tuple[Keypoint, ...] = ()
     """Up to six points named as in `KEYPOINT_NAMES`."""
 

@@ -106,6 +106,11 @@ async def _demo(photo: NDArray[np.uint8], out: Path) -> int:
     return 0 if agree and survived else 1
 
 
+def _best_score(result: DetectionResult) -> str:
+    score = result.faces[0].score if result.faces else None
+    return "-" if score is None else f"{score:.2f}"
+
+
 async def _three_backends(photo: NDArray[np.uint8], config: ServiceConfig) -> list[DetectionResult]:
     results = []
     for mode in (DetectionMode.CLOUD, DetectionMode.STREAMING, DetectionMode.ON_DEVICE):
@@ -116,7 +121,7 @@ async def _three_backends(photo: NDArray[np.uint8], config: ServiceConfig) -> li
         (
             result.backend.value if result.backend else "-",
             len(result.faces),
-            f"{result.faces[0].score:.2f}" if result.faces else "-",
+            _best_score(result),
             f"{result.timings.total_s * 1000:.1f} ms",
             result.bytes_sent,
             result.model,

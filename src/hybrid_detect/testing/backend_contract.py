@@ -191,7 +191,8 @@ class BackendContract:
         assert result.error is None
         assert (result.bytes_sent == 0) == (backend.kind is BackendKind.DEVICE)
         scores = [face.score for face in result.faces]
-        assert all(score is not None and 0 <= score <= 1 for score in scores)
+        # Not every provider gives one.
+        assert all(score is None or 0 <= score <= 1 for score in scores)
         result.to_json()
 
     async def test_the_age_counts_from_the_capture(

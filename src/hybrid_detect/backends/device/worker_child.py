@@ -144,7 +144,8 @@ class _Child:
             if self._lowest_detector is None:
                 self._lowest_detector = self._made(self._lowest_confidence)
             detector = self._lowest_detector
-        return tuple(f for f in detector.detect(pixels) if (f.score or 0.0) >= min_confidence)
+        found = detector.detect(pixels)
+        return tuple(f for f in found if f.score is None or f.score >= min_confidence)
 
 
 class _HeapLimit:

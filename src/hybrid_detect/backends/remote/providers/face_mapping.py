@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from hybrid_detect.backends.remote.providers.found_faces import BOX_FORMATS, box_of_sides
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import ConfigurationError, ProtocolError
 from hybrid_detect.types import BoundingBox, Face
 
 __all__ = ["FaceMapping", "checked_faces"]
 
-BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 UNITS = ("pixels", "fraction")
 
 
@@ -97,16 +97,8 @@ class FaceMapping:
         if not isinstance(sides, list) or len(sides) != 4:
             msg = f"expected four numbers at {self.box!r} of a face, got {type(sides).__name__}"
             raise ProtocolError(msg)
-        first, second, third, fourth = (_number(side, self.box) for side in sides)
-        if self.box_format == "xywh":
-            third, fourth = first + third, second + fourth
-        elif self.box_format == "cxcywh":
-            first, second = first - third / 2, second - fourth / 2
-            third, fourth = first + third, second + fourth
-        if third < first or fourth < second:
-            msg = f"expected a box at {self.box!r} of a face, got one turned inside out"
-            raise ProtocolError(msg)
-        box = BoundingBox(first, second, third, fourth)
+        numbers = [_number(side, self.box) for side in sides]
+        box = box_of_sides(numbers, box_format=self.box_format)
         if self.unit == "fraction":
             box = box.scaled(picture.width, picture.height)
         score = _number(_at(value, self.score), self.score) / self.score_max if self.score else None
