@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
     from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
+    from hybrid_detect.monitoring.exporters.opentelemetry import OpenTelemetryHook
+    from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook
     from hybrid_detect.monitoring.hooks import BackendHook, FrameHook
     from hybrid_detect.monitoring.json_lines import JsonLinesHook
     from hybrid_detect.monitoring.logging_hook import LoggingHook
@@ -146,6 +148,8 @@ _HOMES = {
     "frames.drawing": ("draw",),
     "frames.frame": ("Frame", "PixelFormat"),
     "monitoring.events": ("BackendEvent", "FrameEvent", "FrameOutcome"),
+    "monitoring.exporters.opentelemetry": ("OpenTelemetryHook",),
+    "monitoring.exporters.prometheus": ("PrometheusHook",),
     "monitoring.hooks": ("BackendHook", "FrameHook"),
     "monitoring.json_lines": ("JsonLinesHook",),
     "monitoring.logging_hook": ("LoggingHook",),
@@ -253,6 +257,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "MonitorFigures",
     "NetworkClass",
     "OnDeviceDetectionService",
+    "OpenTelemetryHook",
     "PixelFormat",
     "Plan",
     "Plane",
@@ -261,6 +266,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "PRESETS",
     "PrivacyFilter",
     "PrivacyPolicy",
+    "PrometheusHook",
     "ProtocolError",
     "PublicKey",
     "RateController",

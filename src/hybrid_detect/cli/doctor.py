@@ -41,6 +41,8 @@ PARTS = {
     "camera": ("opencv-python-headless",),
     "completion": ("argcomplete",),
     "jwt": ("pyjwt",),
+    "otel": ("opentelemetry-api",),
+    "prometheus": ("prometheus-client",),
     "turbo": ("simplejpeg",),
     "supervision": ("supervision",),
 }

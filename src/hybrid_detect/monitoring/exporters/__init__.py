@@ -1,0 +1,1 @@
+"""Hooks that hand events to other systems, a file and an extra each."""
