@@ -409,7 +409,7 @@ def slow_fetch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         progress("package index", 0, None)
         return b""
 
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda name: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
     return fetched
 
@@ -419,7 +419,7 @@ def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, **_: Any) -> bytes:
         raise ModelError("nothing to be had", name=name)
 
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda name: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
 
 
@@ -577,6 +577,28 @@ def test_doctor_names_the_packages_that_bring_missing_libraries(
     assert re.search(r"libEGL\.so\.1 +missing +apt-get install libegl1", capsys.readouterr().out)
 
 
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [
+        ({"ai_edge_litert", "mediapipe"}, "LiteRT, because it is installed"),
+        ({"mediapipe"}, "MediaPipe, because LiteRT"),
+        (set(), "no detection: .*pip install 'hybrid-detect\\[device-lite\\]'"),
+    ],
+)
+def test_doctor_tells_what_runs_the_model_and_why(
+    installed: set[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(
+        "hybrid_detect.backends.device.runtimes.is_installed", installed.__contains__
+    )
+    monkeypatch.setenv("HYBRID_DETECT_MODE", "cloud")
+    main(["doctor", "--endpoint", "http://127.0.0.1:9"])
+    assert re.search(f"\non this device: {told}", capsys.readouterr().out)
+
+
 def test_doctor_says_first_what_the_next_picture_would_get(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -591,6 +613,7 @@ def test_doctor_tells_the_same_as_json(capsys: pytest.CaptureFixture[str]) -> No
     assert main(["doctor", "--json"]) == ExitCode.DONE
     found = json.loads(capsys.readouterr().out)
     assert found["next_picture"]["backend"] == "streaming"
+    assert found["runtime"]
     assert {backend["kind"] for backend in found["backends"]} == {"cloud", "streaming", "device"}
     assert {model["name"] for model in found["models"]} == set(MODELS)
     assert any(part["name"] == "httpx" for part in found["installed"])
@@ -704,14 +727,14 @@ def test_serve_says_what_is_wrong_with_its_model_without_a_traceback(
     assert "Traceback" not in err
 
 
-def test_serve_without_mediapipe_says_how_to_get_it(
+def test_serve_without_a_runtime_says_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("starlette")
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
     assert main(["serve"]) == 1
     err = capsys.readouterr().err
-    assert err.rstrip().endswith("pip install 'hybrid-detect[device]'")
+    assert err.rstrip().endswith("pip install 'hybrid-detect[device-lite]'")
     assert "Traceback" not in err
 
 

@@ -168,10 +168,10 @@ class ServiceConfig:
     model_fetch: bool = True
     """Whether a missing model may be fetched from the network."""
     runtime: str = "auto"
-    """What runs the model on the device: ``mediapipe``, ``litert``, which takes half of the memory,
-    or ``auto`` for the first of them that is installed and runs on this processor."""
+    """What runs the model on the device: ``litert``, ``mediapipe``, which takes more memory, or
+    ``auto`` for the first of them that is installed and runs on this processor."""
     isolation: str = "process"
-    """Where MediaPipe lives: in a ``process`` of its own, or (``none``) in the app's."""
+    """Where the detector lives: in a ``process`` of its own, or (``none``) in the app's."""
     memory_budget_bytes: int | None = None
     """The most that the app and its children may hold before the device's detector is unloaded;
     `None` for whatever the system or the cgroup has."""

@@ -52,7 +52,7 @@ class Detector:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr(on_device, "load_model", lambda *_, **__: b"model")
     monkeypatch.setattr(face_detector, "MediaPipeFaceDetector", Detector)
 

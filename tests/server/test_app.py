@@ -383,7 +383,7 @@ class Engine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
     monkeypatch.setattr(detectors, "DetectorWorker", Engine)
     monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"model")
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     Engine.go, Engine.started = threading.Semaphore(0), threading.Semaphore(0)
     Engine.running = Engine.most = Engine.looked = 0
     return Engine

@@ -94,7 +94,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
     waiting = iter(made)
     monkeypatch.setattr(detectors, "DetectorWorker", lambda *_, **__: next(waiting))
     monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"model")
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     leave(monkeypatch, None)
     return made
 
@@ -273,14 +273,14 @@ async def test_no_more_detectors_are_started_than_memory_allows(
     assert sum(looks(workers[:count])) == 6
 
 
-async def test_without_mediapipe_no_model_is_fetched(
+async def test_without_a_runtime_no_model_is_fetched(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
     monkeypatch.setattr(detectors, "load_model", lambda *_, **__: pytest.fail("fetched"))
-    with pytest.raises(MissingExtraError, match=r"hybrid-detect\[device\]") as caught:
+    with pytest.raises(MissingExtraError, match=r"hybrid-detect\[device-lite\]") as caught:
         await asyncio.to_thread(serve, ServerConfig(port=0, detectors=1))
-    assert caught.value.extra == "device"
+    assert caught.value.extra == "device-lite"
 
 
 # -- the lowest score ------------------------------------------------------------------------
@@ -318,7 +318,7 @@ async def test_pictures_that_are_dear_to_decode_hold_nobody_up(
     """Two of them used to hold both detectors for as long as their decoding took."""
     stand_in.install(tmp_path, monkeypatch)
     monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"dear pictures")
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr(detectors, "HANG_GRACE_S", 0.0)
     monkeypatch.setattr(detectors, "CLOSE_TIMEOUT_S", 0.0)
     deadline_s = 0.1 if ended_by == "its limit" else None

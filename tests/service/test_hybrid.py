@@ -598,7 +598,9 @@ async def test_a_missing_extra_is_reported_and_the_others_go_on(
     async with service:
         by_kind = {backend.kind: backend for backend in service.status().backends}
         assert by_kind[DEVICE].breaker == ""
-        assert by_kind[DEVICE].unavailable_reason.endswith("pip install 'hybrid-detect[device]'")
+        assert by_kind[DEVICE].unavailable_reason.endswith(
+            "pip install 'hybrid-detect[device-lite]'"
+        )
         with pytest.raises(AllBackendsFailedError, match="pip install"):
             await service.process_image(IMAGE)
 

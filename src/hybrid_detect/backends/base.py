@@ -106,6 +106,11 @@ class Backend(ABC):
     """The host it sends the next frame to, name or address; empty for the service's endpoint."""
 
     @property
+    def runtime(self) -> str:
+        """What runs the model here, and why; empty for a backend that sends pictures."""
+        return ""
+
+    @property
     def hosts(self) -> tuple[str, ...]:
         """Every host that a frame may go to: a frame that may not go to one of them is not sent."""
         return (self.host,)

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hybrid_detect.backends.device.models import MODELS
+from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.system_libraries import missing_libraries
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.models import where
@@ -90,6 +91,7 @@ def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
             }
             for backend in status.backends
         ],
+        "runtime": _runtime(config, status),
         "memory": _memory(config),
         "jpeg_codec": _jpeg_codec(),
         "endpoint": config.endpoint,
@@ -115,7 +117,8 @@ def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
         for backend in status.backends
     ]
     print(table(("backend", "usable", "why not"), rows))
-    print(f"\nmemory: {_memory(config)}")
+    print(f"\non this device: {_runtime(config, status)}")
+    print(f"memory: {_memory(config)}")
     print(f"jpeg codec: {_jpeg_codec()}")
     print(f"endpoint: {config.endpoint or 'none'}")
     print(f"encryption: {_encryption(config)}\n")
@@ -140,7 +143,22 @@ def _installed() -> Iterator[tuple[str, str, str]]:
             yield name, found, cure
     if _version("mediapipe") != "missing":
         for library in missing_libraries():
-            yield library.filename, "missing", f"apt-get install {library.debian_package}"
+            yield (
+                library.filename,
+                "missing",
+                f"apt-get install {library.debian_package} (for MediaPipe)",
+            )
+
+
+def _runtime(config: ServiceConfig, status: ServiceStatus) -> str:
+    """What runs the model on this device, and why; or why nothing does, and the cure."""
+    for backend in status.backends:
+        if backend.runtime:
+            return backend.runtime
+    try:
+        return choose_runtime(config.runtime).told()
+    except ConfigurationError as error:
+        return f"no detection: {error}"
 
 
 def _memory(config: ServiceConfig) -> str:

@@ -101,12 +101,13 @@ class DetectorPool:
 
         Raises:
             MissingExtraError: If no runtime is installed.
-            ConfigurationError: If MediaPipe does not run on this processor.
+            ConfigurationError: If the runtime does not run on this processor.
             ModelError: If the model cannot be had from any source.
             BackendUnavailableError: If a detector's process cannot start. The others are ended by
                 `aclose`.
         """
         runtime = choose_runtime()  # before the model, which could not be used then, is fetched
+        logger.info("the detectors run on %s", runtime.told())
         config = self._config
         spec = model_spec(config.model)
         load = partial(load_model, config.model, path=config.model_path)
@@ -117,7 +118,7 @@ class DetectorPool:
                 min_confidence=max(DEFAULT_MIN_CONFIDENCE, config.min_confidence),
                 lowest_confidence=config.min_confidence,
                 enough_px=spec.enough_px,
-                runtime=runtime,
+                runtime=runtime.name,
                 decodes=True,
             )
             self._workers.append(

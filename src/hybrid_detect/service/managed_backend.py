@@ -54,6 +54,8 @@ class BackendStatus:
     """Frames it was given and could not answer."""
     host: str = ""
     """The host that the next frame would go to; empty for the device, and where it is unknown."""
+    runtime: str = ""
+    """What runs the device's model, and why that; empty for the other backends."""
 
 
 class ManagedBackend:
@@ -180,6 +182,7 @@ class ManagedBackend:
             latency_s=now.latency_s,
             answered=self._answered,
             failed=self._failed,
+            runtime=self._backend.runtime,
         )
 
     def _unavailable_reason(self) -> str:

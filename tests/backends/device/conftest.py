@@ -48,7 +48,7 @@ def model() -> bytes:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
     engine = FakeEngine()
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr(device, "load_model", engine.load)
     monkeypatch.setattr(face_detector, "MediaPipeFaceDetector", engine.build)
     yield engine

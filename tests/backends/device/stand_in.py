@@ -28,6 +28,7 @@ def check_pixels(image):
     pass
 
 class MediaPipeFaceDetector:
+    runs_on = "a stand-in"
     def __init__(self, model, *, min_confidence, slim):
         self.tells_width = model == b"tell the width"
         if model == b"refuse":

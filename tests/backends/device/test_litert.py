@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -253,7 +255,7 @@ def test_logits_of_any_size_become_scores_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("name", "installed", "lacks", "expected"),
     [
-        ("auto", {"mediapipe", "ai_edge_litert"}, False, "mediapipe"),
+        ("auto", {"mediapipe", "ai_edge_litert"}, False, "litert"),
         ("auto", {"mediapipe", "ai_edge_litert"}, True, "litert"),
         ("auto", {"ai_edge_litert"}, True, "litert"),
         ("auto", {"mediapipe"}, False, "mediapipe"),
@@ -261,7 +263,8 @@ def test_logits_of_any_size_become_scores_without_a_warning() -> None:
         ("mediapipe", {"mediapipe", "ai_edge_litert"}, False, "mediapipe"),
         ("auto", {"mediapipe"}, True, "does not run on this processor"),
         ("mediapipe", {"mediapipe", "ai_edge_litert"}, True, "does not run on this processor"),
-        ("auto", set(), False, r"hybrid-detect\[device\]"),
+        ("auto", set(), False, r"hybrid-detect\[device-lite\]"),
+        ("mediapipe", {"ai_edge_litert"}, False, r"hybrid-detect\[device\]"),
         ("litert", {"mediapipe"}, False, r"hybrid-detect\[device-lite\]"),
         ("onnx", {"mediapipe"}, False, "runtime: expected one of auto, mediapipe, litert"),
     ],
@@ -281,22 +284,49 @@ def test_the_runtime_is_one_that_is_installed_and_runs_on_this_processor(
     monkeypatch.setattr(runtimes, "is_installed", installed.__contains__)
     monkeypatch.setattr(runtimes, "require_supported_processor", require_supported)
     if expected in runtimes.RUNTIMES:
-        assert runtimes.choose_runtime(name) == expected
+        assert runtimes.choose_runtime(name).name == expected
     else:
         with pytest.raises(ConfigurationError, match=expected):
             runtimes.choose_runtime(name)
+
+
+def test_a_32_bit_python_is_told_that_it_detects_remotely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither runtime has a wheel for it, so that no pip line would help."""
+    monkeypatch.setattr(runtimes, "sys", SimpleNamespace(maxsize=2**31 - 1))
+    with pytest.raises(ConfigurationError, match="64-bit Python.*on another machine") as caught:
+        runtimes.choose_runtime()
+    assert "pip install" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "told"),
+    [
+        ("auto", {"mediapipe", "ai_edge_litert"}, "LiteRT, because it is installed and takes less"),
+        ("auto", {"mediapipe"}, "MediaPipe, because LiteRT, which takes less memory, is not"),
+        ("mediapipe", {"mediapipe"}, "MediaPipe, because runtime='mediapipe' asks for it"),
+    ],
+)
+def test_the_choice_is_told_with_its_reason(
+    name: str, installed: set[str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "is_installed", installed.__contains__)
+    assert runtimes.choose_runtime(name).told().startswith(told)
 
 
 @pytest.mark.device
 @pytest.mark.anyio
 @pytest.mark.parametrize("isolation", ["process", "none"])
 async def test_the_device_backend_detects_on_litert(
-    model: bytes, astronaut: np.ndarray, isolation: str
+    model: bytes, astronaut: np.ndarray, isolation: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Pixels, and a JPEG that the process decodes itself."""
     out = io.BytesIO()
     Image.fromarray(astronaut).save(out, "JPEG", quality=90)
+    caplog.set_level("INFO", "hybrid_detect.device")
     async with OnDeviceDetectionService(runtime="litert", isolation=isolation) as backend:
         for image in (astronaut, out.getvalue()):
             result = await backend.process_image(image, deadline_s=30)
             assert result.faces[0].box.iou(ASTRONAUT_FACE) > 0.7
+        assert re.match("LiteRT.*, because runtime='litert' asks for it", backend.runtime)
+    started = [line for line in caplog.messages if re.search("process .* started: LiteRT", line)]
+    assert bool(started) is (isolation == "process")

@@ -33,13 +33,13 @@ pytestmark = pytest.mark.anyio
 # ---- construction
 
 
-async def test_missing_mediapipe_is_told_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_runtime_is_told_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
     with pytest.raises(
-        MissingExtraError, match=r"pip install 'hybrid-detect\[device\]'$"
+        MissingExtraError, match=r"pip install 'hybrid-detect\[device-lite\]'$"
     ) as caught:
         service_of()
-    assert caught.value.extra == "device"
+    assert caught.value.extra == "device-lite"
 
 
 async def test_unusable_configuration_is_told_at_construction(engine: FakeEngine) -> None:

@@ -298,7 +298,7 @@ async def test_a_picture_that_is_dear_to_decode_takes_none_of_the_next_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deadline_s: float
 ) -> None:
     stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr(device, "load_model", lambda *_, **__: b"dear pictures")
     monkeypatch.setattr(engine_module, "HANG_GRACE_MAX_S", SOON_S)
     files = {}

@@ -122,6 +122,11 @@ class Engine:
         """Whether a load is under way."""
         return self._load is not None
 
+    @property
+    def runs_on(self) -> str:
+        """What runs the model, as the detector told at its last start; empty before the first."""
+        return self._worker.detector.runs_on
+
     def require_open(self) -> None:
         """Refuse once it is closed.
 

@@ -27,7 +27,7 @@ import hashlib
 import os
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from hybrid_detect.backends.device.mediapipe_loading import load_mediapipe
 from hybrid_detect.backends.device.system_libraries import loading_error
@@ -72,6 +72,9 @@ class MediaPipeFaceDetector:
         BackendUnavailableError: If MediaPipe is installed but cannot be loaded here.
         ModelError: If MediaPipe does not accept the model.
     """
+
+    runs_on: ClassVar[str] = "MediaPipe"
+    """What runs the model, for a person."""
 
     def __init__(self, model: bytes, *, min_confidence: float = 0.5, slim: bool = False) -> None:
         self._mediapipe = load_mediapipe(slim=slim)

@@ -49,6 +49,11 @@ class InProcessDetector:
         self._runtime = runtime
         self._detector: FaceDetector | None = None
 
+    @property
+    def runs_on(self) -> str:
+        """What runs the model; empty before it is loaded."""
+        return "" if self._detector is None else self._detector.runs_on
+
     def start(self) -> None:
         """Load runtime and model, unless they are loaded.
 

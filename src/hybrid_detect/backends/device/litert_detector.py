@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -56,6 +56,9 @@ class LiteRtFaceDetector:
         MissingExtraError: If LiteRT is not installed.
         ModelError: If LiteRT does not accept the model, or it is no face model of MediaPipe's.
     """
+
+    runs_on: ClassVar[str] = "LiteRT"
+    """What runs the model, for a person."""
 
     def __init__(self, model: bytes, *, min_confidence: float = 0.5) -> None:
         litert = require(

@@ -58,7 +58,7 @@ class OnDeviceDetectionService(Backend):
         model_path: The model's file, instead of looking for it.
         model_fetch: Whether a missing model may be fetched from the network.
         min_confidence: Faces below this score are left out, 0 to 1.
-        runtime: What runs the model: ``mediapipe``, ``litert``, or ``auto`` for the first of them
+        runtime: What runs the model: ``litert``, ``mediapipe``, or ``auto`` for the first of them
             that is installed and runs on this processor.
         isolation: ``process``, or ``none`` for platforms without child processes: the runtime then
             lives in the app's own process, memory, crashes and all.
@@ -91,7 +91,7 @@ class OnDeviceDetectionService(Backend):
         memory_budget_bytes: int | None = None,
         read_memory: Callable[[], MemoryReading] | None = None,
     ) -> None:
-        runtime = choose_runtime(runtime)
+        self._runtime = choose_runtime(runtime)
         if not 0 <= min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
             raise ConfigurationError(msg)
@@ -111,13 +111,13 @@ class OnDeviceDetectionService(Backend):
                     load,
                     min_confidence=min_confidence,
                     enough_px=spec.enough_px,
-                    runtime=runtime,
+                    runtime=self._runtime.name,
                 )
             return DetectorWorker(
                 load,
                 min_confidence=min_confidence,
                 enough_px=spec.enough_px,
-                runtime=runtime,
+                runtime=self._runtime.name,
                 memory_cap_bytes=memory_cap_bytes,
                 before_start=before_start,
             )
@@ -129,6 +129,11 @@ class OnDeviceDetectionService(Backend):
             guard=MemoryGuard(memory_budget_bytes=memory_budget_bytes, read=read_memory),
         )
         self._slots = NewestWinsSlots(self.kind, places=1)
+
+    @property
+    def runtime(self) -> str:
+        """What runs the model here, and why."""
+        return self._runtime.told(self._engine.runs_on)
 
     @property
     def unavailable_reason(self) -> str:

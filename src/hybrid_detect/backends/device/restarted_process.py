@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import signal
@@ -18,6 +19,8 @@ from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.types import BackendKind
 
 __all__ = ["RestartedProcess"]
+
+logger = logging.getLogger("hybrid_detect.device")
 
 
 class RestartedProcess:
@@ -40,6 +43,8 @@ class RestartedProcess:
         """The deaths so far."""
         self.running: WorkerProcess | None = None
         """The process; `None` while there is none."""
+        self.runs_on = ""
+        """What runs the model, as the last process told at its start; empty before the first."""
         self.starting = False
         """Whether a process is starting, which does not count as owing an answer."""
         self.asked_since_s: float | None = None
@@ -78,6 +83,8 @@ class RestartedProcess:
             self._end(running, died=True)
             msg = f"the detector's process did not start: {body.decode(errors='replace')}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
+        self.runs_on = body.decode(errors="replace")
+        logger.info("the detector's process %d started: %s", running.pid, self.runs_on)
         return running
 
     def load_decoders(self) -> None:

@@ -1,4 +1,4 @@
-"""What runs a face model on this device: MediaPipe, or LiteRT with the steps around it in NumPy.
+"""What runs a face model on this device: LiteRT with the steps around it in NumPy, or MediaPipe.
 
 Both use the same model files and give the same answers (`litert_detector` names two differences).
 LiteRT takes less than half of the memory and runs on more processors; MediaPipe is the reference.
@@ -6,6 +6,8 @@ LiteRT takes less than half of the memory and runs on more processors; MediaPipe
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from hybrid_detect.backends.device.processor import require_supported_processor
@@ -18,11 +20,21 @@ if TYPE_CHECKING:
 
     from hybrid_detect.types import Face
 
-__all__ = ["LITERT", "MEDIAPIPE", "RUNTIMES", "FaceDetector", "choose_runtime", "make_detector"]
+__all__ = [
+    "LITERT",
+    "MEDIAPIPE",
+    "RUNTIMES",
+    "FaceDetector",
+    "RuntimeChoice",
+    "choose_runtime",
+    "make_detector",
+]
 
 AUTO, MEDIAPIPE, LITERT = "auto", "mediapipe", "litert"
 
 RUNTIMES = (AUTO, MEDIAPIPE, LITERT)
+
+_TITLES = {MEDIAPIPE: "MediaPipe", LITERT: "LiteRT"}
 
 _MODULES = {MEDIAPIPE: ("mediapipe", "device"), LITERT: ("ai_edge_litert", "device-lite")}
 """The module of each runtime and the extra that installs it."""
@@ -34,14 +46,33 @@ class FaceDetector(Protocol):
     def detect(self, image_rgb: NDArray[np.uint8]) -> tuple[Face, ...]:
         """The faces in a picture of shape (height, width, 3), uint8, RGB, C-contiguous."""
 
+    @property
+    def runs_on(self) -> str:
+        """What runs the model, for a person: "LiteRT 2.3.0, its C library"."""
+
     def close(self) -> None:
         """Stop; may be called more than once."""
 
 
-def choose_runtime(name: str = AUTO) -> str:
-    """The runtime that `name` stands for here: `MEDIAPIPE` or `LITERT`.
+@dataclass(frozen=True, slots=True)
+class RuntimeChoice:
+    """The runtime that is used here, and why."""
 
-    ``auto`` takes MediaPipe where it is installed and runs on this processor, else LiteRT.
+    name: str
+    """`MEDIAPIPE` or `LITERT`."""
+    reason: str
+    """For a person: "it is installed and takes less memory than MediaPipe"."""
+
+    def told(self, runs_on: str = "") -> str:
+        """The choice as a sentence; `runs_on` of a detector says more than the runtime's name."""
+        return f"{runs_on or _TITLES[self.name]}, because {self.reason}"
+
+
+def choose_runtime(name: str = AUTO) -> RuntimeChoice:
+    """The runtime that `name` stands for here.
+
+    ``auto`` takes LiteRT where it is installed, else MediaPipe if it is installed and runs on this
+    processor. Nothing is loaded for that.
 
     Raises:
         ConfigurationError: If there is no such runtime, or it does not run on this processor.
@@ -50,20 +81,29 @@ def choose_runtime(name: str = AUTO) -> str:
     if name not in RUNTIMES:
         msg = f"runtime: expected one of {', '.join(RUNTIMES)}, got {name!r}"
         raise ConfigurationError(msg)
+    _require_64_bit()
     if name != AUTO:
         _require(name)
-        return name
-    shortage: ConfigurationError | None = None
-    for runtime in (MEDIAPIPE, LITERT):
-        try:
-            _require(runtime)
-        except ConfigurationError as error:
-            if shortage is None or not isinstance(error, MissingExtraError):
-                shortage = error
-        else:
-            return runtime
-    assert shortage is not None  # noqa: S101 - the loop has returned or set it
-    raise shortage
+        return RuntimeChoice(name, f"runtime={name!r} asks for it")
+    try:
+        _require(LITERT)
+    except MissingExtraError as without_litert:
+        if not is_installed(_MODULES[MEDIAPIPE][0]):
+            raise without_litert from None
+        _require(MEDIAPIPE)
+        return RuntimeChoice(MEDIAPIPE, "LiteRT, which takes less memory, is not installed")
+    return RuntimeChoice(LITERT, "it is installed and takes less memory than MediaPipe")
+
+
+def _require_64_bit() -> None:
+    # Not the machine's name: a 32-bit Raspberry Pi OS has a 64-bit kernel that says "aarch64".
+    if sys.maxsize < 2**32:
+        msg = (
+            "on-device detection needs a 64-bit Python, because neither LiteRT nor MediaPipe is "
+            "published for this 32-bit one: detect on another machine (endpoint=..., or "
+            "provider=...), or install the system's 64-bit edition (Raspberry Pi OS has one)"
+        )
+        raise ConfigurationError(msg)
 
 
 def _require(runtime: str) -> None:

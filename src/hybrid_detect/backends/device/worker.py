@@ -145,6 +145,11 @@ class DetectorWorker:
         return running.pid if running else None
 
     @property
+    def runs_on(self) -> str:
+        """What runs the model, as the process told at its last start; empty before the first."""
+        return self._process.runs_on
+
+    @property
     def asked_since_s(self) -> float | None:
         """Since when, on the monotonic clock, the process owes an answer; `None` if it does not.
 

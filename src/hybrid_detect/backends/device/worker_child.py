@@ -60,7 +60,8 @@ def main(options: dict[str, Any]) -> NoReturn:
     """
     reply_fd = _private_stdout()
     try:
-        worker, first = _Child(options), pack_reply(READY, b"")
+        worker = _Child(options)
+        first = pack_reply(READY, worker.runs_on.encode())
     except Exception as error:
         worker, first = None, pack_reply(FAILED, _text_of(error))
     # The word before the first reply tells replies from anything that was printed before them.
@@ -100,6 +101,11 @@ class _Child:
 
     def _made(self, min_confidence: float) -> FaceDetector:
         return make_detector(self._runtime, self._model, min_confidence=min_confidence, slim=True)
+
+    @property
+    def runs_on(self) -> str:
+        """What runs the model, for the app's log and status."""
+        return self._detector.runs_on
 
     def answer(self, header: bytes) -> bytes:
         """The reply to one command."""
