@@ -293,7 +293,7 @@ def test_the_runtime_is_one_that_is_installed_and_runs_on_this_processor(
 def test_a_32_bit_python_is_told_that_it_detects_remotely(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither runtime has a wheel for it, so that no pip line would help."""
     monkeypatch.setattr(runtimes, "sys", SimpleNamespace(maxsize=2**31 - 1))
-    with pytest.raises(ConfigurationError, match="64-bit Python.*on another machine") as caught:
+    with pytest.raises(ConfigurationError, match=r"64-bit Python.*on another machine") as caught:
         runtimes.choose_runtime()
     assert "pip install" not in str(caught.value)
 
