@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
     from hybrid_detect.backends.remote.cloud import CloudDetectionService
     from hybrid_detect.backends.remote.credentials import AccessToken, ApiKeyHeader, BearerToken
+    from hybrid_detect.backends.remote.error_tables import ErrorRule, ErrorTable
     from hybrid_detect.backends.remote.protocol import (
         Capabilities,
         DetectParams,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         ModelError,
         ModelIntegrityError,
         ProtocolError,
+        Refusal,
         ReplayError,
         SourceError,
         StaleRequestError,
@@ -110,6 +112,7 @@ _HOMES = {
     "backends.remote.cloud": ("CloudDetectionService",),
     "backends.device.on_device": ("OnDeviceDetectionService",),
     "backends.remote.credentials": ("AccessToken", "ApiKeyHeader", "BearerToken"),
+    "backends.remote.error_tables": ("ErrorRule", "ErrorTable"),
     "backends.remote.protocol": ("Capabilities", "DetectParams", "HttpRequest", "HttpResponse"),
     "backends.remote.providers.face_mapping": ("FaceMapping",),
     "backends.remote.providers.json_endpoint": ("JsonEndpoint",),
@@ -133,6 +136,7 @@ _HOMES = {
         "ModelError",
         "ModelIntegrityError",
         "ProtocolError",
+        "Refusal",
         "ReplayError",
         "SourceError",
         "StaleRequestError",
@@ -230,6 +234,8 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "DetectParams",
     "draw",
     "EncryptionError",
+    "ErrorRule",
+    "ErrorTable",
     "Face",
     "FaceMapping",
     "FixedPolicy",
@@ -271,6 +277,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "PublicKey",
     "RateController",
     "RecordingPolicy",
+    "Refusal",
     "RemoteBackend",
     "ReplayError",
     "ResultReply",

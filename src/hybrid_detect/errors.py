@@ -14,7 +14,7 @@
       BackendError                         .backend .retryable .elapsed_s .retry_after_s
         BackendUnavailableError            refused, closed, not found, not ready
         BackendTimeoutError (TimeoutError) .deadline_s
-        BackendResponseError               .status_code .code .by_server .is_passing
+        BackendResponseError               .status_code .refusal .code .request_id .by_server
         ProtocolError                      the peer's bytes break the wire format
         EncryptionError                    could not be sealed or opened; nothing went in the clear
           UnknownKeyError                  .key_id; sealed to a key that is not there
@@ -29,6 +29,8 @@ keys, tokens or what a provider's server wrote.
 """
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 __all__ = [
     "AllBackendsFailedError",
@@ -45,6 +47,7 @@ __all__ = [
     "ModelError",
     "ModelIntegrityError",
     "ProtocolError",
+    "Refusal",
     "ReplayError",
     "SourceError",
     "StaleRequestError",
@@ -176,8 +179,62 @@ class BackendTimeoutError(BackendError, TimeoutError):
         self.deadline_s = deadline_s
 
 
-CONFIGURATION_STATUS = frozenset({401, 402, 403, 404, 405, 407, 421})
-"""Statuses that do not go away by themselves: a wrong key, a wrong address, a proxy's user."""
+class Refusal(StrEnum):
+    """Why a server refused a request, whatever status its provider uses to say so."""
+
+    THROTTLED = "throttled"
+    """Too many requests; the same one may succeed later."""
+    TRANSIENT = "transient"
+    """The server or a gateway has trouble of its own; the same request may succeed later."""
+    UNAUTHENTICATED = "unauthenticated"
+    """The credentials are missing, wrong or have ended; new ones may be accepted."""
+    FORBIDDEN = "forbidden"
+    """The credentials are known and do not permit this, or the account is not paid for."""
+    CLOCK = "clock"
+    """The request was signed by a clock that is wrong."""
+    ADDRESS = "address"
+    """There is no such service, model or key here."""
+    PICTURE = "picture"
+    """This picture cannot be read; every other target would say the same."""
+    SIZE = "size"
+    """This picture is larger or smaller than the server takes."""
+    CONTRACT = "contract"
+    """The request is not what the server expects: a fault of this library or its settings."""
+
+    @classmethod
+    def of_status(cls, status: int) -> Refusal:
+        """What an HTTP status means where the provider says nothing more.
+
+        Source: RFC 9110, 15; RFC 6585 (429); RFC 8470 (425).
+        """
+        if status in _OF_STATUS:
+            return _OF_STATUS[status]
+        # A gateway's own statuses (520 to 527) count as 500.
+        return cls.TRANSIENT if status >= 500 and status not in LASTING else cls.CONTRACT
+
+
+LASTING = frozenset({501, 505, 511})
+"""Not implemented, a wrong version of HTTP, a network that asks to sign in: they do not pass by
+themselves within a frame's time."""
+
+_OF_STATUS = {
+    400: Refusal.PICTURE,
+    401: Refusal.UNAUTHENTICATED,
+    402: Refusal.FORBIDDEN,
+    403: Refusal.FORBIDDEN,
+    404: Refusal.ADDRESS,
+    405: Refusal.ADDRESS,
+    407: Refusal.ADDRESS,  # a proxy's user is wrong
+    408: Refusal.TRANSIENT,
+    413: Refusal.SIZE,
+    415: Refusal.PICTURE,
+    421: Refusal.ADDRESS,
+    422: Refusal.PICTURE,
+    425: Refusal.TRANSIENT,
+    429: Refusal.THROTTLED,
+}
+
+_LASTING_REFUSALS = frozenset({Refusal.UNAUTHENTICATED, Refusal.FORBIDDEN, Refusal.ADDRESS})
 
 
 class BackendResponseError(BackendError):
@@ -185,8 +242,12 @@ class BackendResponseError(BackendError):
 
     status_code: int
     """HTTP status, or its nearest equivalent on a stream."""
+    refusal: Refusal
+    """What it means. The status alone does not tell: Rekognition throttles with 400."""
     code: str
-    """The error code of our own protocol, such as ``unauthorized``; empty if there was none."""
+    """The provider's word for programs, such as ``unauthorized``; empty if there was none."""
+    request_id: str
+    """What the provider's support asks for; empty if there was none."""
     by_server: bool
     """Whether the server said it, in its own protocol; else something in between may have, such as
     a gateway or a captive portal."""
@@ -203,7 +264,9 @@ class BackendResponseError(BackendError):
         elapsed_s: float = 0.0,
         retry_after_s: float | None = None,
         status_code: int = 0,
+        refusal: Refusal | None = None,
         code: str = "",
+        request_id: str = "",
         by_server: bool = True,
     ) -> None:
         super().__init__(
@@ -214,14 +277,16 @@ class BackendResponseError(BackendError):
             retry_after_s=retry_after_s,
         )
         self.status_code = status_code
+        self.refusal = Refusal.of_status(status_code) if refusal is None else refusal
         self.code = code
+        self.request_id = request_id
         self.by_server = by_server
         self.is_passing = False
 
     @property
     def is_configuration(self) -> bool:
         """Whether every further frame would be refused as well: wrong key, wrong address."""
-        return not self.is_passing and self.status_code in CONFIGURATION_STATUS
+        return not self.is_passing and self.refusal in _LASTING_REFUSALS
 
 
 class ProtocolError(BackendError):

@@ -49,7 +49,7 @@ class CompressedImage:
 
     @property
     def scale_x(self) -> float:
-        """Upright pixels per compressed pixel along x, at least 1."""
+        """Upright pixels per compressed pixel along x; below 1 if the picture was enlarged."""
         return self.original_width / self.width
 
     @property
@@ -59,7 +59,7 @@ class CompressedImage:
 
     @property
     def scale(self) -> float:
-        """Upright pixels per compressed pixel along the longer side, at least 1."""
+        """Upright pixels per compressed pixel along the longer side."""
         return self.scale_x if self.original_width >= self.original_height else self.scale_y
 
     @property

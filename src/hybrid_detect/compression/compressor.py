@@ -103,6 +103,7 @@ class ImageCompressionService:
         quality: int = DEFAULT_QUALITY,
         max_side_px: int | None = DEFAULT_MAX_SIDE_PX,
         min_face_px: float | None = None,
+        min_side_px: int = 1,
         format: ImageFormat = "jpeg",
         options: Mapping[str, str] | None = None,
         on_impossible: OnImpossible = "error",
@@ -122,6 +123,8 @@ class ImageCompressionService:
                 asks for less.
             min_face_px: Height of the smallest face wanted, in pixels of `image`: the picture
                 is not shrunk so far that it could not be found. `None` sets no such limit.
+            min_side_px: The least pixels of the shorter side, which the budget does not shrink
+                it below; a smaller frame keeps its size.
             format: ``jpeg``, or ``webp`` or ``avif``, which cost 10 to 30 times as much.
             options: ``{"quality": name}`` with a name of `PRESETS` in place of `quality`.
             on_impossible: What happens if no picture meets the budget: an ``error``, or the
@@ -150,9 +153,11 @@ class ImageCompressionService:
             if passed:
                 return passed
         fine, longer_side = frame.has_planes, max(frame.width, frame.height)
-        ladder = ladder_of(size, longer_side, min_face_px, fine=fine)
+        ladder = ladder_of(size, longer_side, min_face_px, fine=fine, min_side_px=min_side_px)
         codec = self._codec if format == "jpeg" else PillowCodec(format)
-        encoding = self._stream((frame.width, frame.height, size, format, fine)).compress(
+        encoding = self._stream(
+            (frame.width, frame.height, size, format, fine, min_side_px)
+        ).compress(
             EncodableFrame(frame, codec, ladder.sizes, self._scratch),
             target_bytes=target_bytes,
             max_quality=quality,

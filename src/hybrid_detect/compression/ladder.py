@@ -45,7 +45,12 @@ class Ladder:
 
 @lru_cache(maxsize=32)
 def ladder_of(
-    size: tuple[int, int], longer_side: int, min_face_px: float | None, *, fine: bool
+    size: tuple[int, int],
+    longer_side: int,
+    min_face_px: float | None,
+    *,
+    fine: bool,
+    min_side_px: int = 1,
 ) -> Ladder:
     """`size`, its halves, and what lies between them, as long as they show anything.
 
@@ -54,6 +59,7 @@ def ladder_of(
         longer_side: Of the picture in which faces are at least `min_face_px` high.
         min_face_px: That height.
         fine: Whether there are three quarters of each, too, where they are whole.
+        min_side_px: The least pixels of the shorter side.
     """
     sizes, floors = [size], [_floor(size, _FLOORS)]
     times = 1
@@ -65,7 +71,7 @@ def ladder_of(
             steps.insert(0, ((width // 4 * 3, height // 4 * 3), _FLOORS_BETWEEN))
         for smaller, table in steps:
             scale = longer_side / max(smaller)
-            is_too_small = max(smaller) < MIN_SIDE_PX
+            is_too_small = max(smaller) < MIN_SIDE_PX or min(smaller) < min_side_px
             if is_too_small or (min_face_px is not None and min_face_px < FACE_SIDE_PX * scale):
                 scales = tuple(max(one) / max(size) for one in sizes)
                 return Ladder(tuple(sizes), tuple(floors), scales)

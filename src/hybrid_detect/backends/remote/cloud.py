@@ -28,7 +28,7 @@ from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse, Protocol
 from hybrid_detect.backends.remote.providers import protocol_of
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
-from hybrid_detect.backends.remote.retries import retry_after_s
+from hybrid_detect.backends.remote.retry_after import retry_after_s
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.errors import (
     BackendError,
@@ -196,14 +196,15 @@ class CloudDetectionService(RemoteBackend):
                 )
                 # Closed without a limit of its own: it gives the connection back, or breaks it.
                 async with aclosing(response):
+                    received = {
+                        name.decode("latin-1").lower(): text.decode("latin-1")
+                        for name, text in response.headers.raw
+                    }
                     return HttpResponse(
                         status=response.status_code,
-                        headers={
-                            name.decode("latin-1").lower(): text.decode("latin-1")
-                            for name, text in response.headers.raw
-                        },
+                        headers=received,
                         body=await _read(response),
-                        retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+                        retry_after_s=retry_after_s(received),
                     )
         except TimeoutError:
             msg = f"no answer within {deadline_s:.3f} s"

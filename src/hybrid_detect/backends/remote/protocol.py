@@ -10,6 +10,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.exchange.wire import ResultReply
@@ -66,16 +67,57 @@ class DetectParams:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a protocol can carry. A backend checks it before it sends anything."""
+    """What a provider takes, gives and does with pictures.
+
+    A backend makes every picture and checks every request by it, for all providers alike: pictures
+    leave as complete JPEG, upright and without metadata, within the limits named here.
+    """
 
     formats: frozenset[str] = frozenset({"jpeg"})
     """Picture formats it takes, as `CompressedImage.format` names them."""
     max_picture_bytes: int | None = None
     """The most bytes a compressed picture may have; pictures are compressed to fit."""
+    min_picture_bytes: int = 0
+    """The least bytes it may have; smaller ones are filled up (`compression.filling`)."""
+    min_side_px: int = 1
+    """The least pixels of the shorter side; smaller frames are enlarged."""
+    max_side_px: int | None = None
+    """The most pixels of the longer side; larger frames are shrunk."""
+    max_pixels: int | None = None
+    """The most pixels of a picture; larger frames are shrunk."""
     max_pictures: int = 1
     """Pictures in one request."""
+    max_request_bytes: int | None = None
+    """The most bytes of a request's body; a larger one is not sent."""
+    default_max_results: int | None = None
+    """Faces that the provider returns where it is not told how many; `None` for all it finds. A
+    protocol must ask for more."""
+    max_results: int | None = None
+    """The most faces that it returns for a picture; `None` for all it finds."""
+    has_confidence: bool = True
+    """Whether its faces have a score. Without, `Face.score` is `None`, never an invented one."""
+    landmarks: tuple[str, ...] = ()
+    """The keypoints that its faces have, by the names of `Keypoint.name`."""
     can_seal: bool = False
     """Whether its requests may be sealed to the server's key: our own server's alone."""
+
+    price_per_image: float = 0.0
+    """What a picture costs, in USD, an attempt that fails on the way included. An estimate that
+    configuration can replace: prices change, and depend on the contract."""
+    price_as_of: date | None = None
+    """When the price was looked up; `None` if there is none."""
+    retention: str = "unknown"
+    """Whether pictures are kept, and for how long, in the provider's own words."""
+    trains_on_data: bool | None = None
+    """Whether pictures may be used to train or improve models; `None` if that is unknown."""
+    opt_out: str = ""
+    """How to object to that; empty if there is nothing to object to."""
+    regions: tuple[str, ...] = ()
+    """The regions in which the provider promises to process pictures, if it lets one choose."""
+    facts_from: str = ""
+    """Where these facts are from."""
+    facts_as_of: date | None = None
+    """When they were looked up."""
 
 
 class Protocol(typing.Protocol):

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from hybrid_detect.backends.remote.protocol import HttpResponse
-from hybrid_detect.errors import BackendResponseError
+from hybrid_detect.errors import BackendResponseError, Refusal
 
-__all__ = ["is_retryable", "refusal", "refusal_of"]
-
-_RETRYABLE = frozenset({408, 425, 429})
-_LASTING = frozenset({501, 505, 511})
+__all__ = ["is_retryable", "meaning_of", "refusal", "refusal_of"]
 
 
 def is_retryable(status: int) -> bool:
-    """Whether sending the same request again could help: detecting has no side effect.
+    """Whether sending the same request again could help: detecting has no side effect."""
+    return Refusal.of_status(status) in {Refusal.THROTTLED, Refusal.TRANSIENT}
 
-    A status of 500 and above that is not known counts as 500: gateways invent some (520 to 527).
-    What is not implemented, a wrong version of HTTP, and a network that asks to sign in do not pass
-    by themselves within a frame's time.
 
-    Source: RFC 9110, 15 and 15.6; RFC 6585 (429, 511); RFC 8470 (425).
-    """
-    return status in _RETRYABLE or (status >= 500 and status not in _LASTING)
+def meaning_of(status: int) -> str:
+    """What an HTTP status means for a frame, as the start of an error's message."""
+    return _MEANING.get(status, "the server answered with an error")
 
 
 _REDIRECTS = "the server redirects, which is not followed: give the address it means as endpoint"
@@ -64,7 +59,7 @@ def refusal(
         by_server: Whether the server itself said so, in its own protocol.
     """
     aside = "" if by_server else ", not in the words of a detection server"
-    msg = f"{_MEANING.get(status, 'the server answered with an error')} (status {status}{aside})"
+    msg = f"{meaning_of(status)} (status {status}{aside})"
     return BackendResponseError(
         msg,
         retryable=is_retryable(status),

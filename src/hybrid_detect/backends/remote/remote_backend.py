@@ -274,7 +274,7 @@ class RemoteBackend(Backend):
         upload = seal = None
         self._pool.begin(target)
         try:
-            request = target.protocol.encode((job.picture,), params)
+            request = target.encoded((job.picture,), params)
             if sealer := await self._sealer(deadline_s=left_s):
                 from hybrid_detect.backends.remote.sealed import opened, sealed
 

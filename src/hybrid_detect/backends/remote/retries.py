@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import email.utils
 import random
-import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -12,7 +10,7 @@ import tenacity
 
 from hybrid_detect.errors import BackendError
 
-__all__ = ["RetryBudget", "let_go", "retry", "retry_after_s"]
+__all__ = ["RetryBudget", "let_go", "retry"]
 
 T = TypeVar("T")
 
@@ -108,23 +106,6 @@ async def retry(
     )
     answer: T = await retrying(attempt)
     return answer
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Seconds in a Retry-After header: a number or an HTTP date. Source: RFC 9110 10.2.3."""
-    if value is None:
-        return None
-    try:
-        return max(float(int(value)), 0.0)
-    except OverflowError:
-        return None
-    except ValueError:
-        pass
-    try:
-        then_s = email.utils.parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError):
-        return None
-    return max(then_s - time.time(), 0.0)
 
 
 def let_go(error: BaseException | None) -> None:

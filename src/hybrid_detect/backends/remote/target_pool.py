@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.config import DEFAULT_DEADLINE_S
-from hybrid_detect.errors import BackendError, BackendResponseError, SupersededError
+from hybrid_detect.errors import BackendError, BackendResponseError, Refusal, SupersededError
 from hybrid_detect.selection.balancing import PeakLatency, pick
 from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
 
@@ -27,13 +27,13 @@ USUAL_FACTOR = 2.0
 """While another target could still answer, an attempt gets at least this often its usual latency:
 cut off earlier, a merely slow answer would be paid for twice."""
 
-_PICTURE_STATUS = frozenset({400, 413, 415, 422})
+_ABOUT_THE_PICTURE = frozenset({Refusal.PICTURE, Refusal.SIZE})
 
 
 def is_about_the_picture(error: BackendError) -> bool:
     """Whether another target would say the same: it is the picture's fault, or the frame's."""
     if isinstance(error, BackendResponseError):
-        return error.status_code in _PICTURE_STATUS
+        return error.refusal in _ABOUT_THE_PICTURE
     return isinstance(error, SupersededError)
 
 

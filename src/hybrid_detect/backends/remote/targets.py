@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.remote.credentials import Credentials
-from hybrid_detect.backends.remote.protocol import HttpRequest, Protocol
+from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, Protocol
 from hybrid_detect.backends.remote.providers.custom import CustomProtocol
+from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.config import Endpoint
-from hybrid_detect.errors import BackendResponseError, ConfigurationError
+from hybrid_detect.errors import (
+    BackendError,
+    BackendResponseError,
+    ConfigurationError,
+    Refusal,
+)
 
 __all__ = ["Target"]
 
@@ -65,6 +72,22 @@ class Target:
             )
             raise ConfigurationError(msg)
 
+    def encoded(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
+        """The request that asks this target for the faces in `pictures`.
+
+        Raises:
+            BackendError: If it would be larger than the provider takes: it is not sent.
+        """
+        request = self.protocol.encode(pictures, params)
+        limit = self.protocol.capabilities.max_request_bytes
+        if limit is not None and len(request.body) > limit:
+            msg = (
+                f"{self.name} takes requests of at most {limit} bytes, "
+                f"and this one has {len(request.body)}"
+            )
+            raise BackendError(msg)
+        return request
+
     async def addressed(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
         """`request` with this target's address and credentials.
 
@@ -86,7 +109,7 @@ class Target:
         """Whether `error` refuses credentials that `addressed` will renew when called again."""
         return (
             isinstance(error, BackendResponseError)
-            and error.status_code == 401
+            and error.refusal is Refusal.UNAUTHENTICATED
             and self.credentials is not None
             and self.credentials.on_refused()
         )

@@ -22,7 +22,7 @@ from hybrid_detect.backends.remote.dialling import Dialler, connection_error
 from hybrid_detect.backends.remote.link_meter import LinkMeter
 from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.backends.remote.providers.custom import own_refusal
-from hybrid_detect.backends.remote.retries import retry_after_s
+from hybrid_detect.backends.remote.retry_after import retry_after_s
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ProtocolError
 from hybrid_detect.exchange.wire import SUBPROTOCOL
 
@@ -199,7 +199,7 @@ def link_error(exc: Exception, *, max_reply_bytes: int) -> BackendError:
                 status=exc.response.status_code,
                 headers=headers,
                 body=bytes(exc.response.body),
-                retry_after_s=retry_after_s(headers.get("retry-after")),
+                retry_after_s=retry_after_s(headers),
             )
         )
     if isinstance(exc, websockets.ConnectionClosed):

@@ -1,48 +1,87 @@
-"""The protocols of detection servers, a file each. Pure: no I/O."""
+"""The protocols of detection servers, a file each. Pure: no I/O but the look for entry points.
+
+A provider of another distribution registers itself by an entry point, and is then reached by name
+like those that come with the library::
+
+    [project.entry-points."hybrid_detect.providers"]
+    acme = "acme_faces:AcmeProtocol"
+
+The class has a classmethod ``from_options(options)`` that makes it from configuration.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from typing import Any
 
 from hybrid_detect.backends.remote.protocol import Protocol
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["PROVIDERS", "protocol_of"]
+__all__ = ["ENTRY_POINT_GROUP", "PROVIDERS", "protocol_of", "provider_names"]
 
 PROVIDERS = {
     "custom_backend": ("custom", "CustomProtocol"),
     "json_endpoint": ("json_endpoint", "JsonEndpoint"),
 }
-"""Module and class of each provider that configuration can name; loaded when it is."""
+"""Module and class of each provider that comes with the library; loaded when it is named."""
+
+ENTRY_POINT_GROUP = "hybrid_detect.providers"
+"""The group of entry points that other distributions register providers in."""
+
+
+def provider_names() -> tuple[str, ...]:
+    """The names that configuration can give, of the library and of what is installed beside it."""
+    found = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return (*PROVIDERS, *sorted(found - set(PROVIDERS)))
 
 
 def protocol_of(provider: str | Protocol, options: Mapping[str, Any] | None = None) -> Protocol:
     """The protocol of `provider`.
 
     Args:
-        provider: A name of `PROVIDERS`, or a protocol of your own.
+        provider: A name of `provider_names`, or a protocol of your own. A name of the library's own
+            cannot be taken by an entry point.
         options: The provider's own settings, where it is given by name.
 
     Raises:
-        ConfigurationError: If there is none of that name, or an option cannot be used.
+        ConfigurationError: If there is none of that name, it cannot be loaded, or an option cannot
+            be used.
     """
     if not isinstance(provider, str):
-        if options or not all(hasattr(provider, name) for name in _METHODS):
-            msg = f"provider: expected a name or a Protocol, got {type(provider).__name__}"
-            if options:
-                msg = "provider_options: expected none with a protocol that is made already"
+        if options:
+            msg = "provider_options: expected none with a protocol that is made already"
             raise ConfigurationError(msg)
-        return provider
-    if provider not in PROVIDERS:
-        msg = f"provider: expected one of {', '.join(PROVIDERS)}, got {provider!r}"
-        raise ConfigurationError(msg)
-    module, name = PROVIDERS[provider]
-    made: Protocol = getattr(importlib.import_module(f"{__name__}.{module}"), name).from_options(
-        options or {}
-    )
-    return made
+        return _checked(provider, "provider: expected a name or a Protocol")
+    made = _class_of(provider).from_options(options or {})
+    return _checked(made, f"provider {provider!r}: expected from_options to make a Protocol")
+
+
+def _class_of(provider: str) -> Any:
+    if provider in PROVIDERS:
+        module, name = PROVIDERS[provider]
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=provider):
+        try:
+            found = point.load()
+        except Exception as exc:
+            msg = f"provider {provider!r}: {point.value} cannot be loaded ({type(exc).__name__})"
+            raise ConfigurationError(msg) from exc
+        if not callable(getattr(found, "from_options", None)):
+            msg = f"provider {provider!r}: expected {point.value} to have from_options"
+            raise ConfigurationError(msg)
+        return found
+    msg = f"provider: expected one of {', '.join(provider_names())}, got {provider!r}"
+    raise ConfigurationError(msg)
+
+
+def _checked(made: Any, expected: str) -> Protocol:
+    if all(hasattr(made, name) for name in _METHODS):
+        protocol: Protocol = made
+        return protocol
+    msg = f"{expected}, got {type(made).__name__}"
+    raise ConfigurationError(msg)
 
 
 _METHODS = ("name", "capabilities", "encode", "decode", "health")
