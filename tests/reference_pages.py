@@ -10,6 +10,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.config import ENV_PREFIX, ServiceConfig
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.server.config import ServerConfig
@@ -137,6 +138,14 @@ OUTCOMES = """
 
 """
 
+REQUESTS = """
+## `SentRequest`
+
+In `FrameEvent.requests`: each request that left the device for the frame. `to_dict()` adds `price`,
+the amount in units of the currency as a text.
+
+"""
+
 BACKENDS = """
 ## `BackendEvent`
 
@@ -159,6 +168,8 @@ def events() -> str:
         + OUTCOMES
         + table_of_outcomes
         + "\n"
+        + REQUESTS
+        + table(SentRequest, prefix=None)
         + BACKENDS
         + table(BackendEvent, prefix=None)
     )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hybrid_detect.backends.remote.secure_transmission import SecureImageTransmission
     from hybrid_detect.backends.remote.streaming import StreamingService
     from hybrid_detect.backends.remote.targets import Target
+    from hybrid_detect.charges import SentRequest
     from hybrid_detect.compression.compressor import (
         PRESETS,
         CompressedImage,
@@ -120,6 +121,7 @@ _HOMES = {
     "backends.remote.secure_transmission": ("SecureImageTransmission",),
     "backends.remote.streaming": ("StreamingService",),
     "backends.remote.targets": ("Target",),
+    "charges": ("SentRequest",),
     "config": ("ServiceConfig",),
     "errors": (
         "AllBackendsFailedError",
@@ -284,6 +286,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Rung",
     "RUNGS",
     "SecureImageTransmission",
+    "SentRequest",
     "ServiceConfig",
     "ServiceStatus",
     "SourceError",

@@ -11,8 +11,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.config import DEFAULT_DEADLINE_S
 from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.frames.frame import Frame, ImageLike, opens_at_once
@@ -20,7 +21,7 @@ from hybrid_detect.frames.ownership import owned, takes_long
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Face, Plan, Timings
 
-__all__ = ["CHECK_DEADLINE_S", "Backend", "UploadGate", "open_frame"]
+__all__ = ["CHECK_DEADLINE_S", "Backend", "Charge", "UploadGate", "open_frame"]
 
 CHECK_DEADLINE_S = 3.0
 """Six round trips of half a second: enough on all but the slowest links that are of any use."""
@@ -53,8 +54,19 @@ async def open_frame(
         return await in_daemon_thread(make)
 
 
+class Charge(Protocol):
+    """Puts the price on a request and counts it as spent; see `UploadGate`."""
+
+    def __call__(self, request: SentRequest, *, has_left: bool) -> SentRequest:
+        """`request` as it is charged.
+
+        Raises:
+            BackendUnavailableError: If the budget has no room for it, and it has not left.
+        """
+
+
 class UploadGate:
-    """Asked each time bytes of a frame are about to be handed to a transport; counts them.
+    """Asked each time bytes of a frame are about to be handed to a transport; records what left.
 
     A remote backend asks it for the first request, for each retry and for each hedge, with no
     `await` between the question and the handing over. So a consent that ended a moment ago holds
@@ -63,15 +75,30 @@ class UploadGate:
     Args:
         backend: The backend that sends.
         denied_reason: Why the frame may not leave now; empty if it may.
+        charge: Puts the price on a request that is about to leave and counts it as spent, or
+            raises a `BackendUnavailableError` if the budget has no room for it. Told in
+            ``has_left`` that it is too late to refuse.
     """
 
-    __slots__ = ("backend", "bytes_sent", "denied_reason")
+    __slots__ = ("_charge", "backend", "denied_reason", "requests")
 
-    def __init__(self, backend: BackendKind, denied_reason: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        backend: BackendKind,
+        denied_reason: Callable[[], str],
+        *,
+        charge: Charge | None = None,
+    ) -> None:
         self.backend = backend
         self.denied_reason = denied_reason
-        self.bytes_sent = 0
+        self._charge = charge
+        self.requests: list[SentRequest] = []
+        """The requests that were handed over so far, in that order."""
+
+    @property
+    def bytes_sent(self) -> int:
         """Bytes that were handed over so far."""
+        return sum(request.bytes_sent for request in self.requests)
 
     def require_open(self) -> None:
         """Refuse if the frame may not leave now.
@@ -82,14 +109,31 @@ class UploadGate:
         if reason := self.denied_reason():
             raise BackendUnavailableError(reason, backend=self.backend.value)
 
-    def hand_over(self, size_bytes: int) -> None:
-        """Count `size_bytes` that the caller hands to a transport as soon as this returns.
+    def hand_over(self, request: SentRequest) -> int:
+        """Record `request`, which the caller hands to a transport as soon as this returns.
+
+        Returns:
+            Its place in `requests`.
 
         Raises:
-            BackendUnavailableError: If the frame may not leave any more.
+            BackendUnavailableError: If the frame may not leave any more, or the budget is spent.
         """
         self.require_open()
-        self.bytes_sent += size_bytes
+        return self._record(request, has_left=False)
+
+    def record(self, request: SentRequest) -> int:
+        """Record `request`, which has left without being asked about; its place in `requests`."""
+        return self._record(request, has_left=True)
+
+    def _record(self, request: SentRequest, *, has_left: bool) -> int:
+        if self._charge is not None:
+            request = self._charge(request, has_left=has_left)
+        self.requests.append(request)
+        return len(self.requests) - 1
+
+    def answered(self, place: int) -> None:
+        """The request at `place` was answered."""
+        self.requests[place] = self.requests[place].as_answered()
 
 
 class Backend(ABC):

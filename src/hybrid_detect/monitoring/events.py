@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.types import Attempt, BackendKind, DetectionResult, DetectionStatus
 
 __all__ = ["BackendEvent", "FrameEvent", "FrameOutcome", "frame_event"]
@@ -72,6 +73,8 @@ class FrameEvent:
     """Score of the best face, 0 to 1; `None` without a face or a score."""
     bytes_sent: int = 0
     """Bytes that left the device for this frame, those of failed attempts included."""
+    requests: tuple[SentRequest, ...] = ()
+    """Every request that left the device for this frame, answered or not, at its price."""
     total_s: float = 0.0
     """Seconds from the frame being handed in to its end."""
     age_s: float = 0.0
@@ -93,6 +96,7 @@ class FrameEvent:
         """Plain JSON-able values by name, without the whole `result`."""
         values = {name: getattr(self, name) for name in _PLAIN}
         values["attempts"] = [attempt.to_dict() for attempt in self.attempts]
+        values["requests"] = [request.to_dict() for request in self.requests]
         return values
 
 
@@ -138,6 +142,8 @@ def frame_event(
     planned: BackendKind | None = None,
     outcome: FrameOutcome | None = None,
     error: BaseException | None = None,
+    bytes_sent: int = 0,
+    requests: tuple[SentRequest, ...] = (),
 ) -> FrameEvent:
     """The event for a frame that ended in `result`.
 
@@ -148,6 +154,8 @@ def frame_event(
         planned: The backend that the policy chose.
         outcome: What became of the frame; `None` for what the result's status says.
         error: What the frame raised instead of giving a result to its caller, if it did.
+        bytes_sent: Bytes that left the device for it.
+        requests: The requests that left the device for it.
     """
     timings = result.timings
     return FrameEvent(
@@ -168,7 +176,8 @@ def frame_event(
         height=result.height,
         faces=len(result.faces),
         confidence=result.faces[0].score if result.faces else None,
-        bytes_sent=result.bytes_sent,
+        bytes_sent=bytes_sent,
+        requests=requests,
         total_s=total_s,
         age_s=result.age_s,
         prepare_s=timings.prepare_s,

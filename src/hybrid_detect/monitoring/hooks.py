@@ -44,7 +44,10 @@ class FrameHook(Protocol):
     """A hook that is told what became of each frame."""
 
     def on_frame(self, event: FrameEvent) -> None:
-        """Take an event, right after its frame's end, in the order of the ends."""
+        """Take an event, right after its frame's end, in the order of the ends.
+
+        A frame that was also sent to learn about the link is told once that request has ended.
+        """
         ...
 
 

@@ -6,7 +6,8 @@ import asyncio
 import time
 from dataclasses import dataclass, field, replace
 
-from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.backends.base import UploadGate, open_frame
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.errors import (
     AllBackendsFailedError,
     BackendError,
@@ -14,7 +15,7 @@ from hybrid_detect.errors import (
     InvalidFrameError,
     SupersededError,
 )
-from hybrid_detect.frames.frame import Frame
+from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
 from hybrid_detect.monitoring.events import FrameEvent, FrameOutcome, frame_event
 from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.types import Attempt, DetectionResult, DetectionStatus, Plan, Timings
@@ -74,10 +75,46 @@ class Execution:
     """The answer, once there is one."""
     failures: list[BackendError] = field(default_factory=list)
     """Why attempts failed, in that order."""
+    probing: asyncio.Task[RunningAttempt] | None = None
+    """The attempt that goes on after the answer, because it was sent to learn about the link."""
     superseded: SupersededError | None = None
     """A newer frame took this one's place while it waited."""
     notes: list[str] = field(default_factory=list)
     """What a person may want to know besides, for the result's reason."""
+
+    async def open(
+        self,
+        image: ImageLike,
+        pixel_format: PixelFormat | str,
+        *,
+        limit_s: float,
+        max_pixels: int | None,
+    ) -> Frame:
+        """Make the frame of `image`.
+
+        Args:
+            image: Anything `Frame.of` takes.
+            pixel_format: What the channels of an ndarray are.
+            limit_s: Seconds that are left for it.
+            max_pixels: The most pixels it may have.
+
+        Raises:
+            InvalidFrameError: If it is not an image.
+            AllBackendsFailedError: If it could not be read in time.
+        """
+        try:
+            self.frame = await open_frame(
+                image,
+                limit_s=limit_s,
+                is_owned=self.context.source_index is not None,
+                pixel_format=pixel_format,
+                captured_at_s=self.context.captured_at_s,
+                max_pixels=max_pixels,
+            )
+        except TimeoutError:
+            msg = f"the image could not be read within its deadline of {limit_s:.3f} s"
+            raise AllBackendsFailedError(msg) from None
+        return self.frame
 
     def take(self, attempt: RunningAttempt) -> None:
         """Go by the answer or the error of an attempt that has ended."""
@@ -174,12 +211,19 @@ class Execution:
             planned=self.plan.backend if self.plan else None,
             outcome=outcome,
             error=error,
+            bytes_sent=self.bytes_sent,
+            requests=self.requests,
         )
 
     @property
     def bytes_sent(self) -> int:
         """Bytes that all attempts together handed to a network."""
         return sum(attempt.bytes_sent for attempt in self.attempts)
+
+    @property
+    def requests(self) -> tuple[SentRequest, ...]:
+        """The requests that all attempts together handed to a network."""
+        return tuple(request for attempt in self.attempts for request in attempt.gate.requests)
 
     def _unused_attempts(self, *, now_s: float) -> tuple[Attempt, ...]:
         """The attempts that failed, and those that sent the picture without bringing the answer."""

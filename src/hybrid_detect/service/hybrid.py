@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from hybrid_detect.backends.base import Backend, open_frame
+from hybrid_detect.backends.base import Backend
 from hybrid_detect.config import ServiceConfig, detection_mode
 from hybrid_detect.errors import (
     AllBackendsFailedError,
@@ -25,7 +25,7 @@ from hybrid_detect.errors import (
     InvalidFrameError,
     SourceError,
 )
-from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
+from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Dispatcher, Hook
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
@@ -176,7 +176,12 @@ class HybridDetectionService:
         self._require_open()
         execution = Execution(started_s=self._clock(), context=context)
         try:
-            execution.frame = frame = await self._open(image, pixel_format, context)
+            frame = await execution.open(
+                image,
+                pixel_format,
+                limit_s=max(context.ends_s - self._clock(), 0.0),
+                max_pixels=self.config.max_pixels,
+            )
             if stream and (known := stream.unchanged(frame, context, now_s=self._clock())):
                 result = known
             else:
@@ -199,32 +204,22 @@ class HybridDetectionService:
             return result
         return stream.with_frame(result, execution.frame, now_s=self._clock())
 
-    async def _open(
-        self, image: ImageLike, pixel_format: PixelFormat | str, context: FrameContext
-    ) -> Frame:
-        left_s = max(context.ends_s - self._clock(), 0.0)
-        try:
-            return await open_frame(
-                image,
-                limit_s=left_s,
-                is_owned=context.source_index is not None,
-                pixel_format=pixel_format,
-                captured_at_s=context.captured_at_s,
-                max_pixels=self.config.max_pixels,
-            )
-        except TimeoutError:
-            msg = f"the image could not be read within its deadline of {left_s:.3f} s"
-            raise AllBackendsFailedError(msg) from None
-
     def _failed(self, execution: Execution, error: BaseException) -> DetectionResult:
         return execution.failed(error, now_s=self._clock(), session_id=self.config.session_id)
 
     def _tell(
         self, execution: Execution, result: DetectionResult, error: BaseException | None = None
     ) -> None:
-        """Tell the hooks what became of a frame, once."""
-        if self._hooks.wants_frames:
-            self._hooks.frame(execution.to_event(result, error, now_s=self._clock()))
+        """Tell the hooks what became of a frame, once: all that left for it has left."""
+        if not self._hooks.wants_frames:
+            return
+        now_s = self._clock()
+        if execution.probing is None or execution.probing.done():
+            self._hooks.frame(execution.to_event(result, error, now_s=now_s))
+            return
+        execution.probing.add_done_callback(
+            lambda _task: self._hooks.frame(execution.to_event(result, error, now_s=now_s))
+        )
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -7,14 +7,17 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybrid_detect.backends.base import Backend, UploadGate
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.errors import (
     BackendError,
+    BackendResponseError,
     BackendTimeoutError,
     HybridDetectError,
+    ProtocolError,
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
@@ -211,7 +214,7 @@ class ManagedBackend:
             if self._remote is not None:
                 result = await self._remote.detect(frame, plan, gate=gate)
             else:
-                result = await self._backend.detect(frame, plan)
+                result = await self._detect_elsewhere(frame, plan, gate)
         except SupersededError:
             raise  # says nothing about the backend
         except BackendError as error:
@@ -242,6 +245,22 @@ class ManagedBackend:
             logger.warning("%s is out: %s", self.kind.value, self._trouble)
             self._opened.set()
             self._tell_change(self._unavailable_reason())
+        return result
+
+    async def _detect_elsewhere(
+        self, frame: Frame, plan: Plan, gate: UploadGate
+    ) -> DetectionResult:
+        """Ask a backend that does not tell when it sends: what it did send is recorded for it."""
+        if self.kind is BackendKind.DEVICE:
+            return await self._backend.detect(frame, plan)
+        request = SentRequest(at_s=time.time(), backend=self.kind.value, target=self.host)
+        try:
+            result = await self._backend.detect(frame, plan)
+        except (BackendTimeoutError, BackendResponseError, ProtocolError):
+            gate.record(request)
+            raise
+        request = replace(request, bytes_sent=result.bytes_sent)
+        gate.answered(gate.record(request))
         return result
 
     def _on_failure(self, error: HybridDetectError) -> None:

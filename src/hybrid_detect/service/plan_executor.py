@@ -201,7 +201,9 @@ class PlanExecutor:
         finally:
             for task in unseen:
                 # A probe goes on: it was sent to learn about the link.
-                if not (plan.probe and task is tasks[0] and execution.result):
+                if plan.probe and task is tasks[0] and execution.result:
+                    execution.probing = task
+                else:
                     task.cancel()
                 task.add_done_callback(_report_bug)
         if execution.result:

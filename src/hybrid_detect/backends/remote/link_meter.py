@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.link import LinkEstimator
 
@@ -19,13 +20,15 @@ class Upload:
     """One request that is being sent or answered; made by `LinkMeter.upload`."""
 
     def __init__(
-        self, meter: LinkMeter, size_bytes: int, *, probe: bool, gate: UploadGate | None
+        self, meter: LinkMeter, request: SentRequest, *, probe: bool, gate: UploadGate | None
     ) -> None:
         self._meter = meter
         self._number = next(_numbers)
-        self._size_bytes = size_bytes
+        self._request = request
+        self._size_bytes = request.bytes_sent
         self._probe = probe
         self._gate = gate
+        self._place: int | None = None
         self._begun_s = meter.clock()
         self._is_sent = False
 
@@ -33,11 +36,17 @@ class Upload:
         """The network has it as soon as this returns: hand it over without an `await` between.
 
         Raises:
-            BackendUnavailableError: If the frame may not leave any more.
+            BackendUnavailableError: If the frame may not leave any more, or the budget is spent.
         """
         if self._gate is not None:
-            self._gate.hand_over(self._size_bytes)
+            self._place = self._gate.hand_over(self._request)
         self._begun_s = self._meter.clock()
+        self._send()
+
+    def has_left(self) -> None:
+        """A response has come, so that it left, even if its channel did not call `handed_over`."""
+        if not self._is_sent and self._gate is not None:
+            self._place = self._gate.record(self._request)
         self._send()
 
     def _send(self) -> None:
@@ -49,15 +58,17 @@ class Upload:
 
     def answered(self, *, now_s: float, server_s: float | None, receive_s: float | None) -> None:
         """Its answer was complete at `now_s`."""
-        if not self._is_sent and self._gate is not None:
-            # By a channel that does not tell when it hands over.
-            self._gate.bytes_sent += self._size_bytes
-        self._send()
+        self.has_left()
+        if self._gate is not None and self._place is not None:
+            self._gate.answered(self._place)
         self._meter.link.answered(self._number, now_s=now_s, server_s=server_s, receive_s=receive_s)
 
     def answered_unread(self) -> None:
         """Its answer has come after it was given up."""
-        self.answered(now_s=self._meter.clock(), server_s=None, receive_s=None)
+        self._send()
+        self._meter.link.answered(
+            self._number, now_s=self._meter.clock(), server_s=None, receive_s=None
+        )
 
     def given_up(self, *, still_comes: bool) -> None:
         """Its caller has given it up.
@@ -92,16 +103,16 @@ class LinkMeter:
         """Bytes of the uploads that were given up before their answers had come."""
 
     def upload(
-        self, size_bytes: int, *, probe: bool = False, gate: UploadGate | None = None
+        self, request: SentRequest, *, probe: bool = False, gate: UploadGate | None = None
     ) -> Upload:
-        """A request of `size_bytes` is about to be sent.
+        """`request` is about to be sent.
 
         Args:
-            size_bytes: Its size.
+            request: Its size and where it goes.
             probe: Whether it is sent mainly to learn what the link carries.
             gate: Asked right before it is handed over.
         """
-        return Upload(self, size_bytes, probe=probe, gate=gate)
+        return Upload(self, request, probe=probe, gate=gate)
 
 
 class LinkMeters:

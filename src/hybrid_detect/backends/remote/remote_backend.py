@@ -282,12 +282,14 @@ class RemoteBackend(Backend):
             if self.signs_requests:
                 request = await target.addressed(request, now_s=time.time())
             meter = self.meters.of(target.host)
-            upload = meter.upload(len(request.body), probe=job.plan.probe, gate=job.gate)
+            sent = target.sent_request(self.kind, images=1, bytes_sent=len(request.body))
+            upload = meter.upload(sent, probe=job.plan.probe, gate=job.gate)
             if job.gate is not None:
                 job.gate.require_open()  # for a channel that does not ask it itself
             limit_s = self._pool.limit_s(target, job.ends_s - time.monotonic(), tried)
             response = await self.exchange(request, deadline_s=limit_s, upload=upload)
             arrived_s = meter.clock()
+            upload.has_left()
             if sealer and seal:
                 response = opened(response, sealer, seal)
             (reply,) = target.protocol.decode(response, (job.picture,))

@@ -77,7 +77,7 @@ class TargetPool:
     def present(self) -> Target:
         """The target that the next frame most likely goes to."""
         if self._present is None:
-            return min(self.targets, key=lambda target: target.price_per_frame)
+            return min(self.targets, key=lambda target: target.price_nanos)
         return self.targets[self._present]
 
     def pick(self) -> Target:
@@ -170,7 +170,7 @@ class TargetPool:
             for index, known in enumerate(self._known)
             if known.may_try(now_s) and not any(self.targets[index] is each for each in tried)
         ]
-        return sorted(usable, key=lambda i: self.targets[i].price_per_frame)
+        return sorted(usable, key=lambda i: self.targets[i].price_nanos)
 
     def _costs(self, indices: Iterable[int]) -> dict[int, float]:
         now_s = self._clock()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.remote.credentials import Credentials
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, Protocol
 from hybrid_detect.backends.remote.providers.custom import CustomProtocol
+from hybrid_detect.charges import DEFAULT_CURRENCY, Price, SentRequest, to_nanos
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
@@ -16,6 +18,7 @@ from hybrid_detect.errors import (
     ConfigurationError,
     Refusal,
 )
+from hybrid_detect.types import BackendKind
 
 __all__ = ["Target"]
 
@@ -33,8 +36,12 @@ class Target:
     address from elsewhere."""
     protocol: Protocol = field(default_factory=CustomProtocol)
     credentials: Credentials | None = field(default=None, repr=False)
-    price_per_frame: float = 0.0
-    """What a frame costs there, in any currency."""
+    price_per_frame: Price | None = None
+    """What a picture costs there, such as ``0.0015``; `None` for the provider's list price."""
+    currency: str = DEFAULT_CURRENCY
+    """What it is paid in."""
+    region: str = ""
+    """The region it is in, for the figures of what was spent."""
     name: str = ""
     """What logs and errors call it; its host if empty."""
     allow_insecure_http: bool = False
@@ -43,11 +50,14 @@ class Target:
     """The checked URL."""
     host: str = field(init=False, repr=False)
     """Name or address of its host; empty without a URL."""
+    price_nanos: int = field(init=False, repr=False)
+    """What a picture costs there, in billionths of a unit of `currency`."""
 
     def __post_init__(self) -> None:
-        if not self.price_per_frame >= 0:
-            msg = f"price_per_frame: expected 0 or more, got {self.price_per_frame!r}"
-            raise ConfigurationError(msg)
+        price = self.price_per_frame
+        if price is None:
+            price = self.protocol.capabilities.price_per_image
+        object.__setattr__(self, "price_nanos", to_nanos(price, name="price_per_frame"))
         endpoint = None
         if self.url is not None:
             endpoint = Endpoint.parse(self.url, allow_insecure_http=self.allow_insecure_http)
@@ -87,6 +97,26 @@ class Target:
             )
             raise BackendError(msg)
         return request
+
+    def sent_request(self, backend: BackendKind, *, images: int, bytes_sent: int) -> SentRequest:
+        """A request that is about to leave for it, at its price.
+
+        Args:
+            backend: The backend that sends it.
+            images: Pictures in it.
+            bytes_sent: Bytes of its body.
+        """
+        return SentRequest(
+            at_s=time.time(),
+            backend=backend.value,
+            target=self.name,
+            provider=self.protocol.name,
+            region=self.region,
+            images=images,
+            bytes_sent=bytes_sent,
+            price_nanos=self.price_nanos * images,
+            currency=self.currency,
+        )
 
     async def addressed(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
         """`request` with this target's address and credentials.

@@ -1,0 +1,96 @@
+"""What a request to a provider costs: exact amounts of money, as frozen values. Pure.
+
+Money is counted in whole nanos, the billionth part of a unit of a currency, so that a sum of a
+million frames is exact and does not depend on its order. Source of the unit: ``google.type.Money``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal, InvalidOperation
+from typing import Any, Self
+
+from hybrid_detect.errors import ConfigurationError
+
+__all__ = ["DEFAULT_CURRENCY", "Price", "SentRequest", "amount", "to_nanos"]
+
+Price = Decimal | float | int | str
+"""An amount of money as an app writes it: ``0.0015``, ``"0.0015"`` or a `Decimal`."""
+
+DEFAULT_CURRENCY = "USD"
+"""The currency of the providers' list prices."""
+
+NANOS = 1_000_000_000
+
+MAX_PRICE = 1_000_000
+"""More for one picture is a mistake; below it, sums of a year stay within 64 bits."""
+
+
+def to_nanos(price: Price, *, name: str = "price") -> int:
+    """`price` in whole nanos; half a nano and more is rounded up.
+
+    A float counts as the number that it prints: ``0.1`` is a tenth.
+
+    Raises:
+        ConfigurationError: If it is no amount from 0 to a million. The message begins with `name`.
+    """
+    try:
+        exact = price if isinstance(price, Decimal) else Decimal(str(price))
+        if 0 <= exact <= MAX_PRICE and not isinstance(price, bool):
+            return int((exact * NANOS).to_integral_value())
+    except InvalidOperation:
+        pass
+    msg = f"{name}: expected an amount of 0 to {MAX_PRICE}, got {price!r}"
+    raise ConfigurationError(msg)
+
+
+def amount(nanos: int) -> Decimal:
+    """`nanos` as an exact amount of money."""
+    return Decimal(nanos).scaleb(-9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentRequest:
+    """A request with pictures that left the device, whatever became of it.
+
+    Retries, hedges, and requests that failed or were given up are told like those that were
+    answered: a provider may bill each of them. A request that was refused before its bytes were
+    handed to a network (an open breaker, no consent, a spent budget) is none.
+    """
+
+    at_s: float
+    """When its bytes were handed to the network, in seconds since 1970."""
+    backend: str
+    """The backend that sent it: a value of `BackendKind`."""
+    target: str = ""
+    """Name of the target that it went to: its host, unless the app named it."""
+    provider: str = ""
+    """Whose protocol it speaks, such as ``google``."""
+    region: str = ""
+    """The region that the target is in, as the app named it; empty if it did not."""
+    images: int = 1
+    """Pictures in it."""
+    bytes_sent: int = 0
+    """Bytes of its body."""
+    price_nanos: int = 0
+    """What it costs, in billionths of a unit of `currency`."""
+    currency: str = DEFAULT_CURRENCY
+    """What it is paid in."""
+    answered: bool = False
+    """Whether its answer came and could be read."""
+
+    @property
+    def price(self) -> Decimal:
+        """What it costs, in units of `currency`."""
+        return amount(self.price_nanos)
+
+    def as_answered(self) -> Self:
+        """The same request, answered."""
+        return replace(self, answered=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values by name."""
+        return {name: getattr(self, name) for name in _FIELDS} | {"price": f"{self.price:f}"}
+
+
+_FIELDS = tuple(field.name for field in fields(SentRequest))
