@@ -1,0 +1,31 @@
+"""Scripted provider servers: real HTTP servers on loopback that answer as a provider would.
+
+Each checks what the provider checks (credentials, sizes, formats, how many pictures), answers with
+the faces that a test gives it, records what it was sent, and fails on cue::
+
+    with GoogleServer(api_key="k") as server:
+        server.fail_next(Failure(429, "RESOURCE_EXHAUSTED"))
+        cloud = CloudDetectionService("google", endpoint=server.url, api_key="k")
+
+They know what is documented, not what a live service does beside that.
+"""
+
+from __future__ import annotations
+
+from hybrid_detect.testing.provider_servers.base import (
+    Answer,
+    Failure,
+    ProviderServer,
+    ReceivedRequest,
+    Refused,
+    SeenPicture,
+)
+
+__all__ = [
+    "Answer",
+    "Failure",
+    "ProviderServer",
+    "ReceivedRequest",
+    "Refused",
+    "SeenPicture",
+]
