@@ -165,6 +165,7 @@ def serve(environment: Environment) -> None:
 
     class Detector:
         model = "stand-in"
+        info = None
 
         async def start(self) -> None: ...
 

@@ -40,6 +40,7 @@ class InstantDetector:
     """Sees nothing, at once."""
 
     model = "instant"
+    info = None
 
     async def start(self) -> None: ...
 

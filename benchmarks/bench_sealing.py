@@ -52,6 +52,7 @@ class InstantDetector:
     """Sees three faces, at once."""
 
     model = "instant"
+    info = None
 
     async def start(self) -> None: ...
 

@@ -43,6 +43,7 @@ class Instant:
     """Finds a face at once."""
 
     model = "instant"
+    info = None
 
     async def start(self) -> None: ...
 

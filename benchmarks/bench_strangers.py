@@ -55,6 +55,7 @@ class StandIn:
     """A detector of two places that takes `LOOK_S`."""
 
     model = "stand-in"
+    info = None
 
     def __init__(self) -> None:
         self._admission = Admission(max_waiting=16)

@@ -486,6 +486,7 @@ async def test_the_server_tells_nothing_of_those_who_ask(told: Told) -> None:
 
     class Buggy:
         model = "buggy"
+        info = None
 
         async def start(self) -> None:
             pass

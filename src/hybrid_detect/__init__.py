@@ -105,6 +105,7 @@ if TYPE_CHECKING:
         Keypoint,
         Plan,
         PowerConditions,
+        QualityLevel,
         Timings,
     )
 
@@ -193,6 +194,7 @@ _HOMES = {
         "Keypoint",
         "Plan",
         "PowerConditions",
+        "QualityLevel",
         "Timings",
     ),
     "service.managed_backend": ("BackendStatus",),
@@ -277,6 +279,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "PrometheusHook",
     "ProtocolError",
     "PublicKey",
+    "QualityLevel",
     "RateController",
     "RecordingPolicy",
     "Refusal",

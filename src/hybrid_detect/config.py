@@ -18,9 +18,9 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode, QualityLevel
 
-__all__ = ["Endpoint", "ServiceConfig", "detection_mode"]
+__all__ = ["Endpoint", "ServiceConfig", "detection_mode", "quality_level"]
 
 DEFAULT_DEADLINE_S = 1.0
 """An answer older than a second is of no use to an overlay."""
@@ -156,6 +156,9 @@ class ServiceConfig:
     """The most a compressed frame may weigh, in units of 1024 bytes."""
     quality: int = DEFAULT_QUALITY
     """Highest JPEG quality worth sending, 1 to 95."""
+    server_quality: QualityLevel | str | None = None
+    """How thoroughly a server of this project is to look: ``fast``, ``high`` or ``max``; `None`
+    leaves it to the server. It may look less thoroughly to keep a deadline, and says so."""
     max_side_px: int | None = DEFAULT_MAX_SIDE_PX
     """Longest side sent to a remote backend, in pixels; `None` sends the full size."""
     max_pixels: int | None = None
@@ -206,6 +209,8 @@ class ServiceConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mode", detection_mode(self.mode))
+        if self.server_quality is not None:
+            object.__setattr__(self, "server_quality", quality_level(self.server_quality))
         _check(0 < self.deadline_s < math.inf, "deadline_s", "seconds above 0", self.deadline_s)
         _check(0 <= self.min_confidence <= 1, "min_confidence", "0 to 1", self.min_confidence)
         _check(
@@ -330,6 +335,19 @@ def detection_mode(value: str) -> DetectionMode:
     except ValueError:
         names = ", ".join(mode.value for mode in DetectionMode)
         msg = f"mode: expected one of {names}, got {value!r}"
+        raise ConfigurationError(msg) from None
+
+
+def quality_level(value: str) -> QualityLevel:
+    """The level called `value`.
+
+    Raises:
+        ConfigurationError: If there is none.
+    """
+    try:
+        return QualityLevel(value)
+    except ValueError:
+        msg = f"quality: expected one of {', '.join(QualityLevel)}, got {value!r}"
         raise ConfigurationError(msg) from None
 
 

@@ -27,7 +27,7 @@ from hybrid_detect.exchange.wire import (
     reply_to_json,
     with_request_id,
 )
-from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 from ..fuzzing import examples
 
@@ -155,6 +155,20 @@ def test_renumbering_changes_the_id_alone(request_id: int) -> None:
     assert again == encode_request(REQUEST)
 
 
+@pytest.mark.parametrize("level", [None, *QualityLevel])
+def test_the_quality_survives_the_wire(level: QualityLevel | None) -> None:
+    request = replace(REQUEST, quality=level)
+    assert decode_request(encode_request(request)).quality is level
+    reply = replace(RESULT, quality=level or "", min_face_px=None if level is None else 12.25)
+    assert decode_reply(encode_reply(reply)) == reply
+
+
+def test_a_level_of_a_newer_server_is_passed_on() -> None:
+    reply = decode_reply(result(quality="ultra", min_face_px=-1))
+    assert isinstance(reply, ResultReply)
+    assert (reply.quality, reply.min_face_px) == ("ultra", 0.0)
+
+
 # ---- frozen bytes
 
 
@@ -205,6 +219,7 @@ json_values = st.recursive(
 FIELDS = [
     *("format", "min_confidence", "deadline_s", "session_id", "width", "height", "model", "faces"),
     *("receive_s", "queue_s", "detect_s", "status", "code", "detail", "retry_after_s"),
+    *("quality", "min_face_px"),
 ]
 
 
@@ -294,10 +309,13 @@ def test_every_truncation_of_the_header_is_refused(name: str) -> None:
         detect(session_id=1),
         detect(session_id="x" * 1025),
         message(1, b'{"session_id":"\\ud800"}', b"picture"),
+        detect(quality="best"),
+        detect(quality="HIGH"),
+        detect(quality=2),
         struct.pack(">2sBBII", b"HD", 1, 1, 0, wire.MAX_REQUEST_HEADER_BYTES + 1),
         struct.pack(">2sBBII", b"HD", 1, 1, 0, 0xFFFFFFFF),
     ],
-    ids=range(25),
+    ids=range(28),
 )
 def test_a_bad_request_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):

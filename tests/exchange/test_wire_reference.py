@@ -14,14 +14,16 @@ import pytest
 import hybrid_detect.server
 from hybrid_detect.backends.remote import close_codes
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES
-from hybrid_detect.exchange import envelope, sealing, wire
+from hybrid_detect.errors import ProtocolError
+from hybrid_detect.exchange import envelope, sealing, wire, wire_values
 from hybrid_detect.exchange.envelope import Kind, RequestHeader
 from hybrid_detect.exchange.keys import PrivateKey, Suite
+from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER, ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, ResultReply
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import PUBLIC_PATHS
-from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "wire-format.md").read_text("utf-8")
 
@@ -48,7 +50,9 @@ def header_of(message: bytes) -> dict[str, object]:
 
 FACE = Face(BoundingBox(1, 2, 3, 4), 0.5, tuple(Keypoint(name, 1, 2) for name in KEYPOINT_NAMES))
 REQUEST = wire.encode_request(
-    DetectRequest(request_id=7, image=b"x", deadline_s=1.0, session_id="s")
+    DetectRequest(
+        request_id=7, image=b"x", deadline_s=1.0, session_id="s", quality=QualityLevel.MAX
+    )
 )
 RESULT = wire.encode_reply(
     ResultReply(
@@ -61,6 +65,8 @@ RESULT = wire.encode_reply(
         queue_s=0.2,
         detect_s=0.3,
         min_confidence=0.5,
+        quality="high",
+        min_face_px=12.5,
     )
 )
 ERROR = wire.encode_reply(
@@ -93,11 +99,21 @@ def test_required_fields_and_defaults_are_as_the_decoder_has_them() -> None:
             without += b"x" if heading == "Detect" else b""
             decode = wire.decode_request if heading == "Detect" else wire.decode_reply
             if default == "required":
-                with pytest.raises(wire.ProtocolError):
+                with pytest.raises(ProtocolError):
                     decode(without)
             else:
                 value = getattr(decode(without), name)
                 assert str(value or "none") in {default, "none" if default == "empty" else default}
+
+
+def test_what_a_server_tells_of_its_model_is_on_the_page() -> None:
+    info = ModelInfo(
+        name="m", quality="high", qualities=("high",), side_px=1, picture_bytes=1, recall=()
+    )
+    assert column("What the server tells of its model") == list(info.to_values())
+    assert MODEL_INFO_HEADER in PAGE
+    for level in QualityLevel:
+        assert f"`{level}`" in PAGE
 
 
 def test_the_preamble_and_the_types_are_on_the_page() -> None:
@@ -127,7 +143,7 @@ def test_the_preamble_and_the_types_are_on_the_page() -> None:
     assert f"at most {wire.MAX_REQUEST_HEADER_BYTES} of a request" in PAGE
     assert f"{wire.MAX_REPLY_HEADER_BYTES} of a reply" in PAGE
     assert f"at most {wire.MAX_FACES}:" in PAGE
-    assert f"at most {wire.MAX_TEXT_CHARS} characters" in PAGE
+    assert f"at most {wire_values.MAX_TEXT_CHARS} characters" in PAGE
     assert f"at most {MAX_REPLY_BYTES // 2**20} MiB" in PAGE
 
 

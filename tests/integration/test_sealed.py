@@ -66,6 +66,7 @@ class FakeDetector:
     """Sees one face in every picture."""
 
     model = "fake-model-name"
+    info = None
 
     def __init__(self) -> None:
         self.seen: list[DetectRequest] = []

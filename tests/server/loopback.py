@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.app import create_app
@@ -38,6 +39,7 @@ class OneFace:
     """A detector that decodes the picture under the pixel limit and sees one face."""
 
     model = "fake"
+    info: ModelInfo | None = None
 
     def __init__(self, max_pixels: int = 1_000_000) -> None:
         self._max_pixels = max_pixels

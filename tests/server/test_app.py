@@ -68,6 +68,7 @@ class FakeDetector:
     """Reads the picture's size, and raises `error` while there is one."""
 
     model = "fake"
+    info = None
 
     def __init__(self) -> None:
         self.error: Exception | None = None

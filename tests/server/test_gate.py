@@ -21,6 +21,7 @@ class NoDetector:
     """Nothing here gets so far."""
 
     model = "none"
+    info = None
 
     async def start(self) -> None:
         pass

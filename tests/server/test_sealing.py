@@ -60,6 +60,7 @@ class FakeDetector:
     """Reads the picture's size."""
 
     model = "fake"
+    info = None
 
     def __init__(self) -> None:
         self.seen: list[DetectRequest] = []

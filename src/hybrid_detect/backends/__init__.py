@@ -55,6 +55,7 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
         "allow_insecure_http": config.allow_insecure_http,
         "min_confidence": config.min_confidence,
         "session_id": config.session_id,
+        "quality": config.server_quality,
         "encryption": encryption,
         "ssl_context": tls,
     }

@@ -254,6 +254,8 @@ class Backend(ABC):
         model: str,
         timings: Timings,
         bytes_sent: int = 0,
+        quality: str = "",
+        min_face_px: float | None = None,
     ) -> DetectionResult:
         """The result for `frame`, for a backend's `detect` to return: faces best first.
 
@@ -264,6 +266,9 @@ class Backend(ABC):
             model: The model that looked.
             timings: Where the time went.
             bytes_sent: Bytes that left the device.
+            quality: The level that a server of this project used.
+            min_face_px: Height of the smallest face that could have been found, in the same
+                pixels; `None` if unknown.
         """
         ranked = sorted(
             faces, key=lambda face: -1.0 if face.score is None else face.score, reverse=True
@@ -279,5 +284,7 @@ class Backend(ABC):
             timings=timings,
             age_s=frame.age_s(),
             bytes_sent=bytes_sent,
+            quality=quality,
+            min_face_px=min_face_px,
             frame_id=frame.frame_id,
         )

@@ -22,14 +22,25 @@ checked here: what comes out of a decoder is safe to use.
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Never
+from typing import Any
 
-from hybrid_detect.errors import ProtocolError
-from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
+from hybrid_detect.exchange.wire_values import (
+    confidence,
+    coordinate,
+    fail,
+    integer,
+    json_object,
+    number,
+    optional_confidence,
+    optional_pixels,
+    optional_seconds,
+    optional_text,
+    text,
+)
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 __all__ = [
     "CONTENT_TYPE",
@@ -76,23 +87,10 @@ MAX_REPLY_HEADER_BYTES = 256 * 1024
 MAX_SIDE_PX = 65535
 """The largest side a JPEG can have."""
 
-MAX_TEXT_CHARS = 1024
-"""Names and sentences; far above any real one."""
-
-MAX_COORDINATE_PX = 1e6
-"""No picture is so large; beyond it, scaling a box to the frame could overflow."""
-
 _PREAMBLE = struct.Struct(">2sBBII")
 _MAGIC = b"HD"
 _VERSION = 1
 _DETECT, _RESULT, _ERROR, _ANNOUNCEMENT = 1, 2, 3, 4
-
-
-def _no_constant(_: str) -> Never:
-    raise ValueError  # NaN and Infinity are not JSON
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +105,8 @@ class DetectRequest:
     deadline_s: float | None = None
     """Seconds after which the answer is worth nothing any more; `None` if unknown."""
     session_id: str | None = None
+    quality: QualityLevel | None = None
+    """How thoroughly to look; `None` leaves it to the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +128,12 @@ class ResultReply:
     min_confidence: float | None = None
     """The lowest score that was reported, which may be above the one that was asked for; `None` if
     the server does not say."""
+    quality: str = ""
+    """The level that was used, which may be below the one that was asked for; empty if the server
+    does not say. A text, so that a newer server may have other levels than `QualityLevel`."""
+    min_face_px: float | None = None
+    """Height in pixels of this picture of the smallest face that the look could have found; `None`
+    if the server does not say."""
 
     @property
     def server_s(self) -> float | None:
@@ -156,6 +162,7 @@ def encode_request(request: DetectRequest) -> bytes:
         "min_confidence": request.min_confidence,
         "deadline_s": request.deadline_s,
         "session_id": request.session_id,
+        "quality": request.quality,
     }
     return _pack(_DETECT, request.request_id, header, request.image)
 
@@ -168,17 +175,18 @@ def decode_request(data: bytes) -> DetectRequest:
     """
     kind, request_id, header, payload = _unpack(data, max_header_bytes=MAX_REQUEST_HEADER_BYTES)
     if kind != _DETECT:
-        _fail("a detect message", f"type {kind}")
+        fail("a detect message", f"type {kind}")
     if not payload:
-        _fail("a picture", "an empty payload")
-    deadline = header.get("deadline_s")
+        fail("a picture", "an empty payload")
+    deadline, quality = header.get("deadline_s"), header.get("quality")
     return DetectRequest(
         request_id=request_id,
         image=payload,
-        format=_text(header.get("format", "jpeg"), "format"),
-        min_confidence=_confidence(header.get("min_confidence", 0.5)),
-        deadline_s=None if deadline is None else _number(deadline, "deadline_s"),
-        session_id=_optional_text(header.get("session_id"), "session_id"),
+        format=text(header.get("format", "jpeg"), "format"),
+        min_confidence=confidence(header.get("min_confidence", 0.5)),
+        deadline_s=None if deadline is None else number(deadline, "deadline_s"),
+        session_id=optional_text(header.get("session_id"), "session_id"),
+        quality=None if quality is None else _quality_level(quality),
     )
 
 
@@ -209,6 +217,8 @@ def _reply_header(reply: ResultReply | ErrorReply) -> dict[str, Any]:
         "queue_s": reply.queue_s,
         "detect_s": reply.detect_s,
         "min_confidence": reply.min_confidence,
+        "quality": reply.quality or None,
+        "min_face_px": None if reply.min_face_px is None else round(reply.min_face_px, 2),
         "faces": [_face_to_json(face) for face in reply.faces],
     }
 
@@ -223,27 +233,29 @@ def decode_reply(data: bytes) -> ResultReply | ErrorReply:
     if kind == _ERROR:
         return ErrorReply(
             request_id=request_id,
-            status=_integer(header.get("status"), "status", low=100, high=599),
-            code=_text(header.get("code", ""), "code"),
-            detail=_text(header.get("detail", ""), "detail"),
-            retry_after_s=_optional_seconds(header.get("retry_after_s"), "retry_after_s"),
+            status=integer(header.get("status"), "status", low=100, high=599),
+            code=text(header.get("code", ""), "code"),
+            detail=text(header.get("detail", ""), "detail"),
+            retry_after_s=optional_seconds(header.get("retry_after_s"), "retry_after_s"),
         )
     if kind != _RESULT:
-        _fail("a result or error message", f"type {kind}")
+        fail("a result or error message", f"type {kind}")
     faces = header.get("faces")
     if not isinstance(faces, list):
-        _fail("a list of faces", type(faces).__name__)
+        fail("a list of faces", type(faces).__name__)
     if len(faces) > MAX_FACES:
-        _fail(f"at most {MAX_FACES} faces", f"{len(faces)}")
+        fail(f"at most {MAX_FACES} faces", f"{len(faces)}")
     return ResultReply(
         request_id=request_id,
-        width=_integer(header.get("width"), "width", low=1, high=MAX_SIDE_PX),
-        height=_integer(header.get("height"), "height", low=1, high=MAX_SIDE_PX),
-        model=_text(header.get("model", ""), "model"),
-        receive_s=_optional_seconds(header.get("receive_s"), "receive_s"),
-        queue_s=_optional_seconds(header.get("queue_s"), "queue_s"),
-        detect_s=_optional_seconds(header.get("detect_s"), "detect_s"),
-        min_confidence=_optional_confidence(header.get("min_confidence")),
+        width=integer(header.get("width"), "width", low=1, high=MAX_SIDE_PX),
+        height=integer(header.get("height"), "height", low=1, high=MAX_SIDE_PX),
+        model=text(header.get("model", ""), "model"),
+        receive_s=optional_seconds(header.get("receive_s"), "receive_s"),
+        queue_s=optional_seconds(header.get("queue_s"), "queue_s"),
+        detect_s=optional_seconds(header.get("detect_s"), "detect_s"),
+        min_confidence=optional_confidence(header.get("min_confidence")),
+        quality=text(header.get("quality", ""), "quality"),
+        min_face_px=optional_pixels(header.get("min_face_px"), "min_face_px"),
         faces=tuple(_face_from_json(face) for face in faces),
     )
 
@@ -281,24 +293,18 @@ def _pack(kind: int, request_id: int, header: Mapping[str, Any], payload: bytes 
 
 def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, Any], bytes]:
     if len(data) < _PREAMBLE.size:
-        _fail(f"at least {_PREAMBLE.size} bytes", f"{len(data)}")
+        fail(f"at least {_PREAMBLE.size} bytes", f"{len(data)}")
     magic, version, kind, request_id, length = _PREAMBLE.unpack_from(data)
     if magic != _MAGIC:
-        _fail("a hybrid-detect message", "another kind of data")
+        fail("a hybrid-detect message", "another kind of data")
     if version != _VERSION:
-        _fail(f"protocol version {_VERSION}", f"version {version}")
+        fail(f"protocol version {_VERSION}", f"version {version}")
     if length > max_header_bytes:
-        _fail(f"a header of at most {max_header_bytes} bytes", f"{length} bytes")
+        fail(f"a header of at most {max_header_bytes} bytes", f"{length} bytes")
     end = _PREAMBLE.size + length
     if len(data) < end:
-        _fail(f"{length} header bytes", f"{len(data) - _PREAMBLE.size}")
-    try:
-        header = _DECODER.decode(data[_PREAMBLE.size : end].decode())
-    except (ValueError, RecursionError):
-        # Neither the text nor the parser's excerpt of it belongs into an error.
-        _fail("a JSON header", "something else")
-    if not isinstance(header, dict):
-        _fail("a JSON object as header", type(header).__name__)
+        fail(f"{length} header bytes", f"{len(data) - _PREAMBLE.size}")
+    header = json_object(data[_PREAMBLE.size : end], "header")
     return kind, request_id, header, bytes(data[end:])
 
 
@@ -314,84 +320,32 @@ def _face_to_json(face: Face) -> dict[str, Any]:
 
 def _face_from_json(value: Any) -> Face:
     if not isinstance(value, dict):
-        _fail("a face as JSON object", type(value).__name__)
+        fail("a face as JSON object", type(value).__name__)
     box = value.get("box")
     if not isinstance(box, list) or len(box) != 4:
-        _fail("a box of four numbers", type(box).__name__)
-    x_min, y_min, x_max, y_max = (_coordinate(side, "box") for side in box)
+        fail("a box of four numbers", type(box).__name__)
+    x_min, y_min, x_max, y_max = (coordinate(side, "box") for side in box)
     if x_max < x_min or y_max < y_min:
-        _fail("x_min <= x_max and y_min <= y_max", "a box turned inside out")
+        fail("x_min <= x_max and y_min <= y_max", "a box turned inside out")
     points = value.get("keypoints", {})
     if not isinstance(points, dict):
-        _fail("keypoints as JSON object", type(points).__name__)
+        fail("keypoints as JSON object", type(points).__name__)
     score = value.get("score")
     return Face(
         BoundingBox(x_min, y_min, x_max, y_max),
-        None if score is None else min(max(_number(score, "score"), 0.0), 1.0),
+        None if score is None else min(max(number(score, "score"), 0.0), 1.0),
         tuple(_point(name, points[name]) for name in KEYPOINT_NAMES if name in points),
     )
 
 
 def _point(name: str, value: Any) -> Keypoint:
     if not isinstance(value, list) or len(value) != 2:
-        _fail("a keypoint of two numbers", type(value).__name__)
-    return Keypoint(name, _coordinate(value[0], name), _coordinate(value[1], name))
+        fail("a keypoint of two numbers", type(value).__name__)
+    return Keypoint(name, coordinate(value[0], name), coordinate(value[1], name))
 
 
-def _coordinate(value: Any, name: str) -> float:
-    number = _number(value, name)
-    if abs(number) > MAX_COORDINATE_PX:
-        _fail(f"{name} within {MAX_COORDINATE_PX:.0f} pixels", "a number far outside")
-    return number
-
-
-def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        _fail(f"a number for {name}", type(value).__name__)
+def _quality_level(value: Any) -> QualityLevel:
     try:
-        number = float(value)
-    except OverflowError:
-        _fail(f"a finite number for {name}", "a huge integer")
-    if not math.isfinite(number):
-        _fail(f"a finite number for {name}", "infinity")
-    return number
-
-
-def _optional_seconds(value: Any, name: str) -> float | None:
-    return None if value is None else max(_number(value, name), 0.0)
-
-
-def _confidence(value: Any) -> float:
-    confidence = _number(value, "min_confidence")
-    if not 0 <= confidence <= 1:
-        _fail("min_confidence from 0 to 1", str(confidence))
-    return confidence
-
-
-def _optional_confidence(value: Any) -> float | None:
-    return None if value is None else _confidence(value)
-
-
-def _integer(value: Any, name: str, *, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        _fail(f"{name} from {low} to {high}", type(value).__name__)
-    return value
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
-        _fail(f"{name} as a short text", type(value).__name__)
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON can spell half a character, which nothing can print
-        _fail(f"{name} as Unicode text", "half a character")
-    return value
-
-
-def _optional_text(value: Any, name: str) -> str | None:
-    return None if value is None else _text(value, name)
-
-
-def _fail(expected: str, actual: str) -> Never:
-    msg = f"expected {expected}, got {actual}"
-    raise ProtocolError(msg)
+        return QualityLevel(text(value, "quality"))
+    except ValueError:
+        fail(f"a quality of {', '.join(QualityLevel)}", "another text")

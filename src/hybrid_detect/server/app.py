@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,6 +30,7 @@ from hybrid_detect.errors import (
     ProtocolError,
 )
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
+from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
     HEALTH_PATH,
@@ -62,7 +64,12 @@ from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.gate import OPENAPI_PATH, Gate
 from hybrid_detect.server.openapi import openapi
 from hybrid_detect.server.peer_log import PeerLog
-from hybrid_detect.server.picture_requests import is_wire_message, session_of, unsupported_body
+from hybrid_detect.server.picture_requests import (
+    is_wire_message,
+    quality_of,
+    session_of,
+    unsupported_body,
+)
 from hybrid_detect.server.replies import BUG, error_reply, http_response
 from hybrid_detect.server.retention import Retention, owner_of
 from hybrid_detect.server.sealing import Sealing, SealRefusedError
@@ -78,6 +85,8 @@ ASGI disconnect, too, while the peer still takes answers."""
 
 RETRY_AFTER_S = 1.0
 """Seconds an overloaded server asks for: about what 16 waiting pictures take on two cores."""
+
+_INFO_HEADER = MODEL_INFO_HEADER.lower().encode()
 
 TOO_SLOW = ErrorReply(
     request_id=0, status=408, code="too_slow", detail="the body did not come in time"
@@ -154,7 +163,10 @@ class _App:
     async def health(self, request: Request) -> Response:
         if self._admission.is_closed:
             return http_response(request, STOPPING)
-        body = {"status": "ok", "model": self._detector.model, "version": self._version}
+        detector = self._detector
+        body: dict[str, Any] = {"status": "ok", "model": detector.model, "version": self._version}
+        if detector.info is not None:
+            body["model_info"] = detector.info.to_values()
         return JSONResponse(body)
 
     async def description(self, request: Request) -> Response:
@@ -188,7 +200,12 @@ class _App:
         def read() -> DetectRequest:
             if is_wire:
                 return decode_request(message)
-            return DetectRequest(request_id=0, image=message, session_id=session_of(request))
+            return DetectRequest(
+                request_id=0,
+                image=message,
+                session_id=session_of(request),
+                quality=quality_of(request),
+            )
 
         reply = await self._reply(
             read,
@@ -200,8 +217,10 @@ class _App:
         return http_response(request, reply, received)
 
     async def stream(self, websocket: WebSocket) -> None:
+        info = self._detector.info
         await websocket.accept(
-            subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None
+            subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None,
+            headers=[] if info is None else [(_INFO_HEADER, info.to_header().encode())],
         )
         is_abandoned = _hang_up_of(websocket)
         under_way: set[asyncio.Task[None]] = set()
@@ -299,11 +318,13 @@ class _App:
             width=seen.width,
             height=seen.height,
             faces=_most_certain(seen.faces),
-            model=self._detector.model,
+            model=seen.model or self._detector.model,
             receive_s=receive_s,
             queue_s=seen.queue_s,
             detect_s=seen.detect_s,
             min_confidence=seen.min_confidence,
+            quality=seen.quality or "",
+            min_face_px=seen.min_face_px,
         )
         self.retention.keep(owner, request, reply)
         return reply

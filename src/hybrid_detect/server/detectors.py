@@ -23,11 +23,12 @@ from hybrid_detect.backends.device.supervised_worker import SupervisedWorker, ou
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import BackendUnavailableError
+from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe
-from hybrid_detect.types import Face
+from hybrid_detect.types import Face, QualityLevel
 
 __all__ = ["Detection", "Detector", "DetectorPool"]
 
@@ -59,12 +60,21 @@ class Detection:
     """Seconds of decoding and detecting."""
     min_confidence: float | None = None
     """The lowest score that was reported; `None` if the detector does not say."""
+    model: str = ""
+    """The model that looked; empty for the detector's own."""
+    quality: QualityLevel | None = None
+    """The level that was used; `None` for a detector without levels."""
+    min_face_px: float | None = None
+    """Height of the smallest face that could have been found; `None` if unknown."""
 
 
 class Detector(Protocol):
     """What the server needs of the object that detects."""
 
     model: str
+    """The name of its model, or of the usual one of several."""
+    info: ModelInfo | None
+    """What clients are told of the model; `None` for nothing."""
 
     async def start(self) -> None:
         """Get ready."""
@@ -90,6 +100,7 @@ class DetectorPool:
 
     def __init__(self, config: ServerConfig, admission: Admission | None = None) -> None:
         self.model = config.model
+        self.info: ModelInfo | None = None
         self._admission = admission or Admission(max_waiting=config.max_waiting)
         self._config = config
         self._workers: list[SupervisedWorker[DetectorWorker]] = []

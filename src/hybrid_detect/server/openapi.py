@@ -15,7 +15,8 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import OPENAPI_PATH
-from hybrid_detect.server.picture_requests import SESSION_HEADER
+from hybrid_detect.server.picture_requests import QUALITY_HEADER, SESSION_HEADER
+from hybrid_detect.types import QualityLevel
 
 __all__ = ["openapi"]
 
@@ -65,7 +66,7 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                     "summary": "Find the faces in one picture.",
                     "description": "A bare picture is answered in JSON. A message of the wire "
                     f"format ({CONTENT_TYPE}) is answered in that format if Accept asks for it.",
-                    "parameters": [_SESSION],
+                    "parameters": [_SESSION, _QUALITY],
                     "requestBody": {
                         "required": True,
                         "content": dict.fromkeys((*_PICTURES, *_MESSAGES), picture),
@@ -207,6 +208,17 @@ _SESSION = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
 }
 
+_LEVELS = {"type": "string", "enum": [*QualityLevel]}
+
+_QUALITY = {
+    "name": QUALITY_HEADER,
+    "in": "header",
+    "description": "How thoroughly to look at a bare picture; the server's own level without it. "
+    "A message of the wire format carries its own. The answer tells the level that was used, which "
+    "is a lower one where the model or the time for this one is missing.",
+    "schema": _LEVELS,
+}
+
 _NUMBER = {"type": "number"}
 _SECONDS = {"type": "number", "minimum": 0}
 
@@ -222,6 +234,12 @@ _SCHEMAS: dict[str, Any] = {
             "queue_s": _SECONDS,
             "detect_s": _SECONDS,
             "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
+            "quality": _LEVELS,
+            "min_face_px": {
+                "description": "Height of the smallest face that this look could have found.",
+                "type": "number",
+                "minimum": 0,
+            },
             "faces": {"type": "array", "items": _ref("Face")},
         },
     },
@@ -270,12 +288,40 @@ _SCHEMAS: dict[str, Any] = {
         "required": ["keys"],
         "properties": {"keys": {"type": "array", "items": {"type": "object"}}},
     },
+    "ModelInfo": {
+        "description": "What the server looks with if a request asks for nothing else.",
+        "type": "object",
+        "required": ["name", "quality", "qualities", "side_px", "picture_bytes", "recall"],
+        "properties": {
+            "name": {"type": "string"},
+            "quality": _LEVELS,
+            "qualities": {"type": "array", "items": _LEVELS},
+            "side_px": {
+                "description": "The longer side of a picture beyond which next to nothing is "
+                "gained.",
+                "type": "integer",
+                "minimum": 1,
+            },
+            "picture_bytes": {
+                "description": "The size of a picture beyond which next to nothing is gained.",
+                "type": "integer",
+                "minimum": 1,
+            },
+            "recall": {
+                "description": "Face heights as shares of the picture's longer side, rising, and "
+                "the share of the faces from there on that is found.",
+                "type": "array",
+                "items": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
+            },
+        },
+    },
     "Health": {
         "type": "object",
         "required": ["status", "model", "version"],
         "properties": {
             "status": {"const": "ok"},
             "model": {"type": "string"},
+            "model_info": _ref("ModelInfo"),
             "version": {"type": "string"},
         },
     },

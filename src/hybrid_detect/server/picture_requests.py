@@ -1,17 +1,29 @@
-"""What a request over HTTP says of its picture: the media type, and the session it belongs to."""
+"""What a request over HTTP says of a bare picture: its media type, its session, its options."""
 
 from __future__ import annotations
 
 from starlette.requests import Request
 
 from hybrid_detect.errors import ProtocolError
-from hybrid_detect.exchange.wire import CONTENT_TYPE, MAX_TEXT_CHARS, ErrorReply
+from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply
+from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.server.replies import error_reply
+from hybrid_detect.types import QualityLevel
 
-__all__ = ["SESSION_HEADER", "is_wire_message", "session_of", "unsupported_body"]
+__all__ = [
+    "QUALITY_HEADER",
+    "SESSION_HEADER",
+    "is_wire_message",
+    "quality_of",
+    "session_of",
+    "unsupported_body",
+]
 
 SESSION_HEADER = "X-Session-ID"
 """The session of a bare picture, in UTF-8; a message of the wire format carries its own."""
+
+QUALITY_HEADER = "X-Quality"
+"""How thoroughly to look at a bare picture: a `QualityLevel`."""
 
 _HOW = "send the picture's bytes as the body: curl --data-binary @photo.jpg"
 
@@ -55,6 +67,23 @@ def session_of(request: Request) -> str | None:
         msg = f"{SESSION_HEADER}: expected 1 to {MAX_TEXT_CHARS} characters of UTF-8, given once"
         raise ProtocolError(msg)
     return session
+
+
+def quality_of(request: Request) -> QualityLevel | None:
+    """The level in `QUALITY_HEADER`; `None` without one.
+
+    Raises:
+        ProtocolError: If there is no such level, or more than one was given.
+    """
+    given = request.headers.getlist(QUALITY_HEADER)
+    if not given:
+        return None
+    try:
+        (text,) = given
+        return QualityLevel(text.strip().lower())
+    except ValueError:
+        msg = f"{QUALITY_HEADER}: expected one of {', '.join(QualityLevel)}, given once"
+        raise ProtocolError(msg) from None
 
 
 def _media_type(request: Request) -> str:

@@ -90,7 +90,7 @@ class CloudDetectionService(RemoteBackend):
         ssl_context: Which CAs to believe and which certificate to show over https; `None` for the
             system's CAs and no certificate.
         transport: An httpx transport to use instead of the network, for tests.
-        **options: `min_confidence`, `session_id`, `compressor` and `encryption`, as in
+        **options: `min_confidence`, `session_id`, `quality`, `compressor` and `encryption`, as in
             `RemoteBackend`.
 
     Raises:

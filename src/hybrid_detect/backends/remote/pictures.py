@@ -9,6 +9,7 @@ from typing import Self
 
 from PIL import Image
 
+from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.backends.remote.protocol import Capabilities
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
@@ -19,7 +20,7 @@ from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import Face, Plan
 
-__all__ = ["PictureLimits", "faces_in_frame", "picture_for"]
+__all__ = ["PictureJob", "PictureLimits", "faces_in_frame", "min_face_in_frame", "picture_for"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +60,18 @@ class PictureLimits:
 
 def _least(limits: Iterable[int | None]) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureJob:
+    """What an attempt needs to know of its frame."""
+
+    picture: CompressedImage
+    ends_s: float
+    """When the answer is worth nothing any more, on the monotonic clock."""
+    plan: Plan
+    gate: UploadGate | None
+    """Asked right before each time the picture is handed to a transport."""
 
 
 def picture_for(
@@ -142,3 +155,10 @@ def faces_in_frame(
         if face.score is None or face.score >= min_confidence
     )
     return tuple(face for face in fitted if face is not None)
+
+
+def min_face_in_frame(reply: ResultReply, picture: CompressedImage) -> float | None:
+    """Height of the smallest face that could have been found, in the frame's pixels."""
+    if reply.min_face_px is None:
+        return None
+    return reply.min_face_px * picture.original_height / reply.height

@@ -14,6 +14,7 @@ from datetime import date
 
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.exchange.wire import ResultReply
+from hybrid_detect.types import QualityLevel
 
 __all__ = [
     "Capabilities",
@@ -63,6 +64,8 @@ class DetectParams:
     """Seconds until the answer is worth nothing any more; `None` if unknown."""
     session_id: str | None = None
     """The caller's own name for this run of the app."""
+    quality: QualityLevel | None = None
+    """How thoroughly to look, for a server of this project; `None` leaves it to the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

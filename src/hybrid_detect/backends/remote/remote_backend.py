@@ -13,20 +13,24 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
 from hybrid_detect.backends.remote.health import require_one_healthy
 from hybrid_detect.backends.remote.link_meter import LinkMeter, LinkMeters, Upload
-from hybrid_detect.backends.remote.pictures import faces_in_frame, picture_for
+from hybrid_detect.backends.remote.pictures import (
+    PictureJob,
+    faces_in_frame,
+    min_face_in_frame,
+    picture_for,
+)
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.retries import RetryBudget, let_go, retry
 from hybrid_detect.backends.remote.target_pool import TargetPool, is_about_the_picture
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
+from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, quality_level
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -35,10 +39,11 @@ from hybrid_detect.errors import (
     ClosedError,
     ConfigurationError,
 )
-from hybrid_detect.exchange.wire import MAX_TEXT_CHARS, ResultReply
+from hybrid_detect.exchange.wire import ResultReply
+from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
-from hybrid_detect.types import DetectionResult, Plan, Timings
+from hybrid_detect.types import DetectionResult, Plan, QualityLevel, Timings
 
 if TYPE_CHECKING:
     from hybrid_detect.exchange.sealer import Sealer
@@ -60,6 +65,8 @@ class RemoteBackend(Backend):
             fails.
         min_confidence: Faces below this score are left out, 0 to 1.
         session_id: The caller's own name for this run, at most 1024 characters.
+        quality: How thoroughly a server of this project is to look: `QualityLevel`, or its name.
+            `None` leaves it to the server, which says in its answer what it did.
         compressor: What makes the JPEG.
         encryption: The server's key. With it, nothing but sealed pictures is ever sent: if one
             cannot be sealed, that is an `EncryptionError`, and the next backend's turn.
@@ -76,6 +83,7 @@ class RemoteBackend(Backend):
         targets: Sequence[Target] = (),
         min_confidence: float = DEFAULT_MIN_CONFIDENCE,
         session_id: str | None = None,
+        quality: QualityLevel | str | None = None,
         compressor: ImageCompressionService | None = None,
         encryption: TrustedKey | None = None,
         meters: LinkMeters | None = None,
@@ -92,6 +100,7 @@ class RemoteBackend(Backend):
             target.require(sealed=encryption is not None)
         self._min_confidence = min_confidence
         self._session_id = session_id
+        self._quality = None if quality is None else quality_level(quality)
         self._compressor = compressor or ImageCompressionService()
         self._encryption = encryption
         self.meters = meters or LinkMeters()
@@ -172,7 +181,7 @@ class RemoteBackend(Backend):
                         scale=picture.width / picture.original_width,
                     )
                 sent_s = time.monotonic()
-                job = _Job(picture, ends_s, plan, gate)
+                job = PictureJob(picture, ends_s, plan, gate)
                 target = self._pool.pick()
                 try:
                     reply, bytes_sent = await self._ask(job, target)
@@ -210,6 +219,8 @@ class RemoteBackend(Backend):
             model=reply.model,
             timings=timings,
             bytes_sent=bytes_sent,
+            quality=reply.quality,
+            min_face_px=min_face_in_frame(reply, picture),
         )
 
     def _require_open(self) -> None:
@@ -226,7 +237,7 @@ class RemoteBackend(Backend):
             raise BackendUnavailableError(msg, backend=self.kind.value) from exc
 
     async def _ask_again(
-        self, job: _Job, target: Target, error: BackendError
+        self, job: PictureJob, target: Target, error: BackendError
     ) -> tuple[ResultReply, int]:
         """After `target` failed with `error`: ask the other targets at once, then retry."""
         tried = [target]
@@ -250,7 +261,7 @@ class RemoteBackend(Backend):
 
     async def _ask(
         self,
-        job: _Job,
+        job: PictureJob,
         target: Target,
         *,
         tried: Sequence[Target] = (),
@@ -270,6 +281,7 @@ class RemoteBackend(Backend):
             min_confidence=self._min_confidence,
             deadline_s=left_s if math.isfinite(left_s) else None,
             session_id=self._session_id,
+            quality=self._quality,
         )
         upload = seal = None
         self._pool.begin(target)
@@ -304,7 +316,7 @@ class RemoteBackend(Backend):
         return reply, len(request.body)
 
     def _on_error(
-        self, error: BaseException, job: _Job, target: Target, upload: Upload | None
+        self, error: BaseException, job: PictureJob, target: Target, upload: Upload | None
     ) -> None:
         """Learn from an attempt that brought no reply."""
         if upload is not None:
@@ -388,13 +400,3 @@ class RemoteBackend(Backend):
         # Frames that wait for it fail at once, as closed; cancelling them would look to their
         # callers as if the call had been cancelled from outside.
         await in_daemon_thread(self._encoder.shutdown, wait=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What an attempt needs to know of its frame."""
-
-    picture: CompressedImage
-    ends_s: float
-    plan: Plan
-    gate: UploadGate | None

@@ -77,7 +77,7 @@ class StreamingService(RemoteBackend):
             system's CAs and no certificate.
         max_in_flight: Frames that may be under way at the same time.
         heartbeat_s: Seconds between pings, and for a ping's answer.
-        **options: `min_confidence`, `session_id`, `compressor` and `encryption`, as in
+        **options: `min_confidence`, `session_id`, `quality`, `compressor` and `encryption`, as in
             `RemoteBackend`.
 
     Raises:

@@ -60,6 +60,7 @@ class CustomProtocol:
             min_confidence=params.min_confidence,
             deadline_s=params.deadline_s,
             session_id=params.session_id,
+            quality=params.quality,
         )
         return HttpRequest(url=DETECT_PATH, headers=_HEADERS, body=encode_request(message))
 
