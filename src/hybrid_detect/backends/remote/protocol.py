@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from hybrid_detect.compression.compressed_image import CompressedImage
+from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.exchange.wire import ResultReply
+from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.types import QualityLevel
 
 __all__ = [
@@ -56,7 +58,11 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectParams:
-    """What is asked beside the pictures."""
+    """What is asked beside the pictures.
+
+    Raises:
+        ConfigurationError: If a value is out of range, so that every request would be refused.
+    """
 
     min_confidence: float = 0.5
     """Faces below this score are not wanted, 0 to 1."""
@@ -66,6 +72,15 @@ class DetectParams:
     """The caller's own name for this run of the app."""
     quality: QualityLevel | None = None
     """How thoroughly to look, for a server of this project; `None` leaves it to the server."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_confidence <= 1:
+            msg = f"min_confidence: expected 0 to 1, got {self.min_confidence!r}"
+            raise ConfigurationError(msg)
+        if self.session_id is not None and len(self.session_id) > MAX_TEXT_CHARS:
+            length = len(self.session_id)
+            msg = f"session_id: expected at most {MAX_TEXT_CHARS} characters, got {length}"
+            raise ConfigurationError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

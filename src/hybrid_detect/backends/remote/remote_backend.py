@@ -13,6 +13,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
@@ -37,10 +38,8 @@ from hybrid_detect.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
     ClosedError,
-    ConfigurationError,
 )
 from hybrid_detect.exchange.wire import ResultReply
-from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import DetectionResult, Plan, QualityLevel, Timings
@@ -88,19 +87,15 @@ class RemoteBackend(Backend):
         encryption: TrustedKey | None = None,
         meters: LinkMeters | None = None,
     ) -> None:
-        if not 0 <= min_confidence <= 1:
-            msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
-            raise ConfigurationError(msg)
-        if session_id is not None and len(session_id) > MAX_TEXT_CHARS:
-            msg = f"session_id: expected at most {MAX_TEXT_CHARS} characters, got {len(session_id)}"
-            raise ConfigurationError(msg)
+        self._params = DetectParams(
+            min_confidence=min_confidence,
+            session_id=session_id,
+            quality=None if quality is None else quality_level(quality),
+        )
         self.targets = tuple(targets) or (Target(),)
         self._pool = TargetPool(self.targets)
         for target in self.targets:
             target.require(sealed=encryption is not None)
-        self._min_confidence = min_confidence
-        self._session_id = session_id
-        self._quality = None if quality is None else quality_level(quality)
         self._compressor = compressor or ImageCompressionService()
         self._encryption = encryption
         self.meters = meters or LinkMeters()
@@ -215,7 +210,7 @@ class RemoteBackend(Backend):
         return self.answer(
             frame,
             plan,
-            faces_in_frame(reply, picture, min_confidence=self._min_confidence),
+            faces_in_frame(reply, picture, min_confidence=self._params.min_confidence),
             model=reply.model,
             timings=timings,
             bytes_sent=bytes_sent,
@@ -277,12 +272,8 @@ class RemoteBackend(Backend):
         self._require_open()
         began_s = time.monotonic()
         left_s = job.ends_s - began_s
-        params = DetectParams(
-            min_confidence=self._min_confidence,
-            deadline_s=left_s if math.isfinite(left_s) else None,
-            session_id=self._session_id,
-            quality=self._quality,
-        )
+        deadline_s = left_s if math.isfinite(left_s) else None
+        params = replace(self._params, deadline_s=deadline_s)
         upload = seal = None
         self._pool.begin(target)
         try:
