@@ -213,6 +213,12 @@ class DetectionResult:
     min_face_px: float | None = None
     """Height in pixels of the smallest face that this look could have found, so that "no faces" can
     be read for what it is; `None` if the backend does not tell."""
+    target: str = ""
+    """The target that answered, by its name; empty if the picture stayed on the device."""
+    provider: str = ""
+    """Whose protocol that target speaks, such as ``aws``."""
+    region: str = ""
+    """Where that target processes pictures, such as ``eu-west-1``; empty if it does not say."""
     reason: str = ""
     """Why this backend was chosen, and what came between."""
     timings: Timings = field(default_factory=Timings)
@@ -271,6 +277,9 @@ class DetectionResult:
             "model": self.model,
             "quality": self.quality,
             "min_face_px": self.min_face_px,
+            "target": self.target,
+            "provider": self.provider,
+            "region": self.region,
             "reason": self.reason,
             "width": self.width,
             "height": self.height,

@@ -24,6 +24,11 @@ class Cloud(FakeBackend):
     def __init__(self, host: str, **options: Any) -> None:
         super().__init__(BackendKind.CLOUD, **options)
         self.host = host
+        self.checks = 0
+
+    async def check(self, *, deadline_s: float) -> None:
+        self.checks += 1
+        await super().check(deadline_s=deadline_s)
 
 
 def service_of(*backends: FakeBackend, **options: Any) -> HybridDetectionService:
@@ -76,14 +81,16 @@ async def test_if_all_fail_the_caller_is_told_so() -> None:
     assert (len(first.plans), len(second.plans)) == (1, 1)
 
 
-async def test_no_frame_goes_to_a_kind_of_which_one_host_is_not_allowed() -> None:
-    """It might go there: which backend gets a frame is not the policy's to say."""
+async def test_a_backend_on_a_host_that_is_not_allowed_is_left_out() -> None:
     first, second = Cloud("one.example"), Cloud("two.example")
     privacy = PrivacyPolicy(hosts=frozenset({"one.example"}))
     async with service_of(first, second, privacy=privacy) as service:
-        with pytest.raises(AllBackendsFailedError, match=r"two\.example"):
+        first.error = down()
+        with pytest.raises(AllBackendsFailedError, match="down"):
             await service.process_image(IMAGE)
-    assert first.plans == second.plans == []
+    assert len(first.plans) == 1
+    assert second.plans == []
+    assert second.checks == 0
 
 
 async def test_what_a_policy_sees_is_the_one_that_would_get_the_frame() -> None:

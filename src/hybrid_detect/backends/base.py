@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from hybrid_detect.charges import SentRequest
 from hybrid_detect.config import DEFAULT_DEADLINE_S
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.frames.frame import Frame, ImageLike, opens_at_once
 from hybrid_detect.frames.ownership import owned, takes_long
@@ -74,23 +75,26 @@ class UploadGate:
 
     Args:
         backend: The backend that sends.
-        denied_reason: Why the frame may not leave now; empty if it may.
+        denied_reason: Why the frame may not leave now for a destination, or for any of the
+            backend's if it is `None`; empty if it may.
         charge: Puts the price on a request that is about to leave and counts it as spent, or
             raises a `BackendUnavailableError` if the budget has no room for it. Told in
             ``has_left`` that it is too late to refuse.
     """
 
-    __slots__ = ("_charge", "backend", "denied_reason", "requests")
+    __slots__ = ("_charge", "backend", "denied_reason", "destination", "requests")
 
     def __init__(
         self,
         backend: BackendKind,
-        denied_reason: Callable[[], str],
+        denied_reason: Callable[[Destination | None], str],
         *,
         charge: Charge | None = None,
     ) -> None:
         self.backend = backend
         self.denied_reason = denied_reason
+        self.destination: Destination | None = None
+        """Where the attempt under way sends the frame to; set by the backend before each."""
         self._charge = charge
         self.requests: list[SentRequest] = []
         """The requests that were handed over so far, in that order."""
@@ -101,12 +105,12 @@ class UploadGate:
         return sum(request.bytes_sent for request in self.requests)
 
     def require_open(self) -> None:
-        """Refuse if the frame may not leave now.
+        """Refuse if the frame may not leave now for where it is being sent to.
 
         Raises:
             BackendUnavailableError: If it may not.
         """
-        if reason := self.denied_reason():
+        if reason := self.denied_reason(self.destination):
             raise BackendUnavailableError(reason, backend=self.backend.value)
 
     def hand_over(self, request: SentRequest) -> int:
@@ -155,9 +159,23 @@ class Backend(ABC):
         return ""
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """Every host that a frame may go to: a frame that may not go to one of them is not sent."""
-        return (self.host,)
+    def destinations(self) -> tuple[Destination, ...]:
+        """Every destination that a frame may go to, the preferred ones first."""
+        return (Destination(host=self.host),)
+
+    def restrict(self, denied_reason: Callable[[Destination], str]) -> str:
+        """Never again ask a destination that may have no frame: no picture, no health, no key.
+
+        Called before `start`. A backend that cannot leave one out is denied as a whole.
+
+        Args:
+            denied_reason: Why a destination may have no frame; empty if it may have some.
+
+        Returns:
+            Why none is left; empty if one is.
+        """
+        reasons = (denied_reason(destination) for destination in self.destinations)
+        return next((reason for reason in reasons if reason), "")
 
     measures_link: ClassVar[bool] = False
     """Whether it measures what the link to its host carries."""
@@ -256,6 +274,7 @@ class Backend(ABC):
         bytes_sent: int = 0,
         quality: str = "",
         min_face_px: float | None = None,
+        destination: Destination | None = None,
     ) -> DetectionResult:
         """The result for `frame`, for a backend's `detect` to return: faces best first.
 
@@ -269,10 +288,12 @@ class Backend(ABC):
             quality: The level that a server of this project used.
             min_face_px: Height of the smallest face that could have been found, in the same
                 pixels; `None` if unknown.
+            destination: Where they went; `None` if none did.
         """
         ranked = sorted(
             faces, key=lambda face: -1.0 if face.score is None else face.score, reverse=True
         )
+        destination = destination or Destination()
         return DetectionResult(
             status=DetectionStatus.OK,
             width=frame.width,
@@ -287,4 +308,7 @@ class Backend(ABC):
             quality=quality,
             min_face_px=min_face_px,
             frame_id=frame.frame_id,
+            target=destination.target or destination.host,
+            provider=destination.provider,
+            region=destination.region,
         )

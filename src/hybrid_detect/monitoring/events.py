@@ -57,6 +57,12 @@ class FrameEvent:
     """The backend that answered; `None` if none did."""
     model: str = ""
     """The model that looked, as the backend names it."""
+    target: str = ""
+    """The target that answered, by its name; empty if the picture stayed on the device."""
+    provider: str = ""
+    """Whose protocol that target speaks, such as ``aws``."""
+    region: str = ""
+    """Where that target processes pictures; empty if it does not say."""
     reason: str = ""
     """Why that backend was chosen, and what came between."""
     error: str = ""
@@ -169,6 +175,9 @@ def frame_event(
         planned=planned,
         backend=result.backend,
         model=result.model,
+        target=result.target,
+        provider=result.provider,
+        region=result.region,
         reason=result.reason,
         error=_class_name(error or result.error),
         attempts=result.attempts,

@@ -1,16 +1,18 @@
 """What may leave the device, to whom and from where. Pure, and never raising.
 
 What is not known denies: a frame whose privacy cannot be read stays on the device, and so does one
-for a host that no rule names.
+for a host that no rule names, or for a target that does not say its region where regions are named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
+from hybrid_detect.destination import Destination, same_name
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.consent_record import SEND_FRAMES, ConsentRecord
 from hybrid_detect.types import BackendKind
@@ -49,6 +51,12 @@ class PrivacyPolicy:
     hosts: frozenset[str] | None = None
     """The hosts a frame may go to, such as ``faces.example.com``; `None` for the one the app
     has configured."""
+    allowed_providers: frozenset[str] | None = None
+    """The providers a frame may go to, such as ``aws``; `None` for all that are configured. A
+    target of another one is never asked: not for its health or its keys either."""
+    allowed_regions: frozenset[str] | None = None
+    """The regions a frame may go to, such as ``eu-west-1``, as targets name theirs; `None` for all.
+    A target of another region, or of none, is never asked."""
     sources: frozenset[str] | None = None
     """The cameras or sessions, by your own names, whose frames may leave; `None` for all."""
     require_consent: bool = False
@@ -75,6 +83,13 @@ class PrivacyPolicy:
                     msg = f"hosts: expected plain host names, got {given!r}"
                     raise ConfigurationError(msg)
             object.__setattr__(self, "hosts", frozenset(hosts.values()))
+        for name in ("allowed_providers", "allowed_regions"):
+            if (allowed := getattr(self, name)) is not None:
+                names = frozenset(map(same_name, _texts(allowed, name)))
+                if not all(names):
+                    msg = f"{name}: expected names, got an empty one"
+                    raise ConfigurationError(msg)
+                object.__setattr__(self, name, names)
         if self.sources is not None:
             object.__setattr__(self, "sources", _texts(self.sources, "sources"))
         if self.require_consent and not (self.consent_scope and self.consent_version):
@@ -87,6 +102,8 @@ class PrivacyPolicy:
         *,
         host: str | None,
         now: datetime,
+        provider: str = "",
+        region: str = "",
         privacy: FramePrivacy = FramePrivacy.DEFAULT,
         source: str | None = None,
         consent: ConsentRecord | None = None,
@@ -97,6 +114,8 @@ class PrivacyPolicy:
             kind: The backend. The device may have every frame: nothing leaves by it.
             host: Name of the host that the backend sends to; `None` if none is configured.
             now: The time, with its time zone.
+            provider: Whose protocol that host speaks; empty if unknown.
+            region: Where it processes frames; empty if unknown.
             privacy: The frame's own.
             source: Name of the frame's camera or session.
             consent: The consent of the person in the frame, as `ConsentLedger.current()` gives it.
@@ -107,16 +126,53 @@ class PrivacyPolicy:
             return "the frame is local_only"
         if privacy != FramePrivacy.DEFAULT:
             return f"the frame's privacy is unknown ({privacy!r})"
-        if why := self.always_denied_reason(kind):
+        destination = Destination(host=host or "", provider=provider, region=region)
+        if why := self.destination_denied_reason(kind, destination):
             return why
-        if host is None or host == "":
-            return "no endpoint is configured"
-        name = _host_name(host)
-        if not name or (self.hosts is not None and name not in self.hosts):
-            return f"the privacy policy does not allow the host {host!r}"
         if self.sources is not None and not any(source == name for name in self.sources):
             return f"the privacy policy does not let frames of source {source!r} leave"
         return self._why_no_consent(consent, now)
+
+    def destination_denied_reason(self, kind: BackendKind, destination: Destination) -> str:
+        """Why `kind` may send no frame at all to `destination`; empty if it may send some.
+
+        Args:
+            kind: The backend.
+            destination: Where it would send to. What it does not say is not allowed by any rule.
+        """
+        if kind == BackendKind.DEVICE:
+            return ""
+        if why := self.always_denied_reason(kind):
+            return why
+        if not destination.host:
+            return "no endpoint is configured"
+        name = _host_name(destination.host)
+        if not name or (self.hosts is not None and name not in self.hosts):
+            return f"the privacy policy does not allow the host {destination.host!r}"
+        for rule, allowed, value in (
+            ("provider", self.allowed_providers, destination.provider),
+            ("region", self.allowed_regions, destination.region),
+        ):
+            is_known = isinstance(value, str) and bool(value)
+            if allowed is not None and not (is_known and same_name(value) in allowed):
+                what = f"the {rule} {value!r}" if value else f"a target that names no {rule}"
+                return f"the privacy policy does not allow {what}"
+        return ""
+
+    def within(
+        self, *, allowed_providers: Iterable[str] | None, allowed_regions: Iterable[str] | None
+    ) -> Self:
+        """This policy, where it allows no more than these providers and regions do.
+
+        Args:
+            allowed_providers: The providers that are allowed; `None` for those of this policy.
+            allowed_regions: The regions that are allowed; `None` for those of this policy.
+        """
+        return replace(
+            self,
+            allowed_providers=_common(self.allowed_providers, allowed_providers),
+            allowed_regions=_common(self.allowed_regions, allowed_regions),
+        )
 
     def always_denied_reason(self, kind: BackendKind) -> str:
         """Why `kind` may have no frame at all; empty if it may have some."""
@@ -138,6 +194,13 @@ class PrivacyPolicy:
         return consent.denied_reason(
             scope=self.consent_scope, version=self.consent_version, now=now
         )
+
+
+def _common(one: frozenset[str] | None, other: Iterable[str] | None) -> frozenset[str] | None:
+    if other is None:
+        return one
+    names = frozenset(map(same_name, _texts(other, "allowed")))
+    return names if one is None else one & names
 
 
 def _texts(values: Iterable[str], name: str) -> frozenset[str]:

@@ -51,6 +51,7 @@ class CircuitBreaker:
     """The breaker of one backend.
 
     Args:
+        longest_pause_s: The longest pause between two checks.
         uniform: Source of randomness for the jitter.
     """
 
@@ -91,7 +92,13 @@ class CircuitBreaker:
     REFUSED_PAUSE_S = 30.0
     """A wrong key or address does not cure itself; asking often only fills the server's log."""
 
-    def __init__(self, *, uniform: Callable[[float, float], float] = random.uniform) -> None:
+    def __init__(
+        self,
+        *,
+        longest_pause_s: float = MAX_PAUSE_S,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._longest_pause_s = longest_pause_s
         self._uniform = uniform
         self._failures = 0
         self._calls: deque[_Call] = deque(maxlen=self.MAX_CALLS)
@@ -168,7 +175,7 @@ class CircuitBreaker:
         self._calls.clear()
         if not for_good:
             self._pause_s = self._next_pause_s
-            self._next_pause_s = min(2 * self._next_pause_s, self.MAX_PAUSE_S)
+            self._next_pause_s = min(2 * self._next_pause_s, self._longest_pause_s)
         self._wait(now_s, for_good=for_good)
 
     def _close(self, *, on_probation: bool) -> None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from hybrid_detect.backends.base import Backend, UploadGate
 from hybrid_detect.config import DEFAULT_DEADLINE_S
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import BackendError, SupersededError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.monitoring.events import BackendEvent
@@ -82,9 +83,9 @@ class BackendGroup:
         return self._members[self._preview()].host
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """Every host that a frame may go to."""
-        return tuple(host for member in self._members for host in member.hosts)
+    def destinations(self) -> tuple[Destination, ...]:
+        """Every destination that a frame may go to."""
+        return tuple(each for member in self._members for each in member.destinations)
 
     @property
     def measures_link(self) -> bool:
@@ -120,7 +121,14 @@ class BackendGroup:
             BackendError: The last backend's, if none could answer.
         """
         ends_s = self._clock() + plan.deadline_s
-        tried: list[int] = []
+        tried = [
+            index
+            for index, member in enumerate(self._members)
+            if all(gate.denied_reason(destination) for destination in member.destinations)
+        ]
+        if len(tried) == len(self._members):
+            gate.require_open()
+            tried.clear()
         while True:
             index = self._pick(tried)
             self._present = index

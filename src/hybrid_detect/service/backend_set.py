@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from hybrid_detect.backends.base import Backend
 from hybrid_detect.backends.remote.link_meter import LinkMeters
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.config import ServiceConfig, detection_mode
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
@@ -48,17 +50,44 @@ class BackendSet:
     ) -> None:
         self.missing: dict[BackendKind, str] = {}
         """Why the other kinds of the mode are not there."""
-        backends = self._create(config, privacy) if given is None else list(given)
+        self._denied: list[Backend] = []
+        host = urlsplit(config.endpoint).hostname if config.endpoint else None
+        if given is None:
+            backends = self._create(config, privacy, host=host or "localhost")
+        else:
+            backends = self._permitted(given, privacy, default_host=host or "localhost")
         self.by_kind = grouped(backends, clock=clock, on_change=on_change)
         """The backends; those of one kind are a group that stands in for each other."""
-        host = urlsplit(config.endpoint).hostname if config.endpoint else None
         self.meters = LinkMeters(host or "", clock=clock)
         """Know the links to the hosts of the remote backends."""
         for backend in backends:  # those of one host share what is known of its link
             if isinstance(backend, RemoteBackend):
                 backend.meters = self.meters
 
-    def _create(self, config: ServiceConfig, privacy: PrivacyPolicy) -> list[Backend]:
+    def _permitted(
+        self, backends: Iterable[Backend], privacy: PrivacyPolicy, *, default_host: str
+    ) -> list[Backend]:
+        """Those of `backends` that may have a frame; each leaves out where it may send none.
+
+        The others are not started, so that not even a connection is made.
+        """
+        permitted = []
+        for backend in backends:
+
+            def denied_reason(destination: Destination, kind: BackendKind = backend.kind) -> str:
+                host = destination.host or default_host
+                return privacy.destination_denied_reason(kind, replace(destination, host=host))
+
+            if reason := backend.restrict(denied_reason):
+                self.missing[backend.kind] = reason
+                self._denied.append(backend)
+            else:
+                permitted.append(backend)
+        for backend in permitted:
+            self.missing.pop(backend.kind, None)
+        return permitted
+
+    def _create(self, config: ServiceConfig, privacy: PrivacyPolicy, *, host: str) -> list[Backend]:
         made = []
         errors = []
         for kind in ORDERS[detection_mode(config.mode)]:
@@ -70,6 +99,7 @@ class BackendSet:
             except ConfigurationError as error:
                 self.missing[kind] = str(error)
                 errors.append(error)
+        made = self._permitted(made, privacy, default_host=host)
         if made:
             return made
         if len(errors) == len(self.missing) == 1:
@@ -137,7 +167,8 @@ class BackendSet:
 
     async def aclose(self) -> None:
         """Stop all of them."""
-        await asyncio.gather(*(backend.aclose() for backend in self.by_kind.values()))
+        backends = (*self.by_kind.values(), *self._denied)
+        await asyncio.gather(*(backend.aclose() for backend in backends))
 
 
 class _Waitable(Protocol):

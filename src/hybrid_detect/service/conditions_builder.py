@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from hybrid_detect.backends.remote.link_meter import LinkMeters
 from hybrid_detect.config import ServiceConfig
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
@@ -130,25 +131,42 @@ class ConditionsBuilder:
             else known
         )
 
-    def denied_reason(self, kind: BackendKind, privacy: FramePrivacy) -> str:
-        """Why a frame may not be given to `kind` now; empty if it may."""
-        source = self._config.session_id
+    def denied_reason(
+        self, kind: BackendKind, privacy: FramePrivacy, destination: Destination | None = None
+    ) -> str:
+        """Why a frame may not be given to `kind` now; empty if it may.
+
+        Args:
+            kind: The backend.
+            privacy: The frame's own.
+            destination: Where that backend would send it to; `None` for any of its destinations.
+        """
         backend = self._backends.get(kind)
+        destinations = backend.destinations if backend else (Destination(),)
+        if destination is not None:
+            destinations = (destination,)
         record = self._consent_record()
         now = datetime.now(UTC)
-        # A backend that the app brings need not use the configured endpoint.
-        for host in backend.hosts if backend else ("",):
-            reason = self._privacy.denied_reason(
+        reasons = (
+            self._privacy.denied_reason(
                 kind,
-                host=host or self._host or "localhost",
+                # A backend that the app brings need not use the configured endpoint.
+                host=each.host or self._host or "localhost",
+                provider=each.provider,
+                region=each.region,
                 now=now,
                 privacy=privacy,
-                source=source,
+                source=self._config.session_id,
                 consent=record,
             )
-            if reason:
-                return reason
-        return ""
+            for each in destinations
+        )
+        first = ""
+        for reason in reasons:
+            if not reason:
+                return ""
+            first = first or reason
+        return first
 
     def consent_left_s(self) -> float:
         """Seconds until the consent that lets frames leave expires; infinite if it does not."""

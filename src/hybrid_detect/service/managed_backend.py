@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 from hybrid_detect.backends.base import Backend, UploadGate
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+from hybrid_detect.backends.remote.target_pool import TargetStatus
 from hybrid_detect.charges import SentRequest
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -59,6 +61,8 @@ class BackendStatus:
     """The host that the next frame would go to; empty for the device, and where it is unknown."""
     runtime: str = ""
     """What runs the device's model, and why that; empty for the other backends."""
+    targets: tuple[TargetStatus, ...] = ()
+    """How each of its targets stands, those included that it may not ask; empty for the device."""
 
 
 class ManagedBackend:
@@ -108,9 +112,9 @@ class ManagedBackend:
         return self._backend.host
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """Every host that a frame may go to."""
-        return self._backend.hosts
+    def destinations(self) -> tuple[Destination, ...]:
+        """Every destination that a frame may go to."""
+        return self._backend.destinations
 
     @property
     def measures_link(self) -> bool:
@@ -186,6 +190,7 @@ class ManagedBackend:
             answered=self._answered,
             failed=self._failed,
             runtime=self._backend.runtime,
+            targets=() if self._remote is None else self._remote.target_statuses(),
         )
 
     def _unavailable_reason(self) -> str:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
@@ -55,8 +56,8 @@ class PlanExecutor:
         missing: Why the other kinds are missing.
         clock: Monotonic time in seconds.
         spawn: Runs a coroutine as a task that its owner cancels when the service closes.
-        denied_reason: Why a frame of that privacy may not be given to a backend now; empty if it
-            may.
+        denied_reason: Why a frame of that privacy may not be given to a backend now, or to that
+            destination of it; empty if it may.
         consent_left_s: Seconds until the consent that lets frames leave expires.
     """
 
@@ -67,7 +68,7 @@ class PlanExecutor:
         *,
         clock: Callable[[], float],
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
-        denied_reason: Callable[[BackendKind, FramePrivacy], str],
+        denied_reason: Callable[[BackendKind, FramePrivacy, Destination | None], str],
         consent_left_s: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._backends = backends
@@ -137,7 +138,7 @@ class PlanExecutor:
             reason = self._missing.get(kind, "this service has no such backend")
             raise BackendUnavailableError(reason, backend=kind.value)
         # Asked again: a consent may have been withdrawn since the plan was made.
-        if reason := self._denied_reason(kind, execution.context.privacy):
+        if reason := self._denied_reason(kind, execution.context.privacy, None):
             raise BackendUnavailableError(reason, backend=kind.value)
         left_s = execution.context.ends_s - reserve_s - self._clock()
         if left_s <= 0:
@@ -270,7 +271,7 @@ class _Recallable:
             return
         others = self._task.uncancel() - self._cancelling
         if exc_type is asyncio.CancelledError and others <= 0:
-            reason = self._gate.denied_reason() or "frames may not leave any more"
+            reason = self._gate.denied_reason(None) or "frames may not leave any more"
             raise BackendUnavailableError(reason, backend=self._gate.backend.value) from None
 
 

@@ -57,7 +57,7 @@ async def answers(
             seen.append(None)
         else:
             try:
-                gate = UploadGate(watched.kind, lambda: "")
+                gate = UploadGate(watched.kind, lambda _: "")
                 await watched.detect(Frame.of(jpeg()), plan, gate)
                 seen.append(True)
             except BackendError:

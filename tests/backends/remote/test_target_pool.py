@@ -22,7 +22,6 @@ from hybrid_detect.errors import (
     ConfigurationError,
 )
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.selection.breaker import CircuitBreaker
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.service.hybrid import HybridDetectionService
@@ -129,6 +128,48 @@ def test_an_attempt_gets_its_share_of_the_time_or_twice_what_is_usual() -> None:
     answer(pool, clock, 0.25)
     assert pool.limit_s(first, 0.9) == pytest.approx(0.5, abs=0.01)
     assert pool.limit_s(first, 0.9, pool.targets[1:]) == 0.9
+
+
+def test_the_best_preference_that_works_is_used_and_is_tried_again_when_its_pause_is_over() -> None:
+    clock = FakeClock()
+    targets = [
+        Target(url=f"https://{name}.example", preference=preference)
+        for name, preference in (("last", 9), ("second", 1), ("first", -1))
+    ]
+    pool = TargetPool(targets, clock=clock, choice=lambda drawn: drawn[0])
+    last, second, first = targets
+    assert pool.present is first
+    assert [answer(pool, clock, 0.4) for _ in range(3)] == [first] * 3, "slow, yet preferred"
+    for _ in range(CircuitBreaker.FAILURES_TO_OPEN):
+        fail(pool, first)
+    assert [answer(pool, clock, 0.01) for _ in range(3)] == [second] * 3
+    assert pool.other([second]) is last
+    clock.advance(CircuitBreaker.FIRST_PAUSE_S * 2)
+    assert answer(pool, clock, 0.4) is first
+
+
+def test_a_dead_target_is_tried_less_and_less_often() -> None:
+    clock = FakeClock()
+    pool = pool_of(clock, 0, 0)
+    dead, well = pool.targets
+    tries = 0
+    for _ in range(10_000):  # at 10 fps
+        clock.advance(0.1)
+        target = pool.pick()
+        if target is dead:
+            fail(pool, dead)
+            tries += 1
+            target = pool.other([dead])
+        assert target is well
+        pool.begin(well)
+        pool.answered(well, took_s=0.05)
+    assert tries <= 50, "each is a request that is paid for"
+
+
+@pytest.mark.parametrize("preference", [True, 1.5, "1"])
+def test_a_preference_is_a_whole_number(preference: Any) -> None:
+    with pytest.raises(ConfigurationError, match="preference"):
+        Target(url="https://a.example", preference=preference)
 
 
 def test_one_target_is_never_passed_over() -> None:
@@ -309,27 +350,12 @@ async def test_hosts_have_links_of_their_own_and_policies_see_the_present_one() 
             await service.process_image(FRAME, deadline_s=DEADLINE_S)
             await service.process_image(FRAME, deadline_s=DEADLINE_S)
             traffic = service.status().traffic
-    assert {cloud.meters.of(host).link.bytes_sent > 0 for host in cloud.hosts} == {True}
-    assert cloud.hosts == ("localhost", "127.0.0.1")
+    hosts = [destination.host for destination in cloud.destinations]
+    assert {cloud.meters.of(host).link.bytes_sent > 0 for host in hosts} == {True}
+    assert hosts == ["localhost", "127.0.0.1"]
     assert cloud.host == "127.0.0.1"
     assert traffic.sent_bytes == sum(m.link.bytes_sent for m in cloud.meters)
     link = seen[-1].link_to(BackendKind.CLOUD)
     assert link is not None
     assert link == seen[-1].backends[0].link == seen[-1].link
     assert link != seen[0].link
-
-
-@pytest.mark.anyio
-async def test_no_target_gets_a_frame_if_one_of_their_hosts_is_not_allowed() -> None:
-    async with foreign_server(one_face) as server:
-        targets = [
-            target_at(server.url),
-            target_at(server.url.replace("127.0.0.1", "localhost")),
-        ]
-        privacy = PrivacyPolicy(hosts=frozenset({"127.0.0.1"}))
-        async with HybridDetectionService(
-            mode="cloud", backends=[CloudDetectionService(targets=targets)], privacy=privacy
-        ) as service:
-            reason = service.status().plan.reason
-        assert "localhost" in reason
-        assert server.requests == []

@@ -1,15 +1,48 @@
-"""Checking several targets at once: one that works is enough."""
+"""Checking targets by the cheapest request of their protocols; of several, one is enough."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.target_pool import TargetPool
 from hybrid_detect.backends.remote.targets import Target
-from hybrid_detect.errors import BackendError
+from hybrid_detect.errors import BackendError, BackendResponseError
 
-__all__ = ["require_one_healthy"]
+__all__ = ["is_healthy", "require_one_healthy"]
+
+
+async def is_healthy(
+    target: Target,
+    exchange: Callable[[HttpRequest], Awaitable[HttpResponse]],
+    *,
+    judge: Callable[[BaseException], None],
+) -> bool:
+    """Ask `target` for its health, with its credentials; False if its protocol has no such request.
+
+    Args:
+        target: The target.
+        exchange: Sends a request and brings the response.
+        judge: Told of a refusal before the credentials are renewed.
+
+    Raises:
+        BackendError: If it refused, did not answer, or is another kind of server.
+    """
+    if (health := target.protocol.health()) is None:
+        return False
+    for is_renewed in (False, True):
+        request = await target.addressed(health, now_s=time.time())
+        try:
+            target.protocol.decode(await exchange(request), ())
+        except BackendResponseError as error:
+            judge(error)
+            if is_renewed or not target.can_renew(error):
+                raise
+        else:
+            break
+    return True
 
 
 async def require_one_healthy(pool: TargetPool, check: Callable[[Target], Awaitable[None]]) -> None:

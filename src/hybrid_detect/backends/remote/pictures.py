@@ -9,7 +9,6 @@ from typing import Self
 
 from PIL import Image
 
-from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.backends.remote.protocol import Capabilities
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
@@ -20,7 +19,7 @@ from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import Face, Plan
 
-__all__ = ["PictureJob", "PictureLimits", "faces_in_frame", "min_face_in_frame", "picture_for"]
+__all__ = ["PictureLimits", "faces_in_frame", "min_face_in_frame", "picture_for"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,21 +56,19 @@ class PictureLimits:
             side_px = min(side_px, int(longer * math.sqrt(self.max_pixels / (width * height))))
         return max(side_px, 1)
 
+    def allow(self, picture: CompressedImage) -> bool:
+        """Whether `picture` is within them as it is."""
+        pixels = picture.width * picture.height
+        return (
+            self.min_bytes <= len(picture.data) <= (self.max_bytes or math.inf)
+            and min(picture.width, picture.height) >= self.min_side_px
+            and max(picture.width, picture.height) <= self.max_side_px
+            and pixels <= (self.max_pixels or math.inf)
+        )
+
 
 def _least(limits: Iterable[int | None]) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class PictureJob:
-    """What an attempt needs to know of its frame."""
-
-    picture: CompressedImage
-    ends_s: float
-    """When the answer is worth nothing any more, on the monotonic clock."""
-    plan: Plan
-    gate: UploadGate | None
-    """Asked right before each time the picture is handed to a transport."""
 
 
 def picture_for(

@@ -11,27 +11,30 @@ import asyncio
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
-from hybrid_detect.backends.remote.health import require_one_healthy
+from hybrid_detect.backends.remote.failover import first_answer
+from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
+from hybrid_detect.backends.remote.health import is_healthy, require_one_healthy
 from hybrid_detect.backends.remote.link_meter import LinkMeter, LinkMeters, Upload
 from hybrid_detect.backends.remote.pictures import (
-    PictureJob,
     faces_in_frame,
     min_face_in_frame,
     picture_for,
 )
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
-from hybrid_detect.backends.remote.retries import RetryBudget, let_go, retry
-from hybrid_detect.backends.remote.target_pool import TargetPool, is_about_the_picture
+from hybrid_detect.backends.remote.retries import RetryBudget, let_go
+from hybrid_detect.backends.remote.target_pool import TargetPool, TargetStatus
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, quality_level
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -39,7 +42,6 @@ from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
 )
-from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import DetectionResult, Plan, QualityLevel, Timings
@@ -60,8 +62,8 @@ class RemoteBackend(Backend):
 
     Args:
         targets: Where to; by default one that speaks our own protocol, and has its address from
-            the transport. Of several the fastest that works gets the frame, and the next one if it
-            fails.
+            the transport. Of several the fastest that works and has the best preference gets the
+            frame, and the next one if it fails.
         min_confidence: Faces below this score are left out, 0 to 1.
         session_id: The caller's own name for this run, at most 1024 characters.
         quality: How thoroughly a server of this project is to look: `QualityLevel`, or its name.
@@ -92,8 +94,7 @@ class RemoteBackend(Backend):
             session_id=session_id,
             quality=None if quality is None else quality_level(quality),
         )
-        self.targets = tuple(targets) or (Target(),)
-        self._pool = TargetPool(self.targets)
+        self._pool = TargetPool(targets or (Target(),))
         for target in self.targets:
             target.require(sealed=encryption is not None)
         self._compressor = compressor or ImageCompressionService()
@@ -107,14 +108,27 @@ class RemoteBackend(Backend):
         self._has_answered = False
 
     @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets that may be asked."""
+        return self._pool.targets
+
+    @property
     def host(self) -> str:  # type: ignore[override]
         """The host that the next frame most likely goes to."""
         return self._pool.present.host
 
     @property
-    def hosts(self) -> tuple[str, ...]:
-        """The hosts of all targets."""
-        return tuple(target.host for target in self.targets)
+    def destinations(self) -> tuple[Destination, ...]:
+        """Where its targets are."""
+        return tuple(target.destination for target in self.targets)
+
+    def restrict(self, denied_reason: Callable[[Destination], str]) -> str:
+        """As in `Backend.restrict`: the targets that may have no frame are left out."""
+        return self._pool.restrict(denied_reason)
+
+    def target_statuses(self) -> tuple[TargetStatus, ...]:
+        """How each target stands now, those included that are never asked."""
+        return self._pool.statuses()
 
     @property
     def meter(self) -> LinkMeter:
@@ -163,25 +177,17 @@ class RemoteBackend(Backend):
         """
         self._require_open()
         started_s = time.monotonic()
-        ends_s = started_s + plan.deadline_s
+        job = FrameJob(frame, plan, started_s + plan.deadline_s, gate)
         try:
             async with asyncio.timeout(plan.deadline_s):
-                picture = await asyncio.get_running_loop().run_in_executor(
-                    self._encoder, self._compress, frame, plan
+                answer = await first_answer(
+                    partial(self._ask, job),
+                    self._pool,
+                    denied=job.denied(self.targets),
+                    retries=plan.retries,
+                    left_s=lambda: job.ends_s - time.monotonic(),
+                    budget=self._budget,
                 )
-                if picture.encodes:
-                    self.meters.record_size(
-                        len(picture.data),
-                        quality=picture.quality,
-                        scale=picture.width / picture.original_width,
-                    )
-                sent_s = time.monotonic()
-                job = PictureJob(picture, ends_s, plan, gate)
-                target = self._pool.pick()
-                try:
-                    reply, bytes_sent = await self._ask(job, target)
-                except BackendError as error:
-                    reply, bytes_sent = await self._ask_again(job, target, error)
         except BackendError as error:
             error.backend = self.kind.value
             error.elapsed_s = time.monotonic() - started_s
@@ -198,11 +204,12 @@ class RemoteBackend(Backend):
                 deadline_s=plan.deadline_s,
             ) from None
         self._budget.on_success()
-        done_s = time.monotonic()
+        total_s = time.monotonic() - started_s
+        reply = answer.reply
         timings = Timings(
-            total_s=done_s - started_s,
-            prepare_s=sent_s - started_s,
-            exchange_s=done_s - sent_s,
+            total_s=total_s,
+            prepare_s=job.prepare_s,
+            exchange_s=total_s - job.prepare_s,
             server_receive_s=reply.receive_s,
             server_queue_s=reply.queue_s,
             detect_s=reply.detect_s,
@@ -210,12 +217,13 @@ class RemoteBackend(Backend):
         return self.answer(
             frame,
             plan,
-            faces_in_frame(reply, picture, min_confidence=self._params.min_confidence),
+            faces_in_frame(reply, answer.picture, min_confidence=self._params.min_confidence),
             model=reply.model,
             timings=timings,
-            bytes_sent=bytes_sent,
+            bytes_sent=answer.bytes_sent,
             quality=reply.quality,
-            min_face_px=min_face_in_frame(reply, picture),
+            min_face_px=min_face_in_frame(reply, answer.picture),
+            destination=answer.target.destination,
         )
 
     def _require_open(self) -> None:
@@ -223,46 +231,41 @@ class RemoteBackend(Backend):
             msg = f"the {self.kind.value} backend is closed"
             raise ClosedError(msg)
 
-    def _compress(self, frame: Frame, plan: Plan) -> CompressedImage:
+    async def _picture(self, job: FrameJob, target: Target) -> CompressedImage:
+        """The picture of `job` that `target` can have; compressed now if there is none yet."""
+        if (known := job.picture_for(target)) is not None:
+            return known
+        began_s = time.monotonic()
+        picture = await asyncio.get_running_loop().run_in_executor(
+            self._encoder, self._compress, job.frame, job.plan, target
+        )
+        job.prepare_s += time.monotonic() - began_s
+        job.pictures.append(picture)
+        if picture.encodes:
+            self.meters.record_size(
+                len(picture.data),
+                quality=picture.quality,
+                scale=picture.width / picture.original_width,
+            )
+        return picture
+
+    def _compress(self, frame: Frame, plan: Plan, target: Target) -> CompressedImage:
         self._require_open()  # it may have been closed while the frame waited for the thread
         try:
-            return picture_for(frame, plan, self.targets, self._compressor)
+            return picture_for(frame, plan, (target,), self._compressor)
         except MemoryError as exc:
             msg = f"there is not enough memory to compress {frame.width}x{frame.height} pixels"
             raise BackendUnavailableError(msg, backend=self.kind.value) from exc
 
-    async def _ask_again(
-        self, job: PictureJob, target: Target, error: BackendError
-    ) -> tuple[ResultReply, int]:
-        """After `target` failed with `error`: ask the other targets at once, then retry."""
-        tried = [target]
-        while not is_about_the_picture(error):
-            other = self._pool.other(tried)
-            if other is None:
-                break
-            try:
-                return await self._ask(job, other, tried=tried)
-            except BackendError as next_error:
-                error = next_error
-            tried.append(other)
-        return await retry(
-            lambda: self._ask(job, self._pool.pick()),
-            after=error,
-            retries=job.plan.retries,
-            deadline_s=job.ends_s - time.monotonic(),
-            budget=self._budget,
-            sleep=asyncio.sleep,
-        )
-
     async def _ask(
         self,
-        job: PictureJob,
+        job: FrameJob,
         target: Target,
+        out: Sequence[Target],
         *,
-        tried: Sequence[Target] = (),
         is_renewed: bool = False,
-    ) -> tuple[ResultReply, int]:
-        """Send one request to `target`; its reply, and the bytes that were sent.
+    ) -> Answer:
+        """Send one request to `target`; its reply. Those `out` of the question need no time left.
 
         If the server no longer accepts a token that can be renewed, once more with a new one.
 
@@ -270,6 +273,7 @@ class RemoteBackend(Backend):
         seen, and is told the time that is left.
         """
         self._require_open()
+        picture = await self._picture(job, target)
         began_s = time.monotonic()
         left_s = job.ends_s - began_s
         deadline_s = left_s if math.isfinite(left_s) else None
@@ -277,7 +281,7 @@ class RemoteBackend(Backend):
         upload = seal = None
         self._pool.begin(target)
         try:
-            request = target.encoded((job.picture,), params)
+            request = target.encoded((picture,), params)
             if sealer := await self._sealer(deadline_s=left_s):
                 from hybrid_detect.backends.remote.sealed import opened, sealed
 
@@ -287,27 +291,26 @@ class RemoteBackend(Backend):
             meter = self.meters.of(target.host)
             sent = target.sent_request(self.kind, images=1, bytes_sent=len(request.body))
             upload = meter.upload(sent, probe=job.plan.probe, gate=job.gate)
-            if job.gate is not None:
-                job.gate.require_open()  # for a channel that does not ask it itself
-            limit_s = self._pool.limit_s(target, job.ends_s - time.monotonic(), tried)
+            job.require_open(target)  # for a channel that does not ask it itself
+            limit_s = self._pool.limit_s(target, job.ends_s - time.monotonic(), out)
             response = await self.exchange(request, deadline_s=limit_s, upload=upload)
             arrived_s = meter.clock()
             upload.has_left()
             if sealer and seal:
                 response = opened(response, sealer, seal)
-            (reply,) = target.protocol.decode(response, (job.picture,))
+            (reply,) = target.protocol.decode(response, (picture,))
         except BaseException as error:
             self._on_error(error, job, target, upload)
             if self.signs_requests and not is_renewed and target.can_renew(error):
-                return await self._ask(job, target, tried=tried, is_renewed=True)
+                return await self._ask(job, target, out, is_renewed=True)
             raise
         self._has_answered = True
         self._pool.answered(target, took_s=time.monotonic() - began_s)
         upload.answered(now_s=arrived_s, server_s=reply.server_s, receive_s=reply.receive_s)
-        return reply, len(request.body)
+        return Answer(reply, picture, target, len(request.body))
 
     def _on_error(
-        self, error: BaseException, job: PictureJob, target: Target, upload: Upload | None
+        self, error: BaseException, job: FrameJob, target: Target, upload: Upload | None
     ) -> None:
         """Learn from an attempt that brought no reply."""
         if upload is not None:
@@ -352,18 +355,10 @@ class RemoteBackend(Backend):
             BackendError: If it refused, did not answer, or is another kind of server.
         """
 
-        async def check(target: Target, *, is_renewed: bool = False) -> None:
-            if (health := target.protocol.health()) is None:
-                return
-            try:
-                request = await target.addressed(health, now_s=time.time())
-                target.protocol.decode(await self.exchange(request, deadline_s=deadline_s), ())
-            except BackendResponseError as error:
-                self.judge(error)
-                if is_renewed or not target.can_renew(error):
-                    raise
-                await check(target, is_renewed=True)
-            self._has_answered = True
+        async def check(target: Target) -> None:
+            exchange = partial(self.exchange, deadline_s=deadline_s)
+            if await is_healthy(target, exchange, judge=self.judge):
+                self._has_answered = True
 
         await require_one_healthy(self._pool, check)
 

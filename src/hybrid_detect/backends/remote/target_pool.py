@@ -1,8 +1,9 @@
 """Which target of a remote backend gets the next request, and what is known of each.
 
 Each target has a breaker and a latency estimate of its own; the link is measured by its host
-(`LinkMeters`). The present target stays until a rival is clearly faster (`selection.balancing`).
-One whose breaker is open is passed over until its pause is over; then a frame tries it.
+(`LinkMeters`). Of the targets that work, those of the best preference are used; of these the
+present one stays until a rival is clearly faster (`selection.balancing`). One whose breaker is open
+is passed over until its pause is over; then one frame tries it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.config import DEFAULT_DEADLINE_S
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import BackendError, BackendResponseError, Refusal, SupersededError
 from hybrid_detect.selection.balancing import PeakLatency, pick
 from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
 
-__all__ = ["TargetPool", "is_about_the_picture"]
+__all__ = ["TargetPool", "TargetStatus", "is_about_the_picture"]
 
 FAILED_S = DEFAULT_DEADLINE_S
 """A failure counts as an answer that came when it was worth nothing any more, however soon."""
@@ -27,21 +29,67 @@ USUAL_FACTOR = 2.0
 """While another target could still answer, an attempt gets at least this often its usual latency:
 cut off earlier, a merely slow answer would be paid for twice."""
 
+LONGEST_PAUSE_S = 30.0
+"""The longest pause before a frame tries a target again that failed: others serve meanwhile, and
+each try is a request that is paid for. At 10 fps a target that stays dead costs one frame in 300
+an extra attempt; with a lone backend's pause of 2 s it would be one in 20."""
+
 _ABOUT_THE_PICTURE = frozenset({Refusal.PICTURE, Refusal.SIZE})
 
 
 def is_about_the_picture(error: BackendError) -> bool:
-    """Whether another target would say the same: it is the picture's fault, or the frame's."""
+    """Whether another target of the same provider would say the same: it is the picture's fault."""
     if isinstance(error, BackendResponseError):
         return error.refusal in _ABOUT_THE_PICTURE
     return isinstance(error, SupersededError)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetStatus:
+    """One target of a backend, in `HybridDetectionService.status()`."""
+
+    name: str
+    """Its name; its host if it has none of its own."""
+    host: str
+    """The host that it is asked at."""
+    provider: str
+    """Whose protocol it speaks."""
+    region: str
+    """Where it processes pictures; empty if it does not say."""
+    preference: int
+    """Targets with the lowest number are asked first."""
+    breaker: str = ""
+    """``closed``, ``open`` or ``half_open``; empty if it is never asked, or is the only one: then
+    the backend's breaker is its own."""
+    latency_s: float | None = None
+    """Predicted seconds for one frame; `None` when there is no recent measurement."""
+    answered: int = 0
+    """Requests it answered."""
+    failed: int = 0
+    """Requests it failed."""
+    denied_reason: str = ""
+    """Why it is never asked, by the privacy policy; empty if it may be."""
+
+
+def _status_of(target: Target) -> TargetStatus:
+    return TargetStatus(
+        name=target.name,
+        host=target.host,
+        provider=target.provider,
+        region=target.region,
+        preference=target.preference,
+    )
+
+
 @dataclass(slots=True)
 class _Known:
-    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
+    breaker: CircuitBreaker = field(
+        default_factory=lambda: CircuitBreaker(longest_pause_s=LONGEST_PAUSE_S)
+    )
     latency: PeakLatency = field(default_factory=PeakLatency)
     pending: int = 0
+    answered: int = 0
+    failed: int = 0
 
     def may_try(self, now_s: float) -> bool:
         if self.breaker.state is BreakerState.CLOSED:
@@ -54,7 +102,8 @@ class TargetPool:
     """The targets of one backend.
 
     Args:
-        targets: At least one; while nothing is known, the cheapest and then the first is used.
+        targets: At least one; while nothing is known, the cheapest and then the first of the best
+            preference is used.
         clock: Monotonic time in seconds.
         choice: Draws one at random.
     """
@@ -66,30 +115,52 @@ class TargetPool:
         clock: Callable[[], float] = time.monotonic,
         choice: Callable[[Sequence[int]], int] = random.choice,
     ) -> None:
-        self.targets = tuple(targets)
-        self._is_single = len(self.targets) == 1  # nothing to choose, nothing to learn
         self._clock = clock
         self._choice = choice
+        self._left_out: tuple[tuple[Target, str], ...] = ()
+        self._use(targets)
+
+    def _use(self, targets: Sequence[Target]) -> None:
+        self.targets = tuple(targets)
+        self._is_single = len(self.targets) == 1  # nothing to choose
         self._known = [_Known() for _ in self.targets]
         self._present: int | None = None
+
+    def restrict(self, denied_reason: Callable[[Destination], str]) -> str:
+        """Leave out the targets that may have no frame: they are never asked for anything.
+
+        Returns:
+            Why none is left, and none is left out then; empty if one is.
+        """
+        reasons = [denied_reason(target.destination) for target in self.targets]
+        if all(reasons):
+            return reasons[0]
+        judged = tuple(zip(self.targets, reasons, strict=True))
+        self._left_out += tuple((target, reason) for target, reason in judged if reason)
+        self._use([target for target, reason in judged if not reason])
+        return ""
 
     @property
     def present(self) -> Target:
         """The target that the next frame most likely goes to."""
         if self._present is None:
-            return min(self.targets, key=lambda target: target.price_nanos)
+            return min(self.targets, key=lambda target: (target.preference, target.price_nanos))
         return self.targets[self._present]
 
-    def pick(self) -> Target:
-        """The target for the next frame: the fastest that works, or the next that may be tried."""
+    def pick(self, without: Collection[Target] = ()) -> Target:
+        """The target for the next frame: the fastest that works, or the next that may be tried.
+
+        Args:
+            without: Targets that this frame may not go to; at least one other is left.
+        """
         if self._is_single:
             return self.targets[0]
-        usable = self._usable(())
-        if usable:
-            self._present = pick(self._costs(usable), present=self._present, choice=self._choice)
+        best = self._best(self._usable(without))
+        if best:
+            self._present = pick(self._costs(best), present=self._present, choice=self._choice)
         else:
             self._present = min(
-                range(len(self.targets)), key=lambda i: self._known[i].breaker.retry_at_s
+                self._others(without), key=lambda i: self._known[i].breaker.retry_at_s
             )
         return self.targets[self._present]
 
@@ -97,11 +168,11 @@ class TargetPool:
         """A target for a frame that all of `tried` failed; `None` if no other may be tried."""
         if self._is_single:
             return None
-        usable = self._usable(tried)
-        if not usable:
+        best = self._best(self._usable(tried))
+        if not best:
             return None
-        costs = self._costs(usable)
-        self._present = min(usable, key=lambda i: costs[i])
+        costs = self._costs(best)
+        self._present = min(best, key=lambda i: costs[i])
         return self.targets[self._present]
 
     def limit_s(self, target: Target, left_s: float, tried: Collection[Target] = ()) -> float:
@@ -118,38 +189,32 @@ class TargetPool:
 
     def begin(self, target: Target) -> None:
         """An attempt at `target` begins; end it with `answered`, `failed` or `left`."""
-        if self._is_single:
-            return
         known = self._of(target)
         known.pending += 1
-        if known.breaker.state is not BreakerState.CLOSED:
+        if not self._is_single and known.breaker.state is not BreakerState.CLOSED:
             known.breaker.begin_check()
 
     def answered(self, target: Target, *, took_s: float) -> None:
         """The attempt was answered after `took_s`."""
-        if self._is_single:
-            return
         known = self._of(target)
         known.pending -= 1
+        known.answered += 1
         known.latency.observe(took_s, now_s=self._clock())
         known.breaker.on_success(now_s=self._clock())
 
     def failed(self, target: Target, error: BackendError) -> None:
         """The attempt ended with `error`."""
-        if self._is_single:
-            return
-        if is_about_the_picture(error):
-            self.left(target)
-            return
-        known = self._of(target)
-        known.pending -= 1
-        known.latency.observe(FAILED_S, now_s=self._clock())
-        known.breaker.on_failure(now_s=self._clock(), for_good=error.is_configuration)
+        self.left(target)
+        if not is_about_the_picture(error):
+            self._on_failure(target, for_good=error.is_configuration)
+
+    def disproved(self, target: Target) -> None:
+        """`target` blamed a picture that another provider could read: it has failed."""
+        self._on_failure(target, for_good=False)
 
     def left(self, target: Target) -> None:
         """The attempt was given up, which says nothing about the target."""
-        if not self._is_single:
-            self._of(target).pending -= 1
+        self._of(target).pending -= 1
 
     def checked(self, target: Target, error: BackendError | None) -> None:
         """A check of `target` has succeeded, or ended with `error`."""
@@ -160,17 +225,52 @@ class TargetPool:
             breaker.begin_check()
             breaker.on_success(now_s=self._clock())
 
+    def statuses(self) -> tuple[TargetStatus, ...]:
+        """How each target stands now, for a person; those that were left out come last."""
+        now_s = self._clock()
+        asked = (
+            replace(
+                _status_of(target),
+                breaker="" if self._is_single else known.breaker.state.value,
+                latency_s=known.latency.predict_s(now_s=now_s),
+                answered=known.answered,
+                failed=known.failed,
+            )
+            for target, known in zip(self.targets, self._known, strict=True)
+        )
+        left_out = (
+            replace(_status_of(target), denied_reason=reason) for target, reason in self._left_out
+        )
+        return (*asked, *left_out)
+
+    def _on_failure(self, target: Target, *, for_good: bool) -> None:
+        known = self._of(target)
+        known.failed += 1
+        known.latency.observe(FAILED_S, now_s=self._clock())
+        known.breaker.on_failure(now_s=self._clock(), for_good=for_good)
+
     def _of(self, target: Target) -> _Known:
-        return self._known[self.targets.index(target)]
+        return self._known[self._index(target)]
+
+    def _index(self, target: Target) -> int:
+        return next(i for i, each in enumerate(self.targets) if each is target)
+
+    def _others(self, tried: Collection[Target]) -> list[int]:
+        return [
+            index
+            for index, target in enumerate(self.targets)
+            if not any(target is each for each in tried)
+        ]
 
     def _usable(self, tried: Collection[Target]) -> list[int]:
         now_s = self._clock()
-        usable = [
-            index
-            for index, known in enumerate(self._known)
-            if known.may_try(now_s) and not any(self.targets[index] is each for each in tried)
-        ]
+        usable = [index for index in self._others(tried) if self._known[index].may_try(now_s)]
         return sorted(usable, key=lambda i: self.targets[i].price_nanos)
+
+    def _best(self, usable: Sequence[int]) -> list[int]:
+        """Those of `usable` that have the best preference among them."""
+        best = min((self.targets[i].preference for i in usable), default=0)
+        return [i for i in usable if self.targets[i].preference == best]
 
     def _costs(self, indices: Iterable[int]) -> dict[int, float]:
         now_s = self._clock()

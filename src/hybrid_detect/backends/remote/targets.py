@@ -12,6 +12,7 @@ from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.charges import DEFAULT_CURRENCY, Price, SentRequest, to_nanos
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.config import Endpoint
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -28,7 +29,8 @@ class Target:
     """One server that can answer, or one region of a provider.
 
     Raises:
-        ConfigurationError: If the URL is not usable, or the price is negative.
+        ConfigurationError: If the URL is not usable, the price is negative or the preference is no
+            whole number.
     """
 
     url: str | None = None
@@ -41,7 +43,10 @@ class Target:
     currency: str = DEFAULT_CURRENCY
     """What it is paid in."""
     region: str = ""
-    """The region it is in, for the figures of what was spent."""
+    """Where it processes pictures, such as ``eu-west-1``: what `PrivacyPolicy.allowed_regions`
+    names, and what events, status and the figures of costs tell. Empty if it does not say."""
+    preference: int = 0
+    """Targets with the lowest number are asked; those with a higher one while no other works."""
     name: str = ""
     """What logs and errors call it; its host if empty."""
     allow_insecure_http: bool = False
@@ -52,8 +57,13 @@ class Target:
     """Name or address of its host; empty without a URL."""
     price_nanos: int = field(init=False, repr=False)
     """What a picture costs there, in billionths of a unit of `currency`."""
+    destination: Destination = field(init=False, repr=False)
+    """What rules, events and status call it."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.preference, bool) or not isinstance(self.preference, int):
+            msg = f"preference: expected a whole number, got {self.preference!r}"
+            raise ConfigurationError(msg)
         price = self.price_per_frame
         if price is None:
             price = self.protocol.capabilities.price_per_image
@@ -64,6 +74,15 @@ class Target:
         object.__setattr__(self, "endpoint", endpoint)
         object.__setattr__(self, "host", endpoint.host if endpoint else "")
         object.__setattr__(self, "name", self.name or self.host)
+        destination = Destination(
+            host=self.host, provider=self.protocol.name, region=self.region, target=self.name
+        )
+        object.__setattr__(self, "destination", destination)
+
+    @property
+    def provider(self) -> str:
+        """Whose protocol it speaks."""
+        return self.protocol.name
 
     def require(self, *, sealed: bool) -> None:
         """Check that its protocol can carry what is sent.

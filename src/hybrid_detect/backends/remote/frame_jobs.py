@@ -1,0 +1,87 @@
+"""A frame that a remote backend is to have answered: its deadline, its gate and its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.backends.remote.pictures import PictureLimits
+from hybrid_detect.backends.remote.protocol import Capabilities
+from hybrid_detect.backends.remote.targets import Target
+from hybrid_detect.compression.compressed_image import CompressedImage
+from hybrid_detect.errors import BackendUnavailableError
+from hybrid_detect.exchange.wire import ResultReply
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.types import Plan
+
+__all__ = ["Answer", "FrameJob", "suits"]
+
+
+def suits(picture: CompressedImage, capabilities: Capabilities) -> bool:
+    """Whether a provider with `capabilities` takes `picture` as it is."""
+    return picture.format in capabilities.formats and PictureLimits.of((capabilities,)).allow(
+        picture
+    )
+
+
+@dataclass(slots=True, eq=False)
+class FrameJob:
+    """One frame on its way to a target.
+
+    It is compressed once, for the target that is asked first. Another target gets the same picture
+    if that is within its limits; else the frame is compressed again.
+    """
+
+    frame: Frame
+    plan: Plan
+    ends_s: float
+    """When its deadline passes, in monotonic seconds."""
+    gate: UploadGate | None
+    pictures: list[CompressedImage] = field(default_factory=list)
+    """What it was compressed to so far."""
+    prepare_s: float = 0.0
+    """Seconds spent compressing."""
+
+    def picture_for(self, target: Target) -> CompressedImage | None:
+        """The picture that `target` can have; `None` if it has to be made."""
+        capabilities = target.protocol.capabilities
+        return next((each for each in self.pictures if suits(each, capabilities)), None)
+
+    def denied(self, targets: Iterable[Target]) -> tuple[Target, ...]:
+        """Those of `targets` that the frame may not go to now.
+
+        Raises:
+            BackendUnavailableError: If it may go to none of them.
+        """
+        if self.gate is None:
+            return ()
+        all_of = tuple(targets)
+        reasons = {
+            index: reason
+            for index, target in enumerate(all_of)
+            if (reason := self.gate.denied_reason(target.destination))
+        }
+        if len(reasons) == len(all_of):
+            raise BackendUnavailableError(reasons[0], backend=self.gate.backend.value)
+        return tuple(all_of[index] for index in reasons)
+
+    def require_open(self, target: Target) -> None:
+        """Refuse if the frame may not leave now for `target`, which is asked next.
+
+        Raises:
+            BackendUnavailableError: If it may not.
+        """
+        if self.gate is not None:
+            self.gate.destination = target.destination
+            self.gate.require_open()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply, and what it is the reply to."""
+
+    reply: ResultReply
+    picture: CompressedImage
+    target: Target
+    bytes_sent: int
