@@ -17,10 +17,10 @@ import httpx
 from hybrid_detect.backends.base import CHECK_DEADLINE_S
 from hybrid_detect.backends.remote.credentials import (
     AccessToken,
-    ApiKeyHeader,
     BearerToken,
     Credentials,
     TokenSource,
+    key_credentials,
 )
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.http_connections import HttpConnections
@@ -84,8 +84,9 @@ class CloudDetectionService(RemoteBackend):
         provider_options: The provider's own settings, where it is given by name.
         targets: Several servers that stand in for each other, instead of all of the above.
         auth_token: Bearer token, or a function (sync or async) that gives one.
-        api_key: The key in a header ``X-Api-Key``, or a function that gives it; our own server
-            takes it as bearer token. Give one of the two.
+        api_key: The key, or a function that gives it, sent as the provider takes it: Azure in
+            ``Ocp-Apim-Subscription-Key``, our own server as bearer token, one that is not known in
+            ``X-Api-Key``. Give one of the two.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
         ssl_context: Which CAs to believe and which certificate to show over https; `None` for the
             system's CAs and no certificate.
@@ -118,10 +119,11 @@ class CloudDetectionService(RemoteBackend):
             msg = "expected endpoint, the URL of your detection server, or targets that have one"
             raise ConfigurationError(msg)
         if endpoint is not None:
+            protocol = protocol_of(provider, provider_options)
             target = Target(
                 url=endpoint,
-                protocol=protocol_of(provider, provider_options),
-                credentials=_credentials(provider, auth_token, api_key),
+                protocol=protocol,
+                credentials=_credentials(protocol, auth_token, api_key),
                 allow_insecure_http=allow_insecure_http,
             )
             targets = (target,)
@@ -249,17 +251,16 @@ class CloudDetectionService(RemoteBackend):
 
 
 def _credentials(
-    provider: str | Protocol,
+    protocol: Protocol,
     auth_token: str | AccessToken | TokenSource | None,
     api_key: str | AccessToken | TokenSource | None,
 ) -> Credentials | None:
     if auth_token is not None and api_key is not None:
         msg = "expected auth_token or api_key, got both"
         raise ConfigurationError(msg)
-    if api_key is not None and provider != "custom_backend":
-        return ApiKeyHeader(api_key)
-    token = api_key if auth_token is None else auth_token
-    return None if token is None else BearerToken(token)
+    if api_key is not None:
+        return key_credentials(protocol, api_key)
+    return None if auth_token is None else BearerToken(auth_token)
 
 
 @lru_cache(maxsize=64)

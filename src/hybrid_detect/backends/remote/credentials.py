@@ -16,7 +16,8 @@ import typing
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
-from hybrid_detect.backends.remote.protocol import HttpRequest
+from hybrid_detect.backends.remote.protocol import HttpRequest, Protocol
+from hybrid_detect.backends.remote.providers.forms import with_field
 from hybrid_detect.errors import BackendUnavailableError, ConfigurationError
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 
@@ -25,8 +26,10 @@ __all__ = [
     "ApiKeyHeader",
     "BearerToken",
     "Credentials",
+    "FormKey",
     "TokenSource",
     "checked_token",
+    "key_credentials",
 ]
 
 REFRESH_BEFORE_S = 30.0
@@ -203,6 +206,58 @@ class ApiKeyHeader:
     def on_refused(self) -> bool:
         """As in `Credentials`."""
         return self._token.on_refused()
+
+
+class FormKey:
+    """An API key in a field of the request's form; requests without a form go without it.
+
+    Args:
+        key: The key, or a function that gives it.
+        field: The field's name.
+
+    Raises:
+        ConfigurationError: If the key is empty or has blanks, line ends or non-ASCII characters.
+    """
+
+    def __init__(self, key: str | AccessToken | TokenSource, *, field: str = "api_key") -> None:
+        self._field = field
+        self._token = _Token(key, "api_key")
+
+    async def prepare(self, *, now_s: float) -> None:
+        """As in `Credentials`."""
+        await self._token.prepare(now_s=now_s)
+
+    def apply(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
+        """As in `Credentials`."""
+        media_type = request.headers.get("Content-Type", "")
+        if not media_type.startswith("multipart/form-data"):
+            return request
+        body = with_field(media_type, request.body, self._field, self._token.current())
+        return replace(request, body=body)
+
+    def on_refused(self) -> bool:
+        """As in `Credentials`."""
+        return self._token.on_refused()
+
+
+def key_credentials(protocol: Protocol, key: str | AccessToken | TokenSource) -> Credentials:
+    """How servers of `protocol` take an API key.
+
+    Its attribute ``key_header`` names the header, of which ``Authorization`` means a bearer token;
+    its ``key_field`` the field of a form. With neither, the header is ``X-Api-Key``.
+
+    Args:
+        protocol: The protocol.
+        key: The key, or a function that gives it.
+
+    Raises:
+        ConfigurationError: If the key cannot stand there.
+    """
+    field = getattr(protocol, "key_field", "")
+    if field:
+        return FormKey(key, field=field)
+    header = getattr(protocol, "key_header", "X-Api-Key")
+    return BearerToken(key) if header == "Authorization" else ApiKeyHeader(key, header=header)
 
 
 def checked_token(token: str, name: str = "auth_token") -> str:

@@ -34,11 +34,13 @@ def json_response(value: object, status: int = 200) -> HttpResponse:
 
 
 class ProtocolContract:
+    score: float | None = 0.75
+
     def make(self) -> Protocol:
         raise NotImplementedError
 
     def good(self) -> HttpResponse:
-        """An answer with the one face at (8, 8) to (24, 24) of the picture, score 0.75."""
+        """An answer with the one face at (8, 8) to (24, 24) of the picture, with `score`."""
         raise NotImplementedError
 
     def test_it_has_a_name_and_takes_the_format_that_is_sent(self) -> None:
@@ -60,7 +62,7 @@ class ProtocolContract:
         assert (reply.width, reply.height) == (64, 48)
         (face,) = reply.faces
         assert face.box.xyxy == (8, 8, 24, 24)
-        assert face.score == 0.75
+        assert face.score == self.score
 
     @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 413, 429, 500, 502, 503, 520])
     def test_a_refusal_is_typed_and_repeats_nothing(self, status: int) -> None:

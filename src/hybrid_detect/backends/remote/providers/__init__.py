@@ -24,6 +24,12 @@ __all__ = ["ENTRY_POINT_GROUP", "PROVIDERS", "protocol_of", "provider_names"]
 PROVIDERS = {
     "custom_backend": ("custom", "CustomProtocol"),
     "json_endpoint": ("json_endpoint", "JsonEndpoint"),
+    "azure": ("azure", "AzureFace"),
+    "kserve": ("kserve", "KServe"),
+    "compreface": ("compreface", "CompreFace"),
+    "codeproject": ("codeproject", "CodeProjectAI"),
+    "deepstack": ("codeproject", "DeepStack"),
+    "roboflow": ("roboflow", "Roboflow"),
 }
 """Module and class of each provider that comes with the library; loaded when it is named."""
 

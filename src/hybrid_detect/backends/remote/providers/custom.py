@@ -36,6 +36,7 @@ class CustomProtocol:
     """Speaks the wire format of `hybrid_detect.exchange.wire` with our own server."""
 
     name = "custom_backend"
+    key_header = "Authorization"
     capabilities = Capabilities(formats=frozenset({"jpeg", "webp", "avif"}), can_seal=True)
 
     @classmethod

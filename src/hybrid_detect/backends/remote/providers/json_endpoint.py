@@ -8,7 +8,6 @@ configuration can spell. No session, deadline or other field is sent that you do
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Never, Self
@@ -20,6 +19,7 @@ from hybrid_detect.backends.remote.protocol import (
     HttpResponse,
 )
 from hybrid_detect.backends.remote.providers.face_mapping import FaceMapping, checked_faces
+from hybrid_detect.backends.remote.providers.forms import form
 from hybrid_detect.backends.remote.refusals import refusal_of
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import ConfigurationError, ProtocolError
@@ -111,28 +111,13 @@ class JsonEndpoint:
         media_type = f"image/{picture.format}"
         body = picture.data
         if self._send == "multipart":
-            media_type, body = self._form(picture, media_type)
+            media_type, body = form(picture, name=self._field, fields=self._fields)
         elif self._send == "base64":
             text = base64.b64encode(picture.data).decode()
             body = json.dumps({**self._fields, self._field: text}).encode()
             media_type = "application/json"
         headers = {"Accept": "application/json", "Content-Type": media_type}
         return HttpRequest(url=self._path, headers=headers, body=body)
-
-    def _form(self, picture: CompressedImage, media_type: str) -> tuple[str, bytes]:
-        """A form of RFC 7578. A hash of the picture is a boundary that is not in it."""
-        boundary = hashlib.sha256(picture.data).hexdigest()[:32]
-        parts = [
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-            for name, value in self._fields.items()
-        ]
-        head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="{self._field}"; '
-            f'filename="picture.{picture.format}"\r\nContent-Type: {media_type}\r\n\r\n'
-        )
-        end = f"\r\n--{boundary}--\r\n".encode()
-        body = b"".join(("".join((*parts, head)).encode(), picture.data, end))
-        return f"multipart/form-data; boundary={boundary}", body
 
     def decode(
         self, response: HttpResponse, pictures: Sequence[CompressedImage]
