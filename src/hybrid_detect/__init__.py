@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hybrid_detect.backends.remote.secure_transmission import SecureImageTransmission
     from hybrid_detect.backends.remote.streaming import StreamingService
     from hybrid_detect.backends.remote.targets import Target
-    from hybrid_detect.charges import SentRequest
+    from hybrid_detect.charges import CostKey, CostRow, SentRequest
     from hybrid_detect.compression.compressor import (
         PRESETS,
         CompressedImage,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
+    from hybrid_detect.monitoring.costs import CostMeter, CostSummary
     from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
     from hybrid_detect.monitoring.exporters.opentelemetry import OpenTelemetryHook
     from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from hybrid_detect.monitoring.json_lines import JsonLinesHook
     from hybrid_detect.monitoring.logging_hook import LoggingHook
     from hybrid_detect.monitoring.monitor import BackendProcessingMonitor, MonitorFigures
+    from hybrid_detect.monitoring.prices import PRICE_TABLES, PriceTable, PriceTier
     from hybrid_detect.privacy.consent import ConsentLedger
     from hybrid_detect.privacy.consent_record import ConsentRecord
     from hybrid_detect.privacy.filter import PrivacyFilter
@@ -122,7 +124,7 @@ _HOMES = {
     "backends.remote.secure_transmission": ("SecureImageTransmission",),
     "backends.remote.streaming": ("StreamingService",),
     "backends.remote.targets": ("Target",),
-    "charges": ("SentRequest",),
+    "charges": ("CostKey", "CostRow", "SentRequest"),
     "config": ("ServiceConfig",),
     "errors": (
         "AllBackendsFailedError",
@@ -154,6 +156,8 @@ _HOMES = {
     "compression.compressor": ("PRESETS", "CompressedImage", "ImageCompressionService"),
     "frames.drawing": ("draw",),
     "frames.frame": ("Frame", "PixelFormat"),
+    "monitoring.costs": ("CostMeter", "CostSummary"),
+    "monitoring.prices": ("PRICE_TABLES", "PriceTable", "PriceTier"),
     "monitoring.events": ("BackendEvent", "FrameEvent", "FrameOutcome"),
     "monitoring.exporters.opentelemetry": ("OpenTelemetryHook",),
     "monitoring.exporters.prometheus": ("PrometheusHook",),
@@ -231,6 +235,10 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "ConfigurationError",
     "ConsentLedger",
     "ConsentRecord",
+    "CostKey",
+    "CostMeter",
+    "CostRow",
+    "CostSummary",
     "DetectionHistory",
     "DetectionMode",
     "DetectionResult",
@@ -274,6 +282,9 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Policy",
     "PowerConditions",
     "PRESETS",
+    "PRICE_TABLES",
+    "PriceTable",
+    "PriceTier",
     "PrivacyFilter",
     "PrivacyPolicy",
     "PrometheusHook",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal, InvalidOperation
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["DEFAULT_CURRENCY", "Price", "SentRequest", "amount", "to_nanos"]
+__all__ = ["DEFAULT_CURRENCY", "CostKey", "CostRow", "Price", "SentRequest", "amount", "to_nanos"]
 
 Price = Decimal | float | int | str
 """An amount of money as an app writes it: ``0.0015``, ``"0.0015"`` or a `Decimal`."""
@@ -94,3 +94,56 @@ class SentRequest:
 
 
 _FIELDS = tuple(field.name for field in fields(SentRequest))
+
+
+class CostKey(NamedTuple):
+    """What the figures of a `CostRow` are of."""
+
+    hour: int
+    """The hour, in whole hours since 1970 (UTC)."""
+    session: str = ""
+    """The session's name; read back from a file, what stands for it there. Empty if forgotten."""
+    user: str = ""
+    """The user's name, likewise."""
+    backend: str = ""
+    """The backend that sent the request or answered the frame: a value of `BackendKind`."""
+    target: str = ""
+    """Name of the target."""
+    provider: str = ""
+    """Whose protocol it speaks."""
+    region: str = ""
+    """The target's region."""
+    currency: str = ""
+    """What it is paid in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRow:
+    """What was sent and spent in one hour: by one session, to one target."""
+
+    key: CostKey
+    """Of what hour, session and target."""
+    frames: int = 0
+    """Frames that ended, counted at the target or backend that answered them."""
+    requests: int = 0
+    """Requests that left the device."""
+    answered: int = 0
+    """Of these, those that were answered; the others were paid for in vain."""
+    images: int = 0
+    """Pictures in the requests."""
+    bytes_sent: int = 0
+    """Bytes of the requests."""
+    price_nanos: int = 0
+    """What the requests cost, in billionths of a unit of the currency."""
+
+    @property
+    def figures(self) -> tuple[int, ...]:
+        """The numbers, in the order of the fields."""
+        return (
+            self.frames,
+            self.requests,
+            self.answered,
+            self.images,
+            self.bytes_sent,
+            self.price_nanos,
+        )
