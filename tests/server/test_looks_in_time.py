@@ -16,6 +16,7 @@ from hybrid_detect.server.admission import (
     StoppingError,
     TooLateError,
 )
+from hybrid_detect.types import QualityLevel
 
 from ..clock import FakeClock
 from ..waiting import until
@@ -40,7 +41,7 @@ def opened(
     admission = Admission(max_waiting=waiting, clock=clock)
     admission.open(places)
     for _ in range(100 if look_s else 0):
-        admission.service.observe(look_s)
+        admission.times[QualityLevel.FAST].observe(look_s)
     return admission
 
 
@@ -150,7 +151,7 @@ async def test_a_free_detector_is_used_whatever_the_estimate_says(clock: FakeClo
         assert looks.order == ["a"]
         clock.advance(0.1)
         await looks.end("a")
-        assert admission.service.mean_s < 5.0
+        assert admission.times[QualityLevel.FAST].mean_s < 5.0
 
 
 async def test_a_deadline_that_has_passed_is_too_late(clock: FakeClock) -> None:
@@ -212,12 +213,12 @@ async def test_closing_refuses_what_waits_and_what_comes_and_lets_looks_end(
 
 async def test_failed_looks_say_nothing_about_a_look_s_time(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.4)
-    before_s = admission.service.mean_s
+    before_s = admission.times[QualityLevel.FAST].mean_s
     with contextlib.suppress(ValueError):
         async with admission.place(1.0):
             clock.advance(0.001)
             raise ValueError
-    assert admission.service.mean_s == before_s
+    assert admission.times[QualityLevel.FAST].mean_s == before_s
 
 
 def test_the_estimate_follows_and_its_bound_covers_most() -> None:

@@ -5,8 +5,10 @@ let in only if it, and everything that is promised a turn already, is expected t
 deadline; the rest is refused at once, while its client can still do something else. Among those
 that wait, the one with the least time left is next.
 
-How long a look takes is measured, not configured: a smoothed mean and deviation of the looks that
-ended well (the estimator of RFC 6298, 2).
+How long a look takes is measured for each level, not configured: a smoothed mean and deviation of
+the looks that ended well (the estimator of RFC 6298, 2). A picture is let in if it and the others
+can end in time at the quickest level; when its turn comes it gets the most thorough one, up to the
+one asked for, that leaves the others their time (`level_choice`).
 """
 
 from __future__ import annotations
@@ -16,10 +18,20 @@ import bisect
 import contextlib
 import heapq
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Admission", "OverloadedError", "ServiceTime", "StoppingError", "TooLateError"]
+from hybrid_detect.server.level_choice import level_for, ranked
+from hybrid_detect.types import QualityLevel
+
+__all__ = [
+    "Admission",
+    "Look",
+    "OverloadedError",
+    "ServiceTime",
+    "StoppingError",
+    "TooLateError",
+]
 
 PATIENCE_S = 10.0
 """Seconds for a picture whose client names no deadline."""
@@ -30,6 +42,11 @@ client measures the deadline on its own clock."""
 
 MEAN_GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4
 """Of RFC 6298, 2: how much one look moves the estimate, and how many deviations make it safe."""
+
+
+FORGET_S = 10.0
+"""Seconds after which an estimate of a level that was not used is forgotten. A level is left alone
+while it seems too slow; without this, one slow look would rule it out for ever."""
 
 
 class OverloadedError(Exception):
@@ -45,11 +62,14 @@ class StoppingError(Exception):
 
 
 class ServiceTime:
-    """What a look takes: a mean, and a bound that few looks exceed."""
+    """What a look takes: a mean, and a bound that few looks exceed.
 
-    def __init__(self) -> None:
-        self.mean_s = 0.0
-        """0 as long as nothing is known, which lets everything in."""
+    Args:
+        guess_s: What it is taken to be before the first look; 0 lets everything in.
+    """
+
+    def __init__(self, guess_s: float = 0.0) -> None:
+        self.guess_s = self.mean_s = guess_s
         self._deviation_s = 0.0
         self._is_known = False
 
@@ -70,11 +90,23 @@ class ServiceTime:
 
 
 @dataclass(slots=True, eq=False)
-class _Look:
+class Look:
+    """A picture's place at a detector, or its wait for one."""
+
     ends_s: float
     """When its answer must have left."""
     turn: asyncio.Future[None]
+    asked: QualityLevel
+    """The level that was asked for."""
+    level: QualityLevel
+    """The level to look at, once it has begun."""
+    came_s: float
     began_s: float = 0.0
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds that it waited."""
+        return self.began_s - self.came_s
 
 
 class Admission:
@@ -89,11 +121,14 @@ class Admission:
         self._max_waiting = max_waiting
         self._clock = clock
         self._places = 0
-        self._running: set[_Look] = set()
-        self._waiting: list[_Look] = []  # the least time left first
+        self._running: set[Look] = set()
+        self._waiting: list[Look] = []  # the least time left first
         self.is_closed = False
         """Whether nothing is let in any more."""
-        self.service = ServiceTime()
+        self._levels: tuple[QualityLevel, ...] = (QualityLevel.FAST,)
+        self.times = {QualityLevel.FAST: ServiceTime()}
+        """What a look takes, by level."""
+        self._last_s: dict[QualityLevel, float] = {}  # the end of the last look, by level
 
     @property
     def waiting(self) -> int:
@@ -104,6 +139,17 @@ class Admission:
         """Let pictures in, at most `places` at a time."""
         self._places = places
         self._fill()
+
+    def offer(self, guesses_s: Mapping[QualityLevel, float]) -> None:
+        """Look at these levels from now on.
+
+        Args:
+            guesses_s: For each of them, the seconds that a look is taken to need until one has
+                been measured.
+        """
+        self._levels = ranked(tuple(guesses_s))
+        for level, guess_s in guesses_s.items():
+            self.times.setdefault(level, ServiceTime(guess_s))
 
     def close(self) -> None:
         """Refuse what waits, and what comes from now on. Looks under way go on."""
@@ -118,14 +164,16 @@ class Admission:
         self,
         deadline_s: float | None = None,
         *,
+        asked: QualityLevel = QualityLevel.FAST,
         is_abandoned: Callable[[], Awaitable[bool]] | None = None,
-    ) -> AsyncIterator[float]:
-        """A place for one look; gives the seconds that were waited for it.
+    ) -> AsyncIterator[Look]:
+        """A place for one look, with the level to look at.
 
         What ends without an exception is measured; what fails says nothing about a look's time.
 
         Args:
             deadline_s: Seconds from now after which the answer is of no use; `None` if unknown.
+            asked: The most thorough level that the look may have.
             is_abandoned: Asked at the turn, because a look for a client that has gone would only
                 delay the others.
 
@@ -136,21 +184,22 @@ class Admission:
         """
         came_s = self._clock()
         patience_s = PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE)
-        look = _Look(came_s + patience_s, asyncio.get_running_loop().create_future())
+        turn = asyncio.get_running_loop().create_future()
+        look = Look(came_s + patience_s, turn, asked, self._levels[0], came_s)
         self._admit(look)
         try:
             await look.turn
             if is_abandoned is not None and await is_abandoned():
                 raise TooLateError
-            yield look.began_s - came_s
-            self.service.observe(self._clock() - look.began_s)
+            yield look
+            self._observe(look)
         finally:
             if look in self._waiting:
                 self._waiting.remove(look)
             self._running.discard(look)
             self._fill()
 
-    def _admit(self, look: _Look) -> None:
+    def _admit(self, look: Look) -> None:
         if self.is_closed:
             raise StoppingError
         if self._clock() >= look.ends_s:
@@ -166,12 +215,23 @@ class Admission:
             self._waiting.remove(look)
             raise OverloadedError
 
-    def _can_all_end(self) -> bool:
-        """Whether each that waits is expected to end in time, in their order."""
+    def _observe(self, look: Look) -> None:
         now_s = self._clock()
-        mean_s = self.service.mean_s
-        margin_s = self.service.safe_s - mean_s
-        ends = [max(look.began_s + mean_s, now_s) for look in self._running]
+        if (time := self.times.get(look.level)) is not None:
+            time.observe(now_s - look.began_s)
+            self._last_s[look.level] = now_s
+
+    def _can_all_end(self, first: QualityLevel | None = None) -> bool:
+        """Whether each that waits can end in time, in their order, at the quickest level.
+
+        Args:
+            first: The level of a look that would begin before them.
+        """
+        now_s = self._clock()
+        mean_s, margin_s = self._quickest.mean_s, self._quickest.safe_s - self._quickest.mean_s
+        ends = [max(look.began_s + self.times[look.level].mean_s, now_s) for look in self._running]
+        if first is not None:
+            ends.append(now_s + self.times[first].mean_s)
         ends += [now_s] * (self._places - len(ends))
         heapq.heapify(ends)
         for look in self._waiting:
@@ -187,12 +247,32 @@ class Admission:
             look = self._waiting.pop(0)
             if look.turn.done():  # cancelled
                 continue
-            if self._clock() + self.service.safe_s > look.ends_s:
+            if self._clock() + self._quickest.safe_s > look.ends_s:
                 look.turn.set_exception(TooLateError())
             else:
                 self._begin(look)
 
-    def _begin(self, look: _Look) -> None:
+    @property
+    def _quickest(self) -> ServiceTime:
+        return self.times[self._levels[0]]
+
+    def _level_for(self, look: Look) -> QualityLevel:
+        now_s = self._clock()
+        for level in self._levels[1:]:
+            if now_s - self._last_s.get(level, now_s) > FORGET_S:
+                self.times[level] = ServiceTime(self.times[level].guess_s)
+                del self._last_s[level]
+        return level_for(
+            look.asked,
+            self._levels,
+            safe_s={level: self.times[level].safe_s for level in self._levels},
+            left_s=look.ends_s - now_s,
+            queue_share=len(self._waiting) / self._max_waiting,
+            leaves_time=self._can_all_end,
+        )
+
+    def _begin(self, look: Look) -> None:
+        look.level = self._level_for(look)
         look.began_s = self._clock()
         self._running.add(look)
         look.turn.set_result(None)

@@ -161,8 +161,8 @@ class DetectorPool:
                 there was no time for another, or that one failed as well.
         """
         place = self._admission.place(request.deadline_s, is_abandoned=is_abandoned)
-        async with place as queue_s:
-            return await self._run(request, queue_s)
+        async with place as look:
+            return await self._run(request, look.queue_s)
 
     async def _run(self, request: DetectRequest, queue_s: float) -> Detection:
         limit_s = DETECT_LIMIT_S
