@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from hybrid_detect.backends.device.anchors import (
 from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.letterbox import Letterbox
 from hybrid_detect.backends.device.litert_detector import GRIDS, LiteRtFaceDetector
+from hybrid_detect.backends.device.litert_library import LibraryNetwork, library_reason
+from hybrid_detect.backends.device.litert_network import BindingNetwork, Network
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 from hybrid_detect.errors import ClosedError, ConfigurationError, InvalidFrameError, ModelError
@@ -37,6 +40,8 @@ FACES = Path(__file__).parents[4] / "shared" / "faces"
 ASTRONAUT_FACE = BoundingBox(177, 82, 272, 177)
 
 MODELS = ("short_range", "full_range")
+
+Opened: TypeAlias = Callable[[bytes], Network]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -62,6 +67,18 @@ def photos() -> list[np.ndarray]:
     return found
 
 
+@pytest.fixture(scope="module", params=["library", "binding"])
+def opened(request: pytest.FixtureRequest) -> Opened:
+    """Both ways into LiteRT have to give the same answers."""
+    if not is_installed("ai_edge_litert"):
+        pytest.skip("LiteRT is not installed: pip install 'hybrid-detect[device-lite]'")
+    if request.param == "binding":
+        return BindingNetwork
+    if reason := library_reason():
+        pytest.skip(reason)
+    return LibraryNetwork
+
+
 def is_cut_by_left_or_top(face: Face) -> bool:
     """MediaPipe moves such a box inside without shrinking it."""
     return face.box.x_min <= 0 or face.box.y_min <= 0
@@ -71,13 +88,15 @@ def is_cut_by_left_or_top(face: Face) -> bool:
 
 
 @pytest.mark.device
-def test_every_face_that_mediapipe_finds_in_the_photos_is_found_alike(model: bytes) -> None:
+def test_every_face_that_mediapipe_finds_in_the_photos_is_found_alike(
+    model: bytes, opened: Opened
+) -> None:
     """Goals: each detection above the threshold + 0.01 paired, box IoU >= 0.95 at the median,
     score difference <= 0.013."""
     if not is_installed("mediapipe"):
         pytest.skip("MediaPipe is not installed")
     overlaps, differences, unpaired = [], [], 0
-    with MediaPipeFaceDetector(model) as reference, LiteRtFaceDetector(model) as tested:
+    with MediaPipeFaceDetector(model) as reference, LiteRtFaceDetector(opened(model)) as tested:
         for image in photos():
             ours = tested.detect(image)
             for face in reference.detect(image):
@@ -97,8 +116,10 @@ def test_every_face_that_mediapipe_finds_in_the_photos_is_found_alike(model: byt
 
 
 @pytest.mark.device
-def test_finds_the_astronaut_and_the_keypoints(model: bytes, astronaut: np.ndarray) -> None:
-    with LiteRtFaceDetector(model) as detector:
+def test_finds_the_astronaut_and_the_keypoints(
+    model: bytes, astronaut: np.ndarray, opened: Opened
+) -> None:
+    with LiteRtFaceDetector(opened(model)) as detector:
         (face,) = detector.detect(astronaut)
         assert face.box.iou(ASTRONAUT_FACE) > 0.7
         points = {point.name: point for point in face.keypoints}
@@ -109,10 +130,10 @@ def test_finds_the_astronaut_and_the_keypoints(model: bytes, astronaut: np.ndarr
 
 @pytest.mark.device
 def test_a_face_that_the_left_edge_cuts_has_the_part_inside(
-    model: bytes, astronaut: np.ndarray
+    model: bytes, astronaut: np.ndarray, opened: Opened
 ) -> None:
     cut = np.ascontiguousarray(astronaut[:, 205:])
-    with LiteRtFaceDetector(model) as detector:
+    with LiteRtFaceDetector(opened(model)) as detector:
         found = detector.detect(cut)
         whole = detector.detect(astronaut)
     assert found
@@ -122,24 +143,29 @@ def test_a_face_that_the_left_edge_cuts_has_the_part_inside(
 
 @pytest.mark.device
 @pytest.mark.parametrize("size", [(1, 1), (17, 9), (9, 3000), (3000, 9)])
-def test_odd_sizes_are_answered(model: bytes, size: tuple[int, int]) -> None:
+def test_odd_sizes_are_answered(model: bytes, size: tuple[int, int], opened: Opened) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    with LiteRtFaceDetector(model, min_confidence=0.01) as detector:
+    with LiteRtFaceDetector(opened(model), min_confidence=0.01) as detector:
         for face in detector.detect(noise):
             assert face.box.clipped(size[1], size[0]) == face.box
 
 
 @pytest.mark.device
-def test_a_lower_threshold_finds_no_fewer_faces(model: bytes, astronaut: np.ndarray) -> None:
-    with LiteRtFaceDetector(model) as strict, LiteRtFaceDetector(model, min_confidence=0.05) as lax:
+def test_a_lower_threshold_finds_no_fewer_faces(
+    model: bytes, astronaut: np.ndarray, opened: Opened
+) -> None:
+    with (
+        LiteRtFaceDetector(opened(model)) as strict,
+        LiteRtFaceDetector(opened(model), min_confidence=0.05) as lax,
+    ):
         assert len(lax.detect(astronaut)) >= len(strict.detect(astronaut))
 
 
 @pytest.mark.device
-def test_what_is_no_picture_no_model_or_closed_is_told(model: bytes) -> None:
+def test_what_is_no_picture_no_model_or_closed_is_told(model: bytes, opened: Opened) -> None:
     with pytest.raises(ModelError, match="LiteRT does not accept the model of 9 bytes"):
-        LiteRtFaceDetector(b"no model!")
-    detector = LiteRtFaceDetector(model)
+        LiteRtFaceDetector(opened(b"no model!"))
+    detector = LiteRtFaceDetector(opened(model))
     with pytest.raises(InvalidFrameError):
         detector.detect(np.zeros((4, 4), np.uint8))
     detector.close()

@@ -13,23 +13,26 @@ edge without shrinking it, so that it reports one that is too wide.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from hybrid_detect.backends.device.anchors import AnchorGrid, decode, suppress
 from hybrid_detect.backends.device.face_detector import check_pixels
 from hybrid_detect.backends.device.letterbox import Letterbox
+from hybrid_detect.backends.device.litert_library import tensor_layout
 from hybrid_detect.errors import ClosedError, ModelError
-from hybrid_detect.extras import require
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["GRIDS", "LiteRtFaceDetector"]
+    from hybrid_detect.backends.device.litert_network import Network
+
+__all__ = ["GRIDS", "FaceSteps", "LiteRtFaceDetector"]
 
 GRIDS = {
     896: AnchorGrid(128, ((8, 2), (16, 6))),
@@ -45,37 +48,102 @@ MEAN = SCALE = np.float32(127.5)
 """Bytes become -1 to 1. Source: the models' own metadata."""
 
 
+class FaceSteps:
+    """What is done around the network: pixels to its input, its outputs to faces.
+
+    Args:
+        input_shape: Of the network.
+        output_shapes: Of the network.
+
+    Raises:
+        ModelError: If they are not those of a face model of MediaPipe's.
+    """
+
+    def __init__(
+        self, input_shape: tuple[int, ...], output_shapes: tuple[tuple[int, ...], ...]
+    ) -> None:
+        for anchors, grid in GRIDS.items():
+            boxes, scores = (1, anchors, 16), (1, anchors, 1)
+            if input_shape == (1, grid.input_px, grid.input_px, 3) and {boxes, scores} <= {
+                *output_shapes
+            }:
+                break
+        else:
+            msg = (
+                "expected a face model with an input of 128x128 or 192x192 and 896 or 2304 "
+                f"anchors, got input {input_shape} and outputs {sorted(output_shapes)}"
+            )
+            raise ModelError(msg)
+        offsets, self.size_bytes = tensor_layout((input_shape, *output_shapes))
+        """Bytes that the tensors take."""
+        self._grid, self._anchors = grid, anchors
+        self._boxes_at = offsets[1 + output_shapes.index(boxes)]
+        self._scores_at = offsets[1 + output_shapes.index(scores)]
+        self._centres = grid.centres()
+
+    def fill(self, memory: mmap.mmap, image_rgb: NDArray[np.uint8]) -> Letterbox:
+        """Write the network's input to `memory`; how the image lies in it.
+
+        Args:
+            memory: Where the network's tensors lie.
+            image_rgb: Shape (height, width, 3), uint8, RGB. Not modified, not kept.
+        """
+        height, width = image_rgb.shape[:2]
+        box = Letterbox(width, height, self._grid.input_px)
+        square = box.sample(image_rgb)
+        tensor = np.frombuffer(memory, np.float32, square.size).reshape(square.shape)
+        np.subtract(square, MEAN, out=tensor)
+        tensor /= SCALE
+        return box
+
+    def faces(
+        self, memory: mmap.mmap, box: Letterbox, *, min_confidence: float
+    ) -> tuple[Face, ...]:
+        """The faces in the network's outputs, in the image's pixels, best first.
+
+        Args:
+            memory: Where the network's tensors lie.
+            box: As `fill` gave it.
+            min_confidence: Faces below this score are left out, 0 to 1.
+        """
+        count = self._anchors
+        found = suppress(
+            decode(
+                np.frombuffer(memory, np.float32, 16 * count, self._boxes_at).reshape(count, 16),
+                np.frombuffer(memory, np.float32, count, self._scores_at),
+                self._centres,
+                input_px=self._grid.input_px,
+                min_score=min_confidence,
+            )
+        )
+        boxes = box.restore(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        faces = (
+            _face(score, corners, points, box.width, box.height)
+            for score, corners, points in zip(
+                found.scores, boxes, box.restore(found.points), strict=True
+            )
+        )
+        return tuple(face for face in faces if face is not None)
+
+
 class LiteRtFaceDetector:
     """One face detector, usable from any thread, one picture at a time.
 
     Args:
-        model: The model file's bytes, verified by the caller.
+        network: What `open_network` gives. It is closed with the detector.
         min_confidence: Faces below this score are left out, 0 to 1.
 
     Raises:
-        MissingExtraError: If LiteRT is not installed.
-        ModelError: If LiteRT does not accept the model, or it is no face model of MediaPipe's.
+        ModelError: If it is no face model of MediaPipe's.
     """
 
-    runs_on: ClassVar[str] = "LiteRT"
-    """What runs the model, for a person."""
-
-    def __init__(self, model: bytes, *, min_confidence: float = 0.5) -> None:
-        litert = require(
-            "ai_edge_litert.interpreter", extra="device-lite", purpose="on-device detection"
-        )
+    def __init__(self, network: Network, *, min_confidence: float = 0.5) -> None:
+        self._steps = FaceSteps(network.input_shape, network.output_shapes)
+        self._network: Network | None = network
         self._min_confidence = min_confidence
         self._lock = threading.Lock()
-        try:
-            # A second thread gains nothing on pictures this small and would keep a core awake.
-            self._interpreter: Any = litert.Interpreter(model_content=model, num_threads=1)
-            self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as exc:
-            reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
-            msg = f"LiteRT does not accept the model of {len(model)} bytes: {reason}"
-            raise ModelError(msg) from exc
-        self._input, self._boxes, self._scores, self._grid = _tensors(self._interpreter)
-        self._centres = self._grid.centres()
+        self.runs_on = network.runs_on
+        """What runs the model, for a person."""
 
     def detect(self, image_rgb: NDArray[np.uint8]) -> tuple[Face, ...]:
         """Find the faces in a picture.
@@ -88,44 +156,25 @@ class LiteRtFaceDetector:
 
         Raises:
             InvalidFrameError: If the array is anything else.
+            BackendUnavailableError: If LiteRT fails.
             ClosedError: If the detector is closed.
         """
         check_pixels(image_rgb)
-        height, width = image_rgb.shape[:2]
-        box = Letterbox(width, height, self._grid.input_px)
-        square = box.sample(image_rgb).astype(np.float32)
-        square -= MEAN
-        square /= SCALE
         with self._lock:
-            if self._interpreter is None:
+            if self._network is None:
                 msg = "the face detector is closed: make a new one"
                 raise ClosedError(msg)
-            self._interpreter.set_tensor(self._input, square[None])
-            self._interpreter.invoke()
-            raw = self._interpreter.get_tensor(self._boxes)[0]
-            logits = self._interpreter.get_tensor(self._scores)[0, :, 0]
-        found = suppress(
-            decode(
-                raw,
-                logits,
-                self._centres,
-                input_px=self._grid.input_px,
-                min_score=self._min_confidence,
-            )
-        )
-        boxes = box.restore(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
-        faces = (
-            _face(score, corners, points, width, height)
-            for score, corners, points in zip(
-                found.scores, boxes, box.restore(found.points), strict=True
-            )
-        )
-        return tuple(face for face in faces if face is not None)
+            memory = self._network.memory
+            box = self._steps.fill(memory, image_rgb)
+            self._network.run()
+            return self._steps.faces(memory, box, min_confidence=self._min_confidence)
 
     def close(self) -> None:
         """Stop, after a detection that is going on. May be called more than once."""
         with self._lock:
-            self._interpreter = None
+            network, self._network = self._network, None
+        if network is not None:
+            network.close()
 
     def __enter__(self) -> Self:
         return self
@@ -137,32 +186,6 @@ class LiteRtFaceDetector:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _tensors(interpreter: Any) -> tuple[int, int, int, AnchorGrid]:
-    """Indices of input, boxes and scores, and the anchors that fit them.
-
-    Raises:
-        ModelError: If they are not those of a face model.
-    """
-    (given,) = interpreter.get_input_details()
-    outputs = {
-        tuple(map(int, out["shape"])): out["index"] for out in interpreter.get_output_details()
-    }
-    shape = tuple(map(int, given["shape"]))
-    for anchors, grid in GRIDS.items():
-        boxes, scores = outputs.get((1, anchors, 16)), outputs.get((1, anchors, 1))
-        if (
-            boxes is not None
-            and scores is not None
-            and shape == (1, grid.input_px, grid.input_px, 3)
-        ):
-            return given["index"], boxes, scores, grid
-    msg = (
-        "expected a face model with an input of 128x128 or 192x192 and 896 or 2304 anchors, got "
-        f"input {shape} and outputs {sorted(outputs)}"
-    )
-    raise ModelError(msg)
 
 
 def _face(

@@ -136,8 +136,9 @@ def make_detector(
     """
     if runtime == LITERT:
         from hybrid_detect.backends.device.litert_detector import LiteRtFaceDetector
+        from hybrid_detect.backends.device.litert_network import open_network
 
-        return LiteRtFaceDetector(model, min_confidence=min_confidence)
+        return LiteRtFaceDetector(open_network(model), min_confidence=min_confidence)
     from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 
     return MediaPipeFaceDetector(model, min_confidence=min_confidence, slim=slim)

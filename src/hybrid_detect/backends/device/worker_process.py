@@ -297,14 +297,15 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 def _environment() -> dict[str, str]:
-    """The app's environment, with every proxy pointing nowhere.
+    """The app's environment, with every proxy pointing nowhere and one thread for NumPy.
 
     MediaPipe sends usage data through libcurl when it is closed, which is never done. If another
     version tries earlier, before the process has lost the right to open sockets, it meets a port on
-    which nothing listens.
+    which nothing listens. NumPy's OpenBLAS would keep a thread for each core, with a stack and
+    buffers of its own, for products of matrices that are too small to share.
     """
     nowhere = "http://127.0.0.1:9"  # The discard service, RFC 863.
     names = ("http_proxy", "https_proxy", "all_proxy")
     proxies = {name: nowhere for low in names for name in (low, low.upper())}
     kept = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
-    return {**kept, **proxies}
+    return {**kept, **proxies, "OPENBLAS_NUM_THREADS": "1"}
