@@ -248,6 +248,8 @@ class BackendResponseError(BackendError):
     """The provider's word for programs, such as ``unauthorized``; empty if there was none."""
     request_id: str
     """What the provider's support asks for; empty if there was none."""
+    server_time_s: float | None
+    """The time on the server's clock, in seconds since 1970; `None` if it did not say."""
     by_server: bool
     """Whether the server said it, in its own protocol; else something in between may have, such as
     a gateway or a captive portal."""
@@ -267,6 +269,7 @@ class BackendResponseError(BackendError):
         refusal: Refusal | None = None,
         code: str = "",
         request_id: str = "",
+        server_time_s: float | None = None,
         by_server: bool = True,
     ) -> None:
         super().__init__(
@@ -280,6 +283,7 @@ class BackendResponseError(BackendError):
         self.refusal = Refusal.of_status(status_code) if refusal is None else refusal
         self.code = code
         self.request_id = request_id
+        self.server_time_s = server_time_s
         self.by_server = by_server
         self.is_passing = False
 

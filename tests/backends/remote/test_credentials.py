@@ -12,14 +12,9 @@ import numpy as np
 import pytest
 
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
-from hybrid_detect.backends.remote.credentials import (
-    REASK_S,
-    REFRESH_BEFORE_S,
-    AccessToken,
-    ApiKeyHeader,
-    BearerToken,
-)
+from hybrid_detect.backends.remote.credentials import AccessToken, ApiKeyHeader, BearerToken
 from hybrid_detect.backends.remote.protocol import HttpRequest
+from hybrid_detect.backends.remote.renewal import REASK_S, REFRESH_BEFORE_S
 from hybrid_detect.backends.remote.streaming import StreamingService
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
@@ -42,6 +37,10 @@ NOW_S = 1_800_000_000.0
 
 def plan(kind: BackendKind) -> Plan:
     return Plan(backend=kind, reason="test", deadline_s=20.0, retries=0)
+
+
+def refused(status: int) -> BackendResponseError:
+    return BackendResponseError("no", status_code=status)
 
 
 def jwt(**claims: Any) -> str:
@@ -160,9 +159,10 @@ async def test_a_refused_token_is_asked_for_again_if_there_is_anyone_to_ask() ->
     giver = Giver("one", "two")
     credentials = BearerToken(giver)
     await sent(credentials)
-    assert credentials.on_refused()
+    assert not credentials.on_refused(refused(403))
+    assert credentials.on_refused(refused(401))
     assert (await sent(credentials))["Authorization"] == "Bearer two"
-    assert not BearerToken("fixed").on_refused()
+    assert not BearerToken("fixed").on_refused(refused(401))
 
 
 @pytest.mark.anyio
@@ -201,7 +201,7 @@ def test_what_cannot_be_a_header_is_refused_at_construction(header: str) -> None
     "text", ["a.b.c", "a.e30.c", jwt(exp="soon"), jwt(exp=None), jwt(exp=1e999)]
 )
 def test_what_only_looks_like_a_json_web_token_has_no_known_end(text: str) -> None:
-    assert BearerToken(text).on_refused() is False
+    assert BearerToken(text).on_refused(refused(401)) is False
 
 
 def test_no_token_is_in_a_repr() -> None:

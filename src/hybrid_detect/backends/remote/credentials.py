@@ -6,9 +6,7 @@ the token ends, and once more after the server has refused it. Tokens are in no 
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import inspect
 import json
 import math
 import re
@@ -18,8 +16,8 @@ from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.remote.protocol import HttpRequest, Protocol
 from hybrid_detect.backends.remote.providers.forms import with_field
-from hybrid_detect.errors import BackendUnavailableError, ConfigurationError
-from hybrid_detect.sources.daemon_threads import in_daemon_thread
+from hybrid_detect.backends.remote.renewal import Renewed
+from hybrid_detect.errors import BackendResponseError, ConfigurationError, Refusal
 
 __all__ = [
     "AccessToken",
@@ -31,13 +29,6 @@ __all__ = [
     "checked_token",
     "key_credentials",
 ]
-
-REFRESH_BEFORE_S = 30.0
-"""A token is asked for again so long before it ends, which a clock that is some seconds late and a
-slow answer fit into; a short-lived one when a tenth of its life is left."""
-
-REASK_S = 1.0
-"""A function that gives tokens which have ended already is asked once a second, not per frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,82 +66,34 @@ class Credentials(typing.Protocol):
             now_s: Seconds since 1970.
         """
 
-    def on_refused(self) -> bool:
-        """The server did not accept it (401). Whether `prepare` may bring another one now."""
+    def on_refused(self, error: BackendResponseError) -> bool:
+        """The server refused a request with `error`. Whether a better one can be made now."""
 
 
-class _Token:
-    """A token, and the function it comes from if there is one."""
+def _token(given: str | AccessToken | TokenSource, name: str) -> Renewed[AccessToken]:
+    return Renewed(
+        given,
+        name=name,
+        read=lambda token: _access_token(token, name),
+        ends_at_s=lambda token: token.ends_at_s,
+    )
 
-    def __init__(self, token: str | AccessToken | TokenSource, name: str) -> None:
-        self._name = name
-        self._source: TokenSource | None = None
-        self._token: AccessToken | None = None
-        self._ask_at_s = -math.inf
-        self._fetching: asyncio.Task[AccessToken] | None = None
-        if isinstance(token, str | AccessToken):
-            self._token = _access_token(token, name)
-        elif callable(token):
-            self._source = token
-        else:
-            msg = f"{name}: expected a text or a function, got {type(token).__name__}"
-            raise ConfigurationError(msg)
+
+class _OfToken:
+    """What credentials that are a token or a key have in common."""
+
+    _token: Renewed[AccessToken]
 
     async def prepare(self, *, now_s: float) -> None:
-        """Ask the function, if there is one and it is time to."""
-        if self._source is None or (self._token is not None and now_s < self._ask_at_s):
-            return
-        if self._fetching is None:
-            # One question serves all frames that wait, and outlives those that give up.
-            self._fetching = asyncio.create_task(self._fetch(self._source))
-            self._fetching.add_done_callback(_see)
-        fetching = self._fetching
-        try:
-            token = await asyncio.shield(fetching)
-        finally:
-            if fetching.done() and self._fetching is fetching:
-                self._fetching = None
-        self._token = token
-        self._ask_at_s = _ask_at_s(token, now_s=now_s)
+        """As in `Credentials`."""
+        await self._token.prepare(now_s=now_s)
 
-    async def _fetch(self, source: TokenSource) -> AccessToken:
-        try:
-            if inspect.iscoroutinefunction(source):
-                given = await source()
-            else:
-                given = await in_daemon_thread(source)
-                if inspect.isawaitable(given):
-                    given = await given
-        except Exception as exc:
-            # Its message may well hold the token, or what it was made from.
-            msg = f"{self._name}: the function that gives it failed ({type(exc).__name__})"
-            raise BackendUnavailableError(msg, retryable=True) from None
-        try:
-            return _access_token(given, self._name)
-        except ConfigurationError as error:
-            raise BackendUnavailableError(str(error)) from None
-
-    def current(self) -> str:
-        """The token that requests carry now."""
-        assert self._token is not None  # noqa: S101 - `prepare` comes first
-        return self._token.value
-
-    def on_refused(self) -> bool:
-        """Forget a token that came from the function, and say whether there was one."""
-        if self._source is None:
-            return False
-        self._ask_at_s = -math.inf
-        return True
+    def on_refused(self, error: BackendResponseError) -> bool:
+        """As in `Credentials`."""
+        return error.refusal is Refusal.UNAUTHENTICATED and self._token.forget()
 
 
-def _ask_at_s(token: AccessToken, *, now_s: float) -> float:
-    if token.ends_at_s is None:
-        return math.inf
-    left_s = token.ends_at_s - now_s
-    return now_s + max(left_s - min(REFRESH_BEFORE_S, left_s / 10), REASK_S)
-
-
-class BearerToken:
+class BearerToken(_OfToken):
     """``Authorization: Bearer <token>``. Source: RFC 6750, 2.1.
 
     Args:
@@ -161,23 +104,15 @@ class BearerToken:
     """
 
     def __init__(self, token: str | AccessToken | TokenSource) -> None:
-        self._token = _Token(token, "auth_token")
-
-    async def prepare(self, *, now_s: float) -> None:
-        """As in `Credentials`."""
-        await self._token.prepare(now_s=now_s)
+        self._token = _token(token, "auth_token")
 
     def apply(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
         """As in `Credentials`."""
-        value = f"Bearer {self._token.current()}"
+        value = f"Bearer {self._token.current().value}"
         return replace(request, headers={**request.headers, "Authorization": value})
 
-    def on_refused(self) -> bool:
-        """As in `Credentials`."""
-        return self._token.on_refused()
 
-
-class ApiKeyHeader:
+class ApiKeyHeader(_OfToken):
     """An API key in a header of its own.
 
     Args:
@@ -193,22 +128,15 @@ class ApiKeyHeader:
             msg = f"header: expected the name of an HTTP header, got {header!r}"
             raise ConfigurationError(msg)
         self._header = header
-        self._token = _Token(key, "api_key")
-
-    async def prepare(self, *, now_s: float) -> None:
-        """As in `Credentials`."""
-        await self._token.prepare(now_s=now_s)
+        self._token = _token(key, "api_key")
 
     def apply(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
         """As in `Credentials`."""
-        return replace(request, headers={**request.headers, self._header: self._token.current()})
-
-    def on_refused(self) -> bool:
-        """As in `Credentials`."""
-        return self._token.on_refused()
+        key = self._token.current().value
+        return replace(request, headers={**request.headers, self._header: key})
 
 
-class FormKey:
+class FormKey(_OfToken):
     """An API key in a field of the request's form; requests without a form go without it.
 
     Args:
@@ -221,23 +149,15 @@ class FormKey:
 
     def __init__(self, key: str | AccessToken | TokenSource, *, field: str = "api_key") -> None:
         self._field = field
-        self._token = _Token(key, "api_key")
-
-    async def prepare(self, *, now_s: float) -> None:
-        """As in `Credentials`."""
-        await self._token.prepare(now_s=now_s)
+        self._token = _token(key, "api_key")
 
     def apply(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
         """As in `Credentials`."""
         media_type = request.headers.get("Content-Type", "")
         if not media_type.startswith("multipart/form-data"):
             return request
-        body = with_field(media_type, request.body, self._field, self._token.current())
+        body = with_field(media_type, request.body, self._field, self._token.current().value)
         return replace(request, body=body)
-
-    def on_refused(self) -> bool:
-        """As in `Credentials`."""
-        return self._token.on_refused()
 
 
 def key_credentials(protocol: Protocol, key: str | AccessToken | TokenSource) -> Credentials:
@@ -280,7 +200,7 @@ def _access_token(token: object, name: str) -> AccessToken:
         checked_token(token.value, name)
         return token
     if not isinstance(token, str):
-        msg = f"{name}: expected a text, got {type(token).__name__}"
+        msg = f"{name}: expected a text or a function, got {type(token).__name__}"
         raise ConfigurationError(msg)
     return AccessToken(checked_token(token, name), _end_of_jwt(token))
 
@@ -296,9 +216,3 @@ def _end_of_jwt(token: str) -> float | None:
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     return ends_at_s if math.isfinite(ends_at_s) else None
-
-
-def _see(task: asyncio.Task[AccessToken]) -> None:
-    """Look at an error that every frame has given up waiting for."""
-    if not task.cancelled():
-        task.exception()

@@ -1,4 +1,4 @@
-"""What each provider's error codes mean: one table of rules for each, read from top to bottom.
+"""What providers' error codes mean: each has a table of rules, read from top to bottom.
 
 A provider reads the code out of its own error body; the table makes it a typed error. Nothing else
 that the provider wrote is repeated, beyond that code and the id of the request.
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.backends.remote.refusals import meaning_of
+from hybrid_detect.backends.remote.retry_after import date_s
 from hybrid_detect.errors import BackendResponseError, Refusal
 
-__all__ = ["AWS_ERRORS", "GOOGLE_ERRORS", "ErrorRule", "ErrorTable"]
+__all__ = ["ErrorRule", "ErrorTable"]
 
 _RETRYABLE = frozenset({Refusal.THROTTLED, Refusal.TRANSIENT})
 
@@ -58,6 +59,7 @@ class ErrorTable:
         response: HttpResponse,
         *,
         code: str = "",
+        variant: str = "",
         retry_after_s: float | None = None,
         by_server: bool | None = None,
     ) -> BackendResponseError:
@@ -66,13 +68,15 @@ class ErrorTable:
         Args:
             response: What came, with its status.
             code: The provider's code, from the body; empty if there was none.
+            variant: What rules are asked about instead, where one code means several things and
+                the provider can tell which.
             retry_after_s: Seconds that the body asked to wait; the headers win.
             by_server: Whether the provider itself said it; `None` if a code, or the JSON type, is
                 the sign of that: gateways and captive portals answer with pages for people.
         """
         code = code if _CODE.fullmatch(code) else ""
         status = response.status
-        rule = next((rule for rule in self.rules if rule.fits(status, code)), None)
+        rule = next((rule for rule in self.rules if rule.fits(status, variant or code)), None)
         refusal = Refusal.of_status(status) if rule is None else rule.refusal
         retryable = rule.retryable if rule and rule.retryable is not None else refusal in _RETRYABLE
         request_id = _request_id(response)
@@ -89,6 +93,7 @@ class ErrorTable:
             refusal=refusal,
             code=code,
             request_id=request_id,
+            server_time_s=date_s(response.headers.get("date", "")),
             by_server=bool(code) or "json" in response.media_type
             if by_server is None
             else by_server,
@@ -100,105 +105,3 @@ def _request_id(response: HttpResponse) -> str:
         if _REQUEST_ID.fullmatch(value := response.headers.get(name, "")):
             return value
     return ""
-
-
-GOOGLE_ERRORS = ErrorTable(
-    (
-        ErrorRule(
-            Refusal.UNAUTHENTICATED,
-            "Google does not accept the API key or token",
-            codes=("API_KEY_INVALID", "UNAUTHENTICATED", "16"),
-        ),
-        ErrorRule(
-            Refusal.FORBIDDEN,
-            "Google refuses this project: the API or its billing is not switched on, or the key "
-            "is restricted",
-            codes=("PERMISSION_DENIED", "7"),
-        ),
-        ErrorRule(Refusal.THROTTLED, "Google asks to send less", codes=("RESOURCE_EXHAUSTED", "8")),
-        ErrorRule(
-            Refusal.TRANSIENT,
-            "Google has trouble of its own",
-            codes=("DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "4", "13", "14"),
-        ),
-        ErrorRule(Refusal.SIZE, "Google finds the request too large", statuses=(413,)),
-        ErrorRule(Refusal.PICTURE, "Google cannot read the picture", codes=("3",)),
-        ErrorRule(
-            Refusal.CONTRACT,
-            "Google does not accept the request",
-            codes=("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE", "9", "12"),
-        ),
-        ErrorRule(Refusal.CONTRACT, "Google does not accept the request", statuses=(400,)),
-    )
-)
-"""Numbers are the codes of single pictures (google.rpc.Code); names those of whole requests.
-
-Source: google.rpc.Code; `vision.v1.json` rev 20261016; google-cloud-vision 3.16.0 (what its own
-client retries: DEADLINE_EXCEEDED and UNAVAILABLE)."""
-
-AWS_ERRORS = ErrorTable(
-    (
-        ErrorRule(
-            Refusal.THROTTLED,
-            "AWS asks to send less",
-            codes=(
-                "ThrottlingException",
-                "ProvisionedThroughputExceededException",
-                "LimitExceededException",
-            ),
-        ),
-        ErrorRule(
-            Refusal.TRANSIENT,
-            "AWS has trouble of its own",
-            codes=("InternalServerError", "ServiceUnavailable", "ServiceUnavailableException"),
-        ),
-        ErrorRule(
-            Refusal.UNAUTHENTICATED,
-            "the session token has ended",
-            codes=("ExpiredTokenException", "ExpiredToken"),
-        ),
-        ErrorRule(
-            Refusal.CLOCK,
-            "AWS finds this device's clock too far off",
-            codes=("SignatureNotInTime", "RequestTimeTooSkewed", "RequestExpired"),
-        ),
-        ErrorRule(
-            Refusal.FORBIDDEN,
-            "AWS does not accept the access key or its signature",
-            codes=(
-                "UnrecognizedClientException",
-                "InvalidSignatureException",
-                "SignatureDoesNotMatch",
-                "InvalidClientTokenId",
-                "MissingAuthenticationToken",
-                "MissingAuthenticationTokenException",
-                "IncompleteSignature",
-                "IncompleteSignatureException",
-            ),
-        ),
-        ErrorRule(
-            Refusal.FORBIDDEN,
-            "AWS does not permit this key to call rekognition:DetectFaces",
-            codes=("AccessDeniedException", "AccessDenied", "OptInRequired"),
-        ),
-        ErrorRule(
-            Refusal.SIZE, "AWS finds the picture too large", codes=("ImageTooLargeException",)
-        ),
-        ErrorRule(
-            Refusal.PICTURE,
-            "AWS cannot read the picture",
-            codes=("InvalidImageFormatException",),
-        ),
-        ErrorRule(
-            Refusal.CONTRACT,
-            "AWS does not accept the request",
-            codes=("InvalidParameterException", "ValidationException", "SerializationException"),
-        ),
-        ErrorRule(Refusal.CONTRACT, "AWS does not accept the request", statuses=(400,)),
-    )
-)
-"""Codes decide here, not statuses: throttling comes as 400, and as 500.
-
-Source: botocore 1.44.5, `rekognition/2016-06-27/service-2`; AWS General Reference, "Common
-errors". ``SignatureNotInTime`` is this library's name for an InvalidSignatureException whose
-message says "Signature expired" or "Signature not yet current"."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.errors import BackendError, ConfigurationError
 from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.types import QualityLevel
@@ -154,8 +154,11 @@ class Protocol(typing.Protocol):
 
     def decode(
         self, response: HttpResponse, pictures: Sequence[CompressedImage]
-    ) -> Sequence[ResultReply]:
+    ) -> Sequence[ResultReply | BackendError]:
         """The reply for each of `pictures`, faces in that picture's pixels.
+
+        A picture that the server could not look at has its error in the reply's place, so that the
+        other pictures of the request keep their answers.
 
         Without pictures, `response` is the answer to `health`, and there are no replies.
 

@@ -299,6 +299,8 @@ class RemoteBackend(Backend):
             if sealer and seal:
                 response = opened(response, sealer, seal)
             (reply,) = target.protocol.decode(response, (picture,))
+            if isinstance(reply, BackendError):
+                raise reply
         except BaseException as error:
             self._on_error(error, job, target, upload)
             if self.signs_requests and not is_renewed and target.can_renew(error):

@@ -1,4 +1,4 @@
-"""How long a server asks to wait, in every form that servers say it."""
+"""When a server wants to be asked again, in every form that servers say it; and its clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Mapping
 
-__all__ = ["duration_s", "retry_after_s"]
+__all__ = ["date_s", "duration_s", "retry_after_s"]
 
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms", "x-amz-retry-after")
 """Headers of plain milliseconds, which are finer than Retry-After's seconds and come first.
@@ -38,10 +38,10 @@ def retry_after_s(headers: Mapping[str, str], *, now_s: float | None = None) -> 
     seconds = _number(value)
     if seconds is not None:
         return seconds
-    then_s = _date_s(value)
+    then_s = date_s(value)
     if then_s is None:
         return None
-    from_s = _date_s(headers.get("date", ""))
+    from_s = date_s(headers.get("date", ""))
     if from_s is None:
         from_s = time.time() if now_s is None else now_s
     return max(then_s - from_s, 0.0)
@@ -61,7 +61,8 @@ def _number(text: str) -> float | None:
     return max(value, 0.0) if math.isfinite(value) else None
 
 
-def _date_s(text: str) -> float | None:
+def date_s(text: str) -> float | None:
+    """Seconds since 1970 of an HTTP date (RFC 9110, 5.6.7); `None` if it is none."""
     try:
         return email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError, TypeError):

@@ -17,7 +17,6 @@ from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
     ConfigurationError,
-    Refusal,
 )
 from hybrid_detect.types import BackendKind
 
@@ -158,7 +157,6 @@ class Target:
         """Whether `error` refuses credentials that `addressed` will renew when called again."""
         return (
             isinstance(error, BackendResponseError)
-            and error.refusal is Refusal.UNAUTHENTICATED
             and self.credentials is not None
-            and self.credentials.on_refused()
+            and self.credentials.on_refused(error)
         )

@@ -58,7 +58,7 @@ async def test_the_key_is_a_field_of_the_form() -> None:
     assert "the-key" not in repr(credentials) + repr(signed)
     ping = HttpRequest(method="GET", url="/v1/status/ping")
     assert credentials.apply(ping, now_s=0.0) == ping
-    assert not credentials.on_refused()
+    assert not credentials.on_refused(BackendResponseError(status_code=401))
 
 
 @pytest.mark.parametrize(

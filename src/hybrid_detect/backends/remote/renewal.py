@@ -1,0 +1,126 @@
+"""Renewal: a secret that ends, and the function that gives a new one.
+
+The function is asked when there is no secret, again shortly before the secret ends, and once more
+after the server has refused it. It never runs on the event loop unless it is async itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from hybrid_detect.errors import BackendUnavailableError, ConfigurationError
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
+
+__all__ = ["REASK_S", "REFRESH_BEFORE_S", "Renewed"]
+
+T = TypeVar("T")
+
+REFRESH_BEFORE_S = 30.0
+"""A secret is asked for again so long before it ends, which a clock that is some seconds late and a
+slow answer fit into; a short-lived one when a tenth of its life is left."""
+
+REASK_S = 1.0
+"""A function that gives secrets which have ended already is asked once a second, not per frame."""
+
+
+class Renewed(Generic[T]):
+    """A secret, and the function it comes from if there is one.
+
+    Args:
+        given: The secret, or a function, sync or async, that gives it. A sync one is called in a
+            thread.
+        name: What errors call it.
+        read: Makes a secret of what was given; raises a `ConfigurationError` if it is none.
+        ends_at_s: When a secret ends, in seconds since 1970; `None` if that is unknown.
+
+    Raises:
+        ConfigurationError: If `given` is neither a function nor what `read` takes.
+    """
+
+    def __init__(
+        self,
+        given: object,
+        *,
+        name: str,
+        read: Callable[[object], T],
+        ends_at_s: Callable[[T], float | None],
+    ) -> None:
+        self._name = name
+        self._read = read
+        self._ends_at_s = ends_at_s
+        self._source: Callable[[], Any] | None = given if callable(given) else None
+        self._value: T | None = None if callable(given) else read(given)
+        self._ask_at_s = -math.inf
+        self._fetching: asyncio.Task[T] | None = None
+
+    async def prepare(self, *, now_s: float) -> None:
+        """Ask the function, if there is one and it is time to.
+
+        Args:
+            now_s: Seconds since 1970.
+
+        Raises:
+            BackendUnavailableError: If it failed, or gave something else.
+        """
+        if self._source is None or (self._value is not None and now_s < self._ask_at_s):
+            return
+        if self._fetching is None:
+            # One question serves all frames that wait, and outlives those that give up.
+            self._fetching = asyncio.create_task(self._fetch(self._source))
+            self._fetching.add_done_callback(_see)
+        fetching = self._fetching
+        try:
+            value = await asyncio.shield(fetching)
+        finally:
+            if fetching.done() and self._fetching is fetching:
+                self._fetching = None
+        self._value = value
+        self._ask_at_s = _ask_at_s(self._ends_at_s(value), now_s=now_s)
+
+    async def _fetch(self, source: Callable[[], T | Awaitable[T]]) -> T:
+        try:
+            if inspect.iscoroutinefunction(source):
+                given = await source()
+            else:
+                given = await in_daemon_thread(source)
+                if inspect.isawaitable(given):
+                    given = await given
+        except BackendUnavailableError:
+            raise  # it says itself what is missing
+        except Exception as exc:
+            # Its message may well hold the secret, or what it was made from.
+            msg = f"{self._name}: the function that gives it failed ({type(exc).__name__})"
+            raise BackendUnavailableError(msg, retryable=True) from None
+        try:
+            return self._read(given)
+        except ConfigurationError as error:
+            raise BackendUnavailableError(str(error)) from None
+
+    def current(self) -> T:
+        """The secret that requests carry now."""
+        assert self._value is not None  # noqa: S101 - `prepare` comes first
+        return self._value
+
+    def forget(self) -> bool:
+        """Ask the function again before the next request; False if there is none."""
+        if self._source is None:
+            return False
+        self._ask_at_s = -math.inf
+        return True
+
+
+def _ask_at_s(ends_at_s: float | None, *, now_s: float) -> float:
+    if ends_at_s is None:
+        return math.inf
+    left_s = ends_at_s - now_s
+    return now_s + max(left_s - min(REFRESH_BEFORE_S, left_s / 10), REASK_S)
+
+
+def _see(task: asyncio.Task[Any]) -> None:
+    """Look at an error that every frame has given up waiting for."""
+    if not task.cancelled():
+        task.exception()
