@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     from hybrid_detect.service.managed_backend import BackendStatus
     from hybrid_detect.service.plan_executor import HedgeCounts
     from hybrid_detect.service.status import ServiceStatus, Traffic
+    from hybrid_detect.storage.cost_store import CostStore
     from hybrid_detect.storage.history import DetectionHistory
     from hybrid_detect.types import (
         Attempt,
@@ -167,6 +168,7 @@ _HOMES = {
     "monitoring.monitor": ("BackendProcessingMonitor", "MonitorFigures"),
     "privacy.filter": ("PrivacyFilter",),
     "compression.rate_control": ("RateController",),
+    "storage.cost_store": ("CostStore",),
     "storage.history": ("DetectionHistory",),
     "service.plan_executor": ("HedgeCounts",),
     "selection.auto": ("AutoPolicy",),
@@ -238,6 +240,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "CostKey",
     "CostMeter",
     "CostRow",
+    "CostStore",
     "CostSummary",
     "DetectionHistory",
     "DetectionMode",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from hybrid_detect.charges import CostRow, amount
 from hybrid_detect.storage.records import StoredResult
 
 __all__ = ["archive"]
@@ -17,14 +20,20 @@ _HEAD = '{\n"session": %s,\n"results": ['
 _TAIL = "\n]\n}\n"
 
 
-def archive(session: str, results: Callable[[], Iterator[StoredResult]]) -> Iterator[bytes]:
-    """The pieces of a ZIP archive with ``results.json`` and a folder of ``images``.
+def archive(
+    session: str,
+    results: Callable[[], Iterator[StoredResult]],
+    *,
+    costs: Sequence[CostRow] = (),
+) -> Iterator[bytes]:
+    """The pieces of a ZIP archive: ``results.json``, a folder of ``images``, ``costs.json``.
 
     What is deleted meanwhile is left out, wherever the archive has got to.
 
     Args:
         session: The session's name, for the archive's reader.
         results: Reads the session's results; called twice.
+        costs: What the session's frames have cost.
     """
     sink = _Sink()
     names: dict[int, str] = {}
@@ -50,7 +59,20 @@ def archive(session: str, results: Callable[[], Iterator[StoredResult]]) -> Iter
                 between = ",\n"
                 yield sink.take()
             file.write(_TAIL.encode())
+        if costs:
+            bundle.writestr(ZipInfo("costs.json"), json.dumps([_plain(row) for row in costs]))
     yield sink.take()
+
+
+def _plain(row: CostRow) -> dict[str, Any]:
+    hour = datetime.fromtimestamp(row.key.hour * 3600, UTC).isoformat()
+    return {
+        "hour": hour,
+        **{name: getattr(row.key, name) for name in ("backend", "target", "provider", "region")},
+        **{name: getattr(row, name) for name in ("frames", "requests", "images", "bytes_sent")},
+        "price": f"{amount(row.price_nanos):f}",
+        "currency": row.key.currency,
+    }
 
 
 def _suffix(image: bytes) -> str:

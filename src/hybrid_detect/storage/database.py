@@ -39,8 +39,11 @@ PAGE_BYTES = 1024
 APPLICATION_ID = 0x68644831
 """``hdH1``: says that the file is ours. Source: SQLite, "PRAGMA application_id"."""
 
-VERSION = 2
-"""Since 2, each row carries a digest that binds it to its session."""
+VERSION = 3
+"""Since 2, each row carries a digest that binds it to its session; since 3 there are costs."""
+
+OLDEST_VERSION = 2
+"""A file of this version and later is brought up to date when it is opened: tables are added."""
 
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for another process that uses the file."""
@@ -116,7 +119,7 @@ class Database:
             msg = f"{self.path} is another program's database"
             raise StorageError(msg)
         version = int(ask("PRAGMA user_version"))
-        if version > VERSION or (tables and version < VERSION):
+        if version > VERSION or (tables and version < OLDEST_VERSION):
             age = "a newer" if version > VERSION else "an early"
             msg = f"{self.path} was made by {age} version of this library"
             raise StorageError(msg)
@@ -131,7 +134,7 @@ class Database:
             raise StorageError(msg)
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        if not tables:  # else nothing is written: a full disk may be opened
+        if version < VERSION:  # else nothing is written: a full disk may be opened
             with self._transaction(connection):
                 for statement in self._schema:
                     connection.execute(statement)

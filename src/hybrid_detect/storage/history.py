@@ -20,14 +20,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError, StorageError
+from hybrid_detect.storage import cost_table
 from hybrid_detect.storage.archive import archive
 from hybrid_detect.storage.audit import AuditLine, audit_lines, note
 from hybrid_detect.storage.database import PAGE_BYTES, Database, used_bytes
 from hybrid_detect.storage.deletion import BATCH, HISTORY, delete_all
 from hybrid_detect.storage.private_files import remove_leftovers, replace_file
 from hybrid_detect.storage.records import Deleted, StoredResult
-from hybrid_detect.storage.row_seals import RowSeals
-from hybrid_detect.storage.tables import EXPIRED, SCHEMA, count, date_anew, delete
+from hybrid_detect.storage.tables import EXPIRED, SCHEMA, count, date_anew, delete, seals_of
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["DEFAULT_MAX_BYTES", "DEFAULT_RETENTION_S", "MIN_MAX_BYTES", "DetectionHistory"]
@@ -90,7 +90,7 @@ class DetectionHistory:
         self._sweeper: threading.Thread | None = None
         self._file = Database(Path(path), schema=SCHEMA)
         try:
-            self._seals = self._read_seals()
+            self._seals = seals_of(self._file)
             self._remove_unfinished_exports()
             self.sweep()
         except BaseException:
@@ -198,7 +198,7 @@ class DetectionHistory:
     def export(
         self, session: str, destination: str | Path, *, owner: str = "", who: str = "app"
     ) -> Path:
-        """Write what is kept of `session` to a ZIP file with ``results.json`` and ``images/``.
+        """Write what is kept of `session` to a ZIP file: its results, images and costs.
 
         Args:
             session: Whose results.
@@ -231,7 +231,8 @@ class DetectionHistory:
                 what=found,
                 session=digest.hex(),
             )
-        return archive(session, partial(self.results, session, owner=owner))
+            costs = cost_table.rows(db, session=digest)
+        return archive(session, partial(self.results, session, owner=owner), costs=costs)
 
     def erase(self, session: str, *, owner: str = "", who: str = "app") -> Deleted:
         """Delete what is kept of `session`, so that the file does not hold it any more.
@@ -255,6 +256,7 @@ class DetectionHistory:
             action="erased",
             session=digest.hex(),
         )
+        self._file.must_write(lambda db: cost_table.forget_session(db, digest))
         if not self._forget():
             msg = (
                 f"erased, but another process reads {self._file.path} and keeps its older state in "
@@ -284,7 +286,8 @@ class DetectionHistory:
         except StorageError:
             self._has_remains = True  # of the batches that went through
             raise
-        self._has_remains |= bool(total.results)
+        forgotten = self._file.must_write(lambda db: cost_table.sweep(db, now))
+        self._has_remains |= bool(total.results or forgotten)
         if self._has_remains and not self._forget():
             logger.warning("%s: another process keeps an older state of it", self._file.path)
         return total
@@ -350,17 +353,6 @@ class DetectionHistory:
         if displaced.results:
             self._has_remains = True
             note(db, at=self._clock(), who=HISTORY, action="displaced", what=displaced)
-
-    def _read_seals(self) -> RowSeals:
-        """The digests' key, made by the first who opens the file."""
-        query = "SELECT key FROM secret WHERE id = 1"
-        with self._file.reading() as db:
-            found = db.execute(query).fetchone()
-        if found is None:
-            with self._file.writing() as db:
-                db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (RowSeals.new_key(),))
-                found = db.execute(query).fetchone()
-        return RowSeals(found[0] if found else None)  # a damaged table may find no row
 
     def _remove_unfinished_exports(self) -> None:
         """Remove what killed exports left, wherever exports of this history went."""

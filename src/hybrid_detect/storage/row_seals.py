@@ -62,6 +62,13 @@ class RowSeals:
         text = json.dumps((owner, session))
         return hashlib.blake2b(text.encode(), key=self._key, digest_size=TAG_BYTES).digest()
 
+    def cost_tag(self, kind: str, name: str) -> bytes:
+        """What stands for a ``session`` or ``user`` in the table of costs; empty for no name.
+
+        A session's is that of `tag` without an owner, so that the two are erased together.
+        """
+        return self.tag(name, "" if kind == "session" else kind) if name else b""
+
     def seal(self, tag: bytes, text: str, image: bytes | None) -> bytes:
         """What binds a result and its picture to the session of `tag`."""
         return self._digest(tag, text.encode(), b"result") + self._image_digest(tag, image)

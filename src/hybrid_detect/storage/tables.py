@@ -5,9 +5,12 @@ from __future__ import annotations
 import sqlite3
 
 from hybrid_detect.storage.audit import AUDIT_TABLE
+from hybrid_detect.storage.cost_table import COSTS_TABLE
+from hybrid_detect.storage.database import Database
 from hybrid_detect.storage.records import Deleted
+from hybrid_detect.storage.row_seals import RowSeals
 
-__all__ = ["EXPIRED", "SCHEMA", "count", "date_anew", "delete"]
+__all__ = ["EXPIRED", "SCHEMA", "count", "date_anew", "delete", "seals_of"]
 
 EXPIRED = "recorded_at <= ? ORDER BY recorded_at"
 
@@ -26,7 +29,24 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS records_by_age ON records (recorded_at)",
     "CREATE TABLE IF NOT EXISTS exports (folder TEXT PRIMARY KEY)",
     AUDIT_TABLE,
+    COSTS_TABLE,
 )
+
+
+def seals_of(file: Database) -> RowSeals:
+    """The digests of a file; their key is made by the first who opens it.
+
+    Raises:
+        StorageError: If the key is damaged, or cannot be read or made.
+    """
+    query = "SELECT key FROM secret WHERE id = 1"
+    with file.reading() as db:
+        found = db.execute(query).fetchone()
+    if found is None:
+        with file.writing() as db:
+            db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (RowSeals.new_key(),))
+            found = db.execute(query).fetchone()
+    return RowSeals(found[0] if found else None)  # a damaged table may find no row
 
 
 def count(db: sqlite3.Connection, where: str, value: object) -> Deleted:
