@@ -125,6 +125,13 @@ def site(session: nox.Session) -> None:
 
 
 @nox.session
+def gateways(session: nox.Session) -> None:
+    """Run nginx and Caddy, where they are installed, in front of the server."""
+    session.install(".[all,test]")
+    session.run("pytest", "tests/deploy", *session.posargs)
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Run every example."""
     session.install(".[all,test]")

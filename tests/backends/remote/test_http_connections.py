@@ -13,7 +13,12 @@ import httpx
 import pytest
 
 from hybrid_detect.backends.remote.dialling import Dialler
-from hybrid_detect.backends.remote.http_connections import MAX_CONNECTIONS, HttpConnections
+from hybrid_detect.backends.remote.http_connections import (
+    MAX_CONNECTIONS,
+    HttpConnections,
+    _Reader,
+    _Stream,
+)
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import BackendError
 
@@ -220,3 +225,41 @@ async def test_what_waits_for_a_place_fails_when_the_connections_are_closed() ->
             answers = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(answer, BackendError | httpx.TransportError) for answer in answers)
         assert server.asked == MAX_CONNECTIONS
+
+
+@pytest.mark.parametrize("messages", [0, 1, 2, 3])
+async def test_what_is_written_over_tls_leaves_whatever_came_before_it(messages: int) -> None:
+    """Session tickets that came at another moment than usual once stopped every request."""
+    ca = trustme.CA()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("localhost").configure_cert(tls)
+    trust = ssl.create_default_context()
+    ca.configure_trust(trust)
+    arrived = asyncio.get_running_loop().create_future()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(messages):
+            writer.write(b"x")
+            await writer.drain()
+            await reader.readexactly(1)
+        arrived.set_result(await reader.readexactly(5))
+        writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    async with server, asyncio.timeout(LIMIT_S):
+        port = server.sockets[0].getsockname()[1]
+        reader = _Reader()
+        loop = asyncio.get_running_loop()
+        transport, protocol = await loop.create_connection(
+            lambda: asyncio.StreamReaderProtocol(reader, loop=loop),
+            "localhost",
+            port,
+            ssl=trust,
+        )
+        stream = _Stream(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        for _ in range(messages):
+            assert await stream.read(1) == b"x"
+            await stream.write(b"y")
+        await stream.write(b"hello")
+        assert await arrived == b"hello"
+        await stream.aclose()

@@ -270,8 +270,10 @@ class _Stream(httpcore.AsyncNetworkStream):
     def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        # What has been written is with the system, not in a buffer here.
-        writer.transport.set_write_buffer_limits(high=0)
+        # What has been written is with the system, not in a buffer here. Not 0: asyncio's and
+        # uvloop's TLS transports pause at that many bytes, so an empty buffer would pause them, and
+        # every second event would find them paused with nothing left to resume them.
+        writer.transport.set_write_buffer_limits(high=1)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
