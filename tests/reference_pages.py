@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_detect.charges import SentRequest
-from hybrid_detect.config import ENV_PREFIX, ServiceConfig
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.server.config import ServerConfig
 

@@ -7,16 +7,15 @@ caller passes explicitly wins over it.
 from __future__ import annotations
 
 import ipaddress
-import json
 import math
 import os
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from hybrid_detect.environment import ENV_PREFIX, from_text, resolved_targets, warn_of_unknown
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode, QualityLevel
 
@@ -44,11 +43,6 @@ crowd, as many of a selfie (`docs/explanation/choosing.md`)."""
 DEFAULT_DEVICE_COST = 0.03
 """Of a Raspberry Pi 5; a desktop's is nearer 0.01, a slow phone's 0.06. Assumed, as in the
 project's simulator."""
-
-ENV_PREFIX = "HYBRID_DETECT_"
-
-OTHER_VARIABLES = frozenset({"HYBRID_DETECT_MODEL_DIR", "HYBRID_DETECT_SERVER_TOKEN"})
-"""Variables with the prefix that are read elsewhere: where models lie, and the server's token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +138,19 @@ class ServiceConfig:
     logged."""
     api_key: str | Callable[[], Any] | None = field(default=None, repr=False)
     """API key instead of a bearer token, for providers that have one; never logged."""
+    region: str = ""
+    """Where the server at `endpoint` processes pictures, such as ``eu-west-1``; for
+    `allowed_regions`, and for what events and status tell."""
+    targets: Sequence[Any] = field(default=(), repr=False)
+    """Several servers, or regions, or providers, that the cloud backend asks in their place: each a
+    mapping of a target's settings, or in code a `Target`. With them, `endpoint` is the stream's
+    alone. In the environment a JSON list; see the how-to on several targets."""
+    allowed_providers: Collection[str] | None = None
+    """The providers that may get a picture; `None` for all that are configured. A target of another
+    one is never asked. In the environment parted by commas."""
+    allowed_regions: Collection[str] | None = None
+    """The regions that may get a picture; `None` for all that are configured. A target of another
+    one, or of none, is never asked. In the environment parted by commas."""
     mode: DetectionMode | str = DetectionMode.AUTO
     """Which backends may be used and in which order: a `DetectionMode`, or its name."""
     session_id: str | None = None
@@ -254,13 +261,28 @@ class ServiceConfig:
             "one of it and auth_token",
             "both",
         )
+        is_sealed = bool(self.server_public_key or self.trust_on_first_use)
+        for provider in (self.provider, *map(_provider_of, self.targets)):
+            _check(
+                provider == "custom_backend" or not is_sealed,
+                "provider",
+                "custom_backend where pictures are encrypted: no other server opens them",
+                provider,
+            )
         _check(
-            self.provider == "custom_backend"
-            or not (self.server_public_key or self.trust_on_first_use),
+            not self.targets or self.provider == "custom_backend",
             "provider",
-            "custom_backend where pictures are encrypted: no other server opens them",
+            "none beside targets, each of which names its own",
             self.provider,
         )
+        for name in ("allowed_providers", "allowed_regions"):
+            allowed = getattr(self, name)
+            is_set = allowed is None or not isinstance(allowed, str)
+            is_names = is_set and all(isinstance(each, str) for each in allowed or ())
+            _check(is_names, name, "a set of names", allowed)
+        is_targets = not isinstance(self.targets, str | Mapping)
+        _check(is_targets, "targets", "a list", type(self.targets).__name__)
+        object.__setattr__(self, "targets", tuple(self.targets))
         if self.endpoint is not None:
             Endpoint.parse(self.endpoint, allow_insecure_http=self.allow_insecure_http)
 
@@ -279,49 +301,22 @@ class ServiceConfig:
             ConfigurationError: If a variable cannot be read as its field's type.
         """
         environ = os.environ if environ is None else environ
-        _warn_of_unknown(environ, {spec.name for spec in fields(cls)})
         values: dict[str, Any] = {}
         for spec in fields(cls):
             text = environ.get(ENV_PREFIX + spec.name.upper())
             if text and spec.name not in explicit:
-                values[spec.name] = _from_text(spec.name, str(spec.type), text)
+                values[spec.name] = from_text(spec.name, str(spec.type), text)
+        read: frozenset[str] = frozenset()
+        if "targets" in values:
+            values["targets"], read = resolved_targets(values["targets"], environ)
+        warn_of_unknown(environ, {spec.name for spec in fields(cls)}, also=read)
         return cls(**values, **explicit)
 
 
-def _warn_of_unknown(environ: Mapping[str, str], names: set[str]) -> None:
-    from difflib import get_close_matches  # needed by those who misspell
-
-    known = {ENV_PREFIX + name.upper() for name in names} | OTHER_VARIABLES
-    for name in sorted(environ):
-        if name.startswith(ENV_PREFIX) and name not in known:
-            close = get_close_matches(name, sorted(known), n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            warnings.warn(f"{name} is not a setting of hybrid_detect{hint}", stacklevel=3)
-
-
-def _from_text(name: str, type_name: str, text: str) -> Any:
-    try:
-        if type_name == "bool":
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
-                text.lower()
-            ]
-        if type_name.startswith("float"):
-            return float(text)
-        if type_name.startswith("int"):
-            return int(text)
-        if type_name.startswith("Mapping"):
-            return _object(text)
-    except (ValueError, KeyError):
-        msg = f"{ENV_PREFIX}{name.upper()}: expected {type_name}, got {text!r}"
-        raise ConfigurationError(msg) from None
-    return Path(text) if type_name.startswith("Path") else text
-
-
-def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise ValueError
-    return value
+def _provider_of(target: Any) -> Any:
+    if isinstance(target, Mapping):
+        return target.get("provider", "custom_backend")
+    return getattr(target, "provider", None)
 
 
 def detection_mode(value: str) -> DetectionMode:

@@ -32,7 +32,8 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
             isolation=config.isolation,
             memory_budget_bytes=config.memory_budget_bytes,
         )
-    if config.endpoint is None:
+    is_cloud_of_targets = kind is BackendKind.CLOUD and bool(config.targets)
+    if config.endpoint is None and not is_cloud_of_targets:
         msg = "no endpoint is configured"
         raise ConfigurationError(msg)
     encryption = None
@@ -50,22 +51,28 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
     # Without files of its own, a backend reads the system's CAs once it needs them.
     tls = client_context(**files) if any(files.values()) else None
     options: dict[str, Any] = {
-        "endpoint": config.endpoint,
-        "auth_token": config.auth_token,
-        "allow_insecure_http": config.allow_insecure_http,
         "min_confidence": config.min_confidence,
         "session_id": config.session_id,
         "quality": config.server_quality,
         "encryption": encryption,
         "ssl_context": tls,
     }
+    server: dict[str, Any] = {
+        "endpoint": config.endpoint,
+        "region": config.region,
+        "auth_token": config.auth_token,
+        "allow_insecure_http": config.allow_insecure_http,
+    }
     if kind is BackendKind.CLOUD:
         from hybrid_detect.backends.remote.cloud import CloudDetectionService
 
+        if is_cloud_of_targets:
+            return CloudDetectionService(targets=config.targets, **options)
         return CloudDetectionService(
             config.provider,
             provider_options=config.provider_options,
             api_key=config.api_key,
+            **server,
             **options,
         )
     if config.provider != "custom_backend":
@@ -73,8 +80,8 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
             "the stream speaks our own server's protocol alone, and another provider is configured"
         )
         raise ConfigurationError(msg)
-    if options["auth_token"] is None:
-        options["auth_token"] = config.api_key
+    if server["auth_token"] is None:
+        server["auth_token"] = config.api_key
     from hybrid_detect.backends.remote.streaming import StreamingService
 
-    return StreamingService(**options)
+    return StreamingService(**server, **options)

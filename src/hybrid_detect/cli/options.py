@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, ENV_PREFIX, ServiceConfig
+from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, ServiceConfig
+from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.types import DetectionMode
 
 __all__ = ["add_service_options", "can_write", "described", "service_config"]

@@ -95,7 +95,10 @@ class HybridDetectionService:
         self._clock = clock
         self._decider = Decider(policy or default_policy(self.config))
         self._hooks = Dispatcher(hooks)
-        privacy = privacy or PrivacyPolicy()
+        privacy = (privacy or PrivacyPolicy()).within(
+            allowed_providers=self.config.allowed_providers,
+            allowed_regions=self.config.allowed_regions,
+        )
         self._backends = BackendSet(
             self.config,
             backends,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache, partial
 from typing import Any
@@ -15,20 +15,14 @@ from typing import Any
 import httpx
 
 from hybrid_detect.backends.base import CHECK_DEADLINE_S
-from hybrid_detect.backends.remote.credentials import (
-    AccessToken,
-    BearerToken,
-    Credentials,
-    TokenSource,
-    key_credentials,
-)
+from hybrid_detect.backends.remote.credentials import AccessToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.http_connections import HttpConnections
 from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse, Protocol
-from hybrid_detect.backends.remote.providers import protocol_of
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.retry_after import retry_after_s
+from hybrid_detect.backends.remote.target_settings import target_of
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.errors import (
     BackendError,
@@ -37,6 +31,7 @@ from hybrid_detect.errors import (
     ConfigurationError,
     ProtocolError,
 )
+from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.types import BackendKind
 
 __all__ = ["CloudDetectionService"]
@@ -82,7 +77,13 @@ class CloudDetectionService(RemoteBackend):
             ``json_endpoint`` any that answers in JSON; or a `Protocol` of your own.
         endpoint: The server's URL, such as ``https://faces.example.com``.
         provider_options: The provider's own settings, where it is given by name.
-        targets: Several servers that stand in for each other, instead of all of the above.
+        region: Where it processes pictures, such as ``eu-west-1``; empty if it does not say.
+        targets: Several servers that stand in for each other, instead of all of the above: each a
+            `Target`, or a mapping of its settings.
+        allowed_providers: The providers that may get a picture; `None` for all of the targets'. A
+            target of another one is left out: not even its health is asked for.
+        allowed_regions: The regions that may get a picture; `None` for all of the targets'. A
+            target of another one, or of none, is left out.
         auth_token: Bearer token, or a function (sync or async) that gives one.
         api_key: The key, or a function that gives it, sent as the provider takes it: Azure in
             ``Ocp-Apim-Subscription-Key``, our own server as bearer token, one that is not known in
@@ -96,7 +97,7 @@ class CloudDetectionService(RemoteBackend):
 
     Raises:
         ConfigurationError: If the provider is unknown, one of its options or a credential cannot
-            be used, or the endpoint is no https URL.
+            be used, the endpoint is no https URL, or no target is in the allowed regions.
     """
 
     kind = BackendKind.CLOUD
@@ -107,7 +108,10 @@ class CloudDetectionService(RemoteBackend):
         *,
         endpoint: str | None = None,
         provider_options: Mapping[str, Any] | None = None,
-        targets: Sequence[Target] = (),
+        region: str = "",
+        targets: Sequence[Target | Mapping[str, Any]] = (),
+        allowed_providers: Collection[str] | None = None,
+        allowed_regions: Collection[str] | None = None,
         auth_token: str | AccessToken | TokenSource | None = None,
         api_key: str | AccessToken | TokenSource | None = None,
         allow_insecure_http: bool = False,
@@ -115,22 +119,34 @@ class CloudDetectionService(RemoteBackend):
         transport: httpx.AsyncBaseTransport | None = None,
         **options: Any,
     ) -> None:
-        if (endpoint is None) == (not targets) or any(target.url is None for target in targets):
+        made = [target_of(target) for target in targets]
+        if (endpoint is None) == (not made) or any(target.url is None for target in made):
             msg = "expected endpoint, the URL of your detection server, or targets that have one"
             raise ConfigurationError(msg)
         if endpoint is not None:
-            protocol = protocol_of(provider, provider_options)
-            target = Target(
-                url=endpoint,
-                protocol=protocol,
-                credentials=_credentials(protocol, auth_token, api_key),
-                allow_insecure_http=allow_insecure_http,
-            )
-            targets = (target,)
+            settings = {
+                "provider": provider,
+                "endpoint": endpoint,
+                "region": region,
+                "provider_options": provider_options,
+                "auth_token": auth_token,
+                "api_key": api_key,
+                "allow_insecure_http": allow_insecure_http,
+            }
+            made = [target_of(settings)]
         self._ssl_context = ssl_context
         self._given_transport = transport
         self._transports: dict[tuple[str, bytes], httpx.AsyncBaseTransport] = {}
-        super().__init__(targets=targets, **options)
+        super().__init__(targets=made, **options)
+        self._require_allowed(allowed_providers, allowed_regions)
+
+    def _require_allowed(
+        self, providers: Collection[str] | None, regions: Collection[str] | None
+    ) -> None:
+        rule = PrivacyPolicy().within(allowed_providers=providers, allowed_regions=regions)
+        if reason := self.restrict(partial(rule.destination_denied_reason, self.kind)):
+            msg = f"allowed_providers, allowed_regions: no target is left: {reason}"
+            raise ConfigurationError(msg)
 
     async def start(self) -> None:
         """Read the proxy and certificate settings. Connections are opened by the first frame.
@@ -148,7 +164,9 @@ class CloudDetectionService(RemoteBackend):
             transport = self._given_transport
             if transport is None:
                 dialler = await Dialler.create(
-                    endpoint, ssl_context=self._ssl_context, executor=self._encoder
+                    endpoint,
+                    ssl_context=target.ssl_context or self._ssl_context,
+                    executor=self._encoder,
                 )
                 self._require_open()
                 transport = HttpConnections(dialler, on_round_trip=partial(self._met, target.host))
@@ -248,19 +266,6 @@ class CloudDetectionService(RemoteBackend):
         await super().aclose()
         for transport in self._transports.values():
             await transport.aclose()
-
-
-def _credentials(
-    protocol: Protocol,
-    auth_token: str | AccessToken | TokenSource | None,
-    api_key: str | AccessToken | TokenSource | None,
-) -> Credentials | None:
-    if auth_token is not None and api_key is not None:
-        msg = "expected auth_token or api_key, got both"
-        raise ConfigurationError(msg)
-    if api_key is not None:
-        return key_credentials(protocol, api_key)
-    return None if auth_token is None else BearerToken(auth_token)
 
 
 @lru_cache(maxsize=64)

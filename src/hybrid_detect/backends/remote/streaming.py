@@ -71,6 +71,7 @@ class StreamingService(RemoteBackend):
 
     Args:
         endpoint: The server's URL, such as ``https://faces.example.com``.
+        region: Where it processes pictures, such as ``eu-west-1``; empty if it does not say.
         auth_token: Bearer token, or a function (sync or async) that gives one.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
         ssl_context: Which CAs to believe and which certificate to show over https; `None` for the
@@ -92,6 +93,7 @@ class StreamingService(RemoteBackend):
         self,
         *,
         endpoint: str,
+        region: str = "",
         auth_token: str | AccessToken | TokenSource | None = None,
         allow_insecure_http: bool = False,
         ssl_context: ssl.SSLContext | None = None,
@@ -102,6 +104,7 @@ class StreamingService(RemoteBackend):
         self._endpoint = Endpoint.parse(endpoint, allow_insecure_http=allow_insecure_http)
         target = Target(
             url=endpoint,
+            region=region,
             credentials=None if auth_token is None else BearerToken(auth_token),
             allow_insecure_http=allow_insecure_http,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,8 @@ class Target:
     """What logs and errors call it; its host if empty."""
     allow_insecure_http: bool = False
     """Whether plain ``http`` may leave this machine."""
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False)
+    """Which CAs to believe and which certificate to show there; `None` for the backend's own."""
     endpoint: Endpoint | None = field(init=False, repr=False)
     """The checked URL."""
     host: str = field(init=False, repr=False)
