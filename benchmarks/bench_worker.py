@@ -103,7 +103,7 @@ def latency(arguments: argparse.Namespace) -> None:
 def pictures(arguments: argparse.Namespace) -> None:
     """Encoded pictures: decoded whole in the app, against decoded in the process as needed."""
     spec = model_spec("short_range")
-    worker = DetectorWorker(lambda: load_model(spec.name), enough_px=spec.enough_px)
+    worker = DetectorWorker(lambda: load_model(spec.name), enough_px=spec.input().enough_px)
     photo = Image.fromarray(data.astronaut())
     for size in ((1280, 720), (4000, 3000), (8000, 6000)):
         out = io.BytesIO()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hybrid_detect.backends.device import model_registry, runtimes
 from hybrid_detect.config import ServiceConfig
 
 ROOT = Path(__file__).parent.parent
@@ -34,9 +35,26 @@ def blocks(language: str) -> Iterator[object]:
 
 @pytest.fixture
 def photo(tmp_path, monkeypatch, astronaut):
-    """A folder with the photo that the documentation speaks of."""
+    """A folder with the photo that the documentation speaks of, and with the modules it names."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     Image.fromarray(astronaut).save("photo.jpg")
+    for block in blocks("python"):
+        code = str(block.values[0])
+        if named := re.match(r"# (\w+\.py)\n", code):
+            Path(named.group(1)).write_text(code)
+
+
+@pytest.fixture(autouse=True)
+def tables_as_before():
+    """What a page adds to the tables of models and runtimes ends with its test."""
+    tables = (model_registry._models, runtimes._runtimes)
+    before = [dict(table) for table in tables]
+    yield
+    for table, rows in zip(tables, before, strict=True):
+        table.clear()
+        table.update(rows)
+    sys.modules.pop("my_models", None)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybrid_detect import sync
     from hybrid_detect.backends.base import Backend
+    from hybrid_detect.backends.device.model_facts import InputSize, ModelSpec, WheelMember
+    from hybrid_detect.backends.device.model_registry import register_model
     from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+    from hybrid_detect.backends.device.runtimes import (
+        FaceDetector,
+        ModelRuntime,
+        register_runtime,
+    )
     from hybrid_detect.backends.remote.cloud import CloudDetectionService
     from hybrid_detect.backends.remote.credentials import AccessToken, ApiKeyHeader, BearerToken
     from hybrid_detect.backends.remote.error_tables import ErrorRule, ErrorTable
@@ -115,7 +122,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "backends.base": ("Backend",),
     "backends.remote.cloud": ("CloudDetectionService",),
+    "backends.device.model_facts": ("InputSize", "ModelSpec", "WheelMember"),
+    "backends.device.model_registry": ("register_model",),
     "backends.device.on_device": ("OnDeviceDetectionService",),
+    "backends.device.runtimes": ("FaceDetector", "ModelRuntime", "register_runtime"),
     "backends.remote.credentials": ("AccessToken", "ApiKeyHeader", "BearerToken"),
     "backends.remote.error_tables": ("ErrorRule", "ErrorTable"),
     "backends.remote.protocol": ("Capabilities", "DetectParams", "HttpRequest", "HttpResponse"),
@@ -252,6 +262,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "ErrorRule",
     "ErrorTable",
     "Face",
+    "FaceDetector",
     "FaceMapping",
     "FixedPolicy",
     "Frame",
@@ -265,6 +276,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "HybridDetectError",
     "HybridDetectionService",
     "ImageCompressionService",
+    "InputSize",
     "InvalidFrameError",
     "JsonEndpoint",
     "JsonLinesHook",
@@ -274,6 +286,8 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "MissingExtraError",
     "ModelError",
     "ModelIntegrityError",
+    "ModelRuntime",
+    "ModelSpec",
     "ModePolicy",
     "MonitorFigures",
     "NetworkClass",
@@ -297,6 +311,8 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "RateController",
     "RecordingPolicy",
     "Refusal",
+    "register_model",
+    "register_runtime",
     "RemoteBackend",
     "ReplayError",
     "ResultReply",
@@ -319,6 +335,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "TrustedKey",
     "UnknownKeyError",
     "Utility",
+    "WheelMember",
 ]
 
 

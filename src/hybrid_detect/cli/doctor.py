@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hybrid_detect.backends.device.models import MODELS
+from hybrid_detect.backends.device.models import MODELS, model_spec
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.system_libraries import missing_libraries
 from hybrid_detect.cli.exit_codes import ExitCode
@@ -38,6 +38,7 @@ UVLOOP = () if sys.platform == "win32" else ("uvloop",)
 PARTS = {
     "device": ("mediapipe",),
     "device-lite": ("ai-edge-litert",),
+    "centerface": ("onnxruntime",),
     "server": ("starlette", "httptools", *UVLOOP),
     "camera": ("opencv-python-headless",),
     "completion": ("argcomplete",),
@@ -156,7 +157,7 @@ def _runtime(config: ServiceConfig, status: ServiceStatus) -> str:
         if backend.runtime:
             return backend.runtime
     try:
-        return choose_runtime(config.runtime).told()
+        return choose_runtime(config.runtime, runtimes=model_spec(config.model).runtimes).told()
     except ConfigurationError as error:
         return f"no detection: {error}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.backends.device.models import load_model, model_spec
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.cli.progress import progress_line
 from hybrid_detect.config import ServiceConfig
@@ -37,7 +37,7 @@ def fetch_for_device(config: ServiceConfig) -> None:
     if config.mode in {DetectionMode.CLOUD, DetectionMode.STREAMING}:
         return
     try:
-        choose_runtime(config.runtime)
+        choose_runtime(config.runtime, runtimes=model_spec(config.model).runtimes)
     except ConfigurationError:
         return  # the service says so, and how to get one
     try:
@@ -62,6 +62,6 @@ def fetch_for_server(model: str = SERVER_MODEL, *, path: Path | None = None) -> 
         ConfigurationError: If there is no model of that name.
         MissingExtraError: If there is nothing to use it with.
     """
-    choose_runtime()
+    choose_runtime(runtimes=model_spec(model).runtimes)
     with progress_line() as progress:
         load_model(model, path=path, progress=progress)

@@ -117,10 +117,12 @@ class DetectorPool:
             BackendUnavailableError: If a detector's process cannot start. The others are ended by
                 `aclose`.
         """
-        runtime = choose_runtime()  # before the model, which could not be used then, is fetched
-        logger.info("the detectors run on %s", runtime.told())
         config = self._config
         spec = model_spec(config.model)
+        size = spec.input()
+        # Before the model, which could not be used without one, is fetched.
+        runtime = choose_runtime(runtimes=spec.runtimes)
+        logger.info("the detectors run on %s", runtime.told())
         load = partial(load_model, config.model, path=config.model_path)
         await asyncio.to_thread(load)  # Here, so that a download is waited for once.
         for _ in range(_affordable(config.detectors)):
@@ -128,8 +130,11 @@ class DetectorPool:
                 load,
                 min_confidence=max(DEFAULT_MIN_CONFIDENCE, config.min_confidence),
                 lowest_confidence=config.min_confidence,
-                enough_px=spec.enough_px,
+                enough_px=size.enough_px,
                 runtime=runtime.name,
+                side_px=size.side_px,
+                memory_cap_bytes=size.memory_cap_bytes,
+                recycle_bytes=size.recycle_bytes,
                 decodes=True,
             )
             self._workers.append(

@@ -309,7 +309,7 @@ def test_the_runtime_is_one_that_is_installed_and_runs_on_this_processor(
 
     monkeypatch.setattr(runtimes, "is_installed", installed.__contains__)
     monkeypatch.setattr(runtimes, "require_supported_processor", require_supported)
-    if expected in runtimes.RUNTIMES:
+    if expected in runtimes.RUNTIMES_FOR_TFLITE:
         assert runtimes.choose_runtime(name).name == expected
     else:
         with pytest.raises(ConfigurationError, match=expected):
@@ -328,7 +328,7 @@ def test_a_32_bit_python_is_told_that_it_detects_remotely(monkeypatch: pytest.Mo
     ("name", "installed", "told"),
     [
         ("auto", {"mediapipe", "ai_edge_litert"}, "LiteRT, because it is installed and takes less"),
-        ("auto", {"mediapipe"}, "MediaPipe, because LiteRT, which takes less memory, is not"),
+        ("auto", {"mediapipe"}, "MediaPipe, because LiteRT, which takes less memory than"),
         ("mediapipe", {"mediapipe"}, "MediaPipe, because runtime='mediapipe' asks for it"),
     ],
 )

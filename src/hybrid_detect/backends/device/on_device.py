@@ -21,13 +21,8 @@ from hybrid_detect.backends.device.memory_guard import MemoryGuard
 from hybrid_detect.backends.device.models import Progress, load_model, model_spec
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.supervised_worker import Detector
-from hybrid_detect.backends.device.worker import (
-    MEMORY_CAP_BYTES,
-    DetectorWorker,
-    require_child_processes,
-)
+from hybrid_detect.backends.device.worker import DetectorWorker, require_child_processes
 from hybrid_detect.backends.newest_wins import NewestWinsSlots
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
@@ -47,22 +42,27 @@ back. The next frame starts it again in about 0.2 s."""
 
 
 class OnDeviceDetectionService(Backend):
-    """MediaPipe's face models, in a process of their own.
+    """A face model in a process of its own.
 
     Its memory and its crashes stay in that process. A frame that meets a crash is looked at again
     by a fresh process if its deadline allows, and its result is ``degraded``. Encoded pictures are
     decoded in that process as well, no larger than the model needs them.
 
     Args:
-        model: ``short_range`` or ``full_range``.
+        model: A name from the models' table: ``short_range``, ``full_range`` or ``centerface``.
+        side_px: Longer side of the picture that the model's network is given, one of its
+            `ModelSpec.inputs`; `None` for its default.
         model_path: The model's file, instead of looking for it.
         model_fetch: Whether a missing model may be fetched from the network.
-        min_confidence: Faces below this score are left out, 0 to 1.
-        runtime: What runs the model: ``litert``, ``mediapipe``, or ``auto`` for the first of them
-            that is installed and runs on this processor.
+        min_confidence: Faces below this score are left out, 0 to 1; `None` for the threshold at
+            which the model was found to be at its best.
+        runtime: What runs the model: ``mediapipe`` or ``litert``, for CenterFace ``onnxruntime`` or
+            ``opencv``; ``auto`` for the first of the model's that is installed and runs on this
+            processor.
         isolation: ``process``, or ``none`` for platforms without child processes: the runtime then
             lives in the app's own process, memory, crashes and all.
-        memory_cap_bytes: Heap limit of that process, where the system has one (Linux).
+        memory_cap_bytes: Heap limit of that process, where the system has one (Linux); `None` for
+            what suits the model, 0 for none.
         idle_s: Seconds without a frame after which the process is ended; `None` for never.
         memory_budget_bytes: The most that the app and its children may hold; `None` for all that
             the system or the cgroup has. Before memory is short the detector is unloaded, or not
@@ -81,17 +81,22 @@ class OnDeviceDetectionService(Backend):
         self,
         *,
         model: str = "short_range",
+        side_px: int | None = None,
         model_path: Path | None = None,
         model_fetch: bool = True,
-        min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+        min_confidence: float | None = None,
         runtime: str = "auto",
         isolation: str = "process",
-        memory_cap_bytes: int = MEMORY_CAP_BYTES,
+        memory_cap_bytes: int | None = None,
         idle_s: float | None = IDLE_S,
         memory_budget_bytes: int | None = None,
         read_memory: Callable[[], MemoryReading] | None = None,
     ) -> None:
-        self._runtime = choose_runtime(runtime)
+        spec = model_spec(model)
+        size = spec.input(side_px)
+        self._runtime = choose_runtime(runtime, runtimes=spec.runtimes)
+        if min_confidence is None:
+            min_confidence = size.threshold
         if not 0 <= min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
             raise ConfigurationError(msg)
@@ -100,7 +105,6 @@ class OnDeviceDetectionService(Backend):
             raise ConfigurationError(msg)
         if isolation == "process":
             require_child_processes()
-        spec = model_spec(model)
 
         def make(progress: Progress, before_start: Callable[[], None]) -> Detector:
             load = partial(
@@ -110,15 +114,20 @@ class OnDeviceDetectionService(Backend):
                 return InProcessDetector(
                     load,
                     min_confidence=min_confidence,
-                    enough_px=spec.enough_px,
+                    enough_px=size.enough_px,
                     runtime=self._runtime.name,
+                    side_px=size.side_px,
                 )
             return DetectorWorker(
                 load,
                 min_confidence=min_confidence,
-                enough_px=spec.enough_px,
+                enough_px=size.enough_px,
                 runtime=self._runtime.name,
-                memory_cap_bytes=memory_cap_bytes,
+                side_px=size.side_px,
+                memory_cap_bytes=(
+                    size.memory_cap_bytes if memory_cap_bytes is None else memory_cap_bytes
+                ),
+                recycle_bytes=size.recycle_bytes,
                 before_start=before_start,
             )
 
@@ -126,7 +135,12 @@ class OnDeviceDetectionService(Backend):
             spec.name,
             make,
             idle_s=idle_s,
-            guard=MemoryGuard(memory_budget_bytes=memory_budget_bytes, read=read_memory),
+            guard=MemoryGuard(
+                memory_budget_bytes=memory_budget_bytes,
+                read=read_memory,
+                needed_bytes=size.needed_bytes,
+                recycle_bytes=size.recycle_bytes,
+            ),
         )
         self._slots = NewestWinsSlots(self.kind, places=1)
 

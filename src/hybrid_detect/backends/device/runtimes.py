@@ -1,14 +1,19 @@
-"""What runs a face model on this device: LiteRT with the steps around it in NumPy, or MediaPipe.
+"""What runs a face model on this machine: a table of runtimes, and the maker of every detector.
 
-Both use the same model files and give the same answers (`litert_detector` names two differences).
-LiteRT takes less than half of the memory and runs on more processors; MediaPipe is the reference.
+MediaPipe and LiteRT run MediaPipe's two model files with the same answers (`litert_detector` names
+two differences). LiteRT takes less than half of the memory and runs on more processors; MediaPipe
+is the reference. ONNX Runtime and OpenCV run CenterFace. Which runtimes a model has is a column of
+the models' table (`model_registry`).
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hybrid_detect.backends.device.processor import require_supported_processor
 from hybrid_detect.errors import ConfigurationError, MissingExtraError
@@ -23,21 +28,29 @@ if TYPE_CHECKING:
 __all__ = [
     "LITERT",
     "MEDIAPIPE",
+    "ONNXRUNTIME",
+    "OPENCV",
     "RUNTIMES",
+    "RUNTIMES_FOR_ONNX",
+    "RUNTIMES_FOR_TFLITE",
     "FaceDetector",
+    "ModelRuntime",
     "RuntimeChoice",
     "choose_runtime",
+    "factory_of",
     "make_detector",
+    "register_runtime",
 ]
 
-AUTO, MEDIAPIPE, LITERT = "auto", "mediapipe", "litert"
+AUTO = "auto"
 
-RUNTIMES = (AUTO, MEDIAPIPE, LITERT)
+MEDIAPIPE, LITERT, ONNXRUNTIME, OPENCV = "mediapipe", "litert", "onnxruntime", "opencv"
 
-_TITLES = {MEDIAPIPE: "MediaPipe", LITERT: "LiteRT"}
+RUNTIMES_FOR_TFLITE = (LITERT, MEDIAPIPE)
+"""Those that run MediaPipe's two models, the preferred one first."""
 
-_MODULES = {MEDIAPIPE: ("mediapipe", "device"), LITERT: ("ai_edge_litert", "device-lite")}
-"""The module of each runtime and the extra that installs it."""
+RUNTIMES_FOR_ONNX = (ONNXRUNTIME, OPENCV)
+"""Those that run CenterFace, the preferred one first."""
 
 
 class FaceDetector(Protocol):
@@ -54,45 +67,130 @@ class FaceDetector(Protocol):
         """Stop; may be called more than once."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRuntime:
+    """A library that runs models: a row of the table."""
+
+    name: str
+    title: str
+    """Its name for a person."""
+    module: str
+    """The module that has to be installed."""
+    factory: str
+    """What makes a detector, as ``package.module:function``: text, because the detector's process
+    imports it anew. It is called as `make_detector` calls it, and returns a `FaceDetector`."""
+    extra: str | None = None
+    """This package's extra that installs it; `None` if there is none."""
+    merit: str = "comes first"
+    """Why a model prefers it to its other runtimes, after "which"."""
+
+
+_BESIDE = "hybrid_detect.backends.device"
+
+_runtimes: dict[str, ModelRuntime] = {
+    runtime.name: runtime
+    for runtime in (
+        ModelRuntime(
+            name=MEDIAPIPE,
+            title="MediaPipe",
+            module="mediapipe",
+            factory=f"{_BESIDE}.runtimes:_mediapipe",
+            extra="device",
+        ),
+        ModelRuntime(
+            name=LITERT,
+            title="LiteRT",
+            merit="takes less memory than MediaPipe",
+            module="ai_edge_litert",
+            factory=f"{_BESIDE}.runtimes:_litert",
+            extra="device-lite",
+        ),
+        ModelRuntime(
+            name=ONNXRUNTIME,
+            title="ONNX Runtime",
+            merit="is faster than OpenCV",
+            module="onnxruntime",
+            factory=f"{_BESIDE}.onnx_runtime:make",
+            extra="centerface",
+        ),
+        ModelRuntime(
+            name=OPENCV,
+            title="OpenCV",
+            module="cv2",
+            factory=f"{_BESIDE}.opencv_dnn:make",
+            extra="camera",
+        ),
+    )
+}
+
+RUNTIMES: Mapping[str, ModelRuntime] = MappingProxyType(_runtimes)
+"""The runtimes by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class RuntimeChoice:
     """The runtime that is used here, and why."""
 
     name: str
-    """`MEDIAPIPE` or `LITERT`."""
+    """A key of `RUNTIMES`."""
     reason: str
     """For a person: "it is installed and takes less memory than MediaPipe"."""
 
     def told(self, runs_on: str = "") -> str:
         """The choice as a sentence; `runs_on` of a detector says more than the runtime's name."""
-        return f"{runs_on or _TITLES[self.name]}, because {self.reason}"
+        return f"{runs_on or RUNTIMES[self.name].title}, because {self.reason}"
 
 
-def choose_runtime(name: str = AUTO) -> RuntimeChoice:
-    """The runtime that `name` stands for here.
-
-    ``auto`` takes LiteRT where it is installed, else MediaPipe if it is installed and runs on this
-    processor. Nothing is loaded for that.
+def register_runtime(runtime: ModelRuntime) -> None:
+    """Add a runtime to the table, for rows of models that name it.
 
     Raises:
-        ConfigurationError: If there is no such runtime, or it does not run on this processor.
+        ConfigurationError: If another runtime has that name.
+    """
+    if runtime.name == AUTO or _runtimes.setdefault(runtime.name, runtime) != runtime:
+        msg = f"runtime {runtime.name!r}: there is another runtime of that name"
+        raise ConfigurationError(msg)
+
+
+def choose_runtime(
+    name: str = AUTO, *, runtimes: Sequence[str] = RUNTIMES_FOR_TFLITE
+) -> RuntimeChoice:
+    """The runtime that `name` stands for here, for a model. Nothing is loaded for that.
+
+    Args:
+        name: A runtime, or ``auto`` for the first of the model's that is installed and runs on this
+            processor.
+        runtimes: Those that run the model (`ModelSpec.runtimes`), the preferred one first.
+
+    Raises:
+        ConfigurationError: If there is no such runtime, it does not run the model, or it does not
+            run on this processor.
         MissingExtraError: If it is not installed.
     """
-    if name not in RUNTIMES:
-        msg = f"runtime: expected one of {', '.join(RUNTIMES)}, got {name!r}"
+    if name not in (AUTO, *RUNTIMES):
+        msg = f"runtime: expected one of {', '.join((AUTO, *RUNTIMES))}, got {name!r}"
         raise ConfigurationError(msg)
     _require_64_bit()
     if name != AUTO:
-        _require(name)
+        if name not in runtimes:
+            msg = f"runtime: this model runs on {' or '.join(runtimes)}, not on {name!r}"
+            raise ConfigurationError(msg)
+        _require(RUNTIMES[name])
         return RuntimeChoice(name, f"runtime={name!r} asks for it")
-    try:
-        _require(LITERT)
-    except MissingExtraError as without_litert:
-        if not is_installed(_MODULES[MEDIAPIPE][0]):
-            raise without_litert from None
-        _require(MEDIAPIPE)
-        return RuntimeChoice(MEDIAPIPE, "LiteRT, which takes less memory, is not installed")
-    return RuntimeChoice(LITERT, "it is installed and takes less memory than MediaPipe")
+    preferred = RUNTIMES[runtimes[0]]
+    reason = f"it is installed and {preferred.merit}"
+    shortage: ConfigurationError | None = None
+    for runtime in runtimes:
+        try:
+            _require(RUNTIMES[runtime])
+        except ConfigurationError as error:
+            if shortage is None or not isinstance(error, MissingExtraError):
+                shortage = error
+            reason = f"{preferred.title}, which {preferred.merit}, is not installed"
+        else:
+            return RuntimeChoice(runtime, reason)
+    assert shortage is not None  # noqa: S101 - the loop has returned or set it
+    raise shortage
 
 
 def _require_64_bit() -> None:
@@ -106,39 +204,59 @@ def _require_64_bit() -> None:
         raise ConfigurationError(msg)
 
 
-def _require(runtime: str) -> None:
-    module, extra = _MODULES[runtime]
-    if not is_installed(module):
-        msg = (
-            f"on-device detection needs {module}, which is not installed: "
-            f"pip install 'hybrid-detect[{extra}]'"
-        )
-        raise MissingExtraError(msg, extra=extra)
-    if runtime == MEDIAPIPE:
+def _require(runtime: ModelRuntime) -> None:
+    if not is_installed(runtime.module):
+        cure = f": pip install 'hybrid-detect[{runtime.extra}]'" if runtime.extra else ""
+        msg = f"on-device detection needs {runtime.module}, which is not installed{cure}"
+        raise MissingExtraError(msg, extra=runtime.extra or "")
+    if runtime.name == MEDIAPIPE:
         require_supported_processor()
 
 
 def make_detector(
-    runtime: str, model: bytes, *, min_confidence: float, slim: bool = False
+    runtime: str,
+    model: bytes,
+    *,
+    min_confidence: float,
+    side_px: int | None = None,
+    slim: bool = False,
 ) -> FaceDetector:
     """A detector on `runtime`, which `choose_runtime` gave.
 
     Args:
-        runtime: `MEDIAPIPE` or `LITERT`.
+        runtime: A name in `RUNTIMES`, or a factory, which is what a detector's process is given.
         model: The model file's bytes, verified by the caller.
         min_confidence: Faces below this score are left out, 0 to 1.
-        slim: Load of MediaPipe only what detection needs; see `mediapipe_loading`.
+        side_px: Longer side of the picture that the network is given, as `InputSize` has it. A
+            model with one size ignores it.
+        slim: The process is the detector's own: load what detection needs and nothing else, and
+            change what holds for the whole process.
 
     Raises:
         MissingExtraError: If the runtime is not installed.
         BackendUnavailableError: If it cannot be loaded here.
         ModelError: If it does not accept the model.
     """
-    if runtime == LITERT:
-        from hybrid_detect.backends.device.litert_detector import LiteRtFaceDetector
-        from hybrid_detect.backends.device.litert_network import open_network
+    module, _, function = factory_of(runtime).partition(":")
+    made: FaceDetector = getattr(import_module(module), function)(
+        model, min_confidence=min_confidence, side_px=side_px, slim=slim
+    )
+    return made
 
-        return LiteRtFaceDetector(open_network(model), min_confidence=min_confidence)
+
+def factory_of(runtime: str) -> str:
+    """The factory of the runtime called `runtime`, or `runtime` if it is a factory itself."""
+    return RUNTIMES[runtime].factory if runtime in RUNTIMES else runtime
+
+
+def _mediapipe(model: bytes, *, min_confidence: float, slim: bool, **_: Any) -> FaceDetector:
     from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 
     return MediaPipeFaceDetector(model, min_confidence=min_confidence, slim=slim)
+
+
+def _litert(model: bytes, *, min_confidence: float, **_: Any) -> FaceDetector:
+    from hybrid_detect.backends.device.litert_detector import LiteRtFaceDetector
+    from hybrid_detect.backends.device.litert_network import open_network
+
+    return LiteRtFaceDetector(open_network(model), min_confidence=min_confidence)

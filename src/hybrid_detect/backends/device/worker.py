@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from hybrid_detect.backends.device.face_detector import check_pixels
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.restarted_process import RestartedProcess
-from hybrid_detect.backends.device.runtimes import MEDIAPIPE
+from hybrid_detect.backends.device.runtimes import MEDIAPIPE, factory_of
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
@@ -50,14 +50,10 @@ from hybrid_detect.types import BackendKind, Face
 __all__ = ["DetectorWorker", "require_child_processes"]
 
 MEMORY_CAP_BYTES = 256 * 2**20
-"""Heap limit of the process (``RLIMIT_DATA``, Linux). A warm detector's data segment measures
-130 MB, 186 MB after 4K pictures. A leak that meets the limit ends in a MemoryError or, in native
-code, in a crash; either costs one picture. Source: `docs/explanation/memory.md`."""
+"""Heap limit of a process whose model is not in the table; see `InputSize.memory_cap_bytes`."""
 
 RECYCLE_BYTES = 128 * 2**20
-"""Private memory at which the process is replaced between two pictures: a warm one holds 34 MB,
-86 MB after 4K pictures with the full-range model. It comes before the heap limit does, and is the
-only cap where the operating system offers none."""
+"""Private memory at which such a process is replaced; see `InputSize.recycle_bytes`."""
 
 CHECK_MEMORY_EVERY = 32
 """Pictures between two looks at the process's memory: about one a second on a slow device. After a
@@ -101,6 +97,8 @@ class DetectorWorker:
         decodes: Whether the process loads the decoders of encoded pictures at its first start. If
             not, the first encoded picture ends it, and it has them from then on.
         runtime: As `runtimes.choose_runtime` gives it.
+        side_px: Longer side of the picture that the network is given, as `InputSize` has it; `None`
+            for a model with one size.
         memory_cap_bytes: Heap limit of the process on Linux, without what decoding a large picture
             takes. 0 for none.
         recycle_bytes: Private memory at which it is replaced between two pictures.
@@ -119,12 +117,14 @@ class DetectorWorker:
         enough_px: int | None = None,
         decodes: bool = False,
         runtime: str = MEDIAPIPE,
+        side_px: int | None = None,
         memory_cap_bytes: int = MEMORY_CAP_BYTES,
         recycle_bytes: int = RECYCLE_BYTES,
         before_start: Callable[[], None] | None = None,
     ) -> None:
         self._options = WorkerOptions(
-            runtime=runtime,
+            runtime=factory_of(runtime),
+            side_px=side_px,
             min_confidence=min_confidence,
             lowest_confidence=min_confidence if lowest_confidence is None else lowest_confidence,
             enough_px=enough_px,

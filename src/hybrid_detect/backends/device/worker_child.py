@@ -90,17 +90,25 @@ class _Child:
         self._lowest_confidence: float = options["lowest_confidence"]
         self._enough_px: int | None = options["enough_px"]
         self._runtime: str = options["runtime"]
+        self._side_px: int | None = options["side_px"]
         self._detector = self._made(self._min_confidence)
         self._lowest_detector: FaceDetector | None = None
-        # The first detection allocates what the later ones use, and opens what they need.
-        self._detector.detect(np.zeros((128, 128, 3), np.uint8))
+        # The first detection allocates what the later ones use, and opens what they need: it is a
+        # picture that has to be shrunk.
+        self._detector.detect(np.zeros((128, max(2 * (self._side_px or 0), 128), 3), np.uint8))
         if options["decodes"]:
             _load_decoders()
         self._heap = _HeapLimit(options["memory_cap_bytes"])
         _open_nothing_more()
 
     def _made(self, min_confidence: float) -> FaceDetector:
-        return make_detector(self._runtime, self._model, min_confidence=min_confidence, slim=True)
+        return make_detector(
+            self._runtime,
+            self._model,
+            min_confidence=min_confidence,
+            side_px=self._side_px,
+            slim=True,
+        )
 
     @property
     def runs_on(self) -> str:

@@ -91,7 +91,9 @@ class WorkerOptions:
     """What a detector's process is told at its start."""
 
     runtime: str
-    """As `runtimes.choose_runtime` gives it."""
+    """What makes the detector: a `ModelRuntime.factory`."""
+    side_px: int | None
+    """Longer side of the picture that the network is given; `None` for the model's only one."""
     min_confidence: float
     """Faces below this score are left out, 0 to 1, unless a picture asks for another."""
     lowest_confidence: float
