@@ -97,7 +97,7 @@ def server() -> Iterator[ServerProcess]:
         pytest.skip(f"no model to be had: {error}")
     from hybrid_detect.server.serving import ServerProcess
 
-    with ServerProcess(auth_token=SERVER_TOKEN) as process:
+    with ServerProcess(auth_token=SERVER_TOKEN, model="full_range") as process:
         yield process
 
 

@@ -410,7 +410,8 @@ def slow_fetch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return b""
 
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
-    monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
+    for module in ("cli.fetching", "server.levels"):
+        monkeypatch.setattr(f"hybrid_detect.{module}.load_model", load)
     return fetched
 
 

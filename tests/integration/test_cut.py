@@ -27,7 +27,7 @@ MAX_FRAMES = 400
 @pytest.fixture
 def own_server(server: ServerProcess) -> Iterator[ServerProcess]:
     """A server to ill-treat; `server` has found out that one can be had."""
-    with ServerProcess(auth_token=TOKEN) as process:
+    with ServerProcess(auth_token=TOKEN, model="full_range") as process:
         yield process
 
 

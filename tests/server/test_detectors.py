@@ -15,7 +15,7 @@ from hybrid_detect.backends.device import supervised_worker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
 from hybrid_detect.exchange.wire import DetectRequest
-from hybrid_detect.server import detectors
+from hybrid_detect.server import detectors, levels
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection, DetectorPool
@@ -92,8 +92,8 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
     """The workers that the next pools get, in this order."""
     made = [Worker() for _ in range(4)]
     waiting = iter(made)
-    monkeypatch.setattr(detectors, "DetectorWorker", lambda *_, **__: next(waiting))
-    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"model")
+    monkeypatch.setattr(levels, "DetectorWorker", lambda *_, **__: next(waiting))
+    monkeypatch.setattr(levels, "load_model", lambda *_, **__: b"model")
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     leave(monkeypatch, None)
     return made
@@ -119,13 +119,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def pool_of(count: int, **config: Any) -> AsyncIterator[DetectorPool]:
-    pool = DetectorPool(ServerConfig(detectors=count, **config))
+    pool = DetectorPool(ServerConfig(**{"detectors": count, "model": "full_range", **config}))
     async with asyncio.timeout(LIMIT_S):
         await pool.start()
         try:
             yield pool
         finally:
             await pool.aclose()
+
+
+def detectors_of(pool: DetectorPool) -> list[Any]:
+    return [worker.detector for place in pool._places for worker in place.workers.values()]
 
 
 def looks(workers: Sequence[Worker]) -> list[int]:
@@ -243,7 +247,7 @@ async def test_there_is_no_second_try_without_time(
 @pytest.mark.parametrize("failing", [0, 1])
 async def test_a_failed_start_leaves_nothing_behind(workers: list[Worker], failing: int) -> None:
     workers[failing].start_error = BackendUnavailableError("no process to be had")
-    app = create_app(ServerConfig(detectors=2))
+    app = create_app(ServerConfig(detectors=2, model="full_range"))
     with pytest.raises(BackendUnavailableError, match="no process"):
         async with app.router.lifespan_context(app):
             pytest.fail("it came up")
@@ -277,9 +281,9 @@ async def test_without_a_runtime_no_model_is_fetched(
     workers: list[Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: False)
-    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr(levels, "load_model", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(MissingExtraError, match=r"hybrid-detect\[device-lite\]") as caught:
-        await asyncio.to_thread(serve, ServerConfig(port=0, detectors=1))
+        await asyncio.to_thread(serve, ServerConfig(port=0, detectors=1, model="full_range"))
     assert caught.value.extra == "device-lite"
 
 
@@ -317,13 +321,13 @@ async def test_pictures_that_are_dear_to_decode_hold_nobody_up(
 ) -> None:
     """Two of them used to hold both detectors for as long as their decoding took."""
     stand_in.install(tmp_path, monkeypatch)
-    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"dear pictures")
+    monkeypatch.setattr(levels, "load_model", lambda *_, **__: b"dear pictures")
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr(detectors, "HANG_GRACE_S", 0.0)
     monkeypatch.setattr(detectors, "CLOSE_TIMEOUT_S", 0.0)
     deadline_s = 0.1 if ended_by == "its limit" else None
     dear = DetectRequest(request_id=1, image=jpeg(stand_in.DEAR_SIDE_PX), deadline_s=deadline_s)
-    pool = DetectorPool(ServerConfig(detectors=2))
+    pool = DetectorPool(ServerConfig(detectors=2, model="full_range"))
     async with asyncio.timeout(LIMIT_S):  # Half of what one of them would take.
         try:
             await pool.start()
@@ -332,7 +336,7 @@ async def test_pictures_that_are_dear_to_decode_hold_nobody_up(
                 fine = await pool.detect(DetectRequest(request_id=2, image=jpeg()))
                 assert (fine.width, fine.height) == (64, 48)
             else:
-                await until(lambda: all(w.detector.asked_since_s for w in pool._workers))
+                await until(lambda: all(each.asked_since_s for each in detectors_of(pool)))
         finally:
             await pool.aclose()
         for error in await asyncio.gather(*dear_ones, return_exceptions=True):

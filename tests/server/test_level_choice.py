@@ -56,11 +56,11 @@ def test_a_deadline_lowers_the_level(asked: QualityLevel, left_s: float, level: 
 @pytest.mark.parametrize(
     ("asked", "queue_share", "level"),
     [
-        (MAX, 0.125, "max"),
-        (MAX, 0.126, "high"),
-        (MAX, 0.26, "fast"),
-        (HIGH, 0.25, "high"),
-        (HIGH, 0.26, "fast"),
+        (MAX, 0.25, "max"),
+        (MAX, 0.26, "high"),
+        (MAX, 0.51, "fast"),
+        (HIGH, 0.5, "high"),
+        (HIGH, 0.51, "fast"),
         (FAST, 1.0, "fast"),
     ],
 )
@@ -80,7 +80,7 @@ def test_only_levels_that_are_to_be_had_are_used() -> None:
     assert ranked((MAX, FAST, HIGH)) == (FAST, HIGH, MAX)
 
 
-def opened(clock: FakeClock, *, places: int = 1, waiting: int = 16) -> Admission:
+def opened(clock: FakeClock, *, places: int = 1, waiting: int = 32) -> Admission:
     admission = Admission(max_waiting=waiting, clock=clock)
     admission.offer(TIMES_S)
     admission.open(places)

@@ -27,7 +27,7 @@ def health(process: ServerProcess) -> int:
 @pytest.fixture(scope="module")
 def process(server: ServerProcess) -> ServerProcess:
     """One of our own, to kill; `server` has found out that one can be had."""
-    return ServerProcess(auth_token=TOKEN)
+    return ServerProcess(auth_token=TOKEN, model="full_range")
 
 
 def test_it_has_no_address_before_it_is_started() -> None:

@@ -7,7 +7,7 @@ a command has ended by then.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybrid_detect.backends.device.models import load_model, model_spec
 from hybrid_detect.backends.device.runtimes import choose_runtime
@@ -16,9 +16,12 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError, ModelError
 from hybrid_detect.types import DetectionMode
 
+if TYPE_CHECKING:
+    from hybrid_detect.server.config import ServerConfig
+
 __all__ = ["SERVER_MODEL", "fetch_for_device", "fetch_for_server"]
 
-SERVER_MODEL = "full_range"
+SERVER_MODEL = "auto"
 """What the reference server looks with, unless it is told otherwise."""
 
 
@@ -54,14 +57,19 @@ def fetch_for_device(config: ServiceConfig) -> None:
         print(f"hybrid-detect: going on without the device: {error}", file=sys.stderr)
 
 
-def fetch_for_server(model: str = SERVER_MODEL, *, path: Path | None = None) -> None:
-    """Fetch the model of a reference server that is about to be started, if it is not here.
+def fetch_for_server(config: ServerConfig | None = None) -> None:
+    """Fetch the models of a reference server that is about to be started, if they are not here.
+
+    Args:
+        config: The server's; `None` for one that looks with `SERVER_MODEL`.
 
     Raises:
-        ModelError: If it cannot be had.
+        ModelError: If no model can be had.
         ConfigurationError: If there is no model of that name.
         MissingExtraError: If there is nothing to use it with.
     """
-    choose_runtime(runtimes=model_spec(model).runtimes)
+    from hybrid_detect.server.config import ServerConfig
+    from hybrid_detect.server.levels import served_levels
+
     with progress_line() as progress:
-        load_model(model, path=path, progress=progress)
+        served_levels(config or ServerConfig(model=SERVER_MODEL), progress=progress)

@@ -11,6 +11,7 @@ from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_server
 from hybrid_detect.cli.options import described
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.extras import require
+from hybrid_detect.types import QualityLevel
 
 if TYPE_CHECKING:
     from hybrid_detect.server.tls import TlsConfig
@@ -35,9 +36,16 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--model",
         default=SERVER_MODEL,
-        help="the model (see 'hybrid-detect models list'; default: %(default)s)",
+        help="the model (see 'hybrid-detect models list'); auto is CenterFace where it can be had, "
+        "else full_range (default: %(default)s)",
     )
     parser.add_argument("--model-path", type=Path, metavar="FILE", help="the model's file")
+    parser.add_argument(
+        "--quality",
+        choices=[*QualityLevel],
+        default=QualityLevel.HIGH,
+        help="how thoroughly to look at pictures that ask for no level (default: %(default)s)",
+    )
     parser.add_argument(
         "--detectors",
         type=int,
@@ -134,6 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         auth_token=os.environ.get(TOKEN_VARIABLE) or None,
         model=arguments.model,
         model_path=arguments.model_path,
+        quality=arguments.quality,
         keys_path=arguments.encryption_keys,
         require_encryption=arguments.require_encryption,
         history_path=arguments.history,
@@ -144,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
         tls=_tls(arguments),
         **{name: value for name, value in limits.items() if value is not None},
     )
-    fetch_for_server(config.model, path=config.model_path)
+    fetch_for_server(config)
     return 0 if serve(config) else 1
 
 

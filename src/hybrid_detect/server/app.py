@@ -84,7 +84,7 @@ SERVICE_RESTART = 1012
 ASGI disconnect, too, while the peer still takes answers."""
 
 RETRY_AFTER_S = 1.0
-"""Seconds an overloaded server asks for: about what 16 waiting pictures take on two cores."""
+"""Seconds an overloaded server asks for: about what 32 waiting pictures take on two cores."""
 
 _INFO_HEADER = MODEL_INFO_HEADER.lower().encode()
 

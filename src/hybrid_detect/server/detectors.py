@@ -11,23 +11,21 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from hybrid_detect.backends.device.model_registry import model_spec
-from hybrid_detect.backends.device.models import load_model
-from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.supervised_worker import SupervisedWorker, outcome, retried_once
 from hybrid_detect.backends.device.worker import DetectorWorker
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
-from hybrid_detect.errors import BackendUnavailableError
+from hybrid_detect.config import quality_level
+from hybrid_detect.errors import BackendUnavailableError, HybridDetectError
 from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
-from hybrid_detect.server.admission import Admission
+from hybrid_detect.server.admission import Admission, Look
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe
+from hybrid_detect.server.extra_levels import ExtraLevels
+from hybrid_detect.server.levels import ServedLevel, model_info, served_levels, usual_level
+from hybrid_detect.system.memory_probe import MemoryProbe
 from hybrid_detect.types import Face, QualityLevel
 
 __all__ = ["Detection", "Detector", "DetectorPool"]
@@ -91,11 +89,27 @@ class Detector(Protocol):
         ...
 
 
+class _Place:
+    """One picture at a time: a detector for each level, each in a process of its own."""
+
+    def __init__(self, levels: Iterable[ServedLevel], config: ServerConfig) -> None:
+        self.workers = {
+            level.quality: SupervisedWorker(
+                level.worker(config),
+                thread_name=f"detector-{level.quality}",
+                grace_s=lambda: HANG_GRACE_S,
+            )
+            for level in levels
+        }
+
+
 class DetectorPool:
     """Detectors in processes of their own, and a bounded number of pictures waiting for one.
 
-    Each is asked by a thread of its own, which does nothing but wait. The one that was idle longest
-    is next, so that one that keeps failing does not get every picture.
+    There are as many places as detectors are configured, with a process for each level of quality;
+    one of them looks at a time. Each is asked by a thread of its own, which does nothing but wait.
+    The place that was idle longest is next, so that one that keeps failing does not get every
+    picture.
     """
 
     def __init__(self, config: ServerConfig, admission: Admission | None = None) -> None:
@@ -103,49 +117,83 @@ class DetectorPool:
         self.info: ModelInfo | None = None
         self._admission = admission or Admission(max_waiting=config.max_waiting)
         self._config = config
-        self._workers: list[SupervisedWorker[DetectorWorker]] = []
-        self._idle: deque[SupervisedWorker[DetectorWorker]] = deque()
+        self._levels: dict[QualityLevel, ServedLevel] = {}
+        self._offered: dict[QualityLevel, float] = {}
+        self._usual = quality_level(config.quality)
+        self._places: list[_Place] = []
+        self._idle: deque[_Place] = deque()
+        self._extra = ExtraLevels((), start=self._start_level, stop=self._stop_level)
         self._closing = False
 
     async def start(self) -> None:
-        """Load the model and build the detectors: as many as configured, or as memory allows.
+        """Load the models and start the detectors: as many as configured, or as memory allows.
+
+        The usual level's processes are started, and those of the quicker ones, which stand in for
+        it when time is short. More thorough ones start when they are asked for.
 
         Raises:
             MissingExtraError: If no runtime is installed.
-            ConfigurationError: If the runtime does not run on this processor.
-            ModelError: If the model cannot be had from any source.
+            ConfigurationError: If MediaPipe does not run on this processor.
+            ModelError: If no model can be had from any source.
             BackendUnavailableError: If a detector's process cannot start. The others are ended by
                 `aclose`.
         """
         config = self._config
-        spec = model_spec(config.model)
-        size = spec.input()
-        # Before the model, which could not be used without one, is fetched.
-        runtime = choose_runtime(runtimes=spec.runtimes)
-        logger.info("the detectors run on %s", runtime.told())
-        load = partial(load_model, config.model, path=config.model_path)
-        await asyncio.to_thread(load)  # Here, so that a download is waited for once.
-        for _ in range(_affordable(config.detectors)):
-            worker = DetectorWorker(
-                load,
-                min_confidence=max(DEFAULT_MIN_CONFIDENCE, config.min_confidence),
-                lowest_confidence=config.min_confidence,
-                enough_px=size.enough_px,
-                runtime=runtime.name,
-                side_px=size.side_px,
-                memory_cap_bytes=size.memory_cap_bytes,
-                recycle_bytes=size.recycle_bytes,
-                decodes=True,
-            )
-            self._workers.append(
-                SupervisedWorker(worker, thread_name="detector", grace_s=lambda: HANG_GRACE_S)
-            )
-        starts = (worker.run(worker.detector.start) for worker in self._workers)
+        levels = await asyncio.to_thread(served_levels, config)
+        usual = usual_level(levels, self._usual)
+        self._levels = {level.quality: level for level in levels}
+        self._usual = usual.quality
+        self.model, self.info = usual.spec.name, model_info(levels, usual)
+        begun = levels[: levels.index(usual) + 1]
+        extra = levels[len(begun) :]
+        needed_bytes = sum(level.size.needed_bytes for level in begun)
+        for _ in range(_affordable(config.detectors, needed_bytes)):
+            self._places.append(_Place(levels, config))
+        await asyncio.gather(*(self._start_level(level.quality) for level in begun))
+        self._extra = ExtraLevels(
+            (level.quality for level in extra), start=self._start_extra, stop=self._stop_level
+        )
+        self._idle.extend(self._places)
+        self._admission.open(len(self._places))
+        logger.info(
+            "looking with %s (level %s; also %s) in %d places",
+            self.model,
+            usual.quality,
+            ", ".join(level.quality for level in levels if level is not usual) or "none",
+            len(self._places),
+        )
+
+    async def _start_level(self, quality: QualityLevel) -> None:
+        """Start a level's process in each place, and offer it."""
+        workers = [place.workers[quality] for place in self._places]
+        starts = (worker.run(worker.detector.start) for worker in workers)
         for result in await asyncio.gather(*starts, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
-        self._idle.extend(self._workers)
-        self._admission.open(len(self._workers))
+        self._offered[quality] = self._levels[quality].level.guess_s
+        self._admission.offer(self._offered)
+
+    async def _start_extra(self, quality: QualityLevel) -> None:
+        needed_bytes = self._levels[quality].size.needed_bytes
+        places = len(self._places)
+        if _affordable(places, needed_bytes, at_least=0) < places:
+            msg = f"there is no memory for {places} more detectors"
+            raise BackendUnavailableError(msg)
+        try:
+            await self._start_level(quality)
+        except HybridDetectError:
+            await self._end_processes(quality)
+            raise
+
+    async def _stop_level(self, quality: QualityLevel) -> None:
+        """Offer a level no longer, and end its processes once a picture under way is answered."""
+        del self._offered[quality]
+        self._admission.offer(self._offered)
+        await self._end_processes(quality)
+
+    async def _end_processes(self, quality: QualityLevel) -> None:
+        workers = [place.workers[quality] for place in self._places]
+        await asyncio.gather(*(worker.run(worker.detector.stop) for worker in workers))
 
     async def detect(
         self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
@@ -153,7 +201,7 @@ class DetectorPool:
         """Find the faces in the picture of `request` as soon as a detector is free.
 
         Args:
-            request: The picture and how long its answer is of use.
+            request: The picture, how long its answer is of use, and how thoroughly to look.
             is_abandoned: Asked once a detector is free, because work for a client that has gone
                 would only delay the others.
 
@@ -165,18 +213,24 @@ class DetectorPool:
             BackendUnavailableError: If the detector's process died, or hung and was killed, and
                 there was no time for another, or that one failed as well.
         """
-        place = self._admission.place(request.deadline_s, is_abandoned=is_abandoned)
+        asked = request.quality or self._usual
+        came_s = time.monotonic()
+        await self._extra.want(asked, request.deadline_s)
+        if request.deadline_s is not None:
+            left_s = request.deadline_s - (time.monotonic() - came_s)
+            request = replace(request, deadline_s=left_s)
+        place = self._admission.place(request.deadline_s, asked=asked, is_abandoned=is_abandoned)
         async with place as look:
-            return await self._run(request, look.queue_s)
+            return await self._run(request, look)
 
-    async def _run(self, request: DetectRequest, queue_s: float) -> Detection:
+    async def _run(self, request: DetectRequest, look: Look) -> Detection:
         limit_s = DETECT_LIMIT_S
         if request.deadline_s is not None:
-            limit_s = min(request.deadline_s - queue_s, limit_s)
+            limit_s = min(request.deadline_s - look.queue_s, limit_s)
         due_s = time.monotonic() + limit_s
 
         async def turn() -> Detection:
-            return await self._turn(request, queue_s, due_s)
+            return await self._turn(request, look, due_s)
 
         def may_retry(error: BackendUnavailableError) -> bool:
             # It died, or may not be started again yet. The next in line may well be fine.
@@ -187,25 +241,25 @@ class DetectorPool:
 
         return await retried_once(turn, may_retry=may_retry)
 
-    async def _turn(self, request: DetectRequest, queue_s: float, due_s: float) -> Detection:
-        """Let the detector that was idle longest look at a picture."""
-        worker = self._idle.popleft()
+    async def _turn(self, request: DetectRequest, look: Look, due_s: float) -> Detection:
+        """Let the place that was idle longest look at a picture."""
+        place = self._idle.popleft()
+        worker = place.workers[look.level]
         try:
-            job = worker.submit(self._detect, worker.detector, request, queue_s, due_s=due_s)
+            job = worker.submit(self._detect, worker.detector, request, look, due_s=due_s)
             try:
                 return await outcome(job)
             except asyncio.CancelledError:
                 # A thread cannot be stopped. If the caller goes away, the place is kept until the
-                # thread is free, so that each detector has one picture at most.
+                # thread is free, so that each place has one picture at most.
                 await asyncio.wait([job])
                 raise
         finally:
-            self._idle.append(worker)
+            self._idle.append(place)
 
-    def _detect(
-        self, detector: DetectorWorker, request: DetectRequest, queue_s: float
-    ) -> Detection:
+    def _detect(self, detector: DetectorWorker, request: DetectRequest, look: Look) -> Detection:
         started_s = time.monotonic()
+        level = self._levels[look.level]
         applied = max(request.min_confidence, self._config.min_confidence)
         found = detector.detect_encoded(
             request.image, max_pixels=self._config.max_pixels, min_confidence=applied
@@ -214,24 +268,28 @@ class DetectorPool:
             width=found.width,
             height=found.height,
             faces=found.faces,
-            queue_s=queue_s,
+            queue_s=look.queue_s,
             detect_s=time.monotonic() - started_s,
             min_confidence=applied,
+            model=level.spec.name,
+            quality=level.quality,
+            min_face_px=level.min_face_px(found.width, found.height),
         )
 
     async def aclose(self) -> None:
         """Let running detections end, within `CLOSE_TIMEOUT_S`, then end every detector."""
         self._closing = True
-        closings = (worker.aclose(timeout_s=CLOSE_TIMEOUT_S) for worker in self._workers)
-        await asyncio.gather(*closings)
+        await self._extra.aclose()
+        workers = [worker for place in self._places for worker in place.workers.values()]
+        await asyncio.gather(*(worker.aclose(timeout_s=CLOSE_TIMEOUT_S) for worker in workers))
 
 
-def _affordable(wanted: int) -> int:
-    """How many detectors of `wanted` there is memory for; at least one, which may yet fit."""
+def _affordable(wanted: int, needed_bytes: int, *, at_least: int = 1) -> int:
+    """How many places of `wanted` there is memory for; one in any case, which may yet fit."""
     left_bytes = MemoryProbe(children=False).read().available_bytes
     if left_bytes is None:
         return wanted
-    count = max(min(wanted, left_bytes // DEVICE_DETECTOR_BYTES), 1)
+    count = max(min(wanted, left_bytes // needed_bytes), at_least)
     if count < wanted:
         logger.warning("memory for %d of %d detectors is left", count, wanted)
     return count

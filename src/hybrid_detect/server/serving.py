@@ -15,7 +15,7 @@ from typing import Self
 
 from hybrid_detect.errors import BackendUnavailableError, ClosedError
 from hybrid_detect.server.app import create_app
-from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.config import AUTO_MODEL, ServerConfig
 from hybrid_detect.server.listening import GRACE_S, Server
 
 __all__ = ["TOKEN_VARIABLE", "ServerProcess", "serve"]
@@ -61,7 +61,7 @@ class ServerProcess:
 
     Args:
         auth_token: Token it asks for.
-        model: Name of its model.
+        model: Name of its model; ``auto`` as in `ServerConfig`.
         model_path: File of its model.
         keys_path: File of the keys that pictures may be encrypted to.
         require_encryption: Whether it takes no other pictures.
@@ -73,7 +73,7 @@ class ServerProcess:
         self,
         *,
         auth_token: str | None = None,
-        model: str = "full_range",
+        model: str = AUTO_MODEL,
         model_path: Path | None = None,
         keys_path: Path | str | None = None,
         require_encryption: bool = False,

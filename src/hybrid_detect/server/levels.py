@@ -1,0 +1,240 @@
+"""The server's levels: which model looks, at which size, and what a picture for it needs to be.
+
+A level is served if its model can be had and something here runs it. Where CenterFace cannot be
+had, the full-range model answers every request, and health, answers and log say so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from hybrid_detect.backends.device.model_facts import InputSize, ModelSpec
+from hybrid_detect.backends.device.model_registry import model_spec
+from hybrid_detect.backends.device.models import Progress, load_model
+from hybrid_detect.backends.device.runtimes import choose_runtime
+from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
+from hybrid_detect.errors import ConfigurationError, ModelError, ModelIntegrityError
+from hybrid_detect.exchange.model_info import ModelInfo
+from hybrid_detect.server.config import AUTO_MODEL, ServerConfig
+from hybrid_detect.types import QualityLevel
+
+__all__ = ["LEVELS", "Level", "ServedLevel", "model_info", "served_levels", "usual_level"]
+
+logger = logging.getLogger("hybrid_detect.server")
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """What looking at one level of quality means."""
+
+    quality: QualityLevel
+    model: str
+    """Name of the model, as the table of models has it."""
+    side_px: int | None = None
+    """Longer side of the picture that the network is given; `None` for the model's usual one."""
+    picture_px: int
+    """Longer side of a picture beyond which next to nothing is gained."""
+    picture_bytes: int
+    """Size of a compressed picture beyond which next to nothing is gained."""
+    guess_s: float
+    """Seconds that a look takes on one core, until this machine's own have been measured."""
+    usual_confidence: float | None = None
+    """The score for which a detector of its own is kept beside the one for the lowest score;
+    `None` for a model whose boxes do not depend on the score that is asked for."""
+
+
+# Sizes of pictures and seconds: `docs/explanation/models.md`, 78 photos with 538 faces. CenterFace
+# at 640 pixels scores F1 0.95 and 0.97 on 1280x720 pictures of 80 KB, and the same on 640x360 ones
+# of 40 KB; so does the full-range model with its 0.43 and 0.40.
+LEVELS = (
+    Level(
+        quality=QualityLevel.FAST,
+        model="full_range",
+        picture_px=640,
+        picture_bytes=40 * KIB,
+        guess_s=0.006,
+        usual_confidence=DEFAULT_MIN_CONFIDENCE,
+    ),
+    Level(
+        quality=QualityLevel.HIGH,
+        model="centerface",
+        side_px=640,
+        picture_px=640,
+        picture_bytes=40 * KIB,
+        guess_s=0.052,
+    ),
+    Level(
+        quality=QualityLevel.MAX,
+        model="centerface",
+        side_px=1280,
+        picture_px=1280,
+        picture_bytes=80 * KIB,
+        guess_s=0.189,
+    ),
+)
+"""The levels, the quickest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedLevel:
+    """A level whose model is here."""
+
+    level: Level
+    spec: ModelSpec
+    runtime: str
+    load: Callable[[], bytes]
+    """Gives the model's bytes, for each start of a process."""
+
+    @property
+    def quality(self) -> QualityLevel:
+        """Its name."""
+        return self.level.quality
+
+    @property
+    def size(self) -> InputSize:
+        """The size of the network's input, and what holds for it."""
+        return self.spec.input(self.level.side_px)
+
+    def min_face_px(self, width: int, height: int) -> float:
+        """Height of the smallest face that a look at such a picture usually finds."""
+        return self.spec.min_face_px(width, height, side_px=self.level.side_px)
+
+    def worker(self, config: ServerConfig) -> DetectorWorker:
+        """A detector in a process of its own, which is not started yet.
+
+        Each level has a process of its own: it is held to its own model's limits of memory, one
+        that breaks takes no other with it, and a process can open no file once it has started.
+        """
+        usual = max(self.level.usual_confidence or 0.0, config.min_confidence)
+        size = self.size
+        return DetectorWorker(
+            self.load,
+            min_confidence=usual,
+            lowest_confidence=config.min_confidence,
+            enough_px=size.enough_px,
+            runtime=self.runtime,
+            side_px=size.side_px,
+            memory_cap_bytes=size.memory_cap_bytes,
+            recycle_bytes=size.recycle_bytes,
+            decodes=True,
+        )
+
+
+def served_levels(
+    config: ServerConfig, *, progress: Progress | None = None
+) -> tuple[ServedLevel, ...]:
+    """The levels that can be served here, the quickest first. Fetches models; takes its time.
+
+    Args:
+        config: Its `model` is one model, whose levels alone are served, or ``auto``.
+        progress: Called with the progress of a fetch.
+
+    Raises:
+        MissingExtraError: If nothing is installed that runs the model.
+        ConfigurationError: If what is installed does not run on this processor, or there is no
+            such model.
+        ModelError: If the model cannot be had from any source.
+    """
+    if config.model != AUTO_MODEL:
+        return tuple(_served(_levels_of(config.model), config.model_path, progress))
+    path_of = _paths(config.model_path)
+    full_range, centerface = _levels_of("full_range"), _levels_of("centerface")
+    try:
+        better = tuple(_served(centerface, path_of.get("centerface"), progress))
+    except (ModelError, ConfigurationError) as error:
+        if "centerface" in path_of or isinstance(error, ModelIntegrityError):
+            raise  # The operator named the file, and another model would hide what is wrong.
+        logger.warning(
+            "looking with the full-range model alone, which misses most small faces: %s", error
+        )
+        better = ()
+    try:
+        quick = tuple(_served(full_range, path_of.get("full_range"), progress))
+    except (ModelError, ConfigurationError) as error:
+        if not better or "full_range" in path_of:
+            raise
+        logger.warning("there is no level 'fast' for pictures with little time: %s", error)
+        quick = ()
+    return quick + better
+
+
+def usual_level(levels: Iterable[ServedLevel], wished: QualityLevel) -> ServedLevel:
+    """The level of requests that name none: `wished`, or the nearest below it, else the quickest.
+
+    Args:
+        levels: The levels to be had, the quickest first; at least one.
+        wished: What the configuration asks for.
+    """
+    found, *others = levels
+    order = list(QualityLevel)
+    for level in others:
+        if order.index(level.quality) <= order.index(wished):
+            found = level
+    return found
+
+
+def model_info(levels: Iterable[ServedLevel], usual: ServedLevel) -> ModelInfo:
+    """What clients are told of the model."""
+    return ModelInfo(
+        name=usual.spec.name,
+        quality=usual.quality,
+        qualities=tuple(level.quality.value for level in levels),
+        side_px=usual.level.picture_px,
+        picture_bytes=usual.level.picture_bytes,
+        recall=usual.size.recall_by_height,
+    )
+
+
+def _levels_of(model: str) -> tuple[Level, ...]:
+    """The levels that `model` serves; a model that is in none looks at ``fast``."""
+    found = tuple(level for level in LEVELS if level.model == model)
+    if found:
+        return found
+    spec = model_spec(model)
+    wanted_px = spec.input().enough_px
+    fast = Level(
+        quality=QualityLevel.FAST,
+        model=model,
+        picture_px=wanted_px,
+        picture_bytes=80 * KIB,
+        guess_s=0.0,
+        usual_confidence=DEFAULT_MIN_CONFIDENCE,
+    )
+    return (fast,)
+
+
+def _served(
+    levels: Iterable[Level], path: Path | None, progress: Progress | None
+) -> Iterable[ServedLevel]:
+    """The levels of one model, once that has been found to be here and to have a runtime."""
+    for number, level in enumerate(levels):
+        spec = model_spec(level.model)
+        # Before the model, which could not be used without one, is fetched.
+        runtime = choose_runtime(runtimes=spec.runtimes)
+        load = partial(load_model, spec.name, path=path)
+        if number == 0:
+            logger.info("the model %s runs on %s", spec.name, runtime.told())
+            load(progress=progress)  # Here, so that a download is waited for once.
+        yield ServedLevel(level=level, spec=spec, runtime=runtime.name, load=load)
+
+
+def _paths(path: Path | None) -> dict[str, Path]:
+    """The model whose file `path` is by its size, if it is one; CenterFace's otherwise.
+
+    A file that is neither is refused by its digest when it is loaded.
+    """
+    if path is None:
+        return {}
+    try:
+        size_bytes = path.stat().st_size
+    except OSError:
+        return {"centerface": path}  # loading it tells what is wrong
+    is_full_range = size_bytes == model_spec("full_range").size_bytes
+    return {"full_range" if is_full_range else "centerface": path}
