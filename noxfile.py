@@ -85,6 +85,18 @@ def hostile(session: nox.Session) -> None:
     session.run("pytest", "-m", "hostile", "--timeout=600", *session.posargs)
 
 
+@nox.session(name="providers-live")
+def providers_live(session: nox.Session) -> None:
+    """Detect through real servers: Triton from its wheel (146 MB), MLServer (326 MB) and ours."""
+    session.install(".[device,device-lite,server,test]", "mlserver==1.7.1")
+    session.run("hybrid-detect", "models", "pull")
+    # Triton's own Python reads no tensor right with a numpy of 2 and above.
+    wheel = session.create_tmp()
+    session.install("--no-deps", "--target", wheel, "nvidia-pytriton==0.7.0", "numpy==1.26.4")
+    session.env["TRITON_WHEEL"] = wheel
+    session.run("pytest", "-m", "live", "-rA", "--timeout=300", *session.posargs)
+
+
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """Feed generated input to the server and the parsers for minutes (schemathesis included)."""

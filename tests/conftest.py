@@ -36,7 +36,8 @@ settings.load_profile("fuzz" if fuzzing.ASKED else "suite")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `hostile`, which take minutes, unless ``-m`` names the marker.
+    """Leave out the tests marked `hostile` or `live`, which take minutes or other software, unless
+    ``-m`` names the marker.
 
     Tests whose names change from process to process are refused: pytest-xdist could not share them
     out.
@@ -45,12 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if re.search("0x[0-9a-f]{6}", item.nodeid):
             msg = f"{item.nodeid}: an address is in the name of the test: give it an id"
             raise pytest.UsageError(msg)
-    if "hostile" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("hostile")]
+    wanted = config.getoption("markexpr")
+    unwanted = [marker for marker in ("hostile", "live") if marker not in wanted]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unwanted))]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("hostile")]
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture

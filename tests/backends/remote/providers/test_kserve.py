@@ -311,8 +311,15 @@ def test_health_checks_the_names_of_the_tensors() -> None:
     ):
         with pytest.raises(ProtocolError, match=why):
             KServe(model="faces", **options).decode(json_response(METADATA), ())
-    with pytest.raises(ProtocolError):
-        made.decode(json_response({"status": "ok"}), ())
+    for other in ({"status": "ok"}, {**METADATA, "name": "cats"}):
+        with pytest.raises(ProtocolError, match="metadata of the model 'faces'"):
+            made.decode(json_response(other), ())
+
+
+def test_a_model_that_lists_no_tensors_is_healthy() -> None:
+    """MLServer lists those that the model's settings name, which need not be any."""
+    for nothing in ({"inputs": [], "outputs": []}, {}):
+        assert KServe(model="faces").decode(json_response({"name": "faces", **nothing}), ()) == ()
 
 
 @pytest.mark.parametrize(
@@ -346,7 +353,7 @@ def test_health_checks_the_names_of_the_tensors() -> None:
     ],
 )  # fmt: skip
 def test_errors(
-    status: int, media_type: str, body: object, refusal: Refusal, retryable: bool
+    status: int, media_type: str, body: dict[str, Any] | str, refusal: Refusal, retryable: bool
 ) -> None:
     raw = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     response = HttpResponse(status=status, headers={"content-type": media_type}, body=raw)
@@ -355,6 +362,7 @@ def test_errors(
             KServe(model="faces").decode(response, pictures)
         assert (caught.value.refusal, caught.value.retryable) == (refusal, retryable)
         assert CANARY not in str(caught.value)
+        assert caught.value.by_server == (isinstance(body, dict) or "Traceback" in body)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from hybrid_detect.backends.remote.providers.tensors import (
     unpacked,
 )
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import BackendResponseError, Refusal
+from hybrid_detect.errors import BackendResponseError, ProtocolError, Refusal
 from hybrid_detect.exchange.wire import ResultReply
 
 __all__ = ["KServe"]
@@ -180,17 +180,16 @@ class KServe:
         return HttpRequest(method="GET", url=self._path, headers={"Accept": "application/json"})
 
     def _check_model(self, answer: dict[str, Any]) -> None:
+        if answer.get("name") != self._model:
+            msg = f"expected the metadata of the model {self._model!r}, got something else"
+            raise ProtocolError(msg)
         expected = "UINT8" if self._encoding == "rgb-u8-hwc" else "BYTES"
         require_tensors(answer.get("inputs"), {self._input: expected}, kind="input")
         require_tensors(answer.get("outputs"), dict.fromkeys(self._faces.names), kind="output")
 
 
 def _refusal(response: HttpResponse) -> BackendResponseError:
-    return _ERRORS.error(response, code=_code_of(response))
-
-
-def _code_of(response: HttpResponse) -> str:
-    """This library's name for what the server says; empty if the status says it all.
+    """The error for an answer with an error status, by what its sentence begins with.
 
     Triton answers JSON with a content type of text, and a request that it cannot read with 500.
     MLServer answers what it cannot decode with 500 and a traceback as text, which may repeat the
@@ -200,9 +199,10 @@ def _code_of(response: HttpResponse) -> str:
         said = text_of(json.loads(response.body)["error"]).lower()
     except (ValueError, TypeError, KeyError, RecursionError):
         is_bare = response.status == 500 and response.media_type == "text/plain"
-        return "BareText" if is_bare else ""
+        return _ERRORS.error(response, code="BareText" if is_bare else "")
+    code = ""
     if "not ready" in said or "no available versions" in said:
-        return "ModelNotReady"
-    if response.status == 500 and "parse" in said:
-        return "Malformed"
-    return ""
+        code = "ModelNotReady"
+    elif response.status == 500 and "parse" in said:
+        code = "Malformed"
+    return _ERRORS.error(response, code=code, by_server=True)

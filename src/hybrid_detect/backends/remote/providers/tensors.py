@@ -199,6 +199,8 @@ def _counted(
 def require_tensors(described: Any, wanted: Mapping[str, str | None], *, kind: str) -> None:
     """Check that a model's metadata has the tensors that are configured.
 
+    MLServer lists none, unless the model's own settings do: then there is nothing to check.
+
     Args:
         described: The ``inputs`` or ``outputs`` of the metadata.
         wanted: The names, with the datatype that is needed or `None`.
@@ -207,6 +209,8 @@ def require_tensors(described: Any, wanted: Mapping[str, str | None], *, kind: s
     Raises:
         ProtocolError: If a name is missing or has another datatype.
     """
+    if not described:
+        return
     has = {}
     for each in items_of(described, f"{kind}s"):
         tensor = object_of(each, kind)
