@@ -25,8 +25,10 @@ from hybrid_detect import (
 )
 from hybrid_detect.exchange.wire import DETECT_PATH, HEALTH_PATH
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.serving import ServerProcess
 from hybrid_detect.testing import FakeBackend
 
+from ..conftest import SERVER_TOKEN
 from ..server.loopback import FACE, Served, jpeg, served
 from ..waiting import LIMIT_S, until
 from .gateways import EXAMPLES, Gateway, caddy, errors_of, free_port, nginx
@@ -47,14 +49,14 @@ def make_gateway(request: pytest.FixtureRequest) -> MakeGateway:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Served]:
-    async with served(CONFIG) as server:
-        yield server
+async def fake() -> AsyncIterator[Served]:
+    async with served(CONFIG) as fake:
+        yield fake
 
 
 @pytest.fixture
-def gateway(make_gateway: MakeGateway, server: Served, tmp_path: Path) -> Iterator[Gateway]:
-    with make_gateway(tmp_path, server.port) as gateway:
+def gateway(make_gateway: MakeGateway, fake: Served, tmp_path: Path) -> Iterator[Gateway]:
+    with make_gateway(tmp_path, fake.port) as gateway:
         yield gateway
 
 
@@ -94,18 +96,18 @@ async def test_faces_come_back_through_it(
 
 
 async def test_a_wrong_credential_is_refused_by_the_server_behind_it(
-    gateway: Gateway, server: Served
+    gateway: Gateway, fake: Served
 ) -> None:
     async with client(gateway) as http:
         refused = await http.post(DETECT_PATH, content=jpeg())
         assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
         let_in = await http.post(DETECT_PATH, content=jpeg(), headers=HEADERS)
         assert let_in.status_code == 200
-    assert server.detector.looks == 1
+    assert fake.detector.looks == 1
 
 
 async def test_a_body_beyond_the_limit_does_not_reach_the_server(
-    gateway: Gateway, server: Served
+    gateway: Gateway, fake: Served
 ) -> None:
     status = 413
     async with client(gateway) as http:
@@ -114,7 +116,7 @@ async def test_a_body_beyond_the_limit_does_not_reach_the_server(
             body = bytes(5 * 1024 * 1024)
             status = (await http.post(DETECT_PATH, content=body, headers=HEADERS)).status_code
     assert status == 413
-    assert server.detector.looks == 0
+    assert fake.detector.looks == 0
 
 
 async def test_the_server_sees_a_slow_uplink_as_the_client_has_it(gateway: Gateway) -> None:
@@ -168,7 +170,7 @@ async def test_a_stream_hears_that_the_server_restarts(
         assert closed.value.rcvd.code == 1012
 
 
-async def test_a_hang_up_reaches_the_server(gateway: Gateway, server: Served) -> None:
+async def test_a_hang_up_reaches_the_server(gateway: Gateway, fake: Served) -> None:
     """Or it would look at pictures for callers who have gone."""
     gone = asyncio.Event()
 
@@ -178,7 +180,7 @@ async def test_a_hang_up_reaches_the_server(gateway: Gateway, server: Served) ->
         gone.set()
         raise asyncio.CancelledError
 
-    server.detector.detect = detect  # type: ignore[assignment,method-assign]
+    fake.detector.detect = detect  # type: ignore[assignment,method-assign]
     async with client(gateway) as http:
         with pytest.raises(httpx.TimeoutException):
             await http.post(
@@ -194,9 +196,9 @@ async def test_nothing_but_the_api_is_behind_it(gateway: Gateway) -> None:
         assert (await http.get("/metrics")).status_code == 404
 
 
-async def test_nginx_limits_an_address_with_429_and_a_time(server: Served, tmp_path: Path) -> None:
+async def test_nginx_limits_an_address_with_429_and_a_time(fake: Served, tmp_path: Path) -> None:
     few = ("rate=100r/s", "rate=1r/s"), ("burst=200 nodelay", "burst=2 nodelay")
-    with nginx(tmp_path, server.port, *few) as gateway:
+    with nginx(tmp_path, fake.port, *few) as gateway:
         async with client(gateway) as http:
             posts = [http.post(DETECT_PATH, content=jpeg(), headers=HEADERS) for _ in range(8)]
             answers = await asyncio.gather(*posts)
@@ -211,9 +213,9 @@ async def test_nginx_limits_an_address_with_429_and_a_time(server: Served, tmp_p
 
 
 async def test_nginx_writes_no_picture_and_no_secret_to_the_disk(
-    server: Served, tmp_path: Path
+    fake: Served, tmp_path: Path
 ) -> None:
-    with nginx(tmp_path, server.port) as gateway:
+    with nginx(tmp_path, fake.port) as gateway:
         picture = jpeg(640, 480) + bytes(1_000_000)
         async with client(gateway) as http:
             await http.post(
@@ -240,3 +242,32 @@ def test_the_body_limit_of_nginx_is_the_server_s() -> None:
     assert ServerConfig().max_body_bytes == 4 * 1024 * 1024
     assert "client_max_body_size  4m;" in (EXAMPLES / "nginx.conf").read_text(encoding="utf-8")
     assert "max_size 4MiB" in (EXAMPLES / "Caddyfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.server
+async def test_no_frame_is_lost_when_a_replica_is_killed_under_load(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    """A machine that is taken away: our retries come back through nginx to the other one."""
+    answered = 0
+    patient = Plan(backend=BackendKind.CLOUD, deadline_s=LIMIT_S, retries=9, reason="a test")
+    with ServerProcess(auth_token=SERVER_TOKEN, options=["--detectors", "1"]) as second:
+        ports = [process.url.rpartition(":")[2] for process in (server, second)]
+        two = ("keepalive 64;", f"server 127.0.0.1:{ports[1]};\nkeepalive 64;")
+        with nginx(tmp_path, int(ports[0]), two) as gateway:
+            async with CloudDetectionService(
+                endpoint=gateway.url, auth_token=SERVER_TOKEN, ssl_context=trust_in(gateway)
+            ) as cloud:
+
+                async def camera() -> None:
+                    nonlocal answered
+                    for _ in range(12):
+                        await cloud.detect(frame(), patient)
+                        answered += 1
+
+                async def disaster() -> None:
+                    await until(lambda: answered >= 8)
+                    second.kill()
+
+                await asyncio.gather(disaster(), *(camera() for _ in range(4)))
+    assert answered == 48

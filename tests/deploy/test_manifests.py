@@ -1,0 +1,140 @@
+"""The other files of `examples/deploy`: their own formats' validators, and what they promise."""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybrid_detect.cli import serve
+from hybrid_detect.exchange.wire import HEALTH_PATH
+from hybrid_detect.server.listening import GRACE_S
+
+from .gateways import EXAMPLES
+
+yaml = pytest.importorskip("yaml", reason="pyyaml comes with the validators")
+
+CONTAINERFILE = EXAMPLES / "Containerfile"
+COMPOSE = EXAMPLES / "compose.yaml"
+KUBERNETES = EXAMPLES / "kubernetes.yaml"
+UNIT = EXAMPLES / "hybrid-detect-server.service"
+
+
+def checked(*command: str | Path) -> None:
+    """Run a validator, of this environment or the system; skip where it is not installed."""
+    name = str(command[0])
+    program = shutil.which(str(Path(sys.executable).parent / name)) or shutil.which(name)
+    if program is None:
+        pytest.skip(f"{name} is not installed")
+    done = subprocess.run(
+        [program, *map(str, command[1:])], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def documents(path: Path) -> dict[str, Any]:
+    """The documents of a file of manifests by their kind."""
+    return {one["kind"]: one for one in yaml.safe_load_all(path.read_text(encoding="utf-8"))}
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The instructions of the Containerfile's last stage."""
+    text = CONTAINERFILE.read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line.split(None, 1) for line in text.splitlines() if line and line[0] not in "# "]
+    last = max(index for index, (name, *_) in enumerate(lines) if name == "FROM")
+    return [(name, rest) for name, rest in lines[last:]]
+
+
+def entry_point() -> list[str]:
+    return next(json.loads(rest) for name, rest in instructions() if name == "ENTRYPOINT")
+
+
+def test_the_containerfile_is_clean() -> None:
+    checked("hadolint", CONTAINERFILE)
+
+
+def test_the_compose_file_is_valid() -> None:
+    checked("check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE)
+
+
+def test_the_manifests_are_valid() -> None:
+    checked("kubernetes-validate", "--strict", "--kubernetes-version", "1.30", KUBERNETES)
+
+
+def test_the_unit_exposes_little() -> None:
+    checked("systemd-analyze", "security", "--offline=true", "--threshold=20", UNIT)
+
+
+def test_the_unit_has_no_unknown_line(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name
+    text = UNIT.read_text(encoding="utf-8")
+    unit.write_text(text.replace("/opt/hybrid-detect/bin/hybrid-detect", sys.executable))
+    checked("systemd-analyze", "verify", "--man=no", unit)
+
+
+def commands() -> dict[str, list[str]]:
+    """How each file starts the server, without the program's name."""
+    container = documents(KUBERNETES)["Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    composed = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]["server"]
+    unit = next(
+        line for line in UNIT.read_text(encoding="utf-8").splitlines() if "ExecStart=" in line
+    )
+    return {
+        "container": entry_point()[1:],
+        "compose": [*entry_point()[1:], *composed["command"]],
+        "kubernetes": [*entry_point()[1:], *container["args"]],
+        "systemd": shlex.split(unit.partition("=")[2])[1:],
+    }
+
+
+@pytest.mark.parametrize("where", ["container", "compose", "kubernetes", "systemd"])
+def test_the_server_takes_the_options_it_is_started_with(where: str) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_parser(parser.add_subparsers(required=True))
+    options = parser.parse_args(commands()[where])
+    if where != "container":
+        assert options.api_keys is not None
+
+
+def test_no_container_runs_as_root_or_writes_to_its_image() -> None:
+    assert ("USER", "10001:10001") in instructions()
+    pod = documents(KUBERNETES)["Deployment"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    [container] = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    for service in yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+
+
+def test_the_end_is_given_longer_than_the_server_takes() -> None:
+    pod = documents(KUBERNETES)["Deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    warned_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > warned_s + GRACE_S
+
+
+def test_each_probe_asks_what_the_server_answers() -> None:
+    [container] = documents(KUBERNETES)["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["startupProbe"]["httpGet"]["path"] == HEALTH_PATH
+    assert container["readinessProbe"]["httpGet"]["path"] == HEALTH_PATH
+    # A server that stops answers 503 there, and must not be killed for it.
+    assert "httpGet" not in container["livenessProbe"]
+    assert f"127.0.0.1:8000{HEALTH_PATH}" in CONTAINERFILE.read_text(encoding="utf-8")
+
+
+def test_one_replica_is_left_while_a_node_is_emptied() -> None:
+    found = documents(KUBERNETES)
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert found["PodDisruptionBudget"]["spec"]["minAvailable"] == 1
+    assert found["HorizontalPodAutoscaler"]["spec"]["minReplicas"] >= 2
+    for kind in ("PodDisruptionBudget", "Deployment"):
+        assert found[kind]["spec"]["selector"]["matchLabels"] == labels
+    assert found["Service"]["spec"]["selector"] == labels
+    assert found["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"] == labels
