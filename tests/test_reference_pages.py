@@ -11,6 +11,7 @@ import hybrid_detect.testing
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.testing import provider_servers
 
 from .reference_pages import PAGES, REFERENCE, field_docs
 
@@ -38,6 +39,7 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     ]
     public = [f"hybrid_detect.{name}" for name in hybrid_detect.__all__]
     public += [f"hybrid_detect.testing.{name}" for name in hybrid_detect.testing.__all__]
+    public += [f"{provider_servers.__name__}.{name}" for name in provider_servers.__all__]
     assert sorted(found) == sorted(public)
 
 

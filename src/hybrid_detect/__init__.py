@@ -20,9 +20,12 @@ if TYPE_CHECKING:
         ModelRuntime,
         register_runtime,
     )
+    from hybrid_detect.backends.remote.aws_credentials import AwsCredentials
+    from hybrid_detect.backends.remote.aws_keys import AwsKeys
     from hybrid_detect.backends.remote.cloud import CloudDetectionService
     from hybrid_detect.backends.remote.credentials import AccessToken, ApiKeyHeader, BearerToken
     from hybrid_detect.backends.remote.error_tables import ErrorRule, ErrorTable
+    from hybrid_detect.backends.remote.google_credentials import GoogleCredentials
     from hybrid_detect.backends.remote.protocol import (
         Capabilities,
         DetectParams,
@@ -121,6 +124,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "backends.base": ("Backend",),
+    "backends.remote.aws_credentials": ("AwsCredentials",),
+    "backends.remote.aws_keys": ("AwsKeys",),
     "backends.remote.cloud": ("CloudDetectionService",),
     "backends.device.model_facts": ("InputSize", "ModelSpec", "WheelMember"),
     "backends.device.model_registry": ("register_model",),
@@ -128,6 +133,7 @@ _HOMES = {
     "backends.device.runtimes": ("FaceDetector", "ModelRuntime", "register_runtime"),
     "backends.remote.credentials": ("AccessToken", "ApiKeyHeader", "BearerToken"),
     "backends.remote.error_tables": ("ErrorRule", "ErrorTable"),
+    "backends.remote.google_credentials": ("GoogleCredentials",),
     "backends.remote.protocol": ("Capabilities", "DetectParams", "HttpRequest", "HttpResponse"),
     "backends.remote.providers.face_mapping": ("FaceMapping",),
     "backends.remote.providers.json_endpoint": ("JsonEndpoint",),
@@ -223,6 +229,8 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "ApiKeyHeader",
     "Attempt",
     "AutoPolicy",
+    "AwsCredentials",
+    "AwsKeys",
     "Backend",
     "BackendConditions",
     "BackendError",
@@ -270,6 +278,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "FrameHook",
     "FrameOutcome",
     "FramePrivacy",
+    "GoogleCredentials",
     "HedgeCounts",
     "HttpRequest",
     "HttpResponse",

@@ -127,10 +127,12 @@ class ServiceConfig:
     """
 
     endpoint: str | None = None
-    """URL of the detection server; `None` leaves the device as the only backend."""
+    """URL of the detection server; `None` is the public address of a provider that has one, and
+    otherwise leaves the device as the only backend."""
     provider: Any = "custom_backend"
     """Whose protocol the cloud backend speaks: ``custom_backend`` is this project's own server,
-    ``json_endpoint`` any that answers in JSON. In code also a `Protocol` of your own."""
+    ``json_endpoint`` any that answers in JSON, ``google``, ``aws`` and so on. In code also a
+    `Protocol` of your own."""
     provider_options: Mapping[str, Any] | None = field(default=None, repr=False)
     """The provider's own settings; in the environment a JSON object."""
     auth_token: str | Callable[[], Any] | None = field(default=None, repr=False)
@@ -138,6 +140,9 @@ class ServiceConfig:
     logged."""
     api_key: str | Callable[[], Any] | None = field(default=None, repr=False)
     """API key instead of a bearer token, for providers that have one; never logged."""
+    credentials: Any = field(default=None, repr=False)
+    """In code alone: what else a provider takes, such as `AwsKeys`, or a function that gives them;
+    never logged."""
     region: str = ""
     """Where the server at `endpoint` processes pictures, such as ``eu-west-1``; for
     `allowed_regions`, and for what events and status tell."""

@@ -33,7 +33,8 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
             memory_budget_bytes=config.memory_budget_bytes,
         )
     is_cloud_of_targets = kind is BackendKind.CLOUD and bool(config.targets)
-    if config.endpoint is None and not is_cloud_of_targets:
+    has_own_address = config.endpoint is not None or config.provider != "custom_backend"
+    if not has_own_address and not is_cloud_of_targets:
         msg = "no endpoint is configured"
         raise ConfigurationError(msg)
     encryption = None
@@ -72,6 +73,7 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
             config.provider,
             provider_options=config.provider_options,
             api_key=config.api_key,
+            credentials=config.credentials,
             **server,
             **options,
         )

@@ -42,6 +42,7 @@ PARTS = {
     "server": ("starlette", "httptools", *UVLOOP),
     "camera": ("opencv-python-headless",),
     "completion": ("argcomplete",),
+    "google": ("google-auth",),
     "jwt": ("pyjwt",),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),

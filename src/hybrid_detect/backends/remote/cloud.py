@@ -74,8 +74,10 @@ class CloudDetectionService(RemoteBackend):
 
     Args:
         provider: Whose protocol to speak: ``custom_backend`` is this project's own server,
-            ``json_endpoint`` any that answers in JSON; or a `Protocol` of your own.
-        endpoint: The server's URL, such as ``https://faces.example.com``.
+            ``json_endpoint`` any that answers in JSON, ``google``, ``aws`` and so on; or a
+            `Protocol` of your own.
+        endpoint: The server's URL, such as ``https://faces.example.com``; `None` for the public
+            address of a provider that has one.
         provider_options: The provider's own settings, where it is given by name.
         region: Where it processes pictures, such as ``eu-west-1``; empty if it does not say.
         targets: Several servers that stand in for each other, instead of all of the above: each a
@@ -87,7 +89,11 @@ class CloudDetectionService(RemoteBackend):
         auth_token: Bearer token, or a function (sync or async) that gives one.
         api_key: The key, or a function that gives it, sent as the provider takes it: Azure in
             ``Ocp-Apim-Subscription-Key``, our own server as bearer token, one that is not known in
-            ``X-Api-Key``. Give one of the two.
+            ``X-Api-Key``.
+        credentials: Another kind of credentials, instead of both: for ``aws`` `AwsKeys`, or a
+            function that gives them; for ``google`` an object of google-auth's; for any provider an
+            object that signs requests itself. Without any, ``aws`` takes the keys of the
+            environment or of a profile, and ``google`` the application default credentials.
         allow_insecure_http: Whether plain ``http`` may leave this machine.
         ssl_context: Which CAs to believe and which certificate to show over https; `None` for the
             system's CAs and no certificate.
@@ -114,16 +120,17 @@ class CloudDetectionService(RemoteBackend):
         allowed_regions: Collection[str] | None = None,
         auth_token: str | AccessToken | TokenSource | None = None,
         api_key: str | AccessToken | TokenSource | None = None,
+        credentials: Any = None,
         allow_insecure_http: bool = False,
         ssl_context: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         **options: Any,
     ) -> None:
         made = [target_of(target) for target in targets]
-        if (endpoint is None) == (not made) or any(target.url is None for target in made):
+        if made and (endpoint is not None or any(target.url is None for target in made)):
             msg = "expected endpoint, the URL of your detection server, or targets that have one"
             raise ConfigurationError(msg)
-        if endpoint is not None:
+        if not made:
             settings = {
                 "provider": provider,
                 "endpoint": endpoint,
@@ -131,6 +138,7 @@ class CloudDetectionService(RemoteBackend):
                 "provider_options": provider_options,
                 "auth_token": auth_token,
                 "api_key": api_key,
+                "credentials": credentials,
                 "allow_insecure_http": allow_insecure_http,
             }
             made = [target_of(settings)]

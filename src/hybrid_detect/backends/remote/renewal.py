@@ -26,6 +26,10 @@ slow answer fit into; a short-lived one when a tenth of its life is left."""
 REASK_S = 1.0
 """A function that gives secrets which have ended already is asked once a second, not per frame."""
 
+FETCH_S = 30.0
+"""A function that has not answered by then counts as failed, and the next frame asks again. Longer
+than the 12.4 s that google-auth takes to give up a silent metadata server."""
+
 
 class Renewed(Generic[T]):
     """A secret, and the function it comes from if there is one.
@@ -83,12 +87,13 @@ class Renewed(Generic[T]):
 
     async def _fetch(self, source: Callable[[], T | Awaitable[T]]) -> T:
         try:
-            if inspect.iscoroutinefunction(source):
-                given = await source()
-            else:
-                given = await in_daemon_thread(source)
-                if inspect.isawaitable(given):
-                    given = await given
+            async with asyncio.timeout(FETCH_S):
+                if inspect.iscoroutinefunction(source):
+                    given = await source()
+                else:
+                    given = await in_daemon_thread(source)
+                    if inspect.isawaitable(given):
+                        given = await given
         except BackendUnavailableError:
             raise  # it says itself what is missing
         except Exception as exc:

@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hybrid_detect.backends.remote.credentials import (
-    AccessToken,
-    BearerToken,
-    Credentials,
-    TokenSource,
-    key_credentials,
-)
-from hybrid_detect.backends.remote.protocol import Protocol
-from hybrid_detect.backends.remote.providers import protocol_of
+from hybrid_detect.backends.remote.provider_access import credentials_for, protocol_for
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.tls import client_context
+from hybrid_detect.destination import same_name
 from hybrid_detect.errors import ConfigurationError
 
 __all__ = ["TARGET_SETTINGS", "target_of"]
@@ -27,6 +20,7 @@ TARGET_SETTINGS = (
     "ca_file",
     "client_cert",
     "client_key",
+    "credentials",
     "currency",
     "endpoint",
     "name",
@@ -36,7 +30,8 @@ TARGET_SETTINGS = (
     "provider_options",
     "region",
 )
-"""What configuration can say of a target. All but `endpoint` may be left out."""
+"""What configuration can say of a target. All may be left out, but `endpoint` only with a provider
+that has a public address."""
 
 
 def target_of(settings: Mapping[str, Any] | Target) -> Target:
@@ -58,16 +53,27 @@ def target_of(settings: Mapping[str, Any] | Target) -> Target:
         msg = f"targets: {unknown[0]!r} is no setting of a target: {', '.join(TARGET_SETTINGS)}"
         raise ConfigurationError(msg)
     values = dict(settings)
+    protocol = protocol_for(
+        values.pop("provider", "custom_backend"),
+        values.pop("provider_options", None),
+        region=values.get("region", ""),
+    )
     endpoint = values.pop("endpoint", None)
+    if endpoint is None:
+        endpoint = getattr(protocol, "url", None)
     if not isinstance(endpoint, str):
-        msg = "targets: expected the endpoint of each, the URL that it is asked at"
+        msg = (
+            "expected endpoint, the URL of your detection server, or targets that have one: "
+            f"{protocol.name} has no public address"
+        )
         raise ConfigurationError(msg)
-    protocol = protocol_of(
-        values.pop("provider", "custom_backend"), values.pop("provider_options", None)
+    credentials = credentials_for(
+        protocol,
+        auth_token=values.pop("auth_token", None),
+        api_key=values.pop("api_key", None),
+        credentials=values.pop("credentials", None),
     )
-    credentials = _credentials(
-        protocol, auth_token=values.pop("auth_token", None), api_key=values.pop("api_key", None)
-    )
+    values["region"] = _region(values.get("region", ""), getattr(protocol, "region", ""))
     files = {name: values.pop(name, None) for name in ("ca_file", "client_cert", "client_key")}
     return Target(
         url=endpoint,
@@ -78,15 +84,9 @@ def target_of(settings: Mapping[str, Any] | Target) -> Target:
     )
 
 
-def _credentials(
-    protocol: Protocol,
-    *,
-    auth_token: str | AccessToken | TokenSource | None,
-    api_key: str | AccessToken | TokenSource | None,
-) -> Credentials | None:
-    if auth_token is not None and api_key is not None:
-        msg = "expected auth_token or api_key, got both"
+def _region(stated: str, own: str) -> str:
+    """The region that rules are held to: the one where the provider is really asked."""
+    if stated and own and same_name(stated) != same_name(own):
+        msg = f"region: {stated!r} is stated, and the provider is asked in {own!r}"
         raise ConfigurationError(msg)
-    if api_key is not None:
-        return key_credentials(protocol, api_key)
-    return None if auth_token is None else BearerToken(auth_token)
+    return own or stated

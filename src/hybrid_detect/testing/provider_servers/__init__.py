@@ -12,6 +12,7 @@ They know what is documented, not what a live service does beside that.
 
 from __future__ import annotations
 
+from hybrid_detect.testing.provider_servers.aws import AwsServer
 from hybrid_detect.testing.provider_servers.base import (
     Answer,
     Failure,
@@ -20,10 +21,13 @@ from hybrid_detect.testing.provider_servers.base import (
     Refused,
     SeenPicture,
 )
+from hybrid_detect.testing.provider_servers.google import GoogleServer
 
 __all__ = [
     "Answer",
+    "AwsServer",
     "Failure",
+    "GoogleServer",
     "ProviderServer",
     "ReceivedRequest",
     "Refused",

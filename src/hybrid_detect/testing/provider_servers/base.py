@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import json
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,6 +180,8 @@ class ProviderServer:
     """All requests in the order they came, refused ones included."""
     pictures: list[SeenPicture]
     """All pictures in them that could be read."""
+    ahead_s: float = 0.0
+    """How much later its clock is than this machine's, in seconds."""
 
     def __init__(self, *, faces: Sequence[Face] = ONE_FACE) -> None:
         self.faces = tuple(faces)
@@ -213,6 +217,10 @@ class ProviderServer:
         with self._lock:
             self.pictures.append(seen)
         return seen
+
+    def now_s(self) -> float:
+        """The time on the server's clock, in seconds since 1970."""
+        return time.time() + self.ahead_s
 
     # ---- the script
 
@@ -254,6 +262,13 @@ class ProviderServer:
 
     def _respond(self, request: ReceivedRequest) -> Answer | None:
         """The answer to `request`; `None` hangs up."""
+        answer = self._scripted(request)
+        if answer is None:
+            return None
+        date = email.utils.formatdate(self.now_s(), usegmt=True)
+        return Answer(answer.status, answer.body, {"Date": date, **answer.headers})
+
+    def _scripted(self, request: ReceivedRequest) -> Answer | None:
         with self._lock:
             self.requests.append(request)
             failure = self._script.popleft() if self._script else self._always
@@ -337,7 +352,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.close_connection = True
             return
-        self.send_response(answer.status)
+        self.send_response_only(answer.status)
         for name, text in {**answer.headers, "Content-Length": str(len(answer.body))}.items():
             self.send_header(name, text)
         self.end_headers()

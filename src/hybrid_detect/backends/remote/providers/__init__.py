@@ -24,7 +24,9 @@ __all__ = ["ENTRY_POINT_GROUP", "PROVIDERS", "protocol_of", "provider_names"]
 PROVIDERS = {
     "custom_backend": ("custom", "CustomProtocol"),
     "json_endpoint": ("json_endpoint", "JsonEndpoint"),
+    "aws": ("aws", "AwsRekognition"),
     "azure": ("azure", "AzureFace"),
+    "google": ("google", "GoogleVision"),
     "kserve": ("kserve", "KServe"),
     "compreface": ("compreface", "CompreFace"),
     "codeproject": ("codeproject", "CodeProjectAI"),
