@@ -185,6 +185,17 @@ def test_anchors_are_as_many_as_the_model_s_and_inside_the_square(count: int) ->
     assert centres.max() < 1
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (1, 2), (9, 3000), (3000, 9), (129, 127)])
+def test_every_image_has_its_square_however_thin(size: tuple[int, int]) -> None:
+    """One column is no place of a sample at all; the last pixel has no neighbour."""
+    width, height = size
+    image = np.full((height, width, 3), 200, np.uint8)
+    square = Letterbox(width, height, 128).sample(image)
+    assert square.shape == (128, 128, 3)
+    assert set(np.unique(square)) <= {0, 200}
+    assert square.max() == 200 or min(size) * 128 < max(size)
+
+
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (333, 77), (64, 64), (1280, 720)])
 def test_the_square_is_what_opencv_s_warp_gives(size: tuple[int, int]) -> None:
     cv2 = pytest.importorskip("cv2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hybrid_detect.backends.device import litert_library
+from hybrid_detect.backends.device.litert_detector import FaceSteps, LiteRtFaceDetector
 from hybrid_detect.backends.device.litert_library import (
     ALIGNMENT,
     LibraryNetwork,
@@ -145,15 +148,15 @@ def test_both_networks_compute_the_same_numbers_in_the_given_memory(
     for kind in (LibraryNetwork, BindingNetwork):
         memory = mmap.mmap(-1, MIB)
         network = kind(model, memory=memory)
-        offsets, _ = tensor_layout((network.input_shape, *network.output_shapes))
-        size = int(np.prod(network.input_shape))
+        offsets, _ = tensor_layout(network.shapes)
+        size = int(np.prod(network.shapes[0]))
         noise = np.random.default_rng(3).uniform(-1, 1, size).astype(np.float32)
         np.frombuffer(memory, np.float32, size)[:] = noise
         network.run()
         found.append(
             {
                 shape: np.frombuffer(memory, np.float32, int(np.prod(shape)), offset).copy()
-                for shape, offset in zip(network.output_shapes, offsets[1:], strict=True)
+                for shape, offset in zip(network.shapes[1:], offsets[1:], strict=True)
             }
         )
         network.close()
@@ -188,12 +191,45 @@ def test_running_and_making_networks_again_takes_no_more_memory(usable: None, mo
     network.close()
 
 
-def test_a_worker_runs_on_one_thread(usable: None, model: bytes) -> None:
-    """A pool of threads would take a stack each and keep cores awake; one more watches the app."""
-    worker = DetectorWorker(lambda: model, runtime=LITERT)
-    try:
-        worker.detect(np.zeros((720, 1280, 3), np.uint8))
-        assert "LiteRT 2.3" in worker.runs_on
-        assert len(os.listdir(f"/proc/{worker.pid}/task")) <= 2
-    finally:
-        worker.close()
+@pytest.fixture
+def worker(usable: None, model: bytes) -> Iterator[DetectorWorker]:
+    worker = DetectorWorker(lambda: model, runtime=LITERT, enough_px=512)
+    yield worker
+    worker.close()
+
+
+def test_a_worker_that_is_given_pixels_runs_one_thread_without_numpy(
+    worker: DetectorWorker, astronaut: np.ndarray
+) -> None:
+    """NumPy would take 8 MB, a pool of threads a stack each; the second thread watches the app."""
+    assert len(worker.detect(astronaut)) == 1
+    assert "LiteRT 2.3" in worker.runs_on
+    mapped = Path(f"/proc/{worker.pid}/maps").read_text(encoding="utf-8")
+    assert "libLiteRt.so" in mapped
+    for other in ("numpy", "libpywrap", "PIL"):
+        assert other not in mapped
+    assert len(os.listdir(f"/proc/{worker.pid}/task")) <= 2
+
+
+def test_a_worker_answers_as_a_detector_in_the_app_does(
+    worker: DetectorWorker, model: bytes, astronaut: np.ndarray
+) -> None:
+    """Pixels of any size, and encoded pictures, which the process decodes."""
+    out = io.BytesIO()
+    Image.fromarray(astronaut).save(out, "PNG")
+    large = np.repeat(np.repeat(astronaut, 10, axis=0), 10, axis=1)
+    with LiteRtFaceDetector(LibraryNetwork(model)) as detector:
+        for image in (astronaut, np.ascontiguousarray(astronaut[:, 205:]), large):
+            assert worker.detect(image) == detector.detect(image)
+        black = np.zeros((240, 320, 3), np.uint8)
+        assert worker.detect(black) == detector.detect(black) == ()
+        found = worker.detect_encoded(out.getvalue(), max_pixels=10**6)
+        assert found.faces == detector.detect(astronaut)
+        low = worker.detect_encoded(out.getvalue(), max_pixels=10**6, min_confidence=0.99)
+        assert low.faces == ()
+        assert worker.detect(astronaut) == detector.detect(astronaut)
+
+
+def test_a_model_that_is_none_of_faces_is_told(usable: None) -> None:
+    with pytest.raises(ModelError, match=r"got input \(1, 8, 8, 3\)"):
+        FaceSteps(((1, 8, 8, 3), (1, 3)))

@@ -11,6 +11,7 @@ Source: google-ai-edge/mediapipe, ``image_to_tensor_converter_opencv.cc``, which
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,21 +42,18 @@ class Letterbox:
         """The square, shape (input_px, input_px, 3), uint8.
 
         Args:
-            image_rgb: Shape (height, width, 3), uint8.
+            image_rgb: Shape (height, width, 3), uint8, C-contiguous.
         """
-        rows, columns = self._axis(self.height), self._axis(self.width)
-        upper = image_rgb[rows.first]
-        lower = image_rgb[rows.second]
-        down = rows.weight[:, None, None]
-        across = columns.weight[None, :, None]
-        # Columns first: they are few of the many, so that rows are mixed on the small picture.
-        top = _mix(upper[:, columns.first], upper[:, columns.second], across)
-        bottom = _mix(lower[:, columns.first], lower[:, columns.second], across)
-        mixed = _mix(top, bottom, down)
-        mixed += np.float32(0.5)
-        square = mixed.astype(np.uint8)
-        square[~rows.inside] = 0
-        square[:, ~columns.inside] = 0
+        plan = _plan(self)
+        pixels = image_rgb.reshape(-1)
+        row = 3 * self.width
+        # Four neighbours of each sample: the places of three follow from that of the first.
+        top = _mix(plan.taken(pixels, 0), plan.taken(pixels, 3), plan.across)
+        bottom = _mix(plan.taken(pixels, row), plan.taken(pixels, row + 3), plan.across)
+        top += (bottom - top) * plan.down
+        top += np.float32(0.5)
+        square = np.zeros((self.input_px, self.input_px, 3), np.uint8)
+        square[plan.inside] = top  # which cuts the fraction off
         return square
 
     def restore(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,27 +70,62 @@ class Letterbox:
         places = np.arange(self.input_px) * scale - (self.side - length) / 2
         steps = 1 << FRACTION_BITS
         places = np.rint(places * steps) / steps
+        (inside,) = np.nonzero((places > -1) & (places < length))
+        places = places[inside]
         first = np.floor(places).astype(np.intp)
+        # A sample at an edge has one neighbour in the image, which has all of its weight.
+        weight = np.where((first >= 0) & (first < length - 1), places - first, 0)
+        start = int(inside[0]) if inside.size else 0
         return _Axis(
+            slice(start, start + inside.size),
             np.clip(first, 0, length - 1),
-            np.clip(first + 1, 0, length - 1),
-            (places - first).astype(np.float32),
-            (places > -1) & (places < length),
+            weight.astype(np.float32),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
+    inside: slice
+    """The samples of the square that lie in the image."""
     first: NDArray[np.intp]
-    second: NDArray[np.intp]
+    """Their neighbours before them, in pixels of the image."""
     weight: NDArray[np.float32]
-    """Of the second, 0 to 1."""
-    inside: NDArray[np.bool_]
+    """Of the neighbours behind them, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Where an image of one size is sampled; made once for a stream of frames."""
+
+    index: NDArray[np.intp]
+    """Shape (rows, columns, 3): where the first neighbour lies among all bytes of the image."""
+    across: NDArray[np.float32]
+    down: NDArray[np.float32]
+    inside: tuple[slice, slice]
+
+    def taken(self, pixels: NDArray[np.uint8], shift: int) -> NDArray[np.float32]:
+        """The neighbours that lie `shift` bytes behind the first ones."""
+        # Beyond the image's end lie neighbours without a weight only.
+        behind = pixels[min(shift, pixels.size - 1) :]
+        return behind.take(self.index, mode="clip").astype(np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def _plan(box: Letterbox) -> _Plan:
+    rows, columns = box._axis(box.height), box._axis(box.width)
+    pixels = rows.first[:, None] * box.width + columns.first
+    return _Plan(
+        3 * pixels[..., None] + np.arange(3),
+        columns.weight[None, :, None],
+        rows.weight[:, None, None],
+        (rows.inside, columns.inside),
+    )
 
 
 def _mix(
-    a: NDArray[np.generic], b: NDArray[np.generic], weight: NDArray[np.float32]
+    a: NDArray[np.float32], b: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    base = a.astype(np.float32)
-    base += (b.astype(np.float32) - base) * weight
-    return base
+    b -= a
+    b *= weight
+    b += a
+    return b

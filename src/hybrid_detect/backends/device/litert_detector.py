@@ -52,16 +52,15 @@ class FaceSteps:
     """What is done around the network: pixels to its input, its outputs to faces.
 
     Args:
-        input_shape: Of the network.
-        output_shapes: Of the network.
+        shapes: Of the network's tensors, the input first.
 
     Raises:
         ModelError: If they are not those of a face model of MediaPipe's.
     """
 
-    def __init__(
-        self, input_shape: tuple[int, ...], output_shapes: tuple[tuple[int, ...], ...]
-    ) -> None:
+    def __init__(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        self.shapes = shapes
+        input_shape, *output_shapes = shapes
         for anchors, grid in GRIDS.items():
             boxes, scores = (1, anchors, 16), (1, anchors, 1)
             if input_shape == (1, grid.input_px, grid.input_px, 3) and {boxes, scores} <= {
@@ -74,8 +73,7 @@ class FaceSteps:
                 f"anchors, got input {input_shape} and outputs {sorted(output_shapes)}"
             )
             raise ModelError(msg)
-        offsets, self.size_bytes = tensor_layout((input_shape, *output_shapes))
-        """Bytes that the tensors take."""
+        offsets, _ = tensor_layout(shapes)
         self._grid, self._anchors = grid, anchors
         self._boxes_at = offsets[1 + output_shapes.index(boxes)]
         self._scores_at = offsets[1 + output_shapes.index(scores)]
@@ -138,7 +136,7 @@ class LiteRtFaceDetector:
     """
 
     def __init__(self, network: Network, *, min_confidence: float = 0.5) -> None:
-        self._steps = FaceSteps(network.input_shape, network.output_shapes)
+        self._steps = FaceSteps(network.shapes)
         self._network: Network | None = network
         self._min_confidence = min_confidence
         self._lock = threading.Lock()

@@ -172,12 +172,9 @@ class LibraryNetwork:
         self._call("SetOptionsHardwareAccelerators", options, CPU)
         self._compiled = self._made("CompiledModel", environment, model, options)
         types = self._tensor_types(model)
-        shapes = tuple(_shape(of) for of in types)
-        self.input_shape, *outputs = shapes
-        """Shape of the input."""
-        self.output_shapes = tuple(outputs)
-        """Shapes of the outputs."""
-        offsets, size = tensor_layout(shapes)
+        self.shapes = tuple(_shape(of) for of in types)
+        """Of the tensors, the input first."""
+        offsets, size = tensor_layout(self.shapes)
         if memory is None:
             memory = mmap.mmap(-1, size)
         elif len(memory) < size:
@@ -191,10 +188,10 @@ class LibraryNetwork:
                 *("TensorBuffer", byref(of), start + offset, 4 * math.prod(shape), None),
                 function="CreateTensorBufferFromHostMemory",
             )
-            for of, shape, offset in zip(types, shapes, offsets, strict=True)
+            for of, shape, offset in zip(types, self.shapes, offsets, strict=True)
         ]
         self._inputs = (c_void_p * 1)(buffers[0])
-        self._outputs = (c_void_p * len(outputs))(*(buffer.value for buffer in buffers[1:]))
+        self._outputs = (c_void_p * (len(buffers) - 1))(*(buffer.value for buffer in buffers[1:]))
 
     def _tensor_types(self, model: c_void_p) -> list[_TensorType]:
         signature = c_void_p()

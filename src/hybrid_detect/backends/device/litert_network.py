@@ -31,8 +31,8 @@ class Network(Protocol):
     """What runs it, for a person."""
     memory: mmap.mmap
     """Where the tensors lie, the input first, as `litert_library.tensor_layout` has it."""
-    input_shape: tuple[int, ...]
-    output_shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the tensors, the input first."""
 
     def run(self) -> None:
         """Compute the outputs from the input."""
@@ -87,14 +87,13 @@ class BindingNetwork:
             reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
             msg = f"LiteRT does not accept the model of {len(model)} bytes: {reason}"
             raise ModelError(msg) from exc
-        shapes = tuple(tuple(map(int, tensor["shape"])) for tensor in details)
-        self.input_shape, self.output_shapes = shapes[0], shapes[1:]
-        offsets, size = tensor_layout(shapes)
+        self.shapes = tuple(tuple(map(int, tensor["shape"])) for tensor in details)
+        offsets, size = tensor_layout(self.shapes)
         self.memory = mmap.mmap(-1, size) if memory is None else memory
         self._interpreter = interpreter
         self._tensors = [
             (tensor["index"], shape, offset)
-            for tensor, shape, offset in zip(details, shapes, offsets, strict=True)
+            for tensor, shape, offset in zip(details, self.shapes, offsets, strict=True)
         ]
 
     def run(self) -> None:

@@ -13,7 +13,13 @@ from typing import Never
 
 from hybrid_detect.backends.device.processor import unsupported_instruction_message
 from hybrid_detect.backends.device.restart_pauses import RestartPauses
-from hybrid_detect.backends.device.worker_messages import READY, REFUSED, unpack_refusal
+from hybrid_detect.backends.device.worker_messages import (
+    READY,
+    REFUSED,
+    Started,
+    unpack_refusal,
+    unpack_started,
+)
 from hybrid_detect.backends.device.worker_process import WorkerOptions, WorkerProcess
 from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.types import BackendKind
@@ -43,8 +49,8 @@ class RestartedProcess:
         """The deaths so far."""
         self.running: WorkerProcess | None = None
         """The process; `None` while there is none."""
-        self.runs_on = ""
-        """What runs the model, as the last process told at its start; empty before the first."""
+        self.told = Started("", ())
+        """What the last process told at its start; empty before the first."""
         self.starting = False
         """Whether a process is starting, which does not count as owing an answer."""
         self.asked_since_s: float | None = None
@@ -83,8 +89,11 @@ class RestartedProcess:
             self._end(running, died=True)
             msg = f"the detector's process did not start: {body.decode(errors='replace')}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
-        self.runs_on = body.decode(errors="replace")
-        logger.info("the detector's process %d started: %s", running.pid, self.runs_on)
+        try:
+            self.told = unpack_started(body)
+        except ValueError:
+            self.fail("its first reply is none")
+        logger.info("the detector's process %d started: %s", running.pid, self.told.runs_on)
         return running
 
     def load_decoders(self) -> None:

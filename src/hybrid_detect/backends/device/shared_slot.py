@@ -31,6 +31,8 @@ class SharedSlot:
         self.capacity = capacity
         self._name = ""
         self._fd = -1
+        self.memory: mmap.mmap
+        """The mapped memory. What is read from it has to be copied before `close`."""
         if sys.platform == "linux":
             self._fd = os.memfd_create("hybrid-detect")
         elif sys.platform == "win32":
@@ -39,7 +41,7 @@ class SharedSlot:
             self._fd, path = tempfile.mkstemp(prefix="hybrid-detect-")
             os.unlink(path)
         try:
-            self._memory = self._map()
+            self.memory = self._map()
         except BaseException:
             self._close_fd()
             raise
@@ -68,12 +70,12 @@ class SharedSlot:
     def put(self, data: bytes | NDArray[np.uint8]) -> None:
         """Copy `data`, which must fit, to the start of the slot."""
         flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
-        np.frombuffer(self._memory, np.uint8, flat.size)[:] = flat
+        np.frombuffer(self.memory, np.uint8, flat.size)[:] = flat
 
     def close(self) -> None:
         """Give the memory back."""
         with contextlib.suppress(BufferError):
-            self._memory.close()
+            self.memory.close()
         self._close_fd()
 
     def _close_fd(self) -> None:

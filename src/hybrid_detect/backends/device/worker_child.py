@@ -1,8 +1,9 @@
 """What runs inside the detector's process: read a command, detect, write the faces.
 
-It imports what detecting needs, and decoding if it is told to, and nothing else. Once its detector
-stands it can open neither a file nor a socket, so nothing that MediaPipe or a decoder does can
-leave this process. It ends when its standard input ends, which is when the process that started it
+It imports what detecting needs, and decoding if it is told to, and nothing else: on LiteRT it runs
+the network alone, without NumPy, and the steps around it are the app's (`worker`). Once it is ready
+it can open neither a file nor a socket, so nothing that a runtime or a decoder does can leave this
+process. It ends when its standard input ends, which is when the process that started it
 ends, and never through MediaPipe's own ``close()``.
 """
 
@@ -18,10 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
+from hybrid_detect.backends.device.litert_network import Network, open_network
 from hybrid_detect.backends.device.picture_faces import PictureFaces
-from hybrid_detect.backends.device.runtimes import FaceDetector, make_detector
+from hybrid_detect.backends.device.runtimes import (
+    LITERT,
+    FaceDetector,
+    factory_of,
+    make_detector,
+)
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_ENCODED,
@@ -29,13 +34,18 @@ from hybrid_detect.backends.device.worker_messages import (
     PING,
     READY,
     REQUEST,
+    RUN,
+    Started,
     pack_found,
     pack_refusal,
     pack_reply,
+    pack_started,
 )
-from hybrid_detect.errors import HybridDetectError, InvalidFrameError
+from hybrid_detect.errors import BackendUnavailableError, HybridDetectError, InvalidFrameError
+from hybrid_detect.types import BackendKind
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from hybrid_detect.types import Face
@@ -61,7 +71,7 @@ def main(options: dict[str, Any]) -> NoReturn:
     reply_fd = _private_stdout()
     try:
         worker = _Child(options)
-        first = pack_reply(READY, worker.runs_on.encode())
+        first = pack_started(worker.started())
     except Exception as error:
         worker, first = None, pack_reply(FAILED, _text_of(error))
     # The word before the first reply tells replies from anything that was printed before them.
@@ -91,17 +101,29 @@ class _Child:
         self._enough_px: int | None = options["enough_px"]
         self._runtime: str = options["runtime"]
         self._side_px: int | None = options["side_px"]
-        self._detector = self._made(self._min_confidence)
+        self._network: Network | None = None
+        self._detector: FaceDetector | None = None
         self._lowest_detector: FaceDetector | None = None
-        # The first detection allocates what the later ones use, and opens what they need: it is a
-        # picture that has to be shrunk.
-        self._detector.detect(np.zeros((128, max(2 * (self._side_px or 0), 128), 3), np.uint8))
+        if self._runtime == factory_of(LITERT):
+            self._network = open_network(self._model, memory=self._memory)
+            self._network.run()  # The first run allocates what the later ones use.
         if options["decodes"]:
             _load_decoders()
+        if self._network is None or options["decodes"]:
+            import numpy as np
+
+            self._detector = self._made(self._min_confidence)
+            # The first detection allocates what the later ones use, and opens what they need: it is
+            # a picture that has to be shrunk.
+            self._detector.detect(np.zeros((128, max(2 * (self._side_px or 0), 128), 3), np.uint8))
         self._heap = _HeapLimit(options["memory_cap_bytes"])
         _open_nothing_more()
 
     def _made(self, min_confidence: float) -> FaceDetector:
+        if self._network is not None:
+            from hybrid_detect.backends.device.litert_detector import LiteRtFaceDetector
+
+            return LiteRtFaceDetector(self._network, min_confidence=min_confidence)
         return make_detector(
             self._runtime,
             self._model,
@@ -110,16 +132,20 @@ class _Child:
             slim=True,
         )
 
-    @property
-    def runs_on(self) -> str:
-        """What runs the model, for the app's log and status."""
-        return self._detector.runs_on
+    def started(self) -> Started:
+        """What the app is told of this process."""
+        if self._network is not None:
+            return Started(self._network.runs_on, self._network.shapes)
+        return Started("" if self._detector is None else self._detector.runs_on, ())
 
     def answer(self, header: bytes) -> bytes:
         """The reply to one command."""
         command, first, second, min_confidence = REQUEST.unpack(header)
         try:
             if command == PING:
+                return pack_reply(READY, b"")
+            if command == RUN and self._network is not None:
+                self._network.run()
                 return pack_reply(READY, b"")
             if command == DETECT:
                 pixels = self._pixels(first, second)
@@ -133,6 +159,8 @@ class _Child:
         return pack_reply(FAILED, b"unknown command")
 
     def _pixels(self, width: int, height: int) -> NDArray[np.uint8]:
+        import numpy as np
+
         pixels = np.frombuffer(self._memory, np.uint8, width * height * 3)
         return pixels.reshape(height, width, 3)
 
@@ -151,9 +179,12 @@ class _Child:
         A detector that reports lower scores merges more candidates into each box and moves it by
         some pixels, so the usual one answers wherever it can.
         """
-        if math.isnan(min_confidence):
-            return self._detector.detect(pixels)
         detector = self._detector
+        if detector is None:
+            msg = "this process runs a network, and does not detect by itself"
+            raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
+        if math.isnan(min_confidence):
+            return detector.detect(pixels)
         if min_confidence < self._min_confidence:
             if self._lowest_detector is None:
                 self._lowest_detector = self._made(self._lowest_confidence)

@@ -4,19 +4,23 @@
 
     request  command, two numbers, lowest score to report (NaN: the usual one)
     reply    kind, length of the body; then the body
+    started  JSON: what runs the model, and the shapes of its tensors if it runs a network alone
     found    width and height of the upright picture, then its faces
     face     box, score, number of keypoints, six keypoints (x, y), all as doubles
     refused  what was expected and what was given, with a null character between
 
 The picture itself lies in shared memory (`shared_slot`): RGB pixels for `DETECT`, whose two numbers
 are width and height; an encoded file for `DETECT_ENCODED`, whose two numbers are its length in
-bytes and the most pixels it may have.
+bytes and the most pixels it may have; a network's tensors for `RUN`, as `litert_library` lays them
+out.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import struct
+from typing import NamedTuple
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.errors import InvalidFrameError
@@ -32,11 +36,15 @@ __all__ = [
     "REFUSED",
     "REPLY",
     "REQUEST",
+    "RUN",
+    "Started",
     "pack_found",
     "pack_refusal",
     "pack_reply",
+    "pack_started",
     "unpack_found",
     "unpack_refusal",
+    "unpack_started",
 ]
 
 REQUEST = struct.Struct("<IIId")
@@ -44,8 +52,33 @@ REPLY = struct.Struct("<II")
 _SIZE = struct.Struct("<II")
 _FACE = struct.Struct(f"<{4 + 1 + 1 + 2 * len(KEYPOINT_NAMES)}d")
 
-PING, DETECT, DETECT_ENCODED = 1, 2, 3
+PING, DETECT, DETECT_ENCODED, RUN = 1, 2, 3, 4
 READY, FOUND, FAILED, REFUSED = 1, 2, 3, 4
+
+
+class Started(NamedTuple):
+    """What a process tells once its detector is ready."""
+
+    runs_on: str
+    """What runs the model, for a person."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of the network's tensors, the input first, if the process runs a network and the steps around
+    it are the app's; empty if it detects."""
+
+
+def pack_started(started: Started) -> bytes:
+    """The first reply of a process."""
+    return pack_reply(READY, json.dumps(started).encode())
+
+
+def unpack_started(body: bytes) -> Started:
+    """What the body of the first reply tells.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    runs_on, shapes = json.loads(body)
+    return Started(str(runs_on), tuple(tuple(map(int, shape)) for shape in shapes))
 
 
 def pack_reply(kind: int, body: bytes) -> bytes:
