@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from hybrid_detect.selection.threshold import ThresholdPolicy
     from hybrid_detect.selection.utility import RUNGS, Rung, Utility
     from hybrid_detect.service.hybrid import HybridDetectionService
+    from hybrid_detect.service.ledger import BudgetStatus
     from hybrid_detect.service.managed_backend import BackendStatus
     from hybrid_detect.service.plan_executor import HedgeCounts
     from hybrid_detect.service.status import ServiceStatus, Traffic
@@ -204,6 +205,7 @@ _HOMES = {
     "selection.recording": ("RecordingPolicy",),
     "selection.threshold": ("ThresholdPolicy",),
     "service.hybrid": ("HybridDetectionService",),
+    "service.ledger": ("BudgetStatus",),
     "service.status": ("ServiceStatus", "Traffic"),
     "types": (
         "Attempt",
@@ -244,6 +246,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "BackendUnavailableError",
     "BearerToken",
     "BoundingBox",
+    "BudgetStatus",
     "CameraFormat",
     "CameraImage",
     "Capabilities",

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple, Self
 
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["DEFAULT_CURRENCY", "CostKey", "CostRow", "Price", "SentRequest", "amount", "to_nanos"]
+__all__ = [
+    "DEFAULT_CURRENCY",
+    "CostKey",
+    "CostRow",
+    "Price",
+    "SentRequest",
+    "amount",
+    "money",
+    "to_nanos",
+]
 
 Price = Decimal | float | int | str
 """An amount of money as an app writes it: ``0.0015``, ``"0.0015"`` or a `Decimal`."""
@@ -47,6 +56,13 @@ def to_nanos(price: Price, *, name: str = "price") -> int:
 def amount(nanos: int) -> Decimal:
     """`nanos` as an exact amount of money."""
     return Decimal(nanos).scaleb(-9)
+
+
+def money(nanos: int, currency: str) -> str:
+    """`nanos` for a person, with at least two decimals: ``0.0015 USD``."""
+    text = f"{amount(nanos):.9f}"
+    whole, _, decimals = text.partition(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')} {currency}".rstrip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

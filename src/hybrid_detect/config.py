@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from hybrid_detect.charges import to_nanos
 from hybrid_detect.environment import ENV_PREFIX, from_text, resolved_targets, warn_of_unknown
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode, QualityLevel
@@ -196,11 +197,25 @@ class ServiceConfig:
     """What looking once on the device costs (energy, heat), in perfect answers."""
     metered: bool = False
     """Whether bytes cost the user money on this network."""
-    price_per_frame: float = 0.0
-    """What the server's operator asks for a frame, in any currency."""
+    price_per_frame: float | None = None
+    """What a picture costs at targets without a price of their own; `None` for the provider's list
+    price, which is 0 for a server of your own."""
+    currency: str = "USD"
+    """What the budgets and `price_per_frame` are counted in."""
+    budget_per_hour: float | None = None
+    """The most that may be spent in an hour of UTC; then what costs money is not used until the
+    next one. Backends and targets at a price of 0 still are."""
+    budget_per_day: float | None = None
+    """The same for a day of UTC."""
+    budget_per_month: float | None = None
+    """The same for a calendar month of UTC."""
     spend_cap: float | None = None
-    """The most that frames may cost while the service is open, in the same currency; from then on
-    the device is used wherever there is one."""
+    """The same for as long as the service is open."""
+    costs_path: Path | None = None
+    """Where what was spent is kept; processes that name the same file share its budgets. `None`
+    keeps nothing: then each budget begins at 0 with each service."""
+    user_id: str | None = None
+    """Whose costs are kept in that file, if that is not `session_id`; never sent anywhere."""
     allow_insecure_http: bool = False
     """Whether plain ``http`` may leave this machine. Pictures and token would be readable."""
     server_public_key: str | None = field(default=None, repr=False)
@@ -252,8 +267,9 @@ class ServiceConfig:
         )
         for name in ("device_accuracy", "device_cost"):
             _check(0 <= getattr(self, name) <= 1, name, "0 to 1", getattr(self, name))
-        _check(self.price_per_frame >= 0, "price_per_frame", "0 or more", self.price_per_frame)
-        _check(self.spend_cap is None or self.spend_cap > 0, "spend_cap", "above 0", self.spend_cap)
+        for name in _AMOUNTS:
+            if (value := getattr(self, name)) is not None:
+                to_nanos(value, name=name)
         _check(
             not (self.server_public_key and self.trust_on_first_use),
             "trust_on_first_use",
@@ -316,6 +332,16 @@ class ServiceConfig:
             values["targets"], read = resolved_targets(values["targets"], environ)
         warn_of_unknown(environ, {spec.name for spec in fields(cls)}, also=read)
         return cls(**values, **explicit)
+
+
+_AMOUNTS = (
+    "price_per_frame",
+    "budget_per_hour",
+    "budget_per_day",
+    "budget_per_month",
+    "spend_cap",
+)
+"""The fields that are amounts of money."""
 
 
 def _provider_of(target: Any) -> Any:

@@ -18,6 +18,7 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Hook
+from hybrid_detect.monitoring.prices import PriceTable
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
@@ -51,6 +52,7 @@ class HybridDetectionService:
         privacy: PrivacyPolicy | None = None,
         consent: ConsentLedger | None = None,
         hooks: Iterable[Hook] = (),
+        prices: Iterable[PriceTable] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = _async.HybridDetectionService(
@@ -64,6 +66,7 @@ class HybridDetectionService:
             privacy=privacy,
             consent=consent,
             hooks=hooks,
+            prices=prices,
             clock=clock,
         )
         self._loop: LoopThread | None = None

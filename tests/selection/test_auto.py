@@ -262,22 +262,16 @@ def test_a_lone_picture_waits_for_the_better_answer() -> None:
 # -- money, bytes and energy ---------------------------------------------------------------------
 
 
-def test_a_spending_cap_that_is_reached_keeps_frames_on_the_device() -> None:
-    plan = POLICY.decide(conditions(spent=1.0))
-    assert asked(plan) == {DEVICE}
-    assert not plan.probe
-    assert "spending cap" in plan.reason
-
-
-def test_a_spending_cap_does_not_leave_a_frame_without_an_answer() -> None:
-    assert POLICY.decide(conditions(spent=1.0, device_s=None)).backend is STREAMING
-
-
 @given(CONDITIONS)
-def test_past_the_cap_nothing_is_sent_while_the_device_can_look(known: Conditions) -> None:
+def test_what_there_is_no_money_for_gets_nothing(known: Conditions) -> None:
+    """The service marks it as not usable, whatever share of the budget is left for others."""
     device = BackendConditions(kind=DEVICE, usable=True)
-    others = tuple(backend for backend in known.backends if backend.kind is not DEVICE)
-    plan = POLICY.decide(replace(known, backends=(*others, device), spent=1.0))
+    others = tuple(
+        replace(backend, usable=False, unavailable_reason="the budget is spent")
+        for backend in known.backends
+        if backend.kind is not DEVICE
+    )
+    plan = POLICY.decide(replace(known, backends=(*others, device)))
     assert asked(plan) == {DEVICE}
     assert not plan.probe
 

@@ -114,12 +114,3 @@ def test_no_way_that_is_out_is_ever_planned() -> None:
 def test_what_is_sent_keeps_the_limits(limits: dict[str, Any]) -> None:
     plan = CascadePolicy(**limits).decide(conditions(device=True, streaming=True))
     assert (plan.target_bytes, plan.quality, plan.max_side_px) == (9_000, 40, 640)
-
-
-def test_a_spending_cap_that_is_reached_ends_the_escalation() -> None:
-    known = conditions(device=True, streaming=True)
-    spent = Conditions(
-        now_s=known.now_s, deadline_s=known.deadline_s, backends=known.backends, spent=1.0
-    )
-    plan = CascadePolicy().decide(spent)
-    assert (plan.backend, plan.escalation) == (DEVICE, None)

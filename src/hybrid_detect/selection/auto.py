@@ -91,8 +91,7 @@ class AutoPolicy:
         """The plan for a frame under `conditions`."""
         weighing = self._weighing(conditions)
         if weighing is None:
-            spent = conditions.spent >= 1.0 and _usable(conditions, BackendKind.DEVICE)
-            return self._in_order(_without_spending(conditions) if spent else conditions)
+            return self._in_order(conditions)
         return self._weighed(weighing)
 
     def unsolved(self, conditions: Conditions) -> Callable[[], None] | None:
@@ -110,7 +109,7 @@ class AutoPolicy:
             return last
         device = _usable(conditions, BackendKind.DEVICE)
         remotes = [backend for kind in _REMOTE if (backend := _usable(conditions, kind))]
-        if not remotes or (conditions.spent >= 1.0 and device):
+        if not remotes:
             return None
         link = conditions.link_to(remotes[0].kind)
         if link is None:
@@ -259,18 +258,6 @@ class AutoPolicy:
 def _usable(conditions: Conditions, kind: BackendKind) -> BackendConditions | None:
     backend = conditions.backend(kind)
     return backend if backend is not None and backend.usable else None
-
-
-def _without_spending(conditions: Conditions) -> Conditions:
-    """`conditions` without remote backends, because each of their frames costs money."""
-    unavailable_reason = "the spending cap is reached"
-    backends = (
-        backend
-        if backend.kind is BackendKind.DEVICE
-        else replace(backend, usable=False, unavailable_reason=unavailable_reason)
-        for backend in conditions.backends
-    )
-    return replace(conditions, backends=tuple(backends))
 
 
 @lru_cache(maxsize=64)

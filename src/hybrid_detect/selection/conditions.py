@@ -107,7 +107,8 @@ class Conditions:
     metered: bool = False
     """Whether bytes on this network cost the user money."""
     spent: float = 0.0
-    """Share of the spending cap that is used up; 1.0 and more is all of it."""
+    """Share of the tightest budget that is used up; 1.0 is all of it. Backends that there is no
+    money for are not usable: a policy need not know this, but may spend less towards the end."""
     power: PowerConditions = field(default_factory=PowerConditions)
 
     def backend(self, kind: BackendKind) -> BackendConditions | None:

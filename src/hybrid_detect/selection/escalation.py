@@ -58,6 +58,6 @@ class CascadePolicy:
             quality=self.quality,
             max_side_px=self.max_side_px,
         ).decide(conditions)
-        if plan.backend is not BackendKind.DEVICE or not plan.fallbacks or conditions.spent >= 1.0:
+        if plan.backend is not BackendKind.DEVICE or not plan.fallbacks:
             return plan
         return replace(plan, escalation=plan.fallbacks[0])

@@ -20,7 +20,7 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.selection.balancing import PeakLatency, pick
 from hybrid_detect.selection.conditions import BackendConditions
-from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend
+from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend, Unaffordable
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
 __all__ = ["BackendGroup", "grouped"]
@@ -34,6 +34,7 @@ def grouped(
     *,
     clock: Callable[[], float],
     on_change: Callable[[BackendEvent], None] | None,
+    unaffordable: Unaffordable | None = None,
 ) -> dict[BackendKind, ManagedBackend | BackendGroup]:
     """The `backends` by kind, those of one kind as a group.
 
@@ -41,10 +42,13 @@ def grouped(
         backends: The backends of a service, the preferred one of a kind first.
         clock: Monotonic time in seconds.
         on_change: As in `ManagedBackend`.
+        unaffordable: Likewise.
     """
     by_kind: dict[BackendKind, list[ManagedBackend]] = {}
     for backend in backends:
-        managed = ManagedBackend(backend, clock=clock, on_change=on_change)
+        managed = ManagedBackend(
+            backend, clock=clock, on_change=on_change, unaffordable=unaffordable
+        )
         by_kind.setdefault(backend.kind, []).append(managed)
     return {
         kind: members[0] if len(members) == 1 else BackendGroup(members, clock=clock)

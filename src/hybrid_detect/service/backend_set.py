@@ -19,6 +19,7 @@ from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.selection.policy import ORDERS
 from hybrid_detect.service.backend_group import BackendGroup, grouped
+from hybrid_detect.service.ledger import Ledger
 from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend
 from hybrid_detect.types import BackendKind, DetectionMode
 
@@ -34,6 +35,7 @@ class BackendSet:
         privacy: A backend that may never have a frame is not even made.
         clock: Monotonic time in seconds.
         on_change: Called when a backend becomes usable or unusable; `None` if no hook asks.
+        ledger: Knows what a frame costs, and whether there is money for it.
 
     Raises:
         ConfigurationError: If no backend can work as configured.
@@ -47,6 +49,7 @@ class BackendSet:
         privacy: PrivacyPolicy,
         clock: Callable[[], float],
         on_change: Callable[[BackendEvent], None] | None,
+        ledger: Ledger,
     ) -> None:
         self.missing: dict[BackendKind, str] = {}
         """Why the other kinds of the mode are not there."""
@@ -56,13 +59,16 @@ class BackendSet:
             backends = self._create(config, privacy, host=host or "localhost")
         else:
             backends = self._permitted(given, privacy, default_host=host or "localhost")
-        self.by_kind = grouped(backends, clock=clock, on_change=on_change)
+        self.by_kind = grouped(
+            backends, clock=clock, on_change=on_change, unaffordable=ledger.refusal
+        )
         """The backends; those of one kind are a group that stands in for each other."""
         self.meters = LinkMeters(host or "", clock=clock)
         """Know the links to the hosts of the remote backends."""
         for backend in backends:  # those of one host share what is known of its link
             if isinstance(backend, RemoteBackend):
                 backend.meters = self.meters
+                ledger.know(backend.kind, backend.targets)
 
     def _permitted(
         self, backends: Iterable[Backend], privacy: PrivacyPolicy, *, default_host: str

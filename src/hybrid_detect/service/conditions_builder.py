@@ -19,9 +19,10 @@ from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
 from hybrid_detect.selection.network import NetworkClassifier
 from hybrid_detect.service.backend_group import BackendGroup
+from hybrid_detect.service.ledger import Ledger
 from hybrid_detect.service.managed_backend import ManagedBackend
 from hybrid_detect.system.power import PowerProbe
-from hybrid_detect.types import BackendKind, DetectionResult, Plan
+from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["ConditionsBuilder", "FrameContext", "frame_privacy"]
 
@@ -58,6 +59,7 @@ class ConditionsBuilder:
         meters: Know the links to the hosts of the remote backends.
         privacy: What may leave the device.
         consent: The consents that `privacy` may ask for.
+        ledger: Knows whether there is money for a frame.
         clock: Monotonic time in seconds.
     """
 
@@ -70,6 +72,7 @@ class ConditionsBuilder:
         meters: LinkMeters,
         privacy: PrivacyPolicy,
         consent: ConsentLedger | None,
+        ledger: Ledger,
         clock: Callable[[], float],
     ) -> None:
         self._config = config
@@ -78,12 +81,12 @@ class ConditionsBuilder:
         self._meters = meters
         self._privacy = privacy
         self._consent = consent
+        self._ledger = ledger
         self._clock = clock
         self._host = urlsplit(config.endpoint).hostname if config.endpoint else None
         self._networks: dict[str, NetworkClassifier] = {}
         self._power = PowerProbe()
         self._previous: BackendKind | None = None
-        self._spent = 0.0
 
     def build(self, context: FrameContext) -> Conditions:
         """What is known now, for the frame of `context`."""
@@ -110,7 +113,7 @@ class ConditionsBuilder:
             frame_bytes=self._meters.frame_bytes,
             previous=self._previous,
             metered=self._config.metered,
-            spent=self._spent / self._config.spend_cap if self._config.spend_cap else 0.0,
+            spent=self._ledger.used_share(),
             power=self._power.read(),
         )
 
@@ -159,6 +162,7 @@ class ConditionsBuilder:
                 source=self._config.session_id,
                 consent=record,
             )
+            or self._ledger.refusal(kind, (each,))
             for each in destinations
         )
         first = ""
@@ -196,13 +200,11 @@ class ConditionsBuilder:
         )
         return replace(link, network=network)
 
-    def on_result(self, plan: Plan, result: DetectionResult) -> None:
-        """Learn from the result of a frame."""
+    def on_plan(self, plan: Plan) -> None:
+        """Learn from the plan of a frame that was carried out."""
         chosen = plan.hedge if plan.probe else plan.backend
         if chosen is not None:
             self._previous = chosen
-        if result.backend not in {None, BackendKind.DEVICE}:
-            self._spent += self._config.price_per_frame
 
 
 def _first_link(backends: Iterable[BackendConditions]) -> LinkConditions | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.base import UploadGate, open_frame
@@ -87,7 +88,7 @@ class Execution:
         image: ImageLike,
         pixel_format: PixelFormat | str,
         *,
-        limit_s: float,
+        now_s: float,
         max_pixels: int | None,
     ) -> Frame:
         """Make the frame of `image`.
@@ -95,13 +96,14 @@ class Execution:
         Args:
             image: Anything `Frame.of` takes.
             pixel_format: What the channels of an ndarray are.
-            limit_s: Seconds that are left for it.
+            now_s: The time, in seconds of the service's clock.
             max_pixels: The most pixels it may have.
 
         Raises:
             InvalidFrameError: If it is not an image.
             AllBackendsFailedError: If it could not be read in time.
         """
+        limit_s = max(self.context.ends_s - now_s, 0.0)
         try:
             self.frame = await open_frame(
                 image,
@@ -214,6 +216,13 @@ class Execution:
             bytes_sent=self.bytes_sent,
             requests=self.requests,
         )
+
+    def when_all_has_left(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once nothing leaves for this frame any more: now, unless it was a probe."""
+        if self.probing is None or self.probing.done():
+            tell()
+        else:
+            self.probing.add_done_callback(lambda _task: tell())
 
     @property
     def bytes_sent(self) -> int:

@@ -27,10 +27,12 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Dispatcher, Hook
+from hybrid_detect.monitoring.prices import PriceTable
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
+from hybrid_detect.service.accounts import Accounts
 from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext, frame_privacy
 from hybrid_detect.service.deciding import Decider
@@ -67,6 +69,7 @@ class HybridDetectionService:
         consent: The consents that `privacy` asks for, of the subject named by `session_id`.
         hooks: Objects with ``on_frame(event)`` or ``on_backend(event)``, told what became of
             each frame and of each change of a backend. They are not closed with the service.
+        prices: Prices by the number of pictures in a month, which replace the targets' own.
         clock: Monotonic time in seconds.
 
     Raises:
@@ -86,6 +89,7 @@ class HybridDetectionService:
         privacy: PrivacyPolicy | None = None,
         consent: ConsentLedger | None = None,
         hooks: Iterable[Hook] = (),
+        prices: Iterable[PriceTable] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         given: dict[str, Any] = {"endpoint": endpoint, "auth_token": auth_token}
@@ -94,7 +98,8 @@ class HybridDetectionService:
         self.config = replace(config or ServiceConfig(), **explicit)
         self._clock = clock
         self._decider = Decider(policy or default_policy(self.config))
-        self._hooks = Dispatcher(hooks)
+        self._accounts = Accounts(self.config, prices)
+        self._hooks = Dispatcher(self._accounts.with_meter(hooks))
         privacy = (privacy or PrivacyPolicy()).within(
             allowed_providers=self.config.allowed_providers,
             allowed_regions=self.config.allowed_regions,
@@ -105,6 +110,7 @@ class HybridDetectionService:
             privacy=privacy,
             clock=clock,
             on_change=self._hooks.backend if self._hooks.wants_backends else None,
+            ledger=self._accounts.ledger,
         )
         self._conditions_builder = ConditionsBuilder(
             self.config,
@@ -113,6 +119,7 @@ class HybridDetectionService:
             meters=self._backends.meters,
             privacy=privacy,
             consent=consent,
+            ledger=self._accounts.ledger,
             clock=clock,
         )
         self._executor = PlanExecutor(
@@ -122,14 +129,14 @@ class HybridDetectionService:
             spawn=self._spawn,
             denied_reason=self._conditions_builder.denied_reason,
             consent_left_s=self._conditions_builder.consent_left_s,
+            charge=self._accounts.ledger.charge,
         )
         self._consent = consent
         self._consent_stops: Callable[[], None] | None = None
         self._is_open = self._was_entered = False
-        self._owner = 0
+        self._owner = self._dropped = 0
         self._streams: set[asyncio.Task[Any]] = set()
         self._sources: set[OpenSource] = set()
-        self._dropped = 0
 
     # -- one frame ---------------------------------------------------------------------------
 
@@ -180,10 +187,7 @@ class HybridDetectionService:
         execution = Execution(started_s=self._clock(), context=context)
         try:
             frame = await execution.open(
-                image,
-                pixel_format,
-                limit_s=max(context.ends_s - self._clock(), 0.0),
-                max_pixels=self.config.max_pixels,
+                image, pixel_format, now_s=self._clock(), max_pixels=self.config.max_pixels
             )
             if stream and (known := stream.unchanged(frame, context, now_s=self._clock())):
                 result = known
@@ -196,7 +200,7 @@ class HybridDetectionService:
                 execution.plan = await self._decide(execution.context)
                 await self._executor.execute(execution)
                 result = execution.to_result(now_s=self._clock(), session_id=self.config.session_id)
-                self._conditions_builder.on_result(execution.plan, result)
+                self._conditions_builder.on_plan(execution.plan)
         except AllBackendsFailedError as error:
             result = self._failed(execution, error)
         except BaseException as error:
@@ -214,15 +218,9 @@ class HybridDetectionService:
         self, execution: Execution, result: DetectionResult, error: BaseException | None = None
     ) -> None:
         """Tell the hooks what became of a frame, once: all that left for it has left."""
-        if not self._hooks.wants_frames:
-            return
-        now_s = self._clock()
-        if execution.probing is None or execution.probing.done():
-            self._hooks.frame(execution.to_event(result, error, now_s=now_s))
-            return
-        execution.probing.add_done_callback(
-            lambda _task: self._hooks.frame(execution.to_event(result, error, now_s=now_s))
-        )
+        if self._hooks.wants_frames:
+            event = partial(execution.to_event, result, error, now_s=self._clock())
+            execution.when_all_has_left(lambda: self._hooks.frame(event()))
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -344,6 +342,7 @@ class HybridDetectionService:
             frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
             hedges=replace(self._executor.hedges),
             traffic=Traffic.of(self._backends.meters),
+            budgets=self._accounts.ledger.status(),
         )
 
     async def __aenter__(self) -> Self:
@@ -358,6 +357,7 @@ class HybridDetectionService:
                 self._consent_stops = self._consent.on_withdrawal(
                     partial(self._on_withdrawal, loop)
                 )
+            await self._accounts.start()
             await self._backends.start()
             self._is_open = True
             await self._backends.usable(detection_mode(self.config.mode))
@@ -396,3 +396,4 @@ class HybridDetectionService:
         await asyncio.gather(*(source.aclose() for source in tuple(self._sources)))
         await self._backends.aclose()
         await self._hooks.aclose()
+        await self._accounts.aclose()

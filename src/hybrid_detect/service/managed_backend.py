@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from hybrid_detect.backends.base import Backend, UploadGate
@@ -30,7 +30,7 @@ from hybrid_detect.selection.estimators import LatencyEstimate
 from hybrid_detect.selection.quantiles import WindowedQuantile
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
-__all__ = ["BackendStatus", "ManagedBackend"]
+__all__ = ["BackendStatus", "ManagedBackend", "Unaffordable"]
 
 logger = logging.getLogger("hybrid_detect")
 
@@ -38,6 +38,10 @@ logger = logging.getLogger("hybrid_detect")
 SLOW_SHARE = 0.8
 """An answer that took more of its frame's time than this counts as slow: one in which a little
 more would have gone wrong is missed."""
+
+
+Unaffordable = Callable[[BackendKind, Iterable[Destination]], str]
+"""Why there is no money for a frame to any of some destinations of a backend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +79,8 @@ class ManagedBackend:
         backend: The backend.
         clock: Monotonic time in seconds.
         on_change: Called when it becomes usable or unusable, or its breaker changes.
+        unaffordable: Why there is no money for a frame to any of some destinations; empty if
+            there is.
     """
 
     def __init__(
@@ -83,8 +89,10 @@ class ManagedBackend:
         *,
         clock: Callable[[], float],
         on_change: Callable[[BackendEvent], None] | None = None,
+        unaffordable: Unaffordable | None = None,
     ) -> None:
         self.kind = backend.kind
+        self._unaffordable = unaffordable
         self.checked = asyncio.Event()
         """Set once the first check has ended, either way."""
         self.settled = asyncio.Event()
@@ -194,6 +202,10 @@ class ManagedBackend:
         )
 
     def _unavailable_reason(self) -> str:
+        if self._unaffordable is not None and (
+            reason := self._unaffordable(self.kind, self.destinations)
+        ):
+            return reason
         wait_s = self._asked_to_wait_until_s - self._clock()
         if wait_s > 0:
             return f"the server asks to wait {wait_s:.1f} s"

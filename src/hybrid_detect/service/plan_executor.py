@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.backends.base import Charge, UploadGate
 from hybrid_detect.destination import Destination
 from hybrid_detect.errors import (
     BackendError,
@@ -59,6 +59,7 @@ class PlanExecutor:
         denied_reason: Why a frame of that privacy may not be given to a backend now, or to that
             destination of it; empty if it may.
         consent_left_s: Seconds until the consent that lets frames leave expires.
+        charge: Puts the price on each request that leaves, and refuses it if the budget is spent.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class PlanExecutor:
         spawn: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
         denied_reason: Callable[[BackendKind, FramePrivacy, Destination | None], str],
         consent_left_s: Callable[[], float] = lambda: math.inf,
+        charge: Charge | None = None,
     ) -> None:
         self._backends = backends
         self._missing = missing
@@ -77,6 +79,7 @@ class PlanExecutor:
         self._spawn = spawn
         self._denied_reason = denied_reason
         self._consent_left_s = consent_left_s
+        self._charge = charge
         self._budget = HedgeBudget()
         self._remote: set[_Recallable] = set()
         self.hedges = HedgeCounts()
@@ -112,7 +115,7 @@ class PlanExecutor:
     ) -> RunningAttempt:
         """Ask one backend; its answer or its error."""
         privacy = execution.context.privacy
-        gate = UploadGate(kind, partial(self._denied_reason, kind, privacy))
+        gate = UploadGate(kind, partial(self._denied_reason, kind, privacy), charge=self._charge)
         attempt = RunningAttempt(gate, self._clock())
         execution.attempts.append(attempt)
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from hybrid_detect.backends.remote.link_meter import LinkMeters
+from hybrid_detect.service.ledger import BudgetStatus
 from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.service.plan_executor import HedgeCounts
 from hybrid_detect.types import DetectionMode, Plan
@@ -51,3 +52,5 @@ class ServiceStatus:
     """How often a second backend was started beside the first, and what came of it."""
     traffic: Traffic
     """What went over the network."""
+    budgets: tuple[BudgetStatus, ...] = ()
+    """What may be spent and what was; empty without a budget."""

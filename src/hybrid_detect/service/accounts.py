@@ -1,0 +1,154 @@
+"""The service's money: its ledger, and the file that keeps what was spent.
+
+Rows go to the file about once a second, in a thread; the same step reads what others have added, so
+that processes which share the file see one budget. A killed process loses what it has not written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from time import time as wall_clock
+
+from hybrid_detect.charges import CostRow
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import StorageError
+from hybrid_detect.monitoring.costs import CostMeter
+from hybrid_detect.monitoring.hooks import Hook
+from hybrid_detect.monitoring.periods import Period, hour_of
+from hybrid_detect.monitoring.prices import PriceTable
+from hybrid_detect.service.ledger import Ledger, Totals
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
+from hybrid_detect.storage.cost_store import CostStore
+
+__all__ = ["EXCHANGE_S", "Accounts"]
+
+logger = logging.getLogger("hybrid_detect.costs")
+
+EXCHANGE_S = 1.0
+"""Seconds between two exchanges with the file: what a killed process may fail to write, and for how
+long processes that share a budget may not know of each other's spending."""
+
+CLOSE_S = 5.0
+"""Seconds that closing waits for the file: as long as SQLite waits for another writer."""
+
+
+class Accounts:
+    """Holds the ledger of one service and keeps what it spent.
+
+    Args:
+        config: Has the budgets and the file.
+        prices: Prices by volume.
+        clock: Seconds since 1970.
+
+    Raises:
+        ConfigurationError: If budgets or prices cannot work as configured.
+    """
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        prices: Iterable[PriceTable] = (),
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        clock = clock or wall_clock
+        self.ledger = Ledger(config, tables=prices, clock=clock)
+        self._clock = clock
+        self._path = config.costs_path
+        user = config.user_id
+        self._meter = CostMeter(user_of=None if user is None else lambda _session: user)
+        self._store: CostStore | None = None
+        self._written: dict[tuple[int, str], tuple[int, int]] = {}
+        self._exchanging: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._trouble = ""
+
+    def with_meter(self, hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+        """`hooks`, and the one that adds up what is to be kept."""
+        return tuple(hooks) if self._path is None else (*hooks, self._meter)
+
+    async def start(self) -> None:
+        """Open the file and learn what was spent before.
+
+        Raises:
+            StorageError: If the file cannot be opened or read: a budget would not hold.
+        """
+        if self._path is None:
+            return
+        self._store = await in_daemon_thread(CostStore, self._path, clock=self._clock)
+        self.ledger.learn(await in_daemon_thread(self._others, self._store))
+        self._exchanging = asyncio.create_task(
+            self._keep_exchanging(self._store), name="hybrid-detect-costs"
+        )
+
+    async def _keep_exchanging(self, store: CostStore) -> None:
+        """Exchange about once a second, and a last time when closing."""
+        while not self._closing.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(EXCHANGE_S):
+                    await self._closing.wait()
+            await self._exchange_once(store)
+
+    async def _exchange_once(self, store: CostStore) -> None:
+        try:
+            others = await in_daemon_thread(self._exchange, store)
+        except StorageError as error:
+            if not self._trouble:
+                logger.error("what is spent is not being kept, but counted: %s", error)
+            self._trouble = str(error)
+            return
+        self._trouble = ""
+        self.ledger.learn(others)
+
+    def _exchange(self, store: CostStore) -> Totals:
+        """Write what was spent, and read what others have spent. Runs in a thread."""
+        rows = self._meter.take()
+        if rows:
+            try:
+                store.add(rows)
+            except BaseException:
+                self._meter.add(rows)
+                raise
+            for key, (images, nanos) in self._totals(rows).items():
+                known = self._written.get(key, (0, 0))
+                self._written[key] = known[0] + images, known[1] + nanos
+        return self._others(store)
+
+    def _others(self, store: CostStore) -> Totals:
+        """What the file holds beside what this process wrote: other processes, and earlier runs."""
+        this_month = Period.MONTH.start(hour_of(self._clock()))
+        since = Period.MONTH.start(max(this_month - 1, 0))
+        found = self._totals(store.rows(from_hour=since))
+        return {
+            key: (images - mine[0], nanos - mine[1])
+            for key, (images, nanos) in found.items()
+            if (mine := self._written.get(key, (0, 0))) != (images, nanos)
+        }
+
+    def _totals(self, rows: Iterable[CostRow]) -> dict[tuple[int, str], tuple[int, int]]:
+        totals: dict[tuple[int, str], tuple[int, int]] = {}
+        for row in rows:
+            # Pictures count for prices by volume, whatever they are paid in.
+            nanos = row.price_nanos if row.key.currency == self.ledger.currency else 0
+            key = row.key.hour, row.key.provider
+            known = totals.get(key, (0, 0))
+            totals[key] = known[0] + row.images, known[1] + nanos
+        return totals
+
+    async def aclose(self) -> None:
+        """Write what is left and close the file. May be called more than once."""
+        self._closing.set()
+        exchanging, self._exchanging = self._exchanging, None
+        if exchanging is not None:
+            done, _ = await asyncio.wait([exchanging], timeout=CLOSE_S)
+            if not done:
+                exchanging.cancel()
+                logger.error("what was spent last is not kept: the disk is too slow")
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+        if exchanging is not None and exchanging.done() and not exchanging.cancelled():
+            exchanging.result()  # raises its bug
