@@ -338,6 +338,21 @@ def test_detect_finds_the_face_on_the_device(
     assert found.iou(BoundingBox(177, 82, 272, 177)) > 0.7
 
 
+@pytest.mark.device
+@pytest.mark.usefixtures("device_works")
+def test_detect_tells_the_smallest_face_that_it_could_have_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nothing.png"
+    Image.new("RGB", (1280, 720)).save(path)
+    argv = ["detect", "--mode", "on_device", "--deadline", "20", "--model", "short_range"]
+    assert main([*argv, str(path)]) == 0
+    assert "0 faces of 120 pixels or more" in capsys.readouterr().out
+    assert main([*argv, "--json", str(path)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["faces"], told["model"], told["min_face_px"]) == ([], "short_range", 120.0)
+
+
 # -- models ----------------------------------------------------------------------------------
 
 

@@ -114,6 +114,8 @@ def _as_text(picture: NamedPicture, result: DetectionResult) -> str:
     backend = result.backend.value if result.backend else "no backend"
     faces = f"{len(result.faces)} face{'' if len(result.faces) == 1 else 's'}"
     spent = f"{result.timings.total_s * 1000:.0f} ms"
+    if not result.faces and result.min_face_px is not None:
+        faces += f" of {result.min_face_px:.0f} pixels or more"
     head = f"{picture.name}: {faces}, {backend} ({spent}): {result.reason}"
     rows = [
         (

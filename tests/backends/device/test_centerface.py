@@ -220,6 +220,7 @@ async def test_the_device_finds_faces_with_it_in_a_process_and_without(
         large = np.ascontiguousarray(np.tile(astronaut, (3, 4, 1)))  # shrunk, unlike the first
         crowd = await service.process_image(large, deadline_s=30)
     assert result.model == "centerface"
+    assert result.min_face_px == SPEC.min_face_px(512, 512)
     assert result.faces[0].box.iou(ASTRONAUT_FACE) > 0.7
     assert len(crowd.faces) == 12
 

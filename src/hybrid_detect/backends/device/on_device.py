@@ -92,7 +92,8 @@ class OnDeviceDetectionService(Backend):
         memory_budget_bytes: int | None = None,
         read_memory: Callable[[], MemoryReading] | None = None,
     ) -> None:
-        spec = model_spec(model)
+        self._spec = spec = model_spec(model)
+        self._side_px = side_px
         size = spec.input(side_px)
         self._runtime = choose_runtime(runtime, runtimes=spec.runtimes)
         if min_confidence is None:
@@ -226,7 +227,12 @@ class OnDeviceDetectionService(Backend):
             raise
         timings = Timings(total_s=time.monotonic() - started_s, detect_s=detection.detect_s)
         result = self.answer(
-            frame, plan, detection.faces, model=self._engine.model, timings=timings
+            frame,
+            plan,
+            detection.faces,
+            model=self._engine.model,
+            timings=timings,
+            min_face_px=self._spec.min_face_px(frame.width, frame.height, side_px=self._side_px),
         )
         if not detection.note:
             return result
