@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from hybrid_detect.backends.device.centerface import (
     MAX_CANDIDATES,
@@ -27,11 +29,13 @@ from hybrid_detect.backends.device.runtimes import (
     FaceDetector,
     make_detector,
 )
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import ClosedError, InvalidFrameError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.decoding import EncodedPicture
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.system.memory_probe import process_private_bytes
 from hybrid_detect.types import BoundingBox, Face
 
 from ...benchmark_modules import benchmark_module
@@ -223,6 +227,35 @@ async def test_the_device_finds_faces_with_it_in_a_process_and_without(
     assert result.min_face_px == SPEC.min_face_px(512, 512)
     assert result.faces[0].box.iou(ASTRONAUT_FACE) > 0.7
     assert len(crowd.faces) == 12
+
+
+@pytest.mark.device
+def test_a_lower_threshold_needs_no_second_detector(astronaut: np.ndarray) -> None:
+    """And leaves the faces above it as they are."""
+    content = model()
+    out = io.BytesIO()
+    Image.fromarray(astronaut).save(out, "JPEG", quality=90)
+    worker = DetectorWorker(
+        lambda: content,
+        runtime="onnxruntime",
+        side_px=640,
+        min_confidence=0.45,
+        lowest_confidence=0.02,
+    )
+    try:
+        options = {"max_pixels": 2**30}
+        for _ in range(2):  # the first of a shape gives its memory back
+            usual = worker.detect_encoded(out.getvalue(), **options)
+        held = process_private_bytes(worker.pid or 0) or 0
+        many = worker.detect_encoded(out.getvalue(), min_confidence=0.02, **options)
+        few = worker.detect_encoded(out.getvalue(), min_confidence=0.999, **options)
+        assert (process_private_bytes(worker.pid or 0) or 0) < held + 20 * 2**20
+    finally:
+        worker.close()
+    assert len(usual.faces) == 1
+    assert many.faces[0] == usual.faces[0]
+    assert len(many.faces) > 1
+    assert few.faces == ()
 
 
 @pytest.mark.device

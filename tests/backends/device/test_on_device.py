@@ -43,7 +43,7 @@ async def test_a_missing_runtime_is_told_at_construction(monkeypatch: pytest.Mon
 
 
 async def test_unusable_configuration_is_told_at_construction(engine: FakeEngine) -> None:
-    with pytest.raises(ConfigurationError, match="short_range, full_range, got 'huge'"):
+    with pytest.raises(ConfigurationError, match="full_range, centerface, got 'huge'"):
         service_of(model="huge")
     with pytest.raises(ConfigurationError, match="min_confidence"):
         service_of(min_confidence=1.5)

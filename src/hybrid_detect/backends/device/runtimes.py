@@ -81,6 +81,9 @@ class ModelRuntime:
     imports it anew. It is called as `make_detector` calls it, and returns a `FaceDetector`."""
     extra: str | None = None
     """This package's extra that installs it; `None` if there is none."""
+    threshold_moves_boxes: bool = True
+    """Whether a lower threshold changes the faces above it as well, as weighted merging does. If
+    not, one detector serves every threshold, which saves the memory of a second."""
     merit: str = "comes first"
     """Why a model prefers it to its other runtimes, after "which"."""
 
@@ -111,6 +114,7 @@ _runtimes: dict[str, ModelRuntime] = {
             merit="is faster than OpenCV",
             module="onnxruntime",
             factory=f"{_BESIDE}.onnx_runtime:make",
+            threshold_moves_boxes=False,
             extra="centerface",
         ),
         ModelRuntime(
@@ -118,6 +122,7 @@ _runtimes: dict[str, ModelRuntime] = {
             title="OpenCV",
             module="cv2",
             factory=f"{_BESIDE}.opencv_dnn:make",
+            threshold_moves_boxes=False,
             extra="camera",
         ),
     )

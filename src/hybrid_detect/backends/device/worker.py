@@ -30,7 +30,7 @@ from hybrid_detect.backends.device.face_detector import check_pixels
 from hybrid_detect.backends.device.litert_detector import FaceSteps
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.restarted_process import RestartedProcess
-from hybrid_detect.backends.device.runtimes import MEDIAPIPE, factory_of
+from hybrid_detect.backends.device.runtimes import MEDIAPIPE, RUNTIMES, factory_of
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
@@ -131,6 +131,9 @@ class DetectorWorker:
     ) -> None:
         self._options = WorkerOptions(
             runtime=factory_of(runtime),
+            threshold_moves_boxes=(
+                runtime not in RUNTIMES or RUNTIMES[runtime].threshold_moves_boxes
+            ),
             side_px=side_px,
             min_confidence=min_confidence,
             lowest_confidence=min_confidence if lowest_confidence is None else lowest_confidence,

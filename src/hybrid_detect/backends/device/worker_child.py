@@ -103,6 +103,7 @@ class _Child:
         self._side_px: int | None = options["side_px"]
         self._network: Network | None = None
         self._detector: FaceDetector | None = None
+        self._threshold_moves_boxes: bool = options["threshold_moves_boxes"]
         self._lowest_detector: FaceDetector | None = None
         if self._runtime == factory_of(LITERT):
             self._network = open_network(self._model, memory=self._memory)
@@ -112,7 +113,11 @@ class _Child:
         if self._network is None or options["decodes"]:
             import numpy as np
 
-            self._detector = self._made(self._min_confidence)
+            self._detector = self._made(
+                self._min_confidence if self._threshold_moves_boxes else self._lowest_confidence
+            )
+            if not self._threshold_moves_boxes or self._lowest_confidence >= self._min_confidence:
+                self._model = b""  # No second detector will be made.
             # The first detection allocates what the later ones use, and opens what they need: it is
             # a picture that has to be shrunk.
             self._detector.detect(np.zeros((128, max(2 * (self._side_px or 0), 128), 3), np.uint8))
@@ -176,16 +181,19 @@ class _Child:
     def _faces(self, pixels: NDArray[np.uint8], min_confidence: float) -> tuple[Face, ...]:
         """The faces in `pixels` with at least that score, or the usual one if it is NaN.
 
-        A detector that reports lower scores merges more candidates into each box and moves it by
-        some pixels, so the usual one answers wherever it can.
+        Where boxes depend on the threshold, a detector that reports lower scores merges more
+        candidates into each box and moves it by some pixels, so the usual one answers wherever it
+        can.
         """
         detector = self._detector
         if detector is None:
             msg = "this process runs a network, and does not detect by itself"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE)
         if math.isnan(min_confidence):
-            return detector.detect(pixels)
-        if min_confidence < self._min_confidence:
+            if self._threshold_moves_boxes:
+                return detector.detect(pixels)
+            min_confidence = self._min_confidence
+        if min_confidence < self._min_confidence and self._threshold_moves_boxes:
             if self._lowest_detector is None:
                 self._lowest_detector = self._made(self._lowest_confidence)
             detector = self._lowest_detector

@@ -98,6 +98,8 @@ class WorkerOptions:
     """Faces below this score are left out, 0 to 1, unless a picture asks for another."""
     lowest_confidence: float
     """The lowest score that a picture may ask for."""
+    threshold_moves_boxes: bool
+    """`ModelRuntime.threshold_moves_boxes`."""
     enough_px: int | None
     """Pixels of a picture's longer side that suffice; `None` for all of them."""
     decodes: bool
