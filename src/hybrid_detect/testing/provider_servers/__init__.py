@@ -13,6 +13,7 @@ They know what is documented, not what a live service does beside that.
 from __future__ import annotations
 
 from hybrid_detect.testing.provider_servers.aws import AwsServer
+from hybrid_detect.testing.provider_servers.azure import AzureServer
 from hybrid_detect.testing.provider_servers.base import (
     Answer,
     Failure,
@@ -21,15 +22,24 @@ from hybrid_detect.testing.provider_servers.base import (
     Refused,
     SeenPicture,
 )
+from hybrid_detect.testing.provider_servers.codeproject import CodeProjectServer
+from hybrid_detect.testing.provider_servers.compreface import CompreFaceServer
 from hybrid_detect.testing.provider_servers.google import GoogleServer
+from hybrid_detect.testing.provider_servers.kserve import KServeServer
+from hybrid_detect.testing.provider_servers.roboflow import RoboflowServer
 
 __all__ = [
     "Answer",
     "AwsServer",
+    "AzureServer",
+    "CodeProjectServer",
+    "CompreFaceServer",
     "Failure",
     "GoogleServer",
+    "KServeServer",
     "ProviderServer",
     "ReceivedRequest",
     "Refused",
+    "RoboflowServer",
     "SeenPicture",
 ]

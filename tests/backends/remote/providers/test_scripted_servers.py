@@ -1,0 +1,357 @@
+"""Azure and the servers of one's own, through the service and over HTTP: faces, errors, requests.
+
+Retries are counted in requests that the server got, because each of them costs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from hybrid_detect import CloudDetectionService, HybridDetectionService, ServiceConfig
+from hybrid_detect.backends.remote.protocol import DetectParams
+from hybrid_detect.backends.remote.providers import protocol_of
+from hybrid_detect.errors import (
+    BackendError,
+    BackendResponseError,
+    BackendTimeoutError,
+    ProtocolError,
+    Refusal,
+)
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.testing.provider_servers import (
+    AzureServer,
+    CodeProjectServer,
+    CompreFaceServer,
+    Failure,
+    KServeServer,
+    ProviderServer,
+    RoboflowServer,
+)
+from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face, Plan
+
+from .protocol_contract import CANARY, PICTURE
+
+pytestmark = pytest.mark.anyio
+
+NOISE = np.random.default_rng(5).integers(0, 255, (100, 200, 3), np.uint8)
+SURE = Face(BoundingBox(0.25, 0.25, 0.5, 0.75), 0.875)
+
+
+@dataclass(frozen=True)
+class Case:
+    provider: str
+    server: Callable[..., ProviderServer]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    api_key: str | None = "key"
+    score: float | None = 0.875
+
+    def cloud(self, server: ProviderServer, **changes: Any) -> CloudDetectionService:
+        settings = {
+            "endpoint": server.url,
+            "provider_options": self.options,
+            "api_key": self.api_key,
+        }
+        return CloudDetectionService(self.provider, **{**settings, **changes})
+
+
+CASES = {
+    "azure": Case("azure", AzureServer, score=None),
+    "kserve, Triton": Case("kserve", KServeServer, {"model": "faces"}, api_key=None),
+    "kserve, Triton in batches": Case(
+        "kserve",
+        lambda **given: KServeServer(max_batch_size=8, token="key", **given),
+        {"model": "faces", "batched": True},
+    ),
+    "kserve, Triton and pixels": Case(
+        "kserve",
+        lambda **given: KServeServer(takes_pixels=True, **given),
+        {"model": "faces", "encoding": "rgb-u8-hwc"},
+        api_key=None,
+    ),
+    "kserve, MLServer": Case(
+        "kserve",
+        lambda **given: KServeServer(habits="mlserver", **given),
+        {"model": "faces", "binary": False},
+        api_key=None,
+    ),
+    "compreface, FaceNet": Case("compreface", CompreFaceServer),
+    "compreface, InsightFace": Case(
+        "compreface", lambda **given: CompreFaceServer(detector="insightface", **given)
+    ),
+    "codeproject": Case("codeproject", CodeProjectServer, api_key=None),
+    "codeproject, percent": Case(
+        "codeproject", lambda **given: CodeProjectServer(in_percent=True, **given), api_key=None
+    ),
+    "deepstack": Case(
+        "deepstack", lambda **given: CodeProjectServer(is_deepstack=True, api_key="key", **given)
+    ),
+    "roboflow": Case("roboflow", RoboflowServer, {"model": "faces/1"}),
+    "roboflow, legacy": Case("roboflow", RoboflowServer, {"model": "faces/1", "api": "legacy"}),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+async def look(service: CloudDetectionService, *, deadline_s: float = 20.0) -> DetectionResult:
+    plan = Plan(backend=BackendKind.CLOUD, reason="test", deadline_s=deadline_s, retries=2)
+    return await service.detect(Frame.of(NOISE), plan)
+
+
+@each_case
+async def test_configuration_reaches_it_and_the_faces_come_back_in_the_frame_s_pixels(
+    case: Case,
+) -> None:
+    with case.server(faces=[SURE]) as server:
+        environ = {
+            "HYBRID_DETECT_ENDPOINT": server.url,
+            "HYBRID_DETECT_MODE": "cloud",
+            "HYBRID_DETECT_PROVIDER": case.provider,
+            "HYBRID_DETECT_PROVIDER_OPTIONS": json.dumps(dict(case.options)),
+            **({"HYBRID_DETECT_API_KEY": case.api_key} if case.api_key else {}),
+        }
+        config = ServiceConfig.from_env(environ)
+        async with HybridDetectionService(config=config) as service:
+            result = await service.process_image(NOISE, deadline_s=20)
+    (face,) = result.raise_for_status().faces
+    assert face.box.xyxy == pytest.approx((50, 25, 100, 75), abs=1)
+    assert face.score == case.score
+    assert result.model
+
+
+@each_case
+async def test_no_faces_is_an_answer(case: Case) -> None:
+    with case.server(faces=[]) as server:
+        async with case.cloud(server) as service:
+            assert (await look(service)).faces == ()
+    assert len(server.requests) == 1
+
+
+@each_case
+async def test_more_faces_than_any_default_come_back(case: Case) -> None:
+    """100 is what Azure gives at most."""
+    faces = [Face(BoundingBox(i / 128, 0, (i + 1) / 128, 0.5), 0.9) for i in range(100)]
+    picture = np.zeros((600, 1280, 3), np.uint8)
+    plan = Plan(backend=BackendKind.CLOUD, reason="test", deadline_s=20.0)
+    if "compreface" in case.provider:
+        faces = [replace(f, box=BoundingBox(f.box.x_min, 0.2, f.box.x_max, 0.5)) for f in faces]
+    with case.server(faces=faces) as server:
+        async with case.cloud(server) as service:
+            found = (await service.detect(Frame.of(picture), plan)).faces
+    assert len(found) == 100
+
+
+@each_case
+@pytest.mark.parametrize(
+    ("failure", "requests"),
+    [
+        (Failure(429), 3),
+        (Failure(500, body=b"<html>"), 3),
+        (Failure(503), 3),
+        (Failure(hangs_up=True), 3),
+        (Failure(400), 1),
+        (Failure(401), 1),
+        (Failure(404), 1),
+        (Failure(413, body=b"<html>"), 1),
+        (Failure(200, body=b""), 1),
+        (Failure(200, body=b"<html>sign in"), 1),
+    ],
+    ids=str,
+)
+async def test_only_what_can_pass_is_sent_again(
+    case: Case, failure: Failure, requests: int
+) -> None:
+    with case.server(faces=[SURE]) as server:
+        server.fail_always(failure)
+        async with case.cloud(server) as service:
+            with pytest.raises(BackendError) as caught:
+                await look(service)
+    assert len(server.requests) == requests
+    assert caught.value.retryable == (requests > 1)
+    assert "html" not in str(caught.value)
+    assert isinstance(caught.value, ProtocolError) == (failure.status == 200)
+
+
+@each_case
+async def test_after_a_failure_that_passes_the_answer_comes(case: Case) -> None:
+    with case.server(faces=[SURE]) as server:
+        server.fail_next(Failure(503), Failure(429, headers={"Retry-After": "0.01"}))
+        async with case.cloud(server) as service:
+            assert len((await look(service)).faces) == 1
+    assert len(server.requests) == 3
+    first, *others = (request.body for request in server.requests)
+    assert others == [first, first]
+
+
+@each_case
+async def test_silence_ends_with_the_deadline(case: Case) -> None:
+    with case.server(faces=[SURE]) as server:
+        server.fail_always(Failure(hangs=True))
+        async with case.cloud(server) as service:
+            with pytest.raises(BackendTimeoutError):
+                await look(service, deadline_s=0.3)
+
+
+WITH_KEY = {name: case for name, case in CASES.items() if case.api_key}
+ANSWERS_401 = {name: case for name, case in WITH_KEY.items() if case.provider != "compreface"}
+"""CompreFace answers 404 to a key that it does not know."""
+
+
+@pytest.mark.parametrize("case", WITH_KEY.values(), ids=WITH_KEY)
+async def test_a_wrong_key_is_loud_and_asked_once(case: Case) -> None:
+    with case.server(faces=[SURE]) as server:
+        async with case.cloud(server, api_key="wrong") as service:
+            with pytest.raises(BackendResponseError) as caught:
+                await look(service)
+    assert caught.value.is_configuration
+    assert len(server.requests) == 1
+    assert "wrong" not in server.requests[0].target + str(caught.value)
+
+
+@pytest.mark.parametrize("case", ANSWERS_401.values(), ids=ANSWERS_401)
+async def test_a_key_from_a_function_is_asked_for_again_after_a_401(case: Case) -> None:
+    keys = iter(["old", "key"])
+    with case.server(faces=[SURE]) as server:
+        async with case.cloud(server, api_key=lambda: next(keys)) as service:
+            assert len((await look(service)).faces) == 1
+    assert len(server.requests) == 2
+
+
+HEALTHY = {
+    name: case for name, case in CASES.items() if protocol_of(case.provider, case.options).health()
+}
+
+
+@pytest.mark.parametrize("case", HEALTHY.values(), ids=HEALTHY)
+async def test_health_is_cheap_and_tells_another_server(case: Case) -> None:
+    with case.server() as server:
+        async with case.cloud(server) as service:
+            await service.check(deadline_s=10)
+            server.fail_next(Failure(200, body=b"<html>sign in"))
+            with pytest.raises(BackendError):
+                await service.check(deadline_s=10)
+    assert {(request.method, request.body) for request in server.requests} == {("GET", b"")}
+
+
+# ---- what one provider alone does
+
+
+async def test_azure_gets_a_file_of_a_kilobyte_and_more() -> None:
+    with AzureServer() as server:
+        async with CASES["azure"].cloud(server) as service:
+            plan = Plan(backend=BackendKind.CLOUD, reason="test", deadline_s=20.0)
+            black = Frame.of(np.zeros((48, 64, 3), np.uint8))
+            assert len((await service.detect(black, plan)).faces) == 1
+    (seen,) = server.pictures
+    assert seen.size_bytes >= 1024
+    assert (seen.has_metadata, seen.is_complete) == (False, True)
+
+
+async def test_azure_refuses_a_face_id_and_what_is_too_small_or_too_large() -> None:
+    """The scripted server itself: what a client that is not ours would meet."""
+    headers = {"Ocp-Apim-Subscription-Key": "key", "Content-Type": "application/octet-stream"}
+    with AzureServer() as server, httpx.Client(base_url=server.url, headers=headers) as client:
+
+        def said(query: str, body: bytes) -> tuple[int, str]:
+            answer = client.post(f"/face/v1.2/detect{query}", content=body)
+            return answer.status_code, answer.json()["error"]["code"]
+
+        assert said("", b"x" * 2000) == (403, "UnsupportedFeature")
+        off = "?returnFaceId=false"
+        assert said(off, b"x" * 1023) == (400, "InvalidImageSize")
+        assert said(off, b"x" * (6 * 1024 * 1024 + 1)) == (400, "InvalidImageSize")
+        assert said(off, b"x" * 2000) == (400, "InvalidImage")
+        assert said(f"{off}&returnFaceLandmarks=True", b"x" * 2000) == (400, "BadArgument")
+        points = "&returnFaceLandmarks=true&detectionModel=detection_02"
+        assert said(off + points, b"x" * 2000) == (400, "BadArgument")
+
+
+async def test_azure_s_landmarks_come_back() -> None:
+    with AzureServer() as server:
+        async with CASES["azure"].cloud(server) as service:
+            (face,) = (await look(service)).faces
+    found = {point.name: (point.x, point.y) for point in face.keypoints}
+    assert found["right_eye"] == (62.5, 37.5)
+    assert found["left_eye"] == (87.5, 37.5)
+
+
+async def test_azure_takes_a_token_of_entra() -> None:
+    with AzureServer() as server:
+        async with CASES["azure"].cloud(server, api_key=None, auth_token="token") as service:
+            assert len((await look(service)).faces) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "requests"),
+    [
+        ("Unable to load the face detector", 3),
+        ("An Error occurred during processing", 3),
+        ("The image provided was of an unknown type", 1),
+    ],
+)
+@pytest.mark.parametrize("name", ["codeproject", "deepstack"])
+async def test_a_200_without_success_is_a_refusal(name: str, error: str, requests: int) -> None:
+    case = CASES[name]
+    with case.server() as server:
+        server.fail_always(CodeProjectServer.unsuccessful(error))
+        async with case.cloud(server) as service:
+            with pytest.raises(BackendResponseError):
+                await look(service)
+    assert len(server.requests) == requests
+
+
+async def test_thresholds_are_those_of_the_call_and_not_of_the_server() -> None:
+    unsure = replace(SURE, score=0.375)
+    for name, case in CASES.items():
+        if case.provider in ("azure", "kserve"):
+            continue
+        with case.server(faces=[unsure]) as server:
+            async with case.cloud(server, min_confidence=0.25) as service:
+                assert len((await look(service)).faces) == 1, name
+
+
+async def test_mlserver_s_traceback_with_the_picture_in_it_is_not_repeated() -> None:
+    case = CASES["kserve, MLServer"]
+    with case.server() as server:
+        async with case.cloud(server, provider_options={"model": "faces"}) as service:
+            with pytest.raises(BackendResponseError, match="set binary to false") as caught:
+                await look(service)
+    assert caught.value.refusal is Refusal.CONTRACT
+    assert "Traceback" not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+async def test_a_wrong_name_of_a_tensor_is_told_by_the_check() -> None:
+    with KServeServer() as server:
+        wrong = {"model": "faces", "scores": "probabilities"}
+        async with CASES["kserve, Triton"].cloud(server, provider_options=wrong) as service:
+            with pytest.raises(ProtocolError, match="no output named 'probabilities'"):
+                await service.check(deadline_s=10)
+            with pytest.raises(BackendResponseError) as caught:
+                await look(service)
+    assert caught.value.refusal is Refusal.CONTRACT
+
+
+async def test_triton_s_words_for_a_request_it_cannot_read() -> None:
+    with KServeServer() as server:
+        refused = httpx.post(f"{server.url}/v2/models/faces/infer", content=b"{nope")
+        assert (refused.status_code, "parse" in refused.json()["error"]) == (500, True)
+        refused = httpx.get(f"{server.url}/v2/models/cats")
+        assert (refused.status_code, refused.headers["Content-Type"]) == (404, "text/plain")
+
+
+async def test_roboflow_refuses_a_picture_that_is_none_and_a_schema_that_is_none() -> None:
+    protocol = protocol_of("roboflow", {"model": "faces/1"})
+    request = protocol.encode((PICTURE,), DetectParams())
+    headers = {**request.headers, "Authorization": "Bearer key"}
+    with RoboflowServer() as server, httpx.Client(base_url=server.url, headers=headers) as client:
+        assert client.post(request.url, content=request.body).status_code == 400
+        assert client.post(request.url, content=b"{}").status_code == 422
+        text = base64.b64encode(CANARY.encode())
+        assert client.post("/cats/1", content=text).status_code == 404
