@@ -29,6 +29,7 @@ from hybrid_detect.errors import (
     ModelError,
     ProtocolError,
 )
+from hybrid_detect.exchange.batch import BATCH_PATH
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER
 from hybrid_detect.exchange.wire import (
@@ -51,6 +52,7 @@ from hybrid_detect.server.admission import (
     StoppingError,
     TooLateError,
 )
+from hybrid_detect.server.batch_requests import batch_response
 from hybrid_detect.server.bodies import (
     BodyReader,
     BodyTooLargeError,
@@ -120,6 +122,7 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
+            Route(BATCH_PATH, app.detect_batch, methods=["POST"]),
             Route(HEALTH_PATH, app.health, methods=["GET"]),
             Route(OPENAPI_PATH, app.description, methods=["GET"]),
             Route(KEYS_PATH, app.keys, methods=["GET"]),
@@ -178,16 +181,10 @@ class _App:
     async def detect(self, request: Request) -> Response:
         if (refusal := unsupported_body(request)) is not None:
             return http_response(request, refusal)
-        try:
-            body, receive_s = await self._bodies.read(request)
-        except BodyTooLargeError:
-            return http_response(request, self._too_large(0))
-        except BodyTooSlowError:
-            return http_response(request, TOO_SLOW)
-        except TooManyUploadsError:
-            return http_response(request, TOO_MANY_UPLOADS)
-        except ClientDisconnect:
-            return Response(status_code=499)  # the client has gone; no answer can be read
+        read_body = await self._body(request)
+        if isinstance(read_body, Response):
+            return read_body
+        body, receive_s = read_body
         if (keys := self._sealing.answer(body)) is not None:
             return Response(keys, media_type=SEALED_CONTENT_TYPE)
         try:
@@ -215,6 +212,28 @@ class _App:
             is_abandoned=_hang_up_of(request),
         )
         return http_response(request, reply, received)
+
+    async def _body(self, request: Request) -> tuple[bytes, float] | Response:
+        """The body and the seconds it took, or the response that says why it was not read."""
+        try:
+            return await self._bodies.read(request)
+        except BodyTooLargeError:
+            return http_response(request, self._too_large(0))
+        except BodyTooSlowError:
+            return http_response(request, TOO_SLOW)
+        except TooManyUploadsError:
+            return http_response(request, TOO_MANY_UPLOADS)
+        except ClientDisconnect:
+            return Response(status_code=499)  # the client has gone; no answer can be read
+
+    async def detect_batch(self, request: Request) -> Response:
+        read_body = await self._body(request)
+        if isinstance(read_body, Response):
+            return read_body
+        body, receive_s = read_body
+        return await batch_response(
+            request, body, lambda message: self._answer_to(message, receive_s, request)
+        )
 
     async def stream(self, websocket: WebSocket) -> None:
         info = self._detector.info
@@ -255,8 +274,10 @@ class _App:
             # The client may have gone meanwhile; Starlette then raises either of the two.
             await websocket.send_bytes(reply)
 
-    async def _answer_to(self, data: bytes, receive_s: float | None, websocket: WebSocket) -> bytes:
-        """The message that answers a stream's message `data`, sealed if that was."""
+    async def _answer_to(
+        self, data: bytes, receive_s: float | None, connection: HTTPConnection
+    ) -> bytes:
+        """The message that answers `data`, one of a stream or a batch; sealed if that was."""
         if (keys := self._sealing.answer(data)) is not None:
             return keys
         try:
@@ -267,8 +288,8 @@ class _App:
             lambda: decode_request(received.message),
             peek_request_id(data),
             receive_s,
-            owner=owner_of(websocket),
-            is_abandoned=_hang_up_of(websocket),
+            owner=owner_of(connection),
+            is_abandoned=_hang_up_of(connection),
         )
         return received.protected(encode_reply(reply))
 

@@ -9,6 +9,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
@@ -34,7 +35,9 @@ __all__ = [
     "CALLER",
     "OPENAPI_PATH",
     "PUBLIC_PATHS",
+    "TAKE_PICTURE",
     "Gate",
+    "too_fast",
 ]
 
 logger = logging.getLogger("hybrid_detect.server")
@@ -43,6 +46,10 @@ OPENAPI_PATH = "/v1/openapi.json"
 
 CALLER = "hybrid_detect.caller"
 """Where the caller's name is in the ASGI scope of what it has let in."""
+
+TAKE_PICTURE = "hybrid_detect.take_picture"
+"""Where the ASGI scope has what counts one more picture of a request against the caller's rate: it
+gives the seconds to wait, or 0 if the picture may be looked at."""
 
 PUBLIC_PATHS = frozenset({HEALTH_PATH, OPENAPI_PATH})
 """Read without a credential: a load balancer has none, and the description is no secret. A wrong
@@ -135,6 +142,7 @@ class Gate:
         try:
             caller = await self._admitted(connection)
             scope[CALLER] = caller
+            scope[TAKE_PICTURE] = partial(self._rates.take, caller)
             is_probe = scope["path"] in PUBLIC_PATHS
             async with self._place(
                 caller, is_stream=scope["type"] == "websocket", is_probe=is_probe
@@ -165,11 +173,11 @@ class Gate:
             wait_s = self._failures.take(peer)
             if wait_s:
                 await self._hold_back(peer)
-                raise _RefusedError(_too_fast(0, wait_s)) from None
+                raise _RefusedError(too_fast(0, wait_s)) from None
             raise _RefusedError(UNAUTHORIZED) from None
         rates = self._probes if is_public else self._rates
         if connection.scope["type"] == "http" and (wait_s := rates.take(caller)):
-            raise _RefusedError(_too_fast(0, wait_s))
+            raise _RefusedError(too_fast(0, wait_s))
         return caller
 
     async def _hold_back(self, peer: str) -> None:
@@ -244,7 +252,7 @@ class Gate:
                 was_announced = is_announcement
                 if is_free or not (wait_s := self._rates.take(caller)):
                     return message
-                reply = _too_fast(peek_request_id(data), wait_s)
+                reply = too_fast(peek_request_id(data), wait_s)
                 with _client_may_be_gone():  # `receive` says so next
                     await send({"type": "websocket.send", "bytes": encode_reply(reply)})
 
@@ -262,7 +270,8 @@ def _client_may_be_gone() -> contextlib.suppress:
     return contextlib.suppress(OSError, RuntimeError)
 
 
-def _too_fast(request_id: int, wait_s: float) -> ErrorReply:
+def too_fast(request_id: int, wait_s: float) -> ErrorReply:
+    """The reply to what comes `wait_s` seconds too early for its caller's rate."""
     return ErrorReply(
         request_id=request_id,
         status=429,

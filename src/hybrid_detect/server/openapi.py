@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from hybrid_detect.exchange.batch import BATCH_CONTENT_TYPE, BATCH_PATH, MAX_BATCH
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
@@ -76,6 +77,23 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                         **_errors(
                             "400", "408", "409", "412", "413", "415", "421", "422", "503", "504"
                         ),
+                    },
+                }
+            },
+            BATCH_PATH: {
+                "post": {
+                    "operationId": "detectBatch",
+                    "summary": "Find the faces in several pictures.",
+                    "description": f"A list of 1 to {MAX_BATCH} messages of the wire format, each "
+                    "after its length. The answer is a list of as many replies in the same order: "
+                    "a result or an error for each.",
+                    "requestBody": {"required": True, "content": {BATCH_CONTENT_TYPE: picture}},
+                    "responses": {
+                        "200": {
+                            "description": "A reply for each picture.",
+                            "content": {BATCH_CONTENT_TYPE: picture},
+                        },
+                        **_errors("400", "408", "413", "503"),
                     },
                 }
             },

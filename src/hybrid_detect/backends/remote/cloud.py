@@ -108,6 +108,8 @@ class CloudDetectionService(RemoteBackend):
 
     kind = BackendKind.CLOUD
 
+    shares_requests = True
+
     def __init__(
         self,
         provider: str | Protocol = "custom_backend",

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import itertools
 import time
+import typing
 from collections.abc import Callable, Iterator
 
-from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.charges import SentRequest
 from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.link import LinkEstimator
 
-__all__ = ["LinkMeter", "LinkMeters", "Upload"]
+__all__ = ["Gate", "LinkMeter", "LinkMeters", "Upload"]
 
 _numbers = itertools.count()
+
+
+class Gate(typing.Protocol):
+    """Lets a request leave and records it: an `UploadGate`, or those of several pictures as one."""
+
+    def hand_over(self, request: SentRequest) -> int:
+        """As in `UploadGate`."""
+
+    def record(self, request: SentRequest) -> int:
+        """As in `UploadGate`."""
+
+    def answered(self, place: int) -> None:
+        """As in `UploadGate`."""
 
 
 class Upload:
     """One request that is being sent or answered; made by `LinkMeter.upload`."""
 
     def __init__(
-        self, meter: LinkMeter, request: SentRequest, *, probe: bool, gate: UploadGate | None
+        self, meter: LinkMeter, request: SentRequest, *, probe: bool, gate: Gate | None
     ) -> None:
         self._meter = meter
         self._number = next(_numbers)
@@ -103,7 +116,7 @@ class LinkMeter:
         """Bytes of the uploads that were given up before their answers had come."""
 
     def upload(
-        self, request: SentRequest, *, probe: bool = False, gate: UploadGate | None = None
+        self, request: SentRequest, *, probe: bool = False, gate: Gate | None = None
     ) -> Upload:
         """`request` is about to be sent.
 
@@ -113,6 +126,17 @@ class LinkMeter:
             gate: Asked right before it is handed over.
         """
         return Upload(self, request, probe=probe, gate=gate)
+
+    def expected_s(self, size_bytes: int, pictures: int) -> float:
+        """Seconds from now in which a request of `size_bytes` will be answered, as a median.
+
+        Args:
+            size_bytes: Its size.
+            pictures: Pictures in it, which the server is taken to look at one after the other.
+        """
+        link = self.link.conditions(now_s=self.clock())
+        sending_s = link.backlog_s + 8 * size_bytes / link.bits_per_s
+        return sending_s + link.rtt_s + pictures * link.server_s
 
 
 class LinkMeters:

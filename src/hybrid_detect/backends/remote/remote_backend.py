@@ -8,16 +8,15 @@ sealed.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
+from hybrid_detect.backends.remote.batches import Batches
 from hybrid_detect.backends.remote.failover import first_answer
 from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
 from hybrid_detect.backends.remote.health import is_healthy, require_one_healthy
@@ -29,6 +28,7 @@ from hybrid_detect.backends.remote.pictures import (
 )
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.retries import RetryBudget, let_go
+from hybrid_detect.backends.remote.sending import Sender, Share
 from hybrid_detect.backends.remote.target_pool import TargetPool, TargetStatus
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
@@ -89,12 +89,13 @@ class RemoteBackend(Backend):
         encryption: TrustedKey | None = None,
         meters: LinkMeters | None = None,
     ) -> None:
-        self._params = DetectParams(
+        self.params = DetectParams(
             min_confidence=min_confidence,
             session_id=session_id,
             quality=None if quality is None else quality_level(quality),
         )
-        self._pool = TargetPool(targets or (Target(),))
+        self.pool = TargetPool(targets or (Target(),))
+        """Knows which target gets the next request."""
         for target in self.targets:
             target.require(sealed=encryption is not None)
         self._compressor = compressor or ImageCompressionService()
@@ -105,17 +106,20 @@ class RemoteBackend(Backend):
         # (docs/explanation/performance.md).
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix=f"hybrid-detect-{self.kind.value}")
         self._closed = False
-        self._has_answered = False
+        self.has_answered = False
+        """Whether a target has ever answered in its own protocol."""
+        self._sender = Sender(self)
+        self._batches: dict[int, Batches] = {}
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """The targets that may be asked."""
-        return self._pool.targets
+        return self.pool.targets
 
     @property
     def host(self) -> str:  # type: ignore[override]
         """The host that the next frame most likely goes to."""
-        return self._pool.present.host
+        return self.pool.present.host
 
     @property
     def destinations(self) -> tuple[Destination, ...]:
@@ -124,11 +128,11 @@ class RemoteBackend(Backend):
 
     def restrict(self, denied_reason: Callable[[Destination], str]) -> str:
         """As in `Backend.restrict`: the targets that may have no frame are left out."""
-        return self._pool.restrict(denied_reason)
+        return self.pool.restrict(denied_reason)
 
     def target_statuses(self) -> tuple[TargetStatus, ...]:
         """How each target stands now, those included that are never asked."""
-        return self._pool.statuses()
+        return self.pool.statuses()
 
     @property
     def meter(self) -> LinkMeter:
@@ -139,6 +143,9 @@ class RemoteBackend(Backend):
 
     answers_late: ClassVar[bool] = False
     """Whether a request that is given up goes on over the link all the same."""
+
+    shares_requests: ClassVar[bool] = False
+    """Whether several frames may share a request, where the protocol takes it."""
 
     signs_requests: ClassVar[bool] = True
     """Whether each request carries address and credentials, rather than the link they go over."""
@@ -182,7 +189,7 @@ class RemoteBackend(Backend):
             async with asyncio.timeout(plan.deadline_s):
                 answer = await first_answer(
                     partial(self._ask, job),
-                    self._pool,
+                    self.pool,
                     denied=job.denied(self.targets),
                     retries=plan.retries,
                     left_s=lambda: job.ends_s - time.monotonic(),
@@ -217,7 +224,7 @@ class RemoteBackend(Backend):
         return self.answer(
             frame,
             plan,
-            faces_in_frame(reply, answer.picture, min_confidence=self._params.min_confidence),
+            faces_in_frame(reply, answer.picture, min_confidence=self.params.min_confidence),
             model=reply.model,
             timings=timings,
             bytes_sent=answer.bytes_sent,
@@ -257,78 +264,30 @@ class RemoteBackend(Backend):
             msg = f"there is not enough memory to compress {frame.width}x{frame.height} pixels"
             raise BackendUnavailableError(msg, backend=self.kind.value) from exc
 
-    async def _ask(
-        self,
-        job: FrameJob,
-        target: Target,
-        out: Sequence[Target],
-        *,
-        is_renewed: bool = False,
-    ) -> Answer:
-        """Send one request to `target`; its reply. Those `out` of the question need no time left.
-
-        If the server no longer accepts a token that can be renewed, once more with a new one.
-
-        Encoded and sealed here and not before the retries: a server refuses a seal that it has
-        seen, and is told the time that is left.
-        """
+    async def _ask(self, job: FrameJob, target: Target, out: Sequence[Target]) -> Answer:
+        """Ask `target` once; those `out` of the question need no time left."""
         self._require_open()
-        picture = await self._picture(job, target)
-        began_s = time.monotonic()
-        left_s = job.ends_s - began_s
-        deadline_s = left_s if math.isfinite(left_s) else None
-        params = replace(self._params, deadline_s=deadline_s)
-        upload = seal = None
-        self._pool.begin(target)
-        try:
-            request = target.encoded((picture,), params)
-            if sealer := await self._sealer(deadline_s=left_s):
-                from hybrid_detect.backends.remote.sealed import opened, sealed
+        most_pictures = target.most_pictures(sealed=self._encryption is not None)
+        if not self.shares_requests or most_pictures < 2:
+            picture = await self._picture(job, target)
+            (answer,) = await self._sender.send(target, [Share(job, picture)], out)
+            if isinstance(answer, BackendError):
+                raise answer
+            return answer
+        batches = self._batches_of(target)
+        with batches.preparing():
+            picture = await self._picture(job, target)
+        return await batches.answer(job, picture, out)
 
-                request, seal = sealed(request, sealer)
-            if self.signs_requests:
-                request = await target.addressed(request, now_s=time.time())
+    def _batches_of(self, target: Target) -> Batches:
+        known = self._batches.get(id(target))
+        if known is None:
             meter = self.meters.of(target.host)
-            sent = target.sent_request(self.kind, images=1, bytes_sent=len(request.body))
-            upload = meter.upload(sent, probe=job.plan.probe, gate=job.gate)
-            job.require_open(target)  # for a channel that does not ask it itself
-            limit_s = self._pool.limit_s(target, job.ends_s - time.monotonic(), out)
-            response = await self.exchange(request, deadline_s=limit_s, upload=upload)
-            arrived_s = meter.clock()
-            upload.has_left()
-            if sealer and seal:
-                response = opened(response, sealer, seal)
-            (reply,) = target.protocol.decode(response, (picture,))
-            if isinstance(reply, BackendError):
-                raise reply
-        except BaseException as error:
-            self._on_error(error, job, target, upload)
-            if self.signs_requests and not is_renewed and target.can_renew(error):
-                return await self._ask(job, target, out, is_renewed=True)
-            raise
-        self._has_answered = True
-        self._pool.answered(target, took_s=time.monotonic() - began_s)
-        upload.answered(now_s=arrived_s, server_s=reply.server_s, receive_s=reply.receive_s)
-        return Answer(reply, picture, target, len(request.body))
+            known = Batches(target, self._sender.send, expected_s=meter.expected_s)
+            self._batches[id(target)] = known
+        return known
 
-    def _on_error(
-        self, error: BaseException, job: FrameJob, target: Target, upload: Upload | None
-    ) -> None:
-        """Learn from an attempt that brought no reply."""
-        if upload is not None:
-            if isinstance(error, asyncio.CancelledError | BackendTimeoutError):
-                upload.given_up(still_comes=self.answers_late)
-            else:
-                upload.failed()
-        if isinstance(error, asyncio.CancelledError) and time.monotonic() >= job.ends_s:
-            self._pool.failed(target, BackendTimeoutError())
-        elif isinstance(error, BackendError):
-            self.judge(error)
-            self._pool.failed(target, error)
-        else:
-            self._pool.left(target)
-
-    async def _sealer(self, *, deadline_s: float) -> Sealer | None:
+    async def sealer(self, *, deadline_s: float) -> Sealer | None:
         """What seals the requests; `None` if they are sent as they are."""
         if self._encryption is None:
             return None
@@ -346,7 +305,7 @@ class RemoteBackend(Backend):
             isinstance(error, BackendResponseError)
             and error.is_configuration
             and not error.by_server
-            and self._has_answered
+            and self.has_answered
         ):
             error.is_passing = error.retryable = True
 
@@ -360,9 +319,9 @@ class RemoteBackend(Backend):
         async def check(target: Target) -> None:
             exchange = partial(self.exchange, deadline_s=deadline_s)
             if await is_healthy(target, exchange, judge=self.judge):
-                self._has_answered = True
+                self.has_answered = True
 
-        await require_one_healthy(self._pool, check)
+        await require_one_healthy(self.pool, check)
 
     async def check_key(self, *, deadline_s: float) -> None:
         """Ask the server for its keys, to learn whether it has the one that is sealed to.
@@ -377,7 +336,7 @@ class RemoteBackend(Backend):
             return
         from hybrid_detect.backends.remote.sealed import KEYS, published_keys
 
-        request = await self._pool.present.addressed(KEYS, now_s=time.time())
+        request = await self.pool.present.addressed(KEYS, now_s=time.time())
         response = await self.exchange(request, deadline_s=deadline_s)
         # In a thread: it may write the file of known keys, and wait for another process to.
         await in_daemon_thread(self._encryption.learn, published_keys(response))
@@ -385,6 +344,7 @@ class RemoteBackend(Backend):
     async def aclose(self) -> None:
         """Stop the encoding thread once it has finished what it is doing."""
         self._closed = True
+        await asyncio.gather(*(batches.aclose() for batches in self._batches.values()))
         # Frames that wait for it fail at once, as closed; cancelling them would look to their
         # callers as if the call had been cancelled from outside.
         await in_daemon_thread(self._encoder.shutdown, wait=True)

@@ -247,7 +247,7 @@ class StreamingService(RemoteBackend):
                         round_trip_s=round_trip_s,
                     )
                     self._trouble = None
-                    self._has_answered = True
+                    self.has_answered = True
                     self._link = link
                     self._outcome.set()
                     feeling = asyncio.create_task(self._pulse.feel())

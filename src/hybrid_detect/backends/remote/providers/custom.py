@@ -1,4 +1,7 @@
-"""The protocol of this project's own server: one message of the wire format for each picture."""
+"""The protocol of this project's own server: one message of the wire format for each picture.
+
+Several pictures go in one body, a message each (`hybrid_detect.exchange.batch`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,19 @@ from hybrid_detect.backends.remote.protocol import (
 )
 from hybrid_detect.backends.remote.refusals import refusal
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import BackendResponseError, ConfigurationError, ProtocolError
+from hybrid_detect.errors import (
+    BackendError,
+    BackendResponseError,
+    ConfigurationError,
+    ProtocolError,
+)
+from hybrid_detect.exchange.batch import (
+    BATCH_CONTENT_TYPE,
+    BATCH_PATH,
+    MAX_BATCH,
+    decode_batch,
+    encode_batch,
+)
 from hybrid_detect.exchange.envelope import SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
@@ -30,6 +45,7 @@ from hybrid_detect.exchange.wire import (
 __all__ = ["CustomProtocol", "own_refusal"]
 
 _HEADERS = {"Accept": CONTENT_TYPE, "Content-Type": CONTENT_TYPE}
+_BATCH_HEADERS = {"Accept": BATCH_CONTENT_TYPE, "Content-Type": BATCH_CONTENT_TYPE}
 
 
 class CustomProtocol:
@@ -37,23 +53,37 @@ class CustomProtocol:
 
     name = "custom_backend"
     key_header = "Authorization"
-    capabilities = Capabilities(formats=frozenset({"jpeg", "webp", "avif"}), can_seal=True)
+
+    def __init__(self, *, max_pictures: int = MAX_BATCH) -> None:
+        is_number = isinstance(max_pictures, int) and not isinstance(max_pictures, bool)
+        if not is_number or not 1 <= max_pictures <= MAX_BATCH:
+            msg = f"max_pictures: expected 1 to {MAX_BATCH}, got {max_pictures!r}"
+            raise ConfigurationError(msg)
+        self.capabilities = Capabilities(
+            formats=frozenset({"jpeg", "webp", "avif"}), max_pictures=max_pictures, can_seal=True
+        )
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """The protocol, which has no options.
+        """As configuration spells it: the one argument.
 
         Raises:
-            ConfigurationError: If there is one.
+            ConfigurationError: If an option is unknown or cannot be used.
         """
-        if options:
-            msg = f"provider_options: {min(options)!r} is not an option of {cls.name}"
+        if unknown := sorted(set(options) - {"max_pictures"}):
+            msg = f"provider_options: {unknown[0]!r} is not an option of {cls.name}"
             raise ConfigurationError(msg)
-        return cls()
+        return cls(**options)
 
     def encode(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
-        """A detect message with the one picture."""
-        (picture,) = pictures
+        """A detect message with the one picture, or a batch of such messages."""
+        messages = [self._message(picture, params) for picture in pictures]
+        if len(messages) == 1:
+            return HttpRequest(url=DETECT_PATH, headers=_HEADERS, body=messages[0])
+        return HttpRequest(url=BATCH_PATH, headers=_BATCH_HEADERS, body=encode_batch(messages))
+
+    @staticmethod
+    def _message(picture: CompressedImage, params: DetectParams) -> bytes:
         message = DetectRequest(
             request_id=0,  # a stream numbers its messages itself
             image=picture.data,
@@ -63,12 +93,12 @@ class CustomProtocol:
             session_id=params.session_id,
             quality=params.quality,
         )
-        return HttpRequest(url=DETECT_PATH, headers=_HEADERS, body=encode_request(message))
+        return encode_request(message)
 
     def decode(
         self, response: HttpResponse, pictures: Sequence[CompressedImage]
-    ) -> tuple[ResultReply, ...]:
-        """The result message in `response`.
+    ) -> tuple[ResultReply | BackendError, ...]:
+        """The result message in `response`, or those of a batch in the order of its pictures.
 
         Raises:
             BackendResponseError: If the status, or an error message, says that it was refused.
@@ -79,17 +109,31 @@ class CustomProtocol:
         if not pictures:
             _require_healthy(response)
             return ()
-        if response.headers.get("content-type") != CONTENT_TYPE != response.media_type:
-            msg = f"expected a reply of type {CONTENT_TYPE}; another kind of server answered"
+        expected = CONTENT_TYPE if len(pictures) == 1 else BATCH_CONTENT_TYPE
+        if response.headers.get("content-type") != expected != response.media_type:
+            msg = f"expected a reply of type {expected}; another kind of server answered"
             raise ProtocolError(msg)
-        reply = decode_reply(response.body)
-        if isinstance(reply, ErrorReply):
-            raise refusal(reply.status, retry_after_s=reply.retry_after_s, code=reply.code)
-        return (reply,)
+        if len(pictures) == 1:
+            reply = _reply(response.body)
+            if isinstance(reply, BackendError):
+                raise reply
+            return (reply,)
+        messages = decode_batch(response.body)
+        if len(messages) != len(pictures):
+            msg = f"expected {len(pictures)} replies in a batch, got {len(messages)}"
+            raise ProtocolError(msg)
+        return tuple(map(_reply, messages))
 
     def health(self) -> HttpRequest:
         """``GET /v1/health``, which the server answers with the token checked."""
         return HttpRequest(method="GET", url=HEALTH_PATH, headers={"Accept": "application/json"})
+
+
+def _reply(message: bytes) -> ResultReply | BackendError:
+    reply = decode_reply(message)
+    if isinstance(reply, ErrorReply):
+        return refusal(reply.status, retry_after_s=reply.retry_after_s, code=reply.code)
+    return reply
 
 
 def own_refusal(response: HttpResponse) -> BackendResponseError:

@@ -1,0 +1,263 @@
+"""One request to one target, with one picture or several: sent, answered, and learned from."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
+from hybrid_detect.backends.remote.link_meter import Gate, Upload
+from hybrid_detect.backends.remote.targets import Target
+from hybrid_detect.charges import SentRequest
+from hybrid_detect.compression.compressed_image import CompressedImage
+from hybrid_detect.errors import (
+    BackendError,
+    BackendResponseError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    Refusal,
+)
+from hybrid_detect.exchange.wire import ResultReply
+
+if TYPE_CHECKING:
+    from hybrid_detect.backends.remote.remote_backend import RemoteBackend
+
+__all__ = ["Sender", "Share", "ShareRefusedError", "is_about_sharing"]
+
+_ABOUT_SHARING = frozenset({Refusal.ADDRESS, Refusal.CONTRACT, Refusal.PICTURE, Refusal.SIZE})
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """One picture of a request."""
+
+    job: FrameJob
+    picture: CompressedImage
+    bytes_sent: int = 0
+    """Its part of the request's bytes."""
+    place: int | None = None
+    """Where its gate has recorded the request; `None` before it was asked."""
+    is_answered: bool = False
+    """Whether the reply is about the picture, rather than an error."""
+
+    @property
+    def gate(self) -> UploadGate | None:
+        """Asked before the picture leaves; `None` lets it leave."""
+        return self.job.gate
+
+
+class ShareRefusedError(BackendUnavailableError):
+    """Some pictures of a request may not leave any more, so that it was not sent.
+
+    Args:
+        refused: Why, by picture.
+    """
+
+    def __init__(self, refused: dict[Share, BackendError]) -> None:
+        super().__init__("some pictures of the request may not leave any more")
+        self.refused = refused
+
+
+def is_about_sharing(error: BaseException) -> bool:
+    """Whether `error` may come of several pictures in one request: each alone may be answered."""
+    return isinstance(error, BackendResponseError) and error.refusal in _ABOUT_SHARING
+
+
+class _SharedGate:
+    """The gates of several pictures as one: each records its own part of the request."""
+
+    def __init__(self, shares: Sequence[Share], price_nanos: int) -> None:
+        self._shares = shares
+        self._price_nanos = price_nanos
+
+    def hand_over(self, request: SentRequest) -> int:
+        """Ask every gate; nothing leaves if one refuses.
+
+        Raises:
+            ShareRefusedError: If one does.
+        """
+        refused: dict[Share, BackendError] = {}
+        for share in self._shares:
+            try:
+                if share.gate is not None:
+                    share.gate.require_open()
+                    if share.place is None:  # else it was recorded before another one refused
+                        share.place = share.gate.hand_over(self._part(share, request))
+            except BackendUnavailableError as error:
+                refused[share] = error
+        if refused:
+            raise ShareRefusedError(refused)
+        return 0
+
+    def record(self, request: SentRequest) -> int:
+        """Record a request that has left without being asked about."""
+        for share in self._shares:
+            if share.gate is not None and share.place is None:
+                share.place = share.gate.record(self._part(share, request))
+        return 0
+
+    def answered(self, _place: int) -> None:
+        """The request was answered; some pictures may have an error in the reply's place."""
+        for share in self._shares:
+            if share.gate is not None and share.place is not None and share.is_answered:
+                share.gate.answered(share.place)
+
+    def _part(self, share: Share, request: SentRequest) -> SentRequest:
+        return replace(
+            request, images=1, bytes_sent=share.bytes_sent, price_nanos=self._price_nanos
+        )
+
+
+class Sender:
+    """Sends requests for a backend.
+
+    Args:
+        backend: Has the channel, the targets, and what is asked beside the pictures.
+    """
+
+    def __init__(self, backend: RemoteBackend) -> None:
+        self._backend = backend
+
+    async def send(
+        self, target: Target, shares: Sequence[Share], out: Sequence[Target]
+    ) -> list[Answer | BackendError]:
+        """Send one request to `target`; what it says to each of `shares`.
+
+        If the server no longer accepts a secret that can be renewed, once more with a new one.
+        Encoded and sealed here and not before the retries: a server refuses a seal that it has
+        seen, and is told the time that is left.
+
+        Args:
+            target: Where to.
+            shares: The pictures, at least one.
+            out: The targets that need no time left, as none of the frames will go there.
+
+        Raises:
+            BackendError: If the request as a whole was not answered.
+        """
+        for is_renewed in (False, True):
+            try:
+                return await self._attempt(target, shares, out)
+            except BackendResponseError as error:
+                can_renew = self._backend.signs_requests and not is_renewed
+                if not (can_renew and target.can_renew(error)):
+                    raise
+                for share in shares:
+                    share.place = None
+        raise AssertionError  # pragma: no cover - the second attempt returns or raises
+
+    async def _attempt(
+        self, target: Target, shares: Sequence[Share], out: Sequence[Target]
+    ) -> list[Answer | BackendError]:
+        backend, pool = self._backend, self._backend.pool
+        began_s = time.monotonic()
+        ends_s = max(share.job.ends_s for share in shares)
+        left_s = ends_s - began_s
+        params = replace(backend.params, deadline_s=left_s if math.isfinite(left_s) else None)
+        pictures = [share.picture for share in shares]
+        upload = seal = None
+        pool.begin(target)
+        try:
+            request = target.encoded(pictures, params)
+            if sealer := await backend.sealer(deadline_s=left_s):
+                from hybrid_detect.backends.remote.sealed import opened, sealed
+
+                request, seal = sealed(request, sealer)
+            if backend.signs_requests:
+                request = await target.addressed(request, now_s=time.time())
+            _divide(len(request.body), shares)
+            meter = backend.meters.of(target.host)
+            sent = target.sent_request(
+                backend.kind, images=len(shares), bytes_sent=len(request.body)
+            )
+            gate: Gate | None = shares[0].gate
+            if len(shares) > 1:
+                gate = _SharedGate(shares, target.price_nanos)
+            upload = meter.upload(sent, probe=shares[0].job.plan.probe, gate=gate)
+            _require_open(target, shares)  # for a channel that does not ask it itself
+            limit_s = pool.limit_s(target, ends_s - time.monotonic(), out)
+            response = await backend.exchange(request, deadline_s=limit_s, upload=upload)
+            arrived_s = meter.clock()
+            upload.has_left()
+            if sealer and seal:
+                response = opened(response, sealer, seal)
+            replies = target.protocol.decode(response, pictures)
+            if len(shares) == 1 and isinstance(replies[0], BackendError):
+                raise replies[0]
+        except BaseException as error:
+            self._on_error(error, target, upload, ends_s=ends_s, is_shared=len(shares) > 1)
+            raise
+        backend.has_answered = True
+        results = [reply for reply in replies if isinstance(reply, ResultReply)]
+        failures = [reply for reply in replies if isinstance(reply, BackendError)]
+        if results:
+            pool.answered(target, took_s=time.monotonic() - began_s)
+        else:
+            pool.failed(target, failures[0])
+        for share, reply in zip(shares, replies, strict=True):
+            share.is_answered = isinstance(reply, ResultReply)
+        upload.answered(
+            now_s=arrived_s,
+            server_s=max((r.server_s for r in results if r.server_s is not None), default=None),
+            receive_s=next((r.receive_s for r in results if r.receive_s is not None), None),
+        )
+        return [
+            reply
+            if isinstance(reply, BackendError)
+            else Answer(reply, share.picture, target, share.bytes_sent)
+            for share, reply in zip(shares, replies, strict=True)
+        ]
+
+    def _on_error(
+        self,
+        error: BaseException,
+        target: Target,
+        upload: Upload | None,
+        *,
+        ends_s: float,
+        is_shared: bool,
+    ) -> None:
+        """Learn from an attempt that brought no reply."""
+        pool = self._backend.pool
+        if upload is not None:
+            if isinstance(error, asyncio.CancelledError | BackendTimeoutError):
+                upload.given_up(still_comes=self._backend.answers_late)
+            else:
+                upload.failed()
+        if isinstance(error, asyncio.CancelledError) and time.monotonic() >= ends_s:
+            pool.failed(target, BackendTimeoutError())
+        elif isinstance(error, ShareRefusedError) or (is_shared and is_about_sharing(error)):
+            pool.left(target)  # each picture alone will tell
+        elif isinstance(error, BackendError):
+            self._backend.judge(error)
+            pool.failed(target, error)
+        else:
+            pool.left(target)
+
+
+def _divide(size_bytes: int, shares: Sequence[Share]) -> None:
+    """Give each of `shares` its part of the request's bytes; together they are all of them."""
+    total = sum(len(share.picture.data) for share in shares)
+    rest = size_bytes
+    for share in shares[1:]:
+        share.bytes_sent = size_bytes * len(share.picture.data) // total
+        rest -= share.bytes_sent
+    shares[0].bytes_sent = rest
+
+
+def _require_open(target: Target, shares: Sequence[Share]) -> None:
+    refused: dict[Share, BackendError] = {}
+    for share in shares:
+        try:
+            share.job.require_open(target)
+        except BackendUnavailableError as error:
+            refused[share] = error
+    if len(shares) == 1 and refused:
+        raise refused[shares[0]]
+    if refused:
+        raise ShareRefusedError(refused)
