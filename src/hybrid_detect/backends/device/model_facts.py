@@ -97,7 +97,8 @@ class ModelSpec:
     inputs: tuple[InputSize, ...]
     """The sizes that it was measured with. The first is the default."""
     enlarges: bool
-    """Whether a picture smaller than the input is enlarged to it."""
+    """Whether a picture smaller than the input, enlarged to it, is as good as a larger one: for a
+    network that sees coarsely, in which the faces it finds have pixels enough in any case."""
     box_convention: str
     """What the network itself calls a face's box. A detector reports MediaPipe's convention,
     whatever this is."""
@@ -141,7 +142,7 @@ class ModelSpec:
         size = self.input(side_px)
         longer_px = max(width, height)
         if not self.enlarges:
-            # The network sees a small picture as it is, and needs as many pixels as ever.
+            # Enlarging helps, but a face of few pixels is not found as a larger one is.
             longer_px = max(longer_px, size.side_px)
         return size.smallest_height * longer_px
 
