@@ -189,11 +189,12 @@ def decode(maps: Maps, *, min_score: float) -> Candidates:
     scores = maps.heat[rows, columns]
     best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
     rows, columns, scores = rows[best], columns[best], scores[best]
-    size = STRIDE * np.exp(np.minimum(maps.log_size[:, rows, columns], LARGEST_LOG))
-    centre = STRIDE * (maps.offset[:, rows, columns] + np.stack((rows, columns)) + 0.5)
-    low = centre - size / 2
-    # Axes 0 and 1 are y and x here, and x and y from here on.
-    points = maps.points[:, rows, columns].reshape(5, 2, -1) * size + low
+    with np.errstate(invalid="ignore", over="ignore"):  # what comes of it is left out below
+        size = STRIDE * np.exp(np.minimum(maps.log_size[:, rows, columns], LARGEST_LOG))
+        centre = STRIDE * (maps.offset[:, rows, columns] + np.stack((rows, columns)) + 0.5)
+        low = centre - size / 2
+        # Axes 0 and 1 are y and x here, and x and y from here on.
+        points = maps.points[:, rows, columns].reshape(5, 2, -1) * size + low
     corners = np.stack((low[1], low[0], (low + size)[1], (low + size)[0]), axis=1)
     named = np.ascontiguousarray(points[:, ::-1].transpose(2, 0, 1))
     whole = np.isfinite(corners).all(axis=1) & np.isfinite(named).all(axis=(1, 2))
