@@ -29,6 +29,8 @@ DEFAULT_RESULTS = 10
 _PATH = re.compile(r"/v1/(?:projects/[^/]+/(?:locations/[^/]+/)?)?images:annotate")
 _FORMATS = {"jpeg", "png", "gif", "bmp", "webp", "ico", "tiff"}
 _FIELDS = {"image", "features", "imageContext"}
+_FACES = ("FACE_DETECTION", 1)
+"""JSON may spell an enum as its name or its number, as Google's own client does."""
 
 _LANDMARKS = {"right_eye": "LEFT_EYE", "left_eye": "RIGHT_EYE", "nose_tip": "NOSE_TIP"}
 """Google's left is the viewer's."""
@@ -127,7 +129,7 @@ def _most_results(asked: Any) -> int:
     (feature,) = features
     if not set(feature) <= {"type", "maxResults", "model"}:
         raise Refused(400, "INVALID_ARGUMENT", "Unknown name")
-    if feature.get("type") != "FACE_DETECTION":
+    if feature.get("type") not in _FACES:
         raise Refused(400, "INVALID_ARGUMENT", "Invalid value at 'requests[0].features[0].type'")
     return int(feature.get("maxResults", DEFAULT_RESULTS))
 
