@@ -11,7 +11,7 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_external_run = True
-nox.options.sessions = ["lint", "typing", "layers", "tests"]
+nox.options.sessions = ["lint", "typing", "layers", "tests", "providers"]
 
 ROOT = Path(__file__).parent
 
@@ -26,6 +26,9 @@ FUZZED = (
     "tests/server/test_sealing.py",
 )
 """The files that ask `tests/fuzzing.py` how long to go on: wire, seals, images, endpoints."""
+
+ORACLES = ("tests/backends/remote/providers", "tests/backends/remote/test_google_credentials.py")
+"""What the SDKs of providers are needed for; in `tests` it skips."""
 
 PARALLEL = ("-n", str((os.cpu_count() or 1) + 1), "--dist", "worksteal")
 """One pytest worker more than CPUs, because a fifth of the suite waits for processes and sockets. A
@@ -83,6 +86,13 @@ def hostile(session: nox.Session) -> None:
     session.run("hybrid-detect", "models", "pull")
     # One after the other: overload and silence are measured against an idle machine.
     session.run("pytest", "-m", "hostile", "--timeout=600", *session.posargs)
+
+
+@nox.session
+def providers(session: nox.Session) -> None:
+    """Compare each provider with its own SDK, and with moto (60 MB of wheels)."""
+    session.install(".[google,test,providers-test]")
+    session.run("pytest", *ORACLES, *session.posargs)
 
 
 @nox.session(name="providers-live")
