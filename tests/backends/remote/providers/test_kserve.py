@@ -126,7 +126,9 @@ def test_json_takes_a_jpeg_as_base64_that_is_said_to_be_base64() -> None:
         "datatype": "BYTES",
         "parameters": {"content_type": "base64"},
     }
-    assert head["outputs"] == [{"name": "boxes"}, {"name": "scores"}]
+    assert head["outputs"] == [
+        {"name": name, "parameters": {"binary_data": False}} for name in ("boxes", "scores")
+    ]
 
 
 @pytest.mark.parametrize("is_binary", [True, False])

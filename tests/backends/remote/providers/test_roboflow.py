@@ -57,6 +57,7 @@ def test_v1() -> None:
         "model_id": "faces/3",
         "confidence": 0.4,
         "max_detections": 300,
+        "visualize_predictions": False,
         "disable_active_learning": True,
     }
 

@@ -123,6 +123,7 @@ class Roboflow:
                 "model_id": self._model,
                 "confidence": params.min_confidence,
                 "max_detections": _MAX_DETECTIONS,
+                "visualize_predictions": False,
                 "disable_active_learning": True,
                 "image": {"type": "base64", "value": text.decode()},
             }

@@ -94,7 +94,7 @@ def packed(tensor: Tensor, outputs: Sequence[str], *, binary: bool) -> tuple[dic
         # An element of BYTES is told by its length.
         length = len(tensor.data).to_bytes(4, "little") if is_bytes else b""
         described["parameters"] = {"binary_data_size": len(length) + len(tensor.data)}
-        head = _json(described, outputs, {"parameters": {"binary_data": True}})
+        head = _json(described, outputs, binary=True)
         headers["Content-Type"] = "application/octet-stream"
         headers[HEADER_LENGTH] = str(len(head))
         return headers, b"".join((head, length, tensor.data))
@@ -104,12 +104,12 @@ def packed(tensor: Tensor, outputs: Sequence[str], *, binary: bool) -> tuple[dic
         described["data"] = [base64.b64encode(tensor.data).decode()]
     else:
         described["data"] = list(tensor.data)
-    return headers, _json(described, outputs, {})
+    return headers, _json(described, outputs, binary=False)
 
 
-def _json(tensor: Mapping[str, Any], outputs: Sequence[str], more: Mapping[str, Any]) -> bytes:
-    asked = {"inputs": [tensor], "outputs": [{"name": name, **more} for name in outputs]}
-    return json.dumps(asked, separators=(",", ":")).encode()
+def _json(tensor: Mapping[str, Any], outputs: Sequence[str], *, binary: bool) -> bytes:
+    wanted = [{"name": name, "parameters": {"binary_data": binary}} for name in outputs]
+    return json.dumps({"inputs": [tensor], "outputs": wanted}, separators=(",", ":")).encode()
 
 
 def unpacked(response: HttpResponse) -> dict[str, NDArray[np.float64]]:
