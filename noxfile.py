@@ -47,6 +47,57 @@ print("a frozen app detects on the device:", result.status)
 """
 
 
+PI_SCRIPT = "shared/lab/arm64-debian"
+"""What makes and enters an emulated Raspberry Pi, beside this repository if it is there."""
+
+PI_LOOK = """\
+import sys
+
+from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.sync import HybridDetectionService
+
+try:
+    with HybridDetectionService(mode="on_device") as service:
+        result = service.process_image(sys.argv[1], deadline_s=300)
+        (backend,) = service.status().backends
+except ConfigurationError as error:
+    print("refused:", error)
+else:
+    (face,) = result.faces
+    print(f"found: a face, score {face.score:.3f}, by {backend.runtime}")
+"""
+"""What the emulated Raspberry Pi is asked to do with a photo."""
+
+PI_FILES = """\
+import sys
+from pathlib import Path
+
+from PIL import Image
+from skimage import data
+
+from hybrid_detect.backends.device.model_registry import MODELS
+from hybrid_detect.backends.device.models import load_model
+
+folder = Path(sys.argv[1])
+Image.fromarray(data.astronaut()).save(folder / "photo.png")
+(folder / MODELS["short_range"].filename).write_bytes(load_model("short_range"))
+"""
+"""Gives the emulated Raspberry Pi a photo and a model."""
+
+PI_REFUSED = r"refused: .*lacks the LSE.*pip install 'hybrid-detect\[device-lite\]'"
+
+PI_LOOKS = (
+    ("device-lite", "cortex-a53", r"found: .* by LiteRT"),
+    ("device-lite", "cortex-a72", r"found: .* by LiteRT"),
+    ("device-lite", "cortex-a76", r"found: .* by LiteRT"),
+    ("device", "cortex-a53", PI_REFUSED),
+    ("device", "cortex-a72", PI_REFUSED),
+    ("device", "cortex-a76", r"found: .* by MediaPipe"),
+)
+"""Extra, processor and what has to be printed. The processors are those of a Pi 3 and Zero 2 W, of
+a Pi 4, and of a Pi 5."""
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and common mistakes (ruff)."""
@@ -177,6 +228,54 @@ def frozen(session: nox.Session) -> None:
         Path("app.py").write_text(FROZEN_APP, encoding="utf-8")
         session.run("pyinstaller", "-y", "--log-level", "WARN", "app.py")
         session.run("dist/app/app", external=True)
+
+
+@nox.session
+def pi(session: nox.Session) -> None:
+    """Install the wheel in an emulated Raspberry Pi and find a face on each board's processor.
+
+    nox -s pi -- [SCRIPT [FOLDER]], as root on Linux; an hour the first time. SCRIPT makes, enters
+    and removes a Debian for 64-bit Arm in FOLDER: ``SCRIPT make|run|drop FOLDER [CPU COMMAND]``. A
+    FOLDER that is there already is used and kept.
+    """
+    given, folder = (*session.posargs, "", "")[:2]
+    script = Path(given or os.environ.get("HYBRID_DETECT_PI") or ROOT.parent / PI_SCRIPT)
+    if not script.is_file():
+        session.skip(f"no emulated Raspberry Pi: {script} is not there")
+    is_kept = folder != "" and (Path(folder) / "usr").is_dir()
+    system = Path(folder or Path(session.create_tmp()) / "arm64")
+
+    def lab(*command: str, silent: bool = False) -> str:
+        return str(session.run("bash", str(script), *command, external=True, silent=silent))
+
+    session.install("build", ".", "scikit-image")
+    if not is_kept:
+        lab("make", str(system))
+    (system / "pi").mkdir(exist_ok=True)
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(system / "pi"))
+    wheel = max((system / "pi").glob("*.whl"), key=os.path.getmtime).name
+    (system / "pi/look.py").write_text(PI_LOOK, encoding="utf-8")
+    session.run("python", "-c", PI_FILES, str(system / "pi"))
+    failures = []
+    for extra in ("device-lite", "device"):
+        python = f"/pi/{extra}/bin/python"
+        install = f"{python} -m pip install --quiet --no-compile"
+        steps = (
+            f"python3 -m venv /pi/{extra}",
+            f"{install} '/pi/{wheel}[{extra}]'",
+            f"{install} --no-deps --force-reinstall /pi/{wheel}",
+        )
+        lab("run", str(system), "cortex-a76", "sh", "-c", " && ".join(steps))
+        for _, processor, expected in (look for look in PI_LOOKS if look[0] == extra):
+            where = ("env", "HYBRID_DETECT_MODEL_DIR=/pi", python, "/pi/look.py", "/pi/photo.png")
+            told = lab("run", str(system), processor, *where, silent=True)
+            session.log(f"{extra} on {processor}: {told.strip()}")
+            if re.search(expected, told) is None:
+                failures.append(f"{extra} on {processor}")
+    if not is_kept:
+        lab("drop", str(system))
+    if failures:
+        session.error(f"not as expected: {', '.join(failures)}")
 
 
 @nox.session(venv_backend="none")

@@ -14,8 +14,12 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -26,6 +30,7 @@ from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.backends.device.runtimes import LITERT, MEDIAPIPE
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.frames.frame import Frame
@@ -33,7 +38,10 @@ from hybrid_detect.system.memory_probe import process_anonymous_bytes
 
 WARM_UP = 30
 STARTS = 15
+FRESH = 8
+LOOKS = 40
 MIB = 2**20
+ROOT = Path(__file__).parents[1]
 SHM = "/dev/shm"  # noqa: S108 - only looked at
 
 PLAIN = """
@@ -185,6 +193,91 @@ def memory(arguments: argparse.Namespace) -> None:
         line(f"{name}: ratio", f"{mine / other:.2f}", "goal <= 0.6")
 
 
+def runtimes(arguments: argparse.Namespace) -> None:
+    """Fresh processes of MediaPipe and of LiteRT, in turn: what each takes, and their ratios."""
+    image = picture()
+    kinds = (MEDIAPIPE, LITERT)
+    for model in ("short_range", "full_range"):
+        load = partial(load_model, model)
+        seen: dict[str, list[Looks]] = {kind: [] for kind in kinds}
+        for number in range(FRESH):
+            for kind in kinds if number % 2 else reversed(kinds):
+                seen[kind].append(looks(DetectorWorker(load, runtime=kind), image))
+        print(f"{model}: {FRESH} fresh processes each, MediaPipe and LiteRT in turn")
+        for name, value, unit, goal in (
+            ("private memory (USS)", "uss_mib", "MiB", "goal <= 0.33"),
+            ("anonymous memory", "anonymous_mib", "MiB", ""),
+            ("start to first result", "first_ms", "ms", "goal <= 0.5"),
+            ("a frame of 1280x720, best", "best_ms", "ms", "goal <= 0.75"),
+            ("a frame of 1280x720, median", "median_ms", "ms", ""),
+            ("CPU time of a frame, app included", "cpu_ms", "ms", ""),
+            ("threads", "threads", "", ""),
+        ):
+            theirs, ours = (
+                statistics.median(getattr(run, value) for run in seen[kind]) for kind in kinds
+            )
+            line(name, f"{theirs:.1f}, {ours:.1f} {unit}", f"ratio {ours / theirs:.2f}   {goal}")
+
+
+class Looks(NamedTuple):
+    """What one fresh process did."""
+
+    uss_mib: float
+    anonymous_mib: float
+    first_ms: float
+    best_ms: float
+    median_ms: float
+    cpu_ms: float
+    threads: float
+
+
+def looks(worker: DetectorWorker, image: np.ndarray) -> Looks:
+    started_s = time.perf_counter()
+    worker.detect(image)
+    first_s = time.perf_counter() - started_s
+    times_s = []
+    cpu_s = -cpu(worker)
+    for _ in range(LOOKS):
+        started_s = time.perf_counter()
+        worker.detect(image)
+        times_s.append(time.perf_counter() - started_s)
+    cpu_s += cpu(worker)
+    assert worker.pid is not None
+    found = Looks(
+        uss(worker.pid) / MIB,
+        (process_anonymous_bytes(worker.pid) or 0) / MIB,
+        first_s * 1000,
+        min(times_s) * 1000,
+        statistics.median(times_s) * 1000,
+        cpu_s / LOOKS * 1000,
+        psutil.Process(worker.pid).num_threads(),
+    )
+    worker.close()
+    return found
+
+
+def cpu(worker: DetectorWorker) -> float:
+    """CPU seconds of the app and the process so far."""
+    used = psutil.Process(worker.pid).cpu_times()
+    return time.process_time() + used.user + used.system
+
+
+def install(arguments: argparse.Namespace) -> None:
+    """What pip puts on the disk for each extra, beside the client alone."""
+    sizes = {}
+    for extra in ("", "[device]", "[device-lite]"):
+        with tempfile.TemporaryDirectory() as folder:
+            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+            pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet"]
+            subprocess.run([*pip, f"{ROOT}{extra}"], check=True)
+            files = (path for path in Path(folder).rglob("*") if path.is_file())
+            sizes[extra] = sum(path.lstat().st_size for path in files) - sizes.get("", 0)
+    theirs, ours = sizes["[device]"], sizes["[device-lite]"]
+    line("the client alone, with pip", f"{sizes[''] / 1e6:.0f} MB")
+    line("more with device, device-lite", f"{theirs / 1e6:.0f}, {ours / 1e6:.0f} MB")
+    line("ratio", f"{ours / theirs:.3f}", "goal <= 0.167")
+
+
 def parent(arguments: argparse.Namespace) -> None:
     image = picture()
     own = os.getpid()
@@ -271,7 +364,10 @@ def frames(arguments: argparse.Namespace) -> None:
     asyncio.run(run())
 
 
-PARTS = {part.__name__: part for part in (latency, pictures, start, memory, parent, kills, frames)}
+DEFAULT = (latency, pictures, start, memory, runtimes, parent, kills, frames)
+
+PARTS = {part.__name__: part for part in (*DEFAULT, install)}
+"""`install` downloads half a gigabyte, and runs if it is named."""
 
 
 def main() -> None:
@@ -286,7 +382,7 @@ def main() -> None:
         PARTS[arguments.parts[0]](arguments)
         return
     options = [f"--{name}={getattr(arguments, name)}" for name in ("rounds", "kills", "frames")]
-    for part in arguments.parts or PARTS:
+    for part in arguments.parts or [part.__name__ for part in DEFAULT]:
         print(f"-- {part}", flush=True)
         command = [sys.executable, __file__, part, *options, "--here"]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)

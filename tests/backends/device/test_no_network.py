@@ -40,7 +40,9 @@ BACKEND = """
 
     async def main():
         picture = np.full((90, 120, 3), 255, np.uint8)
-        async with OnDeviceDetectionService(isolation={isolation!r}) as service:
+        async with OnDeviceDetectionService(
+            isolation={isolation!r}, runtime={runtime!r}
+        ) as service:
             for _ in range(3):
                 assert len((await service.process_image(picture, deadline_s=20)).faces) == 1
             await service.unload()
@@ -82,8 +84,10 @@ MEDIAPIPE_ITSELF = """
 """
 
 SCRIPTS = {
-    "way": BACKEND.format(isolation="process"),
-    "way in the app's process": BACKEND.format(isolation="none"),
+    "backend": BACKEND.format(isolation="process", runtime="mediapipe"),
+    "backend in the app's process": BACKEND.format(isolation="none", runtime="mediapipe"),
+    "backend on LiteRT": BACKEND.format(isolation="process", runtime="litert"),
+    "backend on LiteRT in the app's process": BACKEND.format(isolation="none", runtime="litert"),
     "service": SERVICE.format(how="mode='on_device'"),
     "service with an endpoint, but told that no frame may leave": SERVICE.format(
         how="'http://127.0.0.1:9', privacy=PrivacyPolicy(may_leave=False)"
@@ -93,8 +97,9 @@ SCRIPTS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not is_installed("mediapipe"):
-        pytest.skip("MediaPipe is not installed")
+    for module in ("mediapipe", "ai_edge_litert"):
+        if not is_installed(module):
+            pytest.skip(f"{module} is not installed")
     path = tmp_path_factory.mktemp("model") / "synthetic.tflite"
     path.write_bytes(synthetic_face_model())
     return path
@@ -119,11 +124,11 @@ def network_calls(script: str, model: Path, tmp_path: Path) -> list[str]:
 def test_no_process_speaks_to_an_address(name: str, model: Path, tmp_path: Path) -> None:
     calls = network_calls(SCRIPTS[name], model, tmp_path)
     started = [call for call in calls if "execve(" in call and "worker_child" in call]
-    assert bool(started) is (name != "way in the app's process"), "the worker was watched as well"
+    assert bool(started) is ("in the app's process" not in name), "the worker was watched as well"
     assert not [call for call in calls if SPEAKS.search(call)]
     sockets = [found.group(1) for call in calls if (found := SOCKETS.search(call))]
-    detectors = 2 if name == "way" else 1
-    assert len(sockets) <= detectors
+    on_mediapipe = name.startswith("backend") and "LiteRT" not in name
+    assert len(sockets) <= (2 if name == "backend" else 1) * on_mediapipe
     assert set(sockets) <= {UNUSED_SOCKET}
 
 
@@ -146,8 +151,9 @@ def test_it_works_where_there_is_no_network_at_all(name: str, model: Path) -> No
     assert done.stdout.startswith("seen"), done.stderr
 
 
-def test_standing_worker_has_no_socket_and_can_open_none(model: Path) -> None:
-    worker = DetectorWorker(model.read_bytes)
+@pytest.mark.parametrize("runtime", ["mediapipe", "litert"])
+def test_standing_worker_has_no_socket_and_can_open_none(model: Path, runtime: str) -> None:
+    worker = DetectorWorker(model.read_bytes, runtime=runtime)
     try:
         for _ in range(3):
             assert len(worker.detect(np.full((90, 120, 3), 255, np.uint8))) == 1

@@ -94,30 +94,33 @@ def suppress(found: Candidates) -> Candidates:
     Each group keeps the score of its best candidate, and is taken out before the next is formed.
     """
     left = np.arange(len(found.scores))
-    scores, boxes, points = [], [], []
+    # Boxes and points of a candidate in one row, which is what is averaged.
+    keypoints = found.points.shape[1]
+    points = found.points.reshape(len(left), 2 * keypoints)
+    rows = np.concatenate((found.boxes, points), axis=1)
+    scores, means = [], []
     while left.size:
         best = left[0]
-        overlap = _iou(found.boxes[best], found.boxes[left])
-        # A box without an area overlaps nothing, itself included.
-        group = left[(overlap > MIN_SUPPRESSION_IOU) | (left == best)]
-        weights = found.scores[group] / found.scores[group].sum()
+        overlapping = _iou(found.boxes[best], found.boxes[left]) > MIN_SUPPRESSION_IOU
+        overlapping[0] = True  # A box without an area overlaps nothing, itself included.
+        group = left[overlapping]
+        weights = found.scores[group]
         scores.append(found.scores[best])
-        boxes.append(weights @ found.boxes[group])
-        points.append(np.tensordot(weights, found.points[group], axes=1))
-        left = left[~np.isin(left, group)]
+        means.append((weights / weights.sum()) @ rows[group])
+        left = left[~overlapping]
+    merged = np.array(means, np.float32).reshape(-1, rows.shape[1])
     return Candidates(
-        np.array(scores, np.float32),
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(points, np.float32).reshape(-1, found.points.shape[1], 2),
+        np.array(scores, np.float32), merged[:, :4], merged[:, 4:].reshape(-1, keypoints, 2)
     )
 
 
 def _iou(box: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    low = np.maximum(box[:2], others[:, :2])
-    high = np.minimum(box[2:], others[:, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    areas = np.prod(others[:, 2:] - others[:, :2], axis=1)
-    union = np.prod(box[2:] - box[:2]) + areas - shared
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    sides = sides.clip(0)
+    shared = sides[:, 0] * sides[:, 1]
+    width, height = box[2:] - box[:2]
+    areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
+    union = width * height + areas - shared
     overlap: NDArray[np.float32] = np.divide(
         shared, union, out=np.zeros_like(shared), where=union > 0
     )
