@@ -208,8 +208,8 @@ class DetectionResult:
     model: str = ""
     """The model that looked, as the backend names it."""
     quality: str = ""
-    """The level at which a server of this project looked: a `QualityLevel`, which may be below the
-    one that was asked for. Empty if another backend answered."""
+    """How thoroughly a server of this project, or the device, looked: a `QualityLevel`, which may
+    be below the one that was asked for. Empty if another server answered."""
     min_face_px: float | None = None
     """Height in pixels of the smallest face that this look could have found, so that "no faces" can
     be read for what it is; `None` if the backend does not tell."""

@@ -29,6 +29,7 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
             model_fetch=config.model_fetch,
             min_confidence=config.min_confidence,
             runtime=config.runtime,
+            quality=config.device_quality,
             isolation=config.isolation,
             memory_budget_bytes=config.memory_budget_bytes,
         )

@@ -22,6 +22,7 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.system.memory_probe import MemoryReading
+from hybrid_detect.types import QualityLevel
 
 from ...waiting import LIMIT_S, until
 
@@ -36,6 +37,7 @@ class SlowDetector:
 
     has_process = False
     asked_since_s = None
+    look_s = 0.0
 
     def __init__(self, *errors: Exception) -> None:
         self.may_answer = threading.Event()
@@ -51,7 +53,7 @@ class SlowDetector:
     def ping(self) -> None:
         pytest.fail("it was asked without being loaded")
 
-    def detect_frame(self, _frame: Frame) -> tuple[()]:
+    def detect_frame(self, _frame: Frame, _level: QualityLevel) -> tuple[()]:
         self.looking.set()
         assert self.may_answer.wait(LIMIT_S)
         return ()
@@ -150,7 +152,7 @@ async def test_a_thread_that_cannot_be_had_is_told(monkeypatch: pytest.MonkeyPat
 
 async def test_a_lack_of_memory_in_the_app_is_a_typed_error() -> None:
     class NoMemory(SlowDetector):
-        def detect_frame(self, _frame: Frame) -> tuple[()]:
+        def detect_frame(self, _frame: Frame, _level: QualityLevel) -> tuple[()]:
             raise MemoryError
 
     engine = engine_of(NoMemory())
@@ -173,7 +175,7 @@ class OwingWorker(DetectorWorker):
 
     ping = start
 
-    def detect_frame(self, _frame: Frame) -> tuple[()]:
+    def detect_frame(self, _frame: Frame, _level: QualityLevel) -> tuple[()]:
         self._process.asked_since_s = time.monotonic()
         self.asked.set()
         assert self.end.wait(LIMIT_S)

@@ -20,6 +20,7 @@ from hybrid_detect.backends.device import model_registry, model_sources, models
 from hybrid_detect.backends.device.model_registry import ModelSpec
 from hybrid_detect.backends.device.model_sources import PackageIndex, Progress, PublishedAddress
 from hybrid_detect.errors import ConfigurationError, ModelError, ModelIntegrityError
+from hybrid_detect.types import QualityLevel
 
 from ...waiting import LIMIT_S
 
@@ -98,6 +99,8 @@ def test_faces_below_the_smallest_that_a_look_finds_are_told_in_the_picture_s_pi
     assert short.min_face_px(320, 240) == pytest.approx(30), "a small picture is enlarged"
     assert centre.min_face_px(2560, 1440) == pytest.approx(32)
     assert centre.min_face_px(320, 240) == pytest.approx(8), "a small picture is not"
+    assert short.min_face_px(1280, 720, level=QualityLevel.MAX) == pytest.approx(70), "in tiles"
+    assert centre.min_face_px(1280, 720, level=QualityLevel.MAX) == pytest.approx(8)
     assert centre.min_face_px(1280, 720, side_px=480) > centre.min_face_px(1280, 720)
     with pytest.raises(ConfigurationError, match="480, 960, 1280 pixels, got 641"):
         centre.min_face_px(1, 1, side_px=641)

@@ -58,9 +58,9 @@ def test_a_refusal_survives_the_way() -> None:
 
 
 def test_request_is_small() -> None:
-    request = REQUEST.pack(DETECT, 1280, 720, 0.5)
-    assert len(request) == 20
-    assert REQUEST.unpack(request) == (DETECT, 1280, 720, 0.5)
+    request = REQUEST.pack(DETECT, 1280, 720, 0.5, 2)
+    assert len(request) == 24
+    assert REQUEST.unpack(request) == (DETECT, 1280, 720, 0.5, 2)
 
 
 @pytest.mark.parametrize("length", [0, 7, 8 + 18 * 8 - 1])

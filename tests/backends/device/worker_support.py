@@ -74,8 +74,8 @@ import sys, types
 def main(options):
     import os
     from struct import pack
-    os.write(1, options["word"].encode() + pack("<II", 1, 8) + b'["x",[]]')
-    while os.read(0, 20):
+    os.write(1, options["word"].encode() + pack("<II", 1, 10) + b'["x",[],0]')
+    while os.read(0, 24):
         os.write(1, {reply})
     os._exit(0)
 

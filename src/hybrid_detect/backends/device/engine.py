@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hybrid_detect.backends.device.looks import affordable
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
 from hybrid_detect.backends.device.models import Progress
 from hybrid_detect.backends.device.supervised_worker import (
@@ -24,7 +25,7 @@ from hybrid_detect.backends.device.supervised_worker import (
 )
 from hybrid_detect.errors import BackendUnavailableError, ClosedError
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.types import BackendKind, Face
+from hybrid_detect.types import BackendKind, Face, QualityLevel
 
 __all__ = ["Detection", "Engine", "closed_error"]
 
@@ -48,6 +49,9 @@ miss a deadline, it does not miss it by a second; and less than 0.3 s is a hiccu
 MEMORY_EVERY_S = 1.0
 """Seconds between two looks at the memory, each of 0.3 ms; a leak of 30 MB/s is seen in time."""
 
+LOOK_GUESS_S = 0.03
+"""Seconds of one look before any was measured: a Raspberry Pi 4's at the full-range model."""
+
 RESTARTED = "the detector's process died and was started again"
 
 
@@ -58,6 +62,8 @@ class Detection:
     faces: tuple[Face, ...]
     detect_s: float
     """Seconds for decoding and detecting."""
+    level: QualityLevel = QualityLevel.FAST
+    """How thoroughly it was looked at."""
     note: str = ""
     """What came between, for the result's reason; empty if nothing did."""
 
@@ -72,6 +78,7 @@ class Engine:
             both may raise.
         idle_s: Seconds without use after which the process is ended; `None` for never.
         guard: Judges whether there is memory for it.
+        quality: How thoroughly to look at a frame whose deadline leaves the time (`looks`).
     """
 
     def __init__(
@@ -81,11 +88,13 @@ class Engine:
         *,
         idle_s: float | None,
         guard: MemoryGuard,
+        quality: QualityLevel = QualityLevel.FAST,
     ) -> None:
         self.model = model
         self._idle_s = idle_s
         self._idle_timer: asyncio.TimerHandle | None = None
         self._guard = guard
+        self._quality = quality
         self._memory_timer: asyncio.TimerHandle | None = None
         self._shortage = ""
         self._worker: SupervisedWorker[Detector] = SupervisedWorker(
@@ -100,7 +109,7 @@ class Engine:
         self.is_loaded = False
         """Whether the detector was loaded, even if its process has to be started again."""
         self._usual_s = 0.0
-        """Seconds a detection takes, slow to forget a slow one; 0 before the first."""
+        """Seconds a look takes, slow to forget a slow one; 0 before the first."""
 
     @property
     def unavailable_reason(self) -> str:
@@ -184,7 +193,7 @@ class Engine:
         async def turn() -> Detection:
             nonlocal job
             self.require_open()
-            job = self._worker.submit(self._detect, frame, note, due_s=ends_s)
+            job = self._worker.submit(self._detect, frame, note, ends_s, due_s=ends_s)
             return await outcome(job)
 
         def may_retry(error: BackendUnavailableError) -> bool:
@@ -319,16 +328,25 @@ class Engine:
         if self._shortage:
             detector.stop()
 
-    def _detect(self, frame: Frame, note: str) -> Detection:
+    def _detect(self, frame: Frame, note: str, ends_s: float) -> Detection:
         started_s = time.monotonic()
+        detector = self._worker.detector
+        level = affordable(
+            self._quality,
+            frame.width,
+            frame.height,
+            look_s=self._usual_s or detector.look_s or LOOK_GUESS_S,
+            left_s=ends_s - started_s,
+        )
         try:
-            faces = self._worker.detector.detect_frame(frame)
+            faces = detector.detect_frame(frame, level)
         except MemoryError as exc:
             msg = f"there is not enough memory for a picture of {frame.width}x{frame.height} pixels"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE) from exc
         detect_s = time.monotonic() - started_s
-        self._usual_s = max(detect_s, 0.9 * self._usual_s)
-        return Detection(faces, detect_s, note)
+        if level is QualityLevel.FAST:
+            self._usual_s = max(detect_s, 0.9 * self._usual_s)
+        return Detection(faces, detect_s, level, note)
 
 
 def closed_error() -> ClosedError:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from hybrid_detect.backends.device.looks import enough_for, faces_at
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.runtimes import MEDIAPIPE, FaceDetector, make_detector
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.types import Face
+from hybrid_detect.types import Face, QualityLevel
 
 __all__ = ["InProcessDetector"]
 
@@ -32,6 +33,9 @@ class InProcessDetector:
 
     pid: ClassVar[None] = None
     """There is no process."""
+
+    look_s: ClassVar[float] = 0.0
+    """Nothing is measured at the start."""
 
     asked_since_s: ClassVar[None] = None
     """There is no process that could owe an answer."""
@@ -75,8 +79,10 @@ class InProcessDetector:
 
     ping = start
 
-    def detect_frame(self, frame: Frame) -> tuple[Face, ...]:
-        """Find the faces in `frame`, in its pixels.
+    def detect_frame(
+        self, frame: Frame, level: QualityLevel = QualityLevel.FAST
+    ) -> tuple[Face, ...]:
+        """Find the faces in `frame`, in its pixels, as thoroughly as `level` says (`looks`).
 
         Raises:
             InvalidFrameError: If the frame turns out not to be a readable image.
@@ -86,8 +92,8 @@ class InProcessDetector:
         if self._detector is None:
             msg = "the face detector is not loaded"
             raise ClosedError(msg)
-        pixels = frame.rgb(enough_px=self._enough_px)
-        faces = self._detector.detect(pixels)
+        pixels = frame.rgb(enough_px=enough_for(level, self._enough_px))
+        faces = faces_at(level, self._detector.detect, pixels)
         return PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height).faces
 
     def kill(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from hybrid_detect.backends.device.looks import longest_tile_px
 from hybrid_detect.errors import ConfigurationError, ModelIntegrityError
-from hybrid_detect.types import KEYPOINT_NAMES
+from hybrid_detect.types import KEYPOINT_NAMES, QualityLevel
 
 __all__ = ["InputSize", "ModelSpec", "WheelMember"]
 
@@ -40,6 +41,9 @@ class InputSize:
     """Share of the faces that are found, by their height. Each pair is a height, as a share of
     the picture's longer side, and the recall from there to the next pair's; below the first it is
     0."""
+    recall_in_tiles: tuple[tuple[float, float], ...] = ()
+    """The same at the level ``max``, which looks in tiles as well (`looks`); empty if it was not
+    measured, and taken to be the recall by height of each tile."""
     needed_bytes: int
     """What a detector's process takes: its private memory, and room for large pictures."""
     recycle_bytes: int
@@ -49,15 +53,10 @@ class InputSize:
     MemoryError or, in native code, in a crash; either costs one picture."""
 
     def __post_init__(self) -> None:
-        heights = [height for height, _ in self.recall_by_height]
-        recalls = [recall for _, recall in self.recall_by_height]
-        if not heights or heights != sorted(set(heights)) or not 0 <= heights[0] < heights[-1] <= 1:
-            msg = (
-                f"recall_by_height: expected two or more rising heights from 0 to 1, got {heights}"
-            )
-            raise ConfigurationError(msg)
-        if not all(0 <= recall <= 1 for recall in (*recalls, self.threshold)):
-            msg = f"expected recalls and a threshold of 0 to 1, got {recalls}, {self.threshold}"
+        for pairs in (self.recall_by_height, self.recall_in_tiles or self.recall_by_height):
+            _check_recall(pairs)
+        if not 0 <= self.threshold <= 1:
+            msg = f"threshold: expected 0 to 1, got {self.threshold}"
             raise ConfigurationError(msg)
 
     def recall(self, height: float) -> float:
@@ -67,12 +66,6 @@ class InputSize:
             if height >= start:
                 found = recall
         return found
-
-    @property
-    def smallest_height(self) -> float:
-        """Height from which `ENOUGH_RECALL` is reached, as a share of the longer side; else 1."""
-        starts = (start for start, recall in self.recall_by_height if recall >= ENOUGH_RECALL)
-        return next(starts, 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +121,14 @@ class ModelSpec:
         msg = f"model {self.name!r}: expected an input side of {sides} pixels, got {side_px!r}"
         raise ConfigurationError(msg)
 
-    def min_face_px(self, width: int, height: int, *, side_px: int | None = None) -> float:
+    def min_face_px(
+        self,
+        width: int,
+        height: int,
+        *,
+        side_px: int | None = None,
+        level: QualityLevel = QualityLevel.FAST,
+    ) -> float:
         """Height in pixels of the smallest face that a look at a picture usually finds.
 
         Every second face of that height is found, and fewer below it: "no faces" says nothing about
@@ -138,13 +138,18 @@ class ModelSpec:
             width: Pixels of the picture.
             height: Pixels of the picture.
             side_px: The input's side; the default for `None`.
+            level: How thoroughly the device looks (`looks`).
         """
         size = self.input(side_px)
-        longer_px = max(width, height)
+        longer_px, recall = max(width, height), size.recall_by_height
+        if level is QualityLevel.MAX and size.recall_in_tiles:
+            recall = size.recall_in_tiles
+        elif level is QualityLevel.MAX:
+            longer_px = longest_tile_px(width, height)
         if not self.enlarges:
             # Enlarging helps, but a face of few pixels is not found as a larger one is.
             longer_px = max(longer_px, size.side_px)
-        return size.smallest_height * longer_px
+        return longer_px * next((start for start, share in recall if share >= ENOUGH_RECALL), 1.0)
 
     def verify(self, content: bytes, where: str) -> bytes:
         """Return `content` if it is this model's file.
@@ -164,3 +169,13 @@ class ModelSpec:
             f"with SHA-256 {self.sha256}, got {len(content)} bytes with {digest}"
         )
         raise ModelIntegrityError(msg, name=self.name)
+
+
+def _check_recall(pairs: tuple[tuple[float, float], ...]) -> None:
+    heights, recalls = [height for height, _ in pairs], [recall for _, recall in pairs]
+    if not heights or heights != sorted(set(heights)) or not 0 <= heights[0] < heights[-1] <= 1:
+        msg = f"recall: expected two or more rising heights, 0 to 1, got {heights}"
+        raise ConfigurationError(msg)
+    if not all(0 <= recall <= 1 for recall in recalls):
+        msg = f"recall: expected shares of 0 to 1, got {recalls}"
+        raise ConfigurationError(msg)

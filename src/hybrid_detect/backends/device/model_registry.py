@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 
 from hybrid_detect.backends.device.model_facts import InputSize, ModelSpec, WheelMember
 from hybrid_detect.backends.device.runtimes import RUNTIMES_FOR_ONNX, RUNTIMES_FOR_TFLITE
@@ -34,12 +35,15 @@ MEDIAPIPE_WHEEL_OPTIONS = (
 )
 
 
-def _by_px(*pairs: tuple[float, float]) -> tuple[tuple[float, float], ...]:
+_Recall: TypeAlias = tuple[tuple[float, float], ...]
+
+
+def _by_px(*pairs: tuple[float, float]) -> _Recall:
     """Recall by height, told in pixels of the 1280x720 frames that it was measured on."""
     return tuple((height_px / 1280, recall) for height_px, recall in pairs)
 
 
-def _mediapipe_input(side_px: int, *pairs: tuple[float, float]) -> InputSize:
+def _mediapipe_input(side_px: int, recall: _Recall, in_tiles: _Recall) -> InputSize:
     # A warm detector's data segment measures 130 MB, 186 MB after 4K pictures, and its private
     # memory 34 MB, 86 MB after 4K pictures with the full-range model. The replacement comes before
     # the heap limit does, and is the only limit where the operating system offers none.
@@ -48,7 +52,8 @@ def _mediapipe_input(side_px: int, *pairs: tuple[float, float]) -> InputSize:
         side_px=side_px,
         enough_px=ENOUGH_FACTOR * side_px,
         threshold=0.5,  # MediaPipe's own default
-        recall_by_height=_by_px(*pairs),
+        recall_by_height=recall,
+        recall_in_tiles=in_tiles,
         needed_bytes=90 * MIB,
         recycle_bytes=128 * MIB,
         memory_cap_bytes=256 * MIB,
@@ -98,8 +103,8 @@ def _centerface_input(
 
 # Sizes and digests of MediaPipe's two: google-ai-edge/mediapipe, third_party/external_files.bzl;
 # the files in the wheel were compared with them. Recall: photos sent as JPEG of 1280x720 and 80 KB,
-# at an overlap of one half: 78 with 538 faces, and for the sides 480, 960 and 1280 38 of them with
-# 251 faces. Too few faces were below 20 pixels to say where the sides above 640 end.
+# at an overlap of one half: 78 with 538 faces, and for the sides 480, 960 and 1280 and for tiles 38
+# of them with 251 faces. Too few faces were below 20 pixels to say where the sides above 640 end.
 _models: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
@@ -108,7 +113,11 @@ _models: dict[str, ModelSpec] = {
             "face_detection_short_range.tflite",
             size_bytes=229_714,
             sha256="bbff11cebd1eb27a1e004cae0b0e63ec8c551cbf34a4451148b4908b8db3eca8",
-            size=_mediapipe_input(128, (70, 0.19), (120, 0.85)),
+            size=_mediapipe_input(
+                128,
+                _by_px((70, 0.19), (120, 0.85)),
+                _by_px((30, 0.14), (45, 0.21), (70, 0.78), (120, 1.0)),
+            ),
             description="faces within about 2 m of the camera; the fastest",
         ),
         _mediapipe_model(
@@ -116,7 +125,11 @@ _models: dict[str, ModelSpec] = {
             "face_detection_full_range_sparse.tflite",
             size_bytes=676_746,
             sha256="2c3728e6da56f21e21a320433396fb06d40d9088f2247c05e5635a688d45dfe1",
-            size=_mediapipe_input(192, (20, 0.03), (30, 0.15), (45, 0.30), (70, 0.81), (120, 0.94)),
+            size=_mediapipe_input(
+                192,
+                _by_px((20, 0.03), (30, 0.15), (45, 0.30), (70, 0.81), (120, 0.94)),
+                _by_px((20, 0.32), (30, 0.64), (45, 0.74), (70, 0.84), (120, 1.0)),
+            ),
             description="faces up to about 5 m from the camera; 2.4 times as slow",
         ),
         ModelSpec(

@@ -113,6 +113,7 @@ class RestartedProcess:
         first: int = 0,
         second: int = 0,
         min_confidence: float = math.nan,
+        level: int = 0,
     ) -> bytes:
         """Send a command (see `worker_messages`) and wait for the body of its reply.
 
@@ -124,7 +125,7 @@ class RestartedProcess:
         self.asked_since_s = time.monotonic()
         try:
             kind, body = self._answered(
-                running, lambda: running.ask(command, first, second, min_confidence)
+                running, lambda: running.ask(command, first, second, min_confidence, level)
             )
         finally:
             self.asked_since_s = None

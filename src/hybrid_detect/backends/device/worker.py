@@ -21,6 +21,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from hybrid_detect.backends.device.face_detector import check_pixels
 from hybrid_detect.backends.device.litert_detector import FaceSteps
+from hybrid_detect.backends.device.looks import enough_for, faces_at
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.restarted_process import RestartedProcess
 from hybrid_detect.backends.device.runtimes import MEDIAPIPE, RUNTIMES, factory_of
@@ -36,6 +38,7 @@ from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_ENCODED,
     FOUND,
+    LEVELS,
     PING,
     READY,
     RUN,
@@ -52,7 +55,7 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.frames.raster import Interleaved
 from hybrid_detect.frames.scaling import fitted_size
 from hybrid_detect.system.memory_probe import process_private_bytes
-from hybrid_detect.types import BackendKind, Face
+from hybrid_detect.types import BackendKind, Face, QualityLevel
 
 __all__ = ["DetectorWorker", "require_child_processes"]
 
@@ -161,6 +164,11 @@ class DetectorWorker:
         return self._process.told.runs_on
 
     @property
+    def look_s(self) -> float:
+        """Seconds of one look, as the process measured at its last start; 0 before the first."""
+        return self._process.told.look_s
+
+    @property
     def asked_since_s(self) -> float | None:
         """Since when, on the monotonic clock, the process owes an answer; `None` if it does not.
 
@@ -195,12 +203,15 @@ class DetectorWorker:
         with self._usable():
             self._process.ask(READY, PING)
 
-    def detect(self, image_rgb: NDArray[np.uint8]) -> tuple[Face, ...]:
+    def detect(
+        self, image_rgb: NDArray[np.uint8], level: QualityLevel = QualityLevel.FAST
+    ) -> tuple[Face, ...]:
         """Find the faces in a picture's pixels.
 
         Args:
             image_rgb: Shape (height, width, 3), uint8, RGB, C-contiguous. Copied once; more than
                 4K pixels are shrunk first.
+            level: How thoroughly to look; see `looks`.
 
         Raises:
             InvalidFrameError: If the array is anything else.
@@ -213,15 +224,23 @@ class DetectorWorker:
         with self._usable():
             running = self._process.started()
             if shapes := self._process.told.shapes:
-                return self._found_around(running.slot.memory, shapes, image_rgb)
+                look = partial(self._found_around, running.slot.memory, shapes)
+                faces = faces_at(level, look, image_rgb)
+                self._recycle_if_grown(is_large=False)
+                return faces
             pixels = _fitting(image_rgb)
             rows, columns = pixels.shape[:2]
             running.slot.put(pixels)
-            found = self._found(DETECT, columns, rows, math.nan)
+            found = self._found(DETECT, columns, rows, math.nan, level)
         return PictureFaces.seen_in(pixels, found.faces, width=width, height=height).faces
 
     def detect_encoded(
-        self, data: bytes, *, max_pixels: int, min_confidence: float | None = None
+        self,
+        data: bytes,
+        *,
+        max_pixels: int,
+        min_confidence: float | None = None,
+        level: QualityLevel = QualityLevel.FAST,
     ) -> PictureFaces:
         """Decode a picture in the process and find the faces in it.
 
@@ -230,6 +249,7 @@ class DetectorWorker:
             max_pixels: The most pixels it may have; checked before it is decoded.
             min_confidence: Faces below this score are left out. Not below `lowest_confidence`;
                 `None` for the worker's own `min_confidence`.
+            level: How thoroughly to look; see `looks`.
 
         Raises:
             InvalidFrameError: If it is no readable picture, or too large.
@@ -247,9 +267,12 @@ class DetectorWorker:
         with self._usable():
             self._process.load_decoders()
             self._process.started().slot.put(data)
-            return self._found(DETECT_ENCODED, len(data), min(max_pixels, 2**32 - 1), score)
+            most = min(max_pixels, 2**32 - 1)
+            return self._found(DETECT_ENCODED, len(data), most, score, level)
 
-    def detect_frame(self, frame: Frame) -> tuple[Face, ...]:
+    def detect_frame(
+        self, frame: Frame, level: QualityLevel = QualityLevel.FAST
+    ) -> tuple[Face, ...]:
         """Find the faces in `frame`, in its pixels. An encoded one is decoded in the process.
 
         A file of more than `CAPACITY` bytes is decoded in this thread.
@@ -259,14 +282,18 @@ class DetectorWorker:
         """
         encoded = frame.encoded
         if encoded is not None and len(encoded.data) <= CAPACITY:
-            return self.detect_encoded(encoded.data, max_pixels=frame.width * frame.height).faces
-        pixels = frame.rgb(enough_px=self._options.enough_px)
-        faces = self.detect(pixels)
+            most = frame.width * frame.height
+            return self.detect_encoded(encoded.data, max_pixels=most, level=level).faces
+        pixels = frame.rgb(enough_px=enough_for(level, self._options.enough_px))
+        faces = self.detect(pixels, level)
         return PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height).faces
 
-    def _found(self, command: int, first: int, second: int, min_confidence: float) -> PictureFaces:
+    def _found(
+        self, command: int, first: int, second: int, min_confidence: float, level: QualityLevel
+    ) -> PictureFaces:
         """Ask for the faces in what lies in the slot."""
-        body = self._process.ask(FOUND, command, first, second, min_confidence)
+        number = LEVELS.index(level)
+        body = self._process.ask(FOUND, command, first, second, min_confidence, number)
         try:
             found = unpack_found(body)
         except (struct.error, ValueError) as error:
@@ -285,7 +312,6 @@ class DetectorWorker:
         self._process.ask(READY, RUN)
         faces = self._steps.faces(memory, box, min_confidence=self._options.min_confidence)
         self._process.pauses.forget_failures()
-        self._recycle_if_grown(is_large=False)
         return faces
 
     def _recycle_if_grown(self, *, is_large: bool) -> None:

@@ -15,11 +15,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hybrid_detect.backends.device.litert_network import Network, open_network
+from hybrid_detect.backends.device.looks import enough_for, faces_at
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.runtimes import (
     LITERT,
@@ -31,6 +33,7 @@ from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_ENCODED,
     FAILED,
+    LEVELS,
     PING,
     READY,
     REQUEST,
@@ -42,7 +45,7 @@ from hybrid_detect.backends.device.worker_messages import (
     pack_started,
 )
 from hybrid_detect.errors import BackendUnavailableError, HybridDetectError, InvalidFrameError
-from hybrid_detect.types import BackendKind
+from hybrid_detect.types import BackendKind, QualityLevel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +58,9 @@ __all__ = ["main"]
 ORPHAN_POLL_S = 1.0
 """Seconds between two looks whether the parent still lives, for a process that may be stuck in
 native code and would not notice the end of its input."""
+
+WARM_SIDE_PX = 1280
+"""Longer side of the black picture that is looked at first, and whose second look is timed."""
 
 DECODING_BYTES_PER_PIXEL = 24
 """What decoding a picture may take on top of the heap limit: the file's pixels, the same with
@@ -105,9 +111,11 @@ class _Child:
         self._detector: FaceDetector | None = None
         self._threshold_moves_boxes: bool = options["threshold_moves_boxes"]
         self._lowest_detector: FaceDetector | None = None
+        self._look_s = 0.0
         if self._runtime == factory_of(LITERT):
             self._network = open_network(self._model, memory=self._memory)
             self._network.run()  # The first run allocates what the later ones use.
+            self._look_s = _seconds_of(self._network.run)
         if options["decodes"]:
             _load_decoders()
         if self._network is None or options["decodes"]:
@@ -120,7 +128,10 @@ class _Child:
                 self._model = b""  # No second detector will be made.
             # The first detection allocates what the later ones use, and opens what they need: it is
             # a picture that has to be shrunk.
-            self._detector.detect(np.zeros((128, max(2 * (self._side_px or 0), 128), 3), np.uint8))
+            longer_px = max(2 * (self._side_px or 0), WARM_SIDE_PX)
+            black = np.zeros((longer_px * 9 // 16, longer_px, 3), np.uint8)
+            self._detector.detect(black)
+            self._look_s = _seconds_of(partial(self._detector.detect, black))
         self._heap = _HeapLimit(options["memory_cap_bytes"])
         _open_nothing_more()
 
@@ -140,13 +151,15 @@ class _Child:
     def started(self) -> Started:
         """What the app is told of this process."""
         if self._network is not None:
-            return Started(self._network.runs_on, self._network.shapes)
-        return Started("" if self._detector is None else self._detector.runs_on, ())
+            return Started(self._network.runs_on, self._network.shapes, self._look_s)
+        runs_on = "" if self._detector is None else self._detector.runs_on
+        return Started(runs_on, (), self._look_s)
 
     def answer(self, header: bytes) -> bytes:
         """The reply to one command."""
-        command, first, second, min_confidence = REQUEST.unpack(header)
+        command, first, second, min_confidence, number = REQUEST.unpack(header)
         try:
+            level = LEVELS[number]
             if command == PING:
                 return pack_reply(READY, b"")
             if command == RUN and self._network is not None:
@@ -154,9 +167,11 @@ class _Child:
                 return pack_reply(READY, b"")
             if command == DETECT:
                 pixels = self._pixels(first, second)
-                return pack_found(PictureFaces(first, second, self._faces(pixels, min_confidence)))
+                faces = self._faces(pixels, min_confidence, level)
+                return pack_found(PictureFaces(first, second, faces))
             if command == DETECT_ENCODED:
-                return pack_found(self._in_encoded(self._memory[:first], second, min_confidence))
+                data = self._memory[:first]
+                return pack_found(self._in_encoded(data, second, min_confidence, level))
         except InvalidFrameError as error:
             return pack_refusal(error)
         except (HybridDetectError, MemoryError) as error:
@@ -169,16 +184,24 @@ class _Child:
         pixels = np.frombuffer(self._memory, np.uint8, width * height * 3)
         return pixels.reshape(height, width, 3)
 
-    def _in_encoded(self, data: bytes, max_pixels: int, min_confidence: float) -> PictureFaces:
+    def _in_encoded(
+        self, data: bytes, max_pixels: int, min_confidence: float, level: QualityLevel
+    ) -> PictureFaces:
         from hybrid_detect.frames.decoding import EncodedPicture
 
         picture = EncodedPicture.of(data, max_pixels=max_pixels)
         with self._heap.raised(DECODING_BYTES_PER_PIXEL * picture.width * picture.height):
-            pixels = picture.rgb(enough_px=self._enough_px)
-            faces = self._faces(pixels, min_confidence)
+            pixels = picture.rgb(enough_px=enough_for(level, self._enough_px))
+            faces = self._faces(pixels, min_confidence, level)
         return PictureFaces.seen_in(pixels, faces, width=picture.width, height=picture.height)
 
-    def _faces(self, pixels: NDArray[np.uint8], min_confidence: float) -> tuple[Face, ...]:
+    def _faces(
+        self, pixels: NDArray[np.uint8], min_confidence: float, level: QualityLevel
+    ) -> tuple[Face, ...]:
+        look = partial(self._seen_in, min_confidence=min_confidence)
+        return look(pixels) if level is QualityLevel.FAST else faces_at(level, look, pixels)
+
+    def _seen_in(self, pixels: NDArray[np.uint8], min_confidence: float) -> tuple[Face, ...]:
         """The faces in `pixels` with at least that score, or the usual one if it is NaN.
 
         Where boxes depend on the threshold, a detector that reports lower scores merges more
@@ -199,6 +222,12 @@ class _Child:
             detector = self._lowest_detector
         found = detector.detect(pixels)
         return tuple(f for f in found if f.score is None or f.score >= min_confidence)
+
+
+def _seconds_of(look: Callable[[], object]) -> float:
+    began_s = time.perf_counter()
+    look()
+    return time.perf_counter() - began_s
 
 
 class _HeapLimit:

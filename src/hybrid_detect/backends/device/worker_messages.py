@@ -2,9 +2,10 @@
 
 ::
 
-    request  command, two numbers, lowest score to report (NaN: the usual one)
+    request  command, two numbers, lowest score to report (NaN: the usual one), level (`LEVELS`)
     reply    kind, length of the body; then the body
-    started  JSON: what runs the model, and the shapes of its tensors if it runs a network alone
+    started  JSON: what runs the model, the shapes of its tensors if it runs a network alone, and
+             how long one look takes
     found    width and height of the upright picture, then its faces
     face     box, score, number of keypoints, six keypoints (x, y), all as doubles
     refused  what was expected and what was given, with a null character between
@@ -24,13 +25,14 @@ from typing import NamedTuple
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.errors import InvalidFrameError
-from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 __all__ = [
     "DETECT",
     "DETECT_ENCODED",
     "FAILED",
     "FOUND",
+    "LEVELS",
     "PING",
     "READY",
     "REFUSED",
@@ -47,7 +49,10 @@ __all__ = [
     "unpack_started",
 ]
 
-REQUEST = struct.Struct("<IIId")
+LEVELS = tuple(QualityLevel)
+"""How thoroughly to look, by number."""
+
+REQUEST = struct.Struct("<IIIdI")
 REPLY = struct.Struct("<II")
 _SIZE = struct.Struct("<II")
 _FACE = struct.Struct(f"<{4 + 1 + 1 + 2 * len(KEYPOINT_NAMES)}d")
@@ -64,6 +69,8 @@ class Started(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     """Of the network's tensors, the input first, if the process runs a network and the steps around
     it are the app's; empty if it detects."""
+    look_s: float = 0.0
+    """Seconds of one look at a picture of 1280x720, or of one run of the network."""
 
 
 def pack_started(started: Started) -> bytes:
@@ -77,8 +84,8 @@ def unpack_started(body: bytes) -> Started:
     Raises:
         ValueError: If it is none.
     """
-    runs_on, shapes = json.loads(body)
-    return Started(str(runs_on), tuple(tuple(map(int, shape)) for shape in shapes))
+    runs_on, shapes, look_s = json.loads(body)
+    return Started(str(runs_on), tuple(tuple(map(int, shape)) for shape in shapes), float(look_s))
 
 
 def pack_reply(kind: int, body: bytes) -> bytes:

@@ -182,7 +182,12 @@ class WorkerProcess:
             return self._reply()
 
     def ask(
-        self, command: int, first: int = 0, second: int = 0, min_confidence: float = math.nan
+        self,
+        command: int,
+        first: int = 0,
+        second: int = 0,
+        min_confidence: float = math.nan,
+        level: int = 0,
     ) -> tuple[int, bytes]:
         """Send a command (see `worker_messages`) and wait for kind and body of its reply.
 
@@ -192,7 +197,7 @@ class WorkerProcess:
         with self._limited(ANSWER_LIMIT_S):
             try:
                 with _no_sigpipe():
-                    self._input.write(REQUEST.pack(command, first, second, min_confidence))
+                    self._input.write(REQUEST.pack(command, first, second, min_confidence, level))
             except (OSError, ValueError):
                 raise EOFError from None
             return self._reply()
