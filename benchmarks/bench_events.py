@@ -22,12 +22,14 @@ import numpy as np
 from hybrid_detect import (
     BackendProcessingMonitor,
     BoundingBox,
+    CostMeter,
     DetectionResult,
     DetectionStatus,
     Face,
     HybridDetectionService,
     JsonLinesHook,
     LoggingHook,
+    SentRequest,
 )
 from hybrid_detect.monitoring.events import frame_event
 from hybrid_detect.monitoring.hooks import Dispatcher
@@ -43,6 +45,12 @@ RESULT = DetectionResult(
     status=DetectionStatus.OK, width=1280, height=720, faces=(FACE,), backend=BackendKind.DEVICE
 )
 
+REQUESTS = (
+    SentRequest(
+        at_s=time.time(), backend="cloud", target="a", provider="google", price_nanos=1_500_000
+    ),
+)
+
 
 def told(hooks: list[Any]) -> Callable[[], None]:
     """One frame's event made and told to `hooks`, as the service does it."""
@@ -50,7 +58,8 @@ def told(hooks: list[Any]) -> Callable[[], None]:
 
     def tell() -> None:
         if dispatcher.wants_frames:
-            dispatcher.frame(frame_event(RESULT, at_s=time.time(), total_s=0.05))
+            event = frame_event(RESULT, at_s=time.time(), total_s=0.05, requests=REQUESTS)
+            dispatcher.frame(event)
 
     return tell
 
@@ -102,6 +111,7 @@ def main() -> None:
         sets: dict[str, list[Any]] = {
             "no hook": [],
             "the monitor": [BackendProcessingMonitor()],
+            "the cost meter": [CostMeter()],
             "logging, below its level": [LoggingHook(quiet)],
             "monitor, logging and JSON lines": [
                 BackendProcessingMonitor(),

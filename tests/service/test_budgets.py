@@ -266,8 +266,9 @@ def test_a_killed_app_has_kept_all_but_its_last_moments(tmp_path: Path) -> None:
             if kept > (known[-1] if known else 0):
                 known.append(kept)
         app.send_signal(signal.SIGKILL)
-        rest, _ = app.communicate(timeout=30)
-        paid = max([paid, *(int(line) for line in rest.split())])
+        paid = max([paid, *(int(line) for line in app.stdout.read().split())])
+        app.wait(timeout=30)
+        app.stdout.close()
         (everything,) = summarise(store.rows())
     assert known[-1] <= everything.requests <= paid + 1
     assert everything.costs == {"USD": everything.requests * Decimal("0.001")}
