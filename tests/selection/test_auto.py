@@ -16,10 +16,11 @@ from hybrid_detect.selection.conditions import (
     Conditions,
     LinkConditions,
     PowerConditions,
+    SceneConditions,
 )
 from hybrid_detect.selection.link import LinkEstimator
 from hybrid_detect.selection.policy import MAX_RESERVE_SHARE
-from hybrid_detect.selection.utility import RUNGS, Utility
+from hybrid_detect.selection.utility import RUNGS, Utility, device_accuracy
 from hybrid_detect.types import BackendKind, Plan
 
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE
@@ -577,3 +578,86 @@ def test_why_the_device_takes_no_part_is_in_the_reason(link: LinkConditions | No
         assert plan.reason.endswith(f"; device is out ({why})")
     assert "is out" not in POLICY.decide(known).reason
     assert "device" not in POLICY.decide(conditions(link=link, device_s=None)).reason
+
+
+# -- the scene -----------------------------------------------------------------------------------
+
+CROWD = SceneConditions(device_share=0.12, faces=20)
+SELFIE = SceneConditions(device_share=1.0, faces=1)
+
+
+def test_without_a_scene_the_device_is_worth_its_accuracy() -> None:
+    device = conditions().backends[2]
+    assert device_accuracy(device, None) == 0.8
+    assert device_accuracy(device, CROWD) == 0.1
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_device_s_worth_rises_with_its_share(one: float, other: float) -> None:
+    device = conditions().backends[2]
+    low, high = sorted((one, other))
+    worths = [device_accuracy(device, SceneConditions(device_share=share)) for share in (low, high)]
+    assert worths == sorted(worths)
+    assert all(abs(worth - share) <= 0.08 for worth, share in zip(worths, (low, high), strict=True))
+
+
+def test_a_selfie_stays_on_the_device_and_a_crowd_is_sent() -> None:
+    fair = replace(GOOD, bits_per_s=1.5e6)
+    crowd = POLICY.decide(conditions(scene=CROWD, link=fair, previous=DEVICE))
+    selfie = POLICY.decide(conditions(scene=SELFIE, link=fair, previous=DEVICE))
+    assert crowd.backend is STREAMING
+    assert crowd.reason.endswith("; faces too small for the device: 0.12 of them seen there")
+    assert selfie.backend is DEVICE
+    assert selfie.reason.endswith("; 1.00 of the faces seen on the device")
+
+
+def test_a_lower_share_never_keeps_more_frames_on_the_device() -> None:
+    for bits_per_s in (0.3e6, 1e6, 3e6, 30e6):
+        kept = [
+            POLICY.decide(
+                conditions(
+                    scene=SceneConditions(device_share=share, faces=3),
+                    link=replace(GOOD, bits_per_s=bits_per_s),
+                )
+            ).backend
+            is DEVICE
+            for share in (0.0, 0.2, 0.5, 0.8, 0.95, 1.0)
+        ]
+        assert kept == sorted(kept)
+
+
+def test_a_look_of_the_server_that_is_due_is_a_probe_beside_the_device() -> None:
+    scene = replace(SELFIE, server_look_due=True)
+    link = replace(GOOD, bits_per_s=0.5e6, probe_due=True)
+    plan = POLICY.decide(conditions(scene=scene, link=link, previous=DEVICE))
+    assert plan.probe
+    assert (plan.backend, plan.hedge, plan.hedge_after_s) == (STREAMING, DEVICE, 0.0)
+    assert rung_of(plan) == len(RUNGS) - 1
+    for other in (replace(link, probe_due=False), link):
+        kept = replace(scene, server_look_due=other is not link)
+        plan = POLICY.decide(conditions(scene=kept, link=other, previous=DEVICE))
+        assert plan.backend is DEVICE, "not again at once, and not without a reason"
+
+
+def test_a_look_of_the_device_that_is_due_answers_a_frame_that_is_sent() -> None:
+    scene = SceneConditions(device_share=0.85, faces=1, device_look_due=True)
+    plan = POLICY.decide(conditions(scene=scene))
+    assert plan.probe
+    assert (plan.backend, plan.hedge, plan.hedge_after_s) == (STREAMING, DEVICE, 0.0)
+    slow = POLICY.decide(conditions(scene=scene, device_s=0.3))
+    assert not slow.probe, "it could not be the frame's answer"
+    assert POLICY.decide(conditions(scene=scene, device_s=None)).hedge is None
+
+
+@pytest.mark.parametrize(
+    ("scene", "reason"),
+    [
+        (SceneConditions(device_share=0.8), "the server has not looked: perhaps 0.80"),
+        (replace(CROWD, is_doubtful=True), "the scene has changed: perhaps 0.12"),
+        (SceneConditions(device_share=1.0, faces=0), "no face in sight of the server"),
+    ],
+)
+def test_what_is_believed_of_the_scene_is_in_the_reason(
+    scene: SceneConditions, reason: str
+) -> None:
+    assert reason in POLICY.decide(conditions(scene=scene)).reason

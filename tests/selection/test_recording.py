@@ -16,6 +16,7 @@ from hybrid_detect.selection.conditions import (
     LinkConditions,
     NetworkClass,
     PowerConditions,
+    SceneConditions,
 )
 from hybrid_detect.selection.fixed import FixedPolicy
 from hybrid_detect.selection.recording import (
@@ -46,6 +47,7 @@ CONDITIONS = Conditions(
     ),
     previous=BackendKind.STREAMING,
     power=PowerConditions(battery=0.4, on_battery=True),
+    scene=SceneConditions(device_share=0.12, faces=20, server_look_due=True),
 )
 PLAN = Plan(
     backend=BackendKind.STREAMING,
@@ -267,3 +269,12 @@ def test_what_else_the_policy_can_do_is_still_there() -> None:
     policy = RecordingPolicy(Pinging(), lambda line: None)
     assert policy.ping_s == 1.0
     assert not hasattr(policy, "sent")
+
+
+def test_a_recording_from_before_there_were_scenes_is_replayed_as_it_was_decided() -> None:
+    record = json.loads(line_of(CONDITIONS, PLAN))
+    del record["conditions"]["scene"]
+    policy = FixedPolicy(backend="streaming")
+    (replayed,) = replay([json.dumps(record)], policy)
+    assert replayed.conditions.scene is None
+    assert replayed.recorded == PLAN

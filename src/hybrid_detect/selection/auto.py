@@ -16,10 +16,21 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from hybrid_detect.compression.size_law import size_share
-from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
+from hybrid_detect.selection.conditions import (
+    BackendConditions,
+    Conditions,
+    LinkConditions,
+    SceneConditions,
+)
 from hybrid_detect.selection.lookahead import Choice, DecisionState, Lookahead
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
-from hybrid_detect.selection.utility import FRAMING_BYTES, RUNGS, Rung, Utility
+from hybrid_detect.selection.utility import (
+    FRAMING_BYTES,
+    RUNGS,
+    Rung,
+    Utility,
+    device_accuracy,
+)
 from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, DetectionMode, Plan
 
 __all__ = ["AutoPolicy"]
@@ -143,12 +154,17 @@ class AutoPolicy:
             return self._in_order(conditions)
         known = None if device else conditions.backend(BackendKind.DEVICE)
         out = f"; {why_out(known)}" if known else ""
+        sight = f"; {_sight(conditions.scene)}" if device and conditions.scene else ""
         rung, with_device = choice.rung, choice.device
         if rung is not None and link.in_flight >= MAX_IN_FLIGHT and not conditions.must_answer:
             rung, with_device = None, device is not None and device.busy_s <= 0
-        probe = rung is None and link.probe_due and self._would_gain(conditions, remote, device)
+        scene = conditions.scene
+        probe = rung is None and link.probe_due and self._would_teach(conditions, remote, device)
         if probe:
             rung = len(RUNGS) - 1
+        elif rung is not None and scene and scene.device_look_due and not with_device:
+            # Both look, and the device's answer is the frame's: it is likely to see as much.
+            probe = with_device = self._is_ready(device)
         if rung is None and not with_device:
             return Plan(
                 backend=None,
@@ -165,7 +181,7 @@ class AutoPolicy:
                 reserve_s=fallback_reserve_s(remotes, conditions.deadline_s),
                 retries=0,
                 target_bytes=self.target_bytes,
-                reason=f"auto: device, {_prediction(choice, link)}",
+                reason=f"auto: device, {_prediction(choice, link)}{sight}",
             )
         step = RUNGS[rung]
         others = tuple(backend.kind for backend in remotes[1:])
@@ -177,7 +193,7 @@ class AutoPolicy:
         # The answer counts from the capture, and some time has passed since.
         hedge_after_s = min(max(choice.hedge_after_s - conditions.age_s, 0.0), latest_s)
         if probe or not with_device:
-            hedge_after_s = 0.0
+            hedge_after_s = 0.0  # a probe's frame is the device's
         hedged = f", device after {hedge_after_s * 1000:.0f} ms" if with_device else ""
         return Plan(
             backend=remote.kind,
@@ -191,17 +207,31 @@ class AutoPolicy:
             hedge=BackendKind.DEVICE if with_device else None,
             hedge_after_s=hedge_after_s,
             probe=probe,
-            reason=f"auto: {remote.kind.value} {what}{hedged}, {_prediction(choice, link)}{out}",
+            reason=f"auto: {remote.kind.value} {what}{hedged}, {_prediction(choice, link)}"
+            f"{sight}{out}",
         )
 
-    def _would_gain(
+    def _is_ready(self, device: BackendConditions | None) -> bool:
+        """Whether the device could answer this frame alone, in time."""
+        return (
+            device is not None
+            and device.busy_s <= 0.0
+            and (device.latency_s or math.inf) <= self.utility.on_time_s
+        )
+
+    def _would_teach(
         self, conditions: Conditions, remote: BackendConditions, device: BackendConditions | None
     ) -> bool:
-        """Whether a frame sent over the best of links would be worth more than the device's."""
-        if device is None:
+        """Whether a probe is worth its bytes: it may show more faces, or a link that carries more.
+
+        The latter if a frame sent over the best of links would be worth more than the device's.
+        """
+        if device is None or (conditions.scene and conditions.scene.server_look_due):
             return True
         best = remote.accuracy - self._price_per_byte(conditions) * self.target_bytes
-        return best > device.accuracy - device.cost * self._energy_factor(conditions) + LEAST_GAIN
+        late_s = max((device.latency_s or TYPICAL_DEVICE_S) - self.utility.on_time_s, 0.0)
+        worth = device_accuracy(device, conditions.scene) * math.exp(-late_s / self.utility.decay_s)
+        return best > worth - device.cost * self._energy_factor(conditions) + LEAST_GAIN
 
     def _price_per_byte(self, conditions: Conditions) -> float:
         factor = self.utility.metered_factor if conditions.metered else 1.0
@@ -236,7 +266,7 @@ class AutoPolicy:
             frame_cost=tuple(price_per_bit * bits for bits in frame_bits),
             remote_accuracy=remote.accuracy,
             device_s=_device_s(device),
-            device_accuracy=device.accuracy if device else 0.0,
+            device_accuracy=device_accuracy(device, conditions.scene) if device else 0.0,
             device_cost=device.cost * energy if device else 0.0,
             utility=self._utility(conditions),
         )
@@ -305,6 +335,19 @@ def _prediction(choice: Choice, link: LinkConditions) -> str:
         f"{choice.on_time:.0%} in time at {link.bits_per_s / 1e6:.1f} Mbit/s, "
         f"round trip {link.rtt_s * 1000:.0f} ms"
     )
+
+
+def _sight(scene: SceneConditions) -> str:
+    share = f"{scene.device_share:.2f}"
+    if scene.is_doubtful:
+        return f"the scene has changed: perhaps {share} of the faces seen on the device"
+    if scene.faces is None:
+        return f"the server has not looked: perhaps {share} of the faces seen on the device"
+    if scene.faces == 0:
+        return "no face in sight of the server"
+    if scene.device_share < 0.5:
+        return f"faces too small for the device: {share} of them seen there"
+    return f"{share} of the faces seen on the device"
 
 
 def _queue(link: LinkConditions, device: BackendConditions | None) -> str:

@@ -12,7 +12,13 @@ from enum import StrEnum
 
 from hybrid_detect.types import BackendKind, PowerConditions
 
-__all__ = ["BackendConditions", "Conditions", "LinkConditions", "NetworkClass"]
+__all__ = [
+    "BackendConditions",
+    "Conditions",
+    "LinkConditions",
+    "NetworkClass",
+    "SceneConditions",
+]
 
 
 class NetworkClass(StrEnum):
@@ -71,12 +77,29 @@ class BackendConditions:
     busy_s: float = 0.0
     """Seconds until it can begin with a frame."""
     accuracy: float = 1.0
-    """What an answer of it is worth, full quality supposed: 1.0 is the best backend's."""
+    """What an answer of it is worth, full quality supposed: 1.0 is the best backend's. The
+    device's counts while there is no `Conditions.scene`."""
     link: LinkConditions | None = None
     """The path to its host; `None` for the device, and where `Conditions.link` is the only one."""
     cost: float = 0.0
     """What a frame costs there besides bytes (energy, money), in answers: 0.03 means that
     33 frames cost as much as one perfect answer is worth."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneConditions:
+    """What is believed about the faces in front of the camera."""
+
+    device_share: float
+    """Share of the faces that the server finds that the device finds as well, 0 to 1."""
+    faces: int | None = None
+    """Faces in the server's last answer; `None` before the first."""
+    is_doubtful: bool = False
+    """Whether the device has seen that the scene is another one than the server saw."""
+    server_look_due: bool = False
+    """Whether the server ought to look, because the device may not see what has changed."""
+    device_look_due: bool = False
+    """Whether the device ought to look, because it may see all that the server sees."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +133,9 @@ class Conditions:
     """Share of the tightest budget that is used up; 1.0 is all of it. Backends that there is no
     money for are not usable: a policy need not know this, but may spend less towards the end."""
     power: PowerConditions = field(default_factory=PowerConditions)
+    scene: SceneConditions | None = None
+    """The faces that are to be expected; `None` if nothing can be said of them: the device's
+    answers are then worth its `BackendConditions.accuracy`."""
 
     def backend(self, kind: BackendKind) -> BackendConditions | None:
         """The conditions of `kind`; `None` if the service does not have it."""

@@ -6,15 +6,18 @@ that an app that disagrees changes a number, not code.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.compression.compressed_image import PRESETS
 from hybrid_detect.compression.size_law import size_share
+from hybrid_detect.selection.conditions import BackendConditions, SceneConditions
 
-__all__ = ["RUNGS", "Rung", "Utility"]
+__all__ = ["RUNGS", "Rung", "Utility", "device_accuracy"]
 
 
 FULL_SIDE_PX = 1280
@@ -52,6 +55,23 @@ Accuracies: assumed, near what the F1 of the full-range model loses on group pho
 
 FRAMING_BYTES = 300
 """Headers of a message, TLS and TCP."""
+
+
+_SHARE_STEPS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 1.0)
+"""Shares that a decision tells apart. Finer near 1, where 80 KB (0.04) outweigh the difference."""
+
+_SHARE_BOUNDS = tuple((low + high) / 2 for low, high in pairwise(_SHARE_STEPS))
+
+
+def device_accuracy(device: BackendConditions, scene: SceneConditions | None) -> float:
+    """What an answer of the device is worth beside the server's: its share of the faces.
+
+    Without a scene it is `device.accuracy`. Shares are rounded, so that a solved decision is met
+    again.
+    """
+    if scene is None:
+        return device.accuracy
+    return _SHARE_STEPS[bisect_right(_SHARE_BOUNDS, scene.device_share)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.simulation.environment import Environment
 from hybrid_detect.simulation.oracle import oracle
 from hybrid_detect.simulation.policy_names import FIXED, make_policy
+from hybrid_detect.simulation.scenes import CONSTANT, Scenes
 from hybrid_detect.simulation.simulated_run import SimulatedResult
 from hybrid_detect.simulation.simulator import simulate
 from hybrid_detect.simulation.traces import Trace
@@ -41,6 +42,7 @@ class Scenario:
     seed: int = 0
     uplink: float = 1.0
     device_accuracy: float | None = None
+    scenes: Scenes = field(default_factory=Scenes)
     sizes: Literal["this", "previous"] = "this"
     device_end: Literal["predicted", "known"] = "predicted"
 
@@ -52,6 +54,7 @@ class Scenario:
             seed=self.seed,
             uplink=self.uplink,
             device_accuracy=self.device_accuracy,
+            scenes=self.scenes,
         )
 
     def run(self, name: str, environment: Environment | None = None) -> SimulatedResult:
@@ -79,6 +82,7 @@ class Row:
     device: str
     seed: int
     uplink: float
+    scene: str = CONSTANT
     utility: float
     p50_s: float = float("nan")
     p95_s: float = float("nan")
@@ -88,11 +92,12 @@ class Row:
     wasted_mb_per_min: float = float("nan")
     remote_share: float = float("nan")
     device_share: float = float("nan")
+    server_answers: float = float("nan")
 
     @property
-    def scenario(self) -> tuple[str, str, int, float]:
+    def scenario(self) -> tuple[str, str, int, float, str]:
         """What it has in common with the other policies' rows."""
-        return (self.trace, self.device, self.seed, self.uplink)
+        return (self.trace, self.device, self.seed, self.uplink, self.scene)
 
 
 FIGURES = (
@@ -104,6 +109,7 @@ FIGURES = (
     "wasted_mb_per_min",
     "remote_share",
     "device_share",
+    "server_answers",
 )
 
 
@@ -128,6 +134,7 @@ def _row(
         "device": scenario.device,
         "seed": scenario.seed,
         "uplink": scenario.uplink,
+        "scene": scenario.scenes.kind,
     }
     if result is None:
         return Row(**facts, utility=utility)  # type: ignore[arg-type]
@@ -142,6 +149,7 @@ def _row(
         wasted_mb_per_min=result.wasted_mb_per_min,
         remote_share=result.remote_share,
         device_share=result.device_share,
+        server_answers=result.server_answers,
     )
 
 
@@ -222,7 +230,7 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     ]
 
 
-Scenarios = dict[tuple[str, str, int, float], float]
+Scenarios = dict[tuple[str, str, int, float, str], float]
 
 
 def _summary(rows: list[Row], best: Scenarios, fixed: Scenarios) -> Summary:

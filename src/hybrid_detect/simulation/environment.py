@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.simulation.scenes import CONSTANT, SceneDraws, Scenes
 from hybrid_detect.simulation.traces import RTT_MODELS, Trace
 
 __all__ = [
@@ -90,8 +91,9 @@ class DeviceProfile:
     cost: float
     """Energy of a frame, in perfect answers."""
     accuracy: float = 0.80
-    """Of its answer, as a share of the server's: assumed, between close-ups, where both find
-    all, and group photos, where the device finds half (`docs/explanation/models.md`)."""
+    """Of its answer, as a share of the server's, where there are no scenes: assumed, between
+    close-ups, where both find all, and group photos, where the device finds half
+    (`docs/explanation/models.md`)."""
 
 
 DEVICES = {
@@ -113,15 +115,18 @@ class Environment:
     """One trace, one device, one seed.
 
     Attributes are open, for oracles and for tests: `capacity` (bit/s) and `rtt_s` on a grid of
-    10 ms; `raw_bits` (the frame at 1280 pixels and quality 80), `server_s` and `device_s` for
-    each of the `frames` frames. A policy sees none of it.
+    10 ms; `raw_bits` (the frame at 1280 pixels and quality 80), `server_s`, `device_s` and the
+    shares of the faces that either finds (`server_share`, `device_share`) for each of the `frames`
+    frames; `draws`, the scenes. A policy sees none of it.
 
     Args:
         trace: The network.
         device: A key of `DEVICES`.
         seed: Seed of all random draws.
         uplink: Factor of the capacity.
-        device_accuracy: In place of the profile's.
+        device_accuracy: In place of the profile's, where there are no scenes.
+        scenes: What is in front of the camera; by default the device's answers are always worth
+            `device_accuracy`.
         fps: Frames in a second.
         max_s: Seconds of the trace to use.
 
@@ -137,6 +142,7 @@ class Environment:
         seed: int = 0,
         uplink: float = 1.0,
         device_accuracy: float | None = None,
+        scenes: Scenes | None = None,
         fps: float = FPS,
         max_s: float = 300.0,
     ) -> None:
@@ -170,8 +176,21 @@ class Environment:
             profile.median_s * np.exp(profile.spread * rng.standard_normal(self.frames)),
             *profile.range_s,
         )
+        self.draws: SceneDraws | None = None
+        if scenes is not None and scenes.kind != CONSTANT:
+            draws_seed = sum(map(ord, trace.name)) * 7919 + seed
+            self.draws = SceneDraws(scenes, frames=self.frames, fps=fps, seed=draws_seed)
+        self.see()
         self.grid_s = np.concatenate([grid_s, [grid_s[-1] + 1 / GRID_PER_S]])
         self.prepare()
+
+    def see(self) -> None:
+        """Take note of `draws`; call it again after changing those."""
+        self.device_share = np.full(self.frames, self.device_accuracy)
+        self.server_share = np.ones(self.frames)
+        if self.draws is not None:
+            self.device_share = self.draws.share("device")
+            self.server_share = self.draws.share("server")
 
     def prepare(self) -> None:
         """Take note of `capacity`; call it again after changing that."""

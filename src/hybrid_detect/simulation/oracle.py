@@ -102,7 +102,7 @@ def _plan(environment: Environment) -> tuple[NDArray[np.uint8], Floats, Floats]:
         value = np.take_along_axis(alone, best[None], axis=0)[0]
         choices[frame] = 2 * best
         # Only a device that is free now (the first column) can take the frame.
-        answer = environment.device_accuracy * worth(float(environment.device_s[frame]))
+        answer = environment.device_share[frame] * worth(float(environment.device_s[frame]))
         gain = np.maximum(worths[frame], answer) - costs[frame] - environment.profile.cost
         hedged = gain + after[:, :, busy_columns[frame]]
         both = np.stack([alone[:, :, 0], hedged], axis=1).reshape(-1, len(uplink_s))
@@ -139,7 +139,7 @@ def _uploads(environment: Environment, uplink_s: Floats) -> tuple[tuple[Floats, 
     for number in range(len(RUNGS)):
         uploads = [_upload_of(environment, frame, number) for frame in range(environment.frames)]
         bits = np.array([each for each, _ in uploads])[:, None]
-        accuracy = uploads[0][1]
+        accuracy = uploads[0][1] * environment.server_share[:, None]
         rounds = np.array([slow_start_rounds(float(each)) for each in bits[:, 0]])[:, None]
         ended_s = np.interp(
             carried + bits, environment.carried, environment.grid_s, right=1e9

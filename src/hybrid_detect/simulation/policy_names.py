@@ -7,11 +7,13 @@ from functools import partial
 from importlib import import_module
 
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.selection.threshold import ThresholdPolicy
 from hybrid_detect.simulation.reference_policies import (
     AlwaysCloud,
     AlwaysDevice,
+    AutoWithoutScene,
     EwmaHysteresis,
     LastLatency,
 )
@@ -28,14 +30,9 @@ FIXED: dict[str, Callable[[], Policy]] = {
 """Always the same; the best of them for a trace is known only afterwards."""
 
 
-def _auto() -> Policy:
-    from hybrid_detect.selection.auto import AutoPolicy
-
-    return AutoPolicy()
-
-
 POLICIES: dict[str, Callable[[], Policy]] = {
-    "auto": _auto,
+    "auto": AutoPolicy,
+    "auto-without-scene": AutoWithoutScene,
     "threshold-rule": ThresholdPolicy,
     "last-latency": LastLatency,
     "ewma-hysteresis": EwmaHysteresis,

@@ -6,8 +6,9 @@ be made anew for each run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.utility import RUNGS
 from hybrid_detect.simulation.environment import (
@@ -19,7 +20,7 @@ from hybrid_detect.simulation.environment import (
 )
 from hybrid_detect.types import BackendKind, Plan
 
-__all__ = ["AlwaysCloud", "AlwaysDevice", "EwmaHysteresis", "LastLatency"]
+__all__ = ["AlwaysCloud", "AlwaysDevice", "AutoWithoutScene", "EwmaHysteresis", "LastLatency"]
 
 MAX_IN_FLIGHT = 2
 """Frames in flight before one is left out."""
@@ -94,6 +95,17 @@ class _Watcher:
 
 
 _DEVICE = Plan(backend=BackendKind.DEVICE, deadline_s=1.0, reason="comparison")
+
+
+class AutoWithoutScene:
+    """`AutoPolicy` for which the device's answers are always worth the same, whatever is filmed."""
+
+    def __init__(self) -> None:
+        self._auto = AutoPolicy()
+
+    def decide(self, conditions: Conditions) -> Plan:
+        """The same plan for a selfie and for a crowd."""
+        return self._auto.decide(replace(conditions, scene=None))
 
 
 class AlwaysDevice:

@@ -128,6 +128,7 @@ class SimulatedRun:
     def upload(self, frame: int, at_s: float, bits: float, accuracy: float) -> Upload:
         """Compress at `at_s`, then upload behind what is still to be uploaded."""
         environment = self.environment
+        accuracy *= float(environment.server_share[frame])
         began_s = max(at_s + ENCODE_S, self.link_free_s)
         slow_start_s = 0.0
         if began_s - self.link_used_s > IDLE_S:
@@ -158,7 +159,7 @@ class SimulatedRun:
         latency_s = at_s - frame * environment.interval_s + float(environment.device_s[frame])
         self.device_free_s = at_s + float(environment.device_s[frame])
         self._device_s[frame] = latency_s
-        self._device_worth[frame] = environment.device_accuracy * worth(latency_s)
+        self._device_worth[frame] = float(environment.device_share[frame]) * worth(latency_s)
         self._cost[frame] += environment.profile.cost
         return self.device_free_s
 
@@ -247,6 +248,11 @@ class SimulatedResult:
     def remote_share(self) -> float:
         """Share of the frames that were sent."""
         return float(np.mean(self.sent_bits > 0))
+
+    @property
+    def server_answers(self) -> float:
+        """Share of the frames whose answer was the server's."""
+        return float(np.mean((self.upload_worth > self.device_worth) & (self.upload_worth > 0)))
 
     @property
     def device_share(self) -> float:

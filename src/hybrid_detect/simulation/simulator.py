@@ -22,6 +22,7 @@ from hybrid_detect.selection.conditions import BackendConditions, Conditions
 from hybrid_detect.selection.estimators import LatencyEstimate
 from hybrid_detect.selection.link import LinkEstimator
 from hybrid_detect.selection.policy import Policy
+from hybrid_detect.selection.scene import SceneEstimator
 from hybrid_detect.simulation.environment import ENCODE_S, STALE_S, TIMEOUT_S, Environment
 from hybrid_detect.simulation.simulated_run import SimulatedResult, SimulatedRun, compressed
 from hybrid_detect.simulation.traces import Trace, read_traces
@@ -136,6 +137,8 @@ class _Run:
         self._end_known = end_known
         self._link = LinkEstimator()
         self._remote_s = LatencyEstimate()
+        draws = environment.draws
+        self._scene = SceneEstimator(draws.device, draws.server) if draws else None
         self._listeners: tuple[object, ...] = (self._link, policy)
         self._device_times: deque[float] = deque(maxlen=DEVICE_TIMES)
         self._device_since_s = -math.inf
@@ -198,6 +201,7 @@ class _Run:
             must_answer=False,
             frame_bytes=float(environment.raw_bits[known]) / 8 if known >= 0 else None,
             previous=self._previous,
+            scene=self._scene.conditions(now_s=now_s) if self._scene else None,
         )
 
     def _usual_device_s(self) -> float:
@@ -263,8 +267,22 @@ class _Run:
             return math.inf
         self._device_since_s = at_s
         took_s = float(self._environment.device_s[frame])
-        self._at(done_s, lambda _: self._device_times.append(took_s))
+
+        def done(_: float) -> None:
+            self._device_times.append(took_s)
+            self._saw("device", frame)
+
+        self._at(done_s, done)
         return done_s
+
+    def _saw(self, who: str, frame: int) -> None:
+        """What is in an answer of ``device`` or ``server``."""
+        environment = self._environment
+        if self._scene is None or environment.draws is None:
+            return
+        looked = self._scene.device_looked if who == "device" else self._scene.server_looked
+        heights = environment.draws.found(frame, who)
+        looked(heights, frame=frame, at_s=frame * environment.interval_s)
 
     def _upload(self, plan: Plan, frame: int, at_s: float) -> float:
         raw_bits = float(self._environment.raw_bits[frame])
@@ -282,6 +300,7 @@ class _Run:
 
             def answered(now_s: float) -> None:
                 self._remote_s.observe(latency_s, now_s=now_s)
+                self._saw("server", frame)
                 facts = {"server_s": server_s, "receive_s": receive_s}
                 self._tell("answered", frame, now_s=now_s, **facts)
 
