@@ -11,7 +11,7 @@ from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.simulation.oracle import oracle
-from hybrid_detect.simulation.scenes import KINDS, RECALLS, SceneDraws, Scenes, read_scenes
+from hybrid_detect.simulation.scenes import KINDS, SceneDraws, Scenes, read_scenes
 from hybrid_detect.simulation.simulator import Environment, simulate
 from hybrid_detect.simulation.synthetic_traces import synthetic_traces
 from hybrid_detect.types import Plan
@@ -67,12 +67,6 @@ def test_answers_hold_what_is_seen_about_as_high_as_it_is() -> None:
     assert list(scene.found(7, "device")) == list(scene.found(7, "device"))
     heights = scene.stretches[0].heights
     assert all(0.7 * min(heights) < one < 1.3 * max(heights) for one in scene.found(0, "server"))
-
-
-def test_recalls_rise_with_the_height() -> None:
-    for recall in RECALLS.values():
-        assert list(recall) == sorted(recall)
-        assert [value for _, value in recall] == sorted(value for _, value in recall)
 
 
 def test_labels_become_scenes_of_their_category(tmp_path: Path) -> None:

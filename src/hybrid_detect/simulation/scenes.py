@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.selection.scene import Recall, recall_at
 
@@ -43,18 +44,6 @@ HEIGHT_NOISE = 0.05
 Heights = tuple[float, ...]
 """Of faces, as shares of the picture's longer side."""
 
-# A picture of 1280x720 has heights of 20, 30, 45, 70 and 120 pixels at these shares. Source of the
-# recalls: measured at IoU 0.5 on photos at 1280x720 and 80 KB (`docs/explanation/models.md`).
-_STEPS = (0.0, 20 / 1280, 30 / 1280, 45 / 1280, 70 / 1280, 120 / 1280)
-RECALLS: Mapping[str, Recall] = {
-    name: tuple(zip(_STEPS, recalls, strict=True))
-    for name, recalls in {
-        "short_range": (0.0, 0.0, 0.0, 0.0, 0.19, 0.85),
-        "full_range": (0.0, 0.03, 0.15, 0.30, 0.81, 0.94),
-        "centerface": (0.59, 0.93, 0.97, 0.98, 1.0, 1.0),
-    }.items()
-}
-
 _CATEGORIES = {"portrait": "selfie", "rotated": "selfie", "small": "group", "large": "crowd"}
 _CATEGORIES["none"] = "empty"
 
@@ -66,7 +55,7 @@ class Scenes:
     Args:
         kind: One of `SCENES`.
         photos: Heights by kind; made up if `None` (see `read_scenes`).
-        device: The device's model, a key of `RECALLS`.
+        device: The device's model, a key of `MODELS`; its recall by height is the table's.
         server: The server's model, likewise.
     """
 
@@ -80,9 +69,7 @@ class Scenes:
             msg = f"expected scenes of a kind ({', '.join(SCENES)}), got {self.kind!r}"
             raise ConfigurationError(msg)
         for model in (self.device, self.server):
-            if model not in RECALLS:
-                msg = f"expected a model ({', '.join(RECALLS)}), got {model!r}"
-                raise ConfigurationError(msg)
+            model_spec(model)
 
     def draw(self, rng: np.random.Generator) -> Heights:
         """A scene's faces."""
@@ -170,7 +157,9 @@ class SceneDraws:
     """
 
     def __init__(self, scenes: Scenes, *, frames: int, fps: float, seed: int) -> None:
-        self.device, self.server = RECALLS[scenes.device], RECALLS[scenes.server]
+        self.device, self.server = (
+            model_spec(model).input().recall_by_height for model in (scenes.device, scenes.server)
+        )
         self.stretches: list[Stretch] = []
         self._seed = seed
         rng = np.random.default_rng((seed, 1))
