@@ -6,8 +6,9 @@ Calls may come from any thread, so a UI calls it from a worker thread and never 
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -114,16 +115,27 @@ class HybridDetectionService:
             keep_frames=keep_frames,
             silence_s=silence_s,
         )
-        try:
-            while True:
-                try:
-                    result = loop.call(results.__anext__)
-                except StopAsyncIteration:
-                    return
-                yield result
-        finally:
-            with suppress(ClosedError):  # closing the service has ended them
-                loop.call(results.aclose)
+        return _blocking(loop, results)
+
+    def process_images(
+        self,
+        images: Iterable[ImageLike] | str | os.PathLike[str],
+        *,
+        pixel_format: PixelFormat | str = PixelFormat.RGB,
+        deadline_s: float | None = None,
+        privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
+        max_in_flight: int | None = None,
+    ) -> Iterator[DetectionResult]:
+        """Yield a result for each of `images`; see the async method of this name."""
+        loop = self._require_open()
+        results = self._service.process_images(
+            images,
+            pixel_format=pixel_format,
+            deadline_s=deadline_s,
+            privacy=privacy,
+            max_in_flight=max_in_flight,
+        )
+        return _blocking(loop, results)
 
     def status(self) -> ServiceStatus:
         """What the next frame would get, and how each backend stands."""
@@ -169,3 +181,18 @@ class HybridDetectionService:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _blocking(
+    loop: LoopThread, results: AsyncGenerator[DetectionResult]
+) -> Iterator[DetectionResult]:
+    try:
+        while True:
+            try:
+                result = loop.call(results.__anext__)
+            except StopAsyncIteration:
+                return
+            yield result
+    finally:
+        with suppress(ClosedError):  # closing the service has ended them
+            loop.call(results.aclose)

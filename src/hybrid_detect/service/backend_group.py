@@ -92,6 +92,11 @@ class BackendGroup:
         return tuple(each for member in self._members for each in member.destinations)
 
     @property
+    def most_pictures(self) -> int:
+        """Pictures that one request of a member may carry, at most."""
+        return max(member.most_pictures for member in self._members)
+
+    @property
     def measures_link(self) -> bool:
         """Whether the backend that would get the frame measures its link."""
         return self._members[self._preview()].measures_link

@@ -26,6 +26,10 @@ from hybrid_detect.types import BackendKind, DetectionMode
 __all__ = ["BackendSet"]
 
 
+LOOK_S = 0.05
+"""Seconds between two looks whether a backend is back: a fifth of its breaker's shortest pause."""
+
+
 class BackendSet:
     """The backends of one service.
 
@@ -146,13 +150,29 @@ class BackendSet:
         """Wait until each has either become ready or failed to for the first time."""
         await asyncio.gather(*(backend.checked.wait() for backend in self.by_kind.values()))
 
+    def most_pictures(self) -> int:
+        """Pictures that one request of a backend may carry, at most."""
+        return max((backend.most_pictures for backend in self.by_kind.values()), default=1)
+
     def starting(self) -> list[ManagedBackend | BackendGroup]:
         """Those that are on their way up: whether they work is not known yet."""
         return [backend for backend in self.by_kind.values() if not backend.settled.is_set()]
 
-    async def first_settled(self, *, timeout_s: float) -> bool:
-        """Wait until one that is starting works or has failed; False if time ran out."""
-        return await _first((backend.settled for backend in self.starting()), timeout_s=timeout_s)
+    async def one_may_come(self, timeout_s: float, *, is_patient: bool) -> bool:
+        """Wait a while for one to become usable; False if there is nothing to wait for.
+
+        Args:
+            timeout_s: Seconds to wait at most.
+            is_patient: Whether to wait also for one that works no more, rather than only for those
+                that are on their way up.
+        """
+        if starting := self.starting():
+            return await _first((backend.settled for backend in starting), timeout_s=timeout_s)
+        is_out = any(not backend.conditions().usable for backend in self.by_kind.values())
+        if not is_patient or not is_out or timeout_s <= 0:
+            return False
+        await asyncio.sleep(min(timeout_s, LOOK_S))
+        return True
 
     def status(self) -> tuple[BackendStatus, ...]:
         """How each of them stands, missing ones included."""

@@ -37,6 +37,8 @@ class FrameContext:
     """Seconds until the next frame of its stream; infinite for a lone picture."""
     must_answer: bool = True
     """Whether it may not be left out."""
+    is_patient: bool = False
+    """Whether it waits, inside its deadline, for a backend that is out for the moment."""
     privacy: FramePrivacy = FramePrivacy.DEFAULT
     """What may be done with it."""
     captured_at_s: float | None = None

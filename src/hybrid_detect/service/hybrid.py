@@ -9,8 +9,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -22,8 +21,6 @@ from hybrid_detect.errors import (
     AllBackendsFailedError,
     ClosedError,
     ConfigurationError,
-    InvalidFrameError,
-    SourceError,
 )
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Dispatcher, Hook
@@ -38,12 +35,12 @@ from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameCon
 from hybrid_detect.service.deciding import Decider
 from hybrid_detect.service.default_policy import default_policy
 from hybrid_detect.service.execution import Execution
+from hybrid_detect.service.frame_runs import FrameRuns
 from hybrid_detect.service.loop_thread import FORKED, call_in_loop
 from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.status import ServiceStatus, Traffic
-from hybrid_detect.service.streams import SILENCE_S, ResultsInOrder, Stream
-from hybrid_detect.sources.change_gate import ChangeGate
-from hybrid_detect.sources.sources import CapturedFrame, FrameSource, OpenSource, open_source
+from hybrid_detect.service.streams import SILENCE_S, Stream
+from hybrid_detect.sources.sources import FrameSource, OpenSource
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Plan
 
 __all__ = ["HybridDetectionService"]
@@ -112,6 +109,13 @@ class HybridDetectionService:
             on_change=self._hooks.backend if self._hooks.wants_backends else None,
             ledger=self._accounts.ledger,
         )
+        self._runs = FrameRuns(
+            process=self._process,
+            failed=self._failed,
+            deadline_s=self.config.deadline_s,
+            require_open=self._require_open,
+            clock=clock,
+        )
         self._conditions_builder = ConditionsBuilder(
             self.config,
             self._backends.by_kind,
@@ -126,7 +130,7 @@ class HybridDetectionService:
             self._backends.by_kind,
             self._backends.missing,
             clock=clock,
-            spawn=self._spawn,
+            spawn=self._runs.spawn,
             denied_reason=self._conditions_builder.denied_reason,
             consent_left_s=self._conditions_builder.consent_left_s,
             charge=self._accounts.ledger.charge,
@@ -137,8 +141,6 @@ class HybridDetectionService:
         self._owner = self._dropped = 0
         self._streams: set[asyncio.Task[Any]] = set()
         self._sources: set[OpenSource] = set()
-
-    # -- one frame ---------------------------------------------------------------------------
 
     async def process_image(
         self,
@@ -165,15 +167,19 @@ class HybridDetectionService:
             InvalidFrameError: If it is not an image this library can look at.
             AllBackendsFailedError: If no backend could answer inside the deadline.
         """
-        deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
-        if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
-            msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
-            raise ConfigurationError(msg)
-        context = FrameContext(ends_s=self._clock() + deadline_s, privacy=frame_privacy(privacy))
+        ends_s = self._clock() + self._checked_deadline_s(deadline_s)
+        context = FrameContext(ends_s=ends_s, privacy=frame_privacy(privacy))
         result = await self._process(image, pixel_format, context)
         if result.status is DetectionStatus.FAILED:
             result.raise_for_status()
         return result
+
+    def _checked_deadline_s(self, deadline_s: float | None) -> float:
+        deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
+        if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
+            msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
+            raise ConfigurationError(msg)
+        return deadline_s
 
     async def _process(
         self,
@@ -230,17 +236,16 @@ class HybridDetectionService:
             raise ClosedError(FORKED)
 
     async def _decide(self, context: FrameContext) -> Plan:
-        """Observe and decide; wait for a backend that is still starting if no other can answer."""
+        """Observe and decide; wait for a backend that is starting if no other can answer."""
         while True:
             plan = await self._decider.plan(self._conditions_builder.build(context))
-            if plan.backend is not None or plan.skip or not self._backends.starting():
+            if plan.backend is not None or plan.skip:
                 return plan
-            if not await self._backends.first_settled(timeout_s=context.ends_s - self._clock()):
+            left_s = context.ends_s - self._clock()
+            if not await self._backends.one_may_come(left_s, is_patient=context.is_patient):
                 return plan
 
-    # -- many frames -------------------------------------------------------------------------
-
-    async def start_detection(
+    def start_detection(
         self,
         camera: FrameSource,
         *,
@@ -280,57 +285,55 @@ class HybridDetectionService:
             ConfigurationError: If `camera` is no source of frames.
             ClosedError: If the service is not open, or is closed meanwhile.
         """
-        self._require_open()
-        kept = frame_privacy(privacy)
-        async with open_source(camera, max_fps=max_fps, every_frame=every_frame) as source:
-            self._sources.add(source)
-            stream = Stream(
-                pixel_format=source.pixel_format or pixel_format,
-                privacy=kept,
-                max_fps=max_fps,
-                must_answer=not source.drops,
-                gate=ChangeGate() if skip_unchanged else None,
-                keep_frames=keep_frames,
-            )
-            results = ResultsInOrder(
-                source,
-                partial(self._look_at, stream),
-                spawn=self._spawn,
-                lost=partial(self._without_frame, stream),
-                silence_s=silence_s if source.is_live else None,
-            )
-            async with aclosing(results):
-                try:
-                    async for result in results:
-                        yield result
-                except asyncio.CancelledError:
-                    task = asyncio.current_task()
-                    if task is None or not task.cancelling():
-                        # The caller was not cancelled: closing has cancelled its frames.
-                        self._require_open()
-                    raise
-                finally:
-                    self._sources.discard(source)
-                    self._dropped += source.dropped
+        return self._runs.of_camera(
+            camera,
+            max_fps=max_fps,
+            every_frame=every_frame,
+            pixel_format=pixel_format,
+            privacy=frame_privacy(privacy),
+            skip_unchanged=skip_unchanged,
+            keep_frames=keep_frames,
+            silence_s=silence_s,
+        )
 
-    def _without_frame(self, stream: Stream, error: SourceError) -> DetectionResult:
-        context = stream.context(None, ends_s=self._clock())
-        return self._failed(Execution(started_s=self._clock(), context=context), error)
+    def process_images(
+        self,
+        images: Iterable[ImageLike] | AsyncIterable[ImageLike] | str | os.PathLike[str],
+        *,
+        pixel_format: PixelFormat | str = PixelFormat.RGB,
+        deadline_s: float | None = None,
+        privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
+        max_in_flight: int | None = None,
+    ) -> AsyncGenerator[DetectionResult]:
+        """Yield a result for each of `images`, in their order.
 
-    async def _look_at(self, stream: Stream, captured: CapturedFrame) -> DetectionResult:
-        context = stream.context(captured, ends_s=self._clock() + self.config.deadline_s)
-        try:
-            return await self._process(captured.image, stream.pixel_format, context, stream)
-        except InvalidFrameError as error:
-            result = self._failed(Execution(started_s=self._clock(), context=context), error)
-            return replace(result, reason=f"not an image: {error}")
+        Images are taken as there is room for them, never all at once. Where the provider takes
+        several pictures in a request, those under way share one; each keeps its own result. Never
+        raises for a single image: one that no backend could look at, or that is no image, yields a
+        result with status ``failed`` and its error. While no backend works, an image waits for one
+        inside its deadline.
 
-    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        self._streams.add(task := asyncio.create_task(coroutine))
-        task.add_done_callback(self._streams.discard)
-        return task
+        Args:
+            images: An iterable or async iterable of what `process_image` takes, or the path of a
+                folder of images.
+            pixel_format: What the channels of ndarrays are.
+            deadline_s: Seconds each image has from when it is taken; the configuration's if `None`.
+            privacy: ``local_only`` keeps these images on the device.
+            max_in_flight: Most images under way at once; `None` for as many as a request carries,
+                and at least 2. Fewer are while they are not answered in time.
 
-    # -- life --------------------------------------------------------------------------------
+        Raises:
+            ConfigurationError: If `images` is no source, or an argument is out of range.
+            ClosedError: If the service is not open, or is closed meanwhile.
+        """
+        return self._runs.of_pictures(
+            images,
+            pixel_format=pixel_format,
+            deadline_s=self._checked_deadline_s(deadline_s),
+            privacy=frame_privacy(privacy),
+            max_in_flight=max_in_flight,
+            most_pictures=self._backends.most_pictures(),
+        )
 
     def status(self) -> ServiceStatus:
         """What the next frame would get, and how each backend stands."""
@@ -339,7 +342,7 @@ class HybridDetectionService:
             mode=detection_mode(self.config.mode),
             plan=self._decider.decide(self._conditions_builder.build(context)),
             backends=self._backends.status(),
-            frames_dropped=self._dropped + sum(source.dropped for source in self._sources),
+            frames_dropped=self._runs.dropped,
             hedges=replace(self._executor.hedges),
             traffic=Traffic.of(self._backends.meters),
             budgets=self._accounts.ledger.status(),
@@ -389,11 +392,7 @@ class HybridDetectionService:
         if self._consent_stops is not None:
             self._consent_stops()
             self._consent_stops = None
-        for task in tuple(self._streams):
-            task.cancel()
-        await asyncio.gather(*self._streams, return_exceptions=True)
-        # A camera must not be read any more, even if no caller goes on with its stream.
-        await asyncio.gather(*(source.aclose() for source in tuple(self._sources)))
+        await self._runs.aclose()
         await self._backends.aclose()
         await self._hooks.aclose()
         await self._accounts.aclose()

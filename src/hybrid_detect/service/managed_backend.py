@@ -125,6 +125,11 @@ class ManagedBackend:
         return self._backend.destinations
 
     @property
+    def most_pictures(self) -> int:
+        """Pictures that one request of it may carry."""
+        return 1 if self._remote is None else self._remote.most_pictures
+
+    @property
     def measures_link(self) -> bool:
         """Whether it measures what the link to its host carries."""
         return self._backend.measures_link

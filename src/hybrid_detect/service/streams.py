@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Self
 
-from hybrid_detect.errors import SourceError
+from hybrid_detect.errors import AllBackendsFailedError, SourceError
 from hybrid_detect.frames.frame import Frame, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.service.conditions_builder import FrameContext
@@ -17,7 +17,7 @@ from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, OpenSource
 from hybrid_detect.types import DetectionResult, DetectionStatus, Timings
 
-__all__ = ["IN_FLIGHT", "SILENCE_S", "ResultsInOrder", "Stream"]
+__all__ = ["IN_FLIGHT", "SILENCE_S", "ResultsInOrder", "Stream", "Window"]
 
 IN_FLIGHT = 2
 """Frames of one stream under way at the same time. The second uses the time that the first
@@ -29,6 +29,36 @@ MAX_INTERVAL_S = 1.0
 
 SILENCE_S = 5.0
 """A camera that gives no frame for as long is in trouble: it blocks, or a network camera stalls."""
+
+
+class Window:
+    """How many frames of one run may be under way at the same time.
+
+    It grows by one with each answer, and after a first miss by one with each window of answers, up
+    to its limit; it halves with each frame that no backend could answer. So it finds out what a
+    link and a server carry, as TCP does (RFC 5681, 3.1).
+
+    Args:
+        limit: The most frames.
+    """
+
+    def __init__(self, limit: int = IN_FLIGHT) -> None:
+        self._limit = limit
+        self._threshold = float(limit)
+        self._size = float(min(IN_FLIGHT, limit))
+
+    @property
+    def size(self) -> int:
+        """Frames that may be under way now."""
+        return int(self._size)
+
+    def note(self, result: DetectionResult) -> None:
+        """Learn from the result of a frame."""
+        if result.answered:
+            step = 1.0 if self._size < self._threshold else 1 / self._size
+            self._size = min(self._size + step, float(self._limit))
+        elif isinstance(result.error, AllBackendsFailedError):
+            self._threshold = self._size = max(self._size / 2, 1.0)
 
 
 class ResultsInOrder:
@@ -45,7 +75,7 @@ class ResultsInOrder:
         lost: Gives the result that tells of a source that was lost or is silent.
         silence_s: Seconds without a frame after which a result tells so, and again after as many;
             `None` for never.
-        in_flight: Frames that may be under way at the same time.
+        window: How many frames may be under way at the same time.
     """
 
     def __init__(
@@ -56,14 +86,14 @@ class ResultsInOrder:
         spawn: Callable[[Any], asyncio.Task[Any]],
         lost: Callable[[SourceError], DetectionResult],
         silence_s: float | None = None,
-        in_flight: int = IN_FLIGHT,
+        window: Window | None = None,
     ) -> None:
         self._source = source
         self._look = look
         self._spawn = spawn
         self._lost = lost
         self._silence_s = silence_s
-        self._in_flight = in_flight
+        self._window = window or Window()
         self._pending: deque[asyncio.Task[DetectionResult]] = deque()
         self._taking: asyncio.Task[CapturedFrame | None] | None = None
         self._error: BaseException | None = None
@@ -75,7 +105,9 @@ class ResultsInOrder:
     async def __anext__(self) -> DetectionResult:
         while True:
             if self._pending and self._pending[0].done():
-                return self._pending.popleft().result()
+                result = self._pending.popleft().result()
+                self._window.note(result)
+                return result
             if self._is_exhausted and not self._pending:
                 error, self._error = self._error, None
                 if isinstance(error, SourceError):
@@ -88,7 +120,7 @@ class ResultsInOrder:
     async def _step(self) -> bool:
         """Wait for the next frame or the first result; False if the source was silent."""
         taking = self._taking
-        if taking is None and not self._is_exhausted and len(self._pending) < self._in_flight:
+        if taking is None and not self._is_exhausted and len(self._pending) < self._window.size:
             taking = self._taking = self._spawn(self._source.take())
         waited = [task for task in (taking, self._pending[0] if self._pending else None) if task]
         done, _ = await asyncio.wait(
@@ -120,7 +152,9 @@ class Stream:
     Args:
         pixel_format: What the channels of ndarrays are.
         privacy: What may be done with its frames.
-        max_fps: Most frames in a second; `None` if the source sets the pace.
+        deadline_s: Seconds that each of its frames has.
+        max_fps: Most frames in a second; `None` if the source sets the pace; 0 for pictures that
+            have nothing to do with each other.
         must_answer: Whether no frame may be left out.
         gate: Tells frames that show nothing new; `None` to look at all of them.
         keep_frames: Whether results hold their frames.
@@ -131,14 +165,16 @@ class Stream:
         *,
         pixel_format: PixelFormat | str,
         privacy: FramePrivacy,
+        deadline_s: float,
         max_fps: float | None,
         must_answer: bool,
-        gate: ChangeGate | None,
-        keep_frames: bool,
+        gate: ChangeGate | None = None,
+        keep_frames: bool = False,
     ) -> None:
         self.pixel_format = pixel_format
         self._privacy = privacy
-        self._interval_s = 0.0 if max_fps is None else 1 / max_fps
+        self._deadline_s = deadline_s
+        self._interval_s = 0.0 if max_fps is None else math.inf if max_fps == 0 else 1 / max_fps
         self._must_answer = must_answer
         self._gate = gate
         self._keep_frames = keep_frames
@@ -146,8 +182,9 @@ class Stream:
         self._last_captured_s = 0.0
         self._captured_s: float | None = None
 
-    def context(self, captured: CapturedFrame | None, *, ends_s: float) -> FrameContext:
-        """What holds for `captured`, or for the lack of a frame, whose deadline is `ends_s`."""
+    def context(self, captured: CapturedFrame | None, *, now_s: float) -> FrameContext:
+        """What holds for `captured`, taken at `now_s`, or for the lack of a frame then."""
+        ends_s = now_s + self._deadline_s
         if captured is None:
             return FrameContext(ends_s=ends_s, privacy=self._privacy)
         since_s = (
@@ -159,6 +196,7 @@ class Stream:
             # The source may be slower than it is allowed to be.
             interval_s=max(self._interval_s, min(since_s, MAX_INTERVAL_S)),
             must_answer=self._must_answer,
+            is_patient=math.isinf(self._interval_s),
             privacy=self._privacy,
             captured_at_s=captured.captured_at_s,
             source_index=captured.index,

@@ -139,6 +139,15 @@ class RemoteBackend(Backend):
         """What is known of the link to the host of the next frame."""
         return self.meters.of(self.host)
 
+    @property
+    def most_pictures(self) -> int:
+        """Pictures that one request to one of its targets may carry, at most."""
+        return max(map(self._most_pictures, self.targets))
+
+    def _most_pictures(self, target: Target) -> int:
+        is_one = not self.shares_requests or self._encryption is not None  # a seal is of one
+        return 1 if is_one else target.protocol.capabilities.max_pictures
+
     measures_link = True
 
     answers_late: ClassVar[bool] = False
@@ -267,8 +276,7 @@ class RemoteBackend(Backend):
     async def _ask(self, job: FrameJob, target: Target, out: Sequence[Target]) -> Answer:
         """Ask `target` once; those `out` of the question need no time left."""
         self._require_open()
-        most_pictures = target.most_pictures(sealed=self._encryption is not None)
-        if not self.shares_requests or most_pictures < 2:
+        if self._most_pictures(target) < 2:
             picture = await self._picture(job, target)
             (answer,) = await self._sender.send(target, [Share(job, picture)], out)
             if isinstance(answer, BackendError):

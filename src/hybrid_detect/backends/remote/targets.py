@@ -103,10 +103,6 @@ class Target:
             )
             raise ConfigurationError(msg)
 
-    def most_pictures(self, *, sealed: bool) -> int:
-        """Pictures that one request to it may carry; a sealed one carries one."""
-        return 1 if sealed else self.protocol.capabilities.max_pictures
-
     def encoded(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
         """The request that asks this target for the faces in `pictures`.
 
