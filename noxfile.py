@@ -141,8 +141,9 @@ def hostile(session: nox.Session) -> None:
 
 @nox.session
 def providers(session: nox.Session) -> None:
-    """Compare each provider with its own SDK, and with moto (60 MB of wheels)."""
-    session.install(".[google,test,providers-test]")
+    """Compare each provider with its own SDK, and with moto (150 MB of wheels)."""
+    # The last two are not in the extra, because their OpenCV would overwrite MediaPipe's.
+    session.install(".[google,test,providers-test]", "deepstack-sdk==0.2.1", "inference-sdk==1.8.3")
     session.run("pytest", *ORACLES, *session.posargs)
 
 

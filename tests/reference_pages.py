@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import itertools
+import re
 import textwrap
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+from hybrid_detect.backends.remote.protocol import Capabilities
+from hybrid_detect.backends.remote.providers import PROVIDERS, protocol_of
+from hybrid_detect.backends.remote.providers.face_mapping import FaceMapping
 from hybrid_detect.charges import SentRequest
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
@@ -176,7 +181,87 @@ def events() -> str:
     )
 
 
-PAGES = {"settings.md": settings, "events.md": events}
+PROVIDERS_HEAD = """\
+# Providers
+
+<!-- Made from the providers' own facts by `nox -s reference`. -->
+
+What `provider=` can name, its `provider_options`, and what each takes, gives and does with
+pictures.
+[How to use one](../how-to/providers.md). A price is an estimate that `targets` can replace; every
+attempt costs it, failed ones too.
+"""
+
+
+def providers() -> str:
+    """`docs/reference/providers.md`."""
+    return PROVIDERS_HEAD + "".join(map(provider, PROVIDERS))
+
+
+def provider(name: str) -> str:
+    """The section of one provider."""
+    module, class_name = PROVIDERS[name]
+    cls = getattr(importlib.import_module(f"{providers_package}.{module}"), class_name)
+    doc = inspect.getdoc(cls) or ""
+    about = doc.partition("Args:")[0].partition("Raises:")[0].strip()
+    return f"\n## `{name}`\n\n{about}\n\n{options(cls, doc)}{facts(cls)}"
+
+
+def options(cls: type, doc: str) -> str:
+    """The options, from the constructor and the docstring's `Args`; empty if there are none."""
+    described = dict(ARGUMENT.findall(doc.partition("Args:\n")[2].partition("\n\n")[0]))
+    parameters = inspect.signature(cls).parameters.values()
+    rows = [
+        f"| `{each.name}` | "
+        f"{'required' if each.default is each.empty else f'`{each.default!r}`'} | "
+        f"{' '.join(described[each.name].split())} |"
+        for each in parameters
+    ]
+    if not rows:
+        return ""
+    return "\n".join(["| option | default | what it is |", "| --- | --- | --- |", *rows]) + "\n\n"
+
+
+def facts(cls: Any) -> str:
+    """What of its `Capabilities` differs from the defaults."""
+    found = getattr(cls, "capabilities", None)
+    if not isinstance(found, Capabilities):
+        found = cls(**REQUIRED.get(cls.name, {})).capabilities
+    docs = field_docs(Capabilities)
+    usual = Capabilities()
+    rows = [
+        f"| `{field.name}` | {fact(getattr(found, field.name))} | {docs[field.name]} |"
+        for field in fields(Capabilities)
+        if getattr(found, field.name) != getattr(usual, field.name)
+    ]
+    if not rows:
+        return "Its limits are those of the endpoint.\n"
+    return "\n".join(["| fact | value | what it is |", "| --- | --- | --- |", *rows]) + "\n"
+
+
+def fact(value: Any) -> str:
+    """A value of `Capabilities` as a reader would write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, frozenset | tuple):
+        return ", ".join(sorted(value) if isinstance(value, frozenset) else value)
+    return str(value).replace("|", "\\|")
+
+
+providers_package = protocol_of.__module__
+
+ARGUMENT = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "aws": {"region": "eu-west-1"},
+    "json_endpoint": {"faces": FaceMapping()},
+    "kserve": {"model": "faces", "landmarks": "landmarks"},
+}
+"""What a provider needs to be made at all."""
+
+PAGES = {"settings.md": settings, "events.md": events, "providers.md": providers}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():

@@ -49,7 +49,14 @@ _BATCH_HEADERS = {"Accept": BATCH_CONTENT_TYPE, "Content-Type": BATCH_CONTENT_TY
 
 
 class CustomProtocol:
-    """Speaks the wire format of `hybrid_detect.exchange.wire` with our own server."""
+    """Speaks the wire format of `hybrid_detect.exchange.wire` with our own server.
+
+    Args:
+        max_pictures: The most pictures in one request; 1 sends each alone.
+
+    Raises:
+        ConfigurationError: If it is out of range.
+    """
 
     name = "custom_backend"
     key_header = "Authorization"
