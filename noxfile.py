@@ -53,9 +53,11 @@ PI_SCRIPT = "shared/lab/arm64-debian"
 PI_LOOK = """\
 import sys
 
+from hybrid_detect.backends.device import worker_process
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.sync import HybridDetectionService
 
+worker_process.START_LIMIT_S = worker_process.ANSWER_LIMIT_S = 300.0  # emulated, on a busy machine
 try:
     with HybridDetectionService(mode="on_device") as service:
         result = service.process_image(sys.argv[1], deadline_s=300)

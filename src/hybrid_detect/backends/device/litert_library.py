@@ -28,7 +28,7 @@ from hybrid_detect.types import BackendKind
 
 __all__ = ["LibraryNetwork", "library_reason", "library_version", "tensor_layout"]
 
-TRIED_RELEASES = ("2.3.",)
+TRIED_RELEASES = ("2.2.", "2.3.")
 """How the versions begin whose C library was tried: all answers of `test_litert.py` are its."""
 
 ALIGNMENT = 64

@@ -175,17 +175,22 @@ class RestartedProcess:
         try:
             return wait()
         except EOFError:
-            raise self._death(self._end(running, died=True)) from None
+            code = self._end(running, died=True)
+            raise self._death(code, late_s=running.ended_after_s) from None
         except BaseException:
             # It was interrupted half way: the rest would be taken for the next picture's answer.
             self._end(running, died=True)
             raise
 
-    def _death(self, code: int) -> BackendUnavailableError:
-        """The error for a process that ended with `code`."""
+    def _death(self, code: int, *, late_s: float) -> BackendUnavailableError:
+        """The error for a process that ended with `code`, or was killed after `late_s`."""
         if self.starting and code == -getattr(signal, "SIGILL", math.inf):
             self._unusable = unsupported_instruction_message()
             return BackendUnavailableError(self._unusable, backend=BackendKind.DEVICE)
+        if late_s:
+            what = "did not start" if self.starting else "gave no answer"
+            msg = f"the detector's process {what} within {late_s:g} s and was ended"
+            return BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True)
         how = f"signal {-code}" if code < 0 else f"status {code}"
         when = "at its start " if self.starting else ""
         msg = f"the detector's process died {when}({how})"

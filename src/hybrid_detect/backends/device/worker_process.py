@@ -155,6 +155,9 @@ class WorkerProcess:
         self._input, self._output = _pipe(self._process.stdin), _pipe(self._process.stdout)
         self._buffer = b""
         self._ends_s = 0.0
+        self.ended_after_s = 0.0
+        """The limit on an answer after which it was killed; 0 as long as it was not."""
+        self._limit_s = 0.0
         self._poll: select.poll | None = None
         if sys.platform != "win32":
             self._poll = select.poll()
@@ -238,7 +241,7 @@ class WorkerProcess:
             if self._poll is not None:
                 left_s = max(self._ends_s - time.monotonic(), 0.0)
                 if not self._poll.poll(left_s * 1000):
-                    self.kill()  # which ends what it writes
+                    self._kill_late()
             try:
                 part = self._output.read(READ_BYTES)
             except (OSError, ValueError):  # closed at the program's end, while a thread waits
@@ -249,14 +252,19 @@ class WorkerProcess:
         data, self._buffer = self._buffer[:size], self._buffer[size:]
         return data
 
+    def _kill_late(self) -> None:
+        self.ended_after_s = self._limit_s
+        self.kill()  # which ends what it writes
+
     @contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
         """Kill the process if what is inside takes longer."""
+        self._limit_s = seconds
         if self._poll is not None:
             self._ends_s = time.monotonic() + seconds
             yield
             return
-        limit = threading.Timer(seconds, self.kill)  # Windows cannot wait for a pipe
+        limit = threading.Timer(seconds, self._kill_late)  # Windows cannot wait for a pipe
         limit.daemon = True
         limit.start()
         try:

@@ -21,8 +21,10 @@ hiddenimports = collect_submodules("hybrid_detect", filter=_is_needed)
 datas = copy_metadata("hybrid-detect")  # for `hybrid_detect.__version__`
 binaries: list[Any] = []
 
-if can_import_module("mediapipe"):
-    more_datas, more_binaries, more_imports = collect_all("mediapipe")
-    datas += more_datas
-    binaries += more_binaries
-    hiddenimports += more_imports
+for runtime in ("mediapipe", "ai_edge_litert"):
+    if can_import_module(runtime):
+        # With the package's metadata: the version of LiteRT says how its library is spoken to.
+        more_datas, more_binaries, more_imports = collect_all(runtime)
+        datas += more_datas
+        binaries += more_binaries
+        hiddenimports += more_imports
