@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.backends.remote.pictures import PictureLimits
@@ -40,6 +40,8 @@ class FrameJob:
     gate: UploadGate | None
     pictures: list[CompressedImage] = field(default_factory=list)
     """What it was compressed to so far."""
+    is_halved: bool = False
+    """Whether a target found it too large, and a smaller picture is asked for."""
     prepare_s: float = 0.0
     """Seconds spent compressing."""
 
@@ -47,6 +49,16 @@ class FrameJob:
         """The picture that `target` can have; `None` if it has to be made."""
         capabilities = target.protocol.capabilities
         return next((each for each in self.pictures if suits(each, capabilities)), None)
+
+    def halve(self) -> bool:
+        """Have the next picture made with half of the bytes of the last; False the second time."""
+        if self.is_halved or not self.pictures:
+            return False
+        self.is_halved = True
+        target_bytes = len(self.pictures[-1].data) // 2
+        self.plan = replace(self.plan, target_bytes=target_bytes)
+        self.pictures.clear()
+        return True
 
     def denied(self, targets: Iterable[Target]) -> tuple[Target, ...]:
         """Those of `targets` that the frame may not go to now.

@@ -12,6 +12,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -41,6 +42,7 @@ from hybrid_detect.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
     ClosedError,
+    Refusal,
 )
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
@@ -105,6 +107,8 @@ class RemoteBackend(Backend):
         # One encoding thread: with four, Pillow peaked at 50 MB instead of 16
         # (docs/explanation/performance.md).
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix=f"hybrid-detect-{self.kind.value}")
+        self._taken_bytes: dict[int, int] = {}
+        """Bytes that targets take which found a picture too large, by their `id`."""
         self._closed = False
         self.has_answered = False
         """Whether a target has ever answered in its own protocol."""
@@ -267,6 +271,9 @@ class RemoteBackend(Backend):
 
     def _compress(self, frame: Frame, plan: Plan, target: Target) -> CompressedImage:
         self._require_open()  # it may have been closed while the frame waited for the thread
+        taken_bytes = self._taken_bytes.get(id(target), plan.target_bytes)
+        if taken_bytes < plan.target_bytes:
+            plan = replace(plan, target_bytes=taken_bytes)
         try:
             return picture_for(frame, plan, (target,), self._compressor)
         except MemoryError as exc:
@@ -274,6 +281,25 @@ class RemoteBackend(Backend):
             raise BackendUnavailableError(msg, backend=self.kind.value) from exc
 
     async def _ask(self, job: FrameJob, target: Target, out: Sequence[Target]) -> Answer:
+        """Ask `target` once; if it finds the picture too large, once more with half of its bytes.
+
+        What it takes then is what later pictures are held to: a server's limit may be less than
+        what its protocol knows of.
+        """
+        try:
+            return await self._ask_once(job, target, out)
+        except BackendResponseError as error:
+            if error.refusal is not Refusal.SIZE or not job.halve():
+                raise
+            try:
+                await self._picture(job, target)
+            except BackendError:
+                raise error from None  # there is no smaller one
+        answer = await self._ask_once(job, target, out)
+        self._taken_bytes[id(target)] = len(answer.picture.data)
+        return answer
+
+    async def _ask_once(self, job: FrameJob, target: Target, out: Sequence[Target]) -> Answer:
         """Ask `target` once; those `out` of the question need no time left."""
         self._require_open()
         if self._most_pictures(target) < 2:
