@@ -85,7 +85,8 @@ class SentRequest:
     region: str = ""
     """The region that the target is in, as the app named it; empty if it did not."""
     images: int = 1
-    """Pictures in it."""
+    """Pictures in it. A request that several frames share is told to each of them by its own part:
+    one picture, and that picture's bytes and price."""
     bytes_sent: int = 0
     """Bytes of its body."""
     price_nanos: int = 0
@@ -142,7 +143,7 @@ class CostRow:
     frames: int = 0
     """Frames that ended, counted at the target or backend that answered them."""
     requests: int = 0
-    """Requests that left the device."""
+    """Requests that left the device; one that several frames shared counts for each of them."""
     answered: int = 0
     """Of these, those that were answered; the others were paid for in vain."""
     images: int = 0

@@ -171,7 +171,7 @@ class CostSummary:
     frames: int = 0
     """Frames that ended."""
     requests: int = 0
-    """Requests that left the device."""
+    """Requests that left the device; one that several frames shared counts for each of them."""
     answered: int = 0
     """Requests that were answered."""
     images: int = 0
