@@ -11,6 +11,8 @@ from hybrid_detect import HybridDetectionService
 from hybrid_detect.backends.device import processor
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 from hybrid_detect.backends.device.processor import processor_shortage
+from hybrid_detect.backends.device.runtimes import choose_runtime
+from hybrid_detect.cli import main
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import DetectorPool
@@ -77,11 +79,11 @@ def raspberry_pi_4(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine, for the test."""
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(CORTEX_A72, encoding="utf-8")
-    monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
+    monkeypatch.setattr(processor, "CPUINFO", str(cpuinfo))
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(processor.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(processor, "_machine", lambda: "aarch64")
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
-    for module in ("backends.device.on_device", "server.detectors"):
+    for module in ("backends.device.on_device", "server.levels"):
         monkeypatch.setattr(
             f"hybrid_detect.{module}.load_model", lambda *_, **__: pytest.fail("fetched")
         )
@@ -107,6 +109,22 @@ async def test_the_service_goes_on_without_the_device_and_says_why() -> None:
 
 
 @pytest.mark.usefixtures("raspberry_pi_4")
+def test_doctor_names_the_cure(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "--endpoint", "http://127.0.0.1:9"])
+    told = capsys.readouterr().out
+    assert "on this device: no detection: MediaPipe does not run on this processor" in told
+    assert "pip install 'hybrid-detect[device-lite]'" in told
+
+
+@pytest.mark.usefixtures("raspberry_pi_4")
+def test_litert_is_taken_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    assert choose_runtime().name == "litert"
+    with pytest.raises(ConfigurationError, match="does not run on this processor"):
+        choose_runtime("mediapipe")
+
+
+@pytest.mark.usefixtures("raspberry_pi_4")
 async def test_the_server_does_not_start_on_such_a_processor() -> None:
     pool = DetectorPool(ServerConfig(detectors=1))
     with pytest.raises(ConfigurationError, match="does not run on this processor"):
@@ -117,6 +135,6 @@ async def test_the_server_does_not_start_on_such_a_processor() -> None:
 def test_a_system_that_hides_its_processor_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "none")
-    monkeypatch.setattr(processor.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(processor, "CPUINFO", str(tmp_path / "none"))
+    monkeypatch.setattr(processor, "_machine", lambda: "aarch64")
     processor.require_supported_processor()

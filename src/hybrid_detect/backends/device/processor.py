@@ -9,10 +9,8 @@ Raspberry Pi 5 (Cortex-A76). Seen with MediaPipe 1.2.3 on emulated processors of
 
 from __future__ import annotations
 
-import platform
 import re
 import sys
-from pathlib import Path
 
 from hybrid_detect.errors import ConfigurationError
 
@@ -22,7 +20,7 @@ __all__ = [
     "unsupported_instruction_message",
 ]
 
-CPUINFO = Path("/proc/cpuinfo")
+CPUINFO = "/proc/cpuinfo"
 
 _ARM_64 = frozenset({"aarch64", "arm64"})
 
@@ -61,10 +59,11 @@ def require_supported_processor() -> None:
     if sys.platform != "linux":
         return
     try:
-        cpuinfo = CPUINFO.read_text(encoding="utf-8", errors="replace")
+        with open(CPUINFO, encoding="utf-8", errors="replace") as file:
+            cpuinfo = file.read()
     except OSError:
         cpuinfo = ""  # A container may hide it; a start that fails will tell.
-    if shortage := processor_shortage(cpuinfo, platform.machine()):
+    if shortage := processor_shortage(cpuinfo, _machine()):
         raise ConfigurationError(shortage)
 
 
@@ -72,5 +71,12 @@ def unsupported_instruction_message() -> str:
     """What to say once a process ended at its start for an instruction that is not there."""
     return (
         "MediaPipe does not run on this processor: its library uses an instruction that the "
-        f"processor ({platform.machine()}) does not have (signal 4, SIGILL); {_CURE}"
+        f"processor ({_machine()}) does not have (signal 4, SIGILL); {_CURE}"
     )
+
+
+def _machine() -> str:
+    # Imported here, because the detector's process, which asks for none of this, imports this file.
+    import platform
+
+    return platform.machine()
