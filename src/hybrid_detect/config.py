@@ -38,8 +38,8 @@ DEFAULT_MAX_SIDE_PX = 1280
 """The longer side of the mission's 1280x720 frame."""
 
 DEFAULT_DEVICE_ACCURACY = 0.8
-"""Share of the server's faces that the device finds on photos of a few people; far fewer of a
-crowd, as many of a selfie (`docs/explanation/choosing.md`)."""
+"""Between a selfie, of which the device finds as many faces as the server, and a crowd, of which it
+finds none (`docs/explanation/choosing.md`)."""
 
 DEFAULT_DEVICE_COST = 0.03
 """Of a Raspberry Pi 5; a desktop's is nearer 0.01, a slow phone's 0.06. Assumed, as in the
@@ -196,7 +196,8 @@ class ServiceConfig:
     """The most that the app and its children may hold before the device's detector is unloaded;
     `None` for whatever the system or the cgroup has."""
     device_accuracy: float = DEFAULT_DEVICE_ACCURACY
-    """What the device's answers are worth beside the server's, 0 to 1."""
+    """What the device's answers are worth beside the server's, 0 to 1, until a stream's answers
+    show which share of its faces the device finds, and always for pictures outside a stream."""
     device_cost: float = DEFAULT_DEVICE_COST
     """What looking once on the device costs (energy, heat), in perfect answers."""
     metered: bool = False

@@ -159,6 +159,15 @@ class Backend(ABC):
         return ""
 
     @property
+    def recall_by_height(self) -> tuple[tuple[float, float], ...] | None:
+        """The share of the faces that its model finds, by their height; `None` if unknown.
+
+        Pairs of a height, as a share of the picture's longer side, and the recall from there to the
+        next pair's height, in rising order.
+        """
+        return None
+
+    @property
     def destinations(self) -> tuple[Destination, ...]:
         """Every destination that a frame may go to, the preferred ones first."""
         return (Destination(host=self.host),)

@@ -20,6 +20,7 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.selection.balancing import PeakLatency, pick
 from hybrid_detect.selection.conditions import BackendConditions
+from hybrid_detect.selection.scene import Recall
 from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend, Unaffordable
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
@@ -85,6 +86,11 @@ class BackendGroup:
     def host(self) -> str:
         """The host that the next frame would go to."""
         return self._members[self._preview()].host
+
+    @property
+    def recall_by_height(self) -> Recall | None:
+        """The share of the faces that the next frame's model finds; `None` if unknown."""
+        return self._members[self._preview()].recall_by_height
 
     @property
     def destinations(self) -> tuple[Destination, ...]:

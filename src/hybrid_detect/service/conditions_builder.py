@@ -16,8 +16,14 @@ from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
-from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
+from hybrid_detect.selection.conditions import (
+    BackendConditions,
+    Conditions,
+    LinkConditions,
+    SceneConditions,
+)
 from hybrid_detect.selection.network import NetworkClassifier
+from hybrid_detect.selection.scene import SceneEstimator
 from hybrid_detect.service.backend_group import BackendGroup
 from hybrid_detect.service.ledger import Ledger
 from hybrid_detect.service.managed_backend import ManagedBackend
@@ -49,6 +55,9 @@ class FrameContext:
     """Its number in its source, from 0; `None` outside a stream."""
     dropped_before: int = 0
     """Frames of the source that were dropped between the one before and this one."""
+    scene: SceneEstimator | None = None
+    """What has been seen in its stream; `None` for a lone picture, which tells nothing of the
+    next."""
 
 
 class ConditionsBuilder:
@@ -117,7 +126,16 @@ class ConditionsBuilder:
             metered=self._config.metered,
             spent=self._ledger.used_share(),
             power=self._power.read(),
+            scene=self._scene(context.scene, now_s),
         )
+
+    def _scene(self, scene: SceneEstimator | None, now_s: float) -> SceneConditions | None:
+        device = self._backends.get(BackendKind.DEVICE)
+        if scene is None or device is None:
+            return None
+        scene.device = device.recall_by_height
+        scene.prior = self._config.device_accuracy
+        return scene.conditions(now_s=now_s)
 
     def _backend_conditions(
         self, backend: ManagedBackend | BackendGroup, privacy: FramePrivacy, now_s: float

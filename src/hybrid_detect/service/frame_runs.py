@@ -12,6 +12,7 @@ from typing import Any
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError, SourceError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
+from hybrid_detect.selection.scene import SceneEstimator
 from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.streams import IN_FLIGHT, ResultsInOrder, Stream, Window
@@ -89,6 +90,7 @@ class FrameRuns:
                 must_answer=not source.drops,
                 gate=ChangeGate() if skip_unchanged else None,
                 keep_frames=keep_frames,
+                scene=SceneEstimator(),
             )
 
         return self._results(

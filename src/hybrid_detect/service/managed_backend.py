@@ -28,6 +28,7 @@ from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
 from hybrid_detect.selection.conditions import BackendConditions
 from hybrid_detect.selection.estimators import LatencyEstimate
 from hybrid_detect.selection.quantiles import WindowedQuantile
+from hybrid_detect.selection.scene import Recall
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
 
 __all__ = ["BackendStatus", "ManagedBackend", "Unaffordable"]
@@ -118,6 +119,11 @@ class ManagedBackend:
     def host(self) -> str:
         """The host that the next frame would go to."""
         return self._backend.host
+
+    @property
+    def recall_by_height(self) -> Recall | None:
+        """The share of the faces that its model finds, by their height; `None` if unknown."""
+        return self._backend.recall_by_height
 
     @property
     def destinations(self) -> tuple[Destination, ...]:

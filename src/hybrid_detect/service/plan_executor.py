@@ -29,6 +29,7 @@ from hybrid_detect.selection.hedging import HedgeBudget
 from hybrid_detect.service.backend_group import BackendGroup
 from hybrid_detect.service.execution import Execution, RunningAttempt
 from hybrid_detect.service.managed_backend import ManagedBackend
+from hybrid_detect.service.scene_looks import look
 from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["HedgeCounts", "PlanExecutor"]
@@ -130,6 +131,9 @@ class PlanExecutor:
             attempt.error = error.with_traceback(None)
         finally:
             attempt.ended_s = self._clock()
+        if attempt.result and execution.context.scene and execution.frame:
+            captured_s = attempt.ended_s - execution.frame.age_s()
+            look(execution.context.scene, attempt.result, at_s=captured_s)
         return attempt
 
     def _checked(

@@ -12,6 +12,7 @@ from typing import Any, Self
 from hybrid_detect.errors import AllBackendsFailedError, SourceError
 from hybrid_detect.frames.frame import Frame, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
+from hybrid_detect.selection.scene import SceneEstimator
 from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, OpenSource
@@ -158,6 +159,7 @@ class Stream:
         must_answer: Whether no frame may be left out.
         gate: Tells frames that show nothing new; `None` to look at all of them.
         keep_frames: Whether results hold their frames.
+        scene: What will have been seen in them; `None` if a frame tells nothing of the next.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class Stream:
         must_answer: bool,
         gate: ChangeGate | None = None,
         keep_frames: bool = False,
+        scene: SceneEstimator | None = None,
     ) -> None:
         self.pixel_format = pixel_format
         self._privacy = privacy
@@ -178,6 +181,7 @@ class Stream:
         self._must_answer = must_answer
         self._gate = gate
         self._keep_frames = keep_frames
+        self._scene = scene
         self._last: DetectionResult | None = None
         self._last_captured_s = 0.0
         self._captured_s: float | None = None
@@ -201,6 +205,7 @@ class Stream:
             captured_at_s=captured.captured_at_s,
             source_index=captured.index,
             dropped_before=captured.dropped_before,
+            scene=self._scene,
         )
 
     def unchanged(

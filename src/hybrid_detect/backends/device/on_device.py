@@ -165,6 +165,11 @@ class OnDeviceDetectionService(Backend):
         return self._runtime.told(self._engine.runs_on)
 
     @property
+    def recall_by_height(self) -> tuple[tuple[float, float], ...]:
+        """The share of the faces that its model finds, by their height."""
+        return self._spec.input(self._side_px).recall_by_height
+
+    @property
     def unavailable_reason(self) -> str:
         """Why no frame should be given to this backend now; empty when one may be."""
         return self._engine.unavailable_reason
