@@ -325,8 +325,7 @@ class _Process:
         either_on_time = np.maximum(in_time, self._device_on_time).mean(0)
         gain = with_device.mean(0) - cost - state.device_cost
         self._add(first + _AT_ONCE, gain, to=_REMOTE, queue=queue, device=True)
-        if state.device_s < float(np.median(unqueued_s)):
-            # The first answer is shown, and that is the device's, each time.
+        if state.device_s < float(np.median(unqueued_s)):  # it is shown: a switch, each time
             self._reward[first + _AT_ONCE, _REMOTE] -= self._switch_cost
         self.on_time[first + _AT_ONCE] = either_on_time
 
