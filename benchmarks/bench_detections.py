@@ -81,6 +81,7 @@ def bare(level: str, data: list[bytes], orders: Connection) -> None:
     assert side_px, "a level of CenterFace"
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         with_free_sizes(load_model("centerface")), options, providers=["CPUExecutionProvider"]
     )
@@ -138,7 +139,12 @@ class BareLoops:
 
 
 async def served_per_s(
-    url: str, level: str, data: list[bytes], seconds: float, levels: Counter[str]
+    url: str,
+    level: str,
+    data: list[bytes],
+    seconds: float,
+    levels: Counter[str],
+    connections: int = CONNECTIONS,
 ) -> tuple[float, list[float]]:
     """Detections a second, and the time of each; `levels` counts what was used."""
     times: list[float] = []
@@ -165,7 +171,7 @@ async def served_per_s(
             number += 1
 
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-        await asyncio.gather(*(repeat(client, number) for number in range(CONNECTIONS)))
+        await asyncio.gather(*(repeat(client, number) for number in range(connections)))
     return len(times) / seconds, times
 
 

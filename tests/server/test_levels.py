@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hybrid_detect.backends.device import onnx_gpu
 from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.backends.device.models import find_model
 from hybrid_detect.backends.device.picture_faces import PictureFaces
@@ -191,8 +192,7 @@ def test_each_level_s_process_has_its_own_model_s_limits(
         size = model_spec(level.model).input(level.side_px)
         assert options["recycle_bytes"] == size.recycle_bytes
         assert options["enough_px"] == size.enough_px
-    # CenterFace's boxes are the same at any score, so that one session serves all of them.
-    assert [options["min_confidence"] for options in made] == [0.5, 0.1, 0.1]
+        assert (options["min_confidence"], options["lowest_confidence"]) == (0.5, 0.1)
 
 
 def test_a_level_that_does_not_exist_is_no_configuration() -> None:
@@ -339,6 +339,105 @@ async def test_an_extra_level_that_cannot_start_leaves_the_others_alone(
             assert (await pool.detect(asking(MAX))).quality is HIGH
         assert "level 'max' cannot be had now" in caplog.text
         assert started(made) == [192, 640, 192, 640], "what had started is ended"
+
+
+# -- a graphics processor --------------------------------------------------------------------
+
+
+class BatchProcess(Worker):
+    """A detector of batches, that may find no graphics processor when it starts."""
+
+    def __init__(self, side_px: int) -> None:
+        super().__init__(side_px)
+        self.batches: list[int] = []
+
+    def detect_batch(self, pictures: list[tuple[bytes, float]], **_: Any) -> list[Any]:
+        self.batches.append(len(pictures))
+        if b"dear" in (data for data, _ in pictures):
+            msg = "the process died"
+            raise BackendUnavailableError(msg)
+        return [PictureFaces(64, 48, ()) for _ in pictures]
+
+
+@pytest.fixture
+def gpu(made: list[Worker], monkeypatch: pytest.MonkeyPatch) -> list[BatchProcess]:
+    """The processes of the next pools that look at batches; the first may be told to fail."""
+    processes = [BatchProcess(640), BatchProcess(1280)]
+    waiting = iter(processes)
+    runtimes: list[str] = []
+
+    def make(_: Callable[[], bytes], *, runtime: str, **__: Any) -> BatchProcess:
+        runtimes.append(runtime)
+        return next(waiting)
+
+    monkeypatch.setattr(levels, "BatchWorker", make)
+    monkeypatch.setattr(levels, "is_installed", lambda _: True)
+    return processes
+
+
+NO_GPU = BackendUnavailableError("could not load CUDAExecutionProvider and fell back to CPU")
+
+
+async def test_a_graphics_processor_looks_at_what_comes_together(
+    gpu: list[BatchProcess], made: list[Worker]
+) -> None:
+    async with pool_of(2, provider="cuda") as pool:
+        found = await asyncio.gather(*(pool.detect(asking()) for _ in range(10)))
+        assert {(each.quality, each.model) for each in found} == {(HIGH, "centerface")}
+        assert sum(gpu[0].batches) == 10
+        assert max(gpu[0].batches) > 1
+        assert (await pool.detect(asking(MAX))).quality is MAX
+        assert gpu[1].batches == [1]
+        assert (await pool.detect(asking(FAST))).quality is HIGH, "the quickest there is"
+    assert not made, "no process of the processor's"
+
+
+async def test_a_picture_that_ends_the_process_costs_no_other_its_answer(
+    gpu: list[BatchProcess],
+) -> None:
+    dear = DetectRequest(request_id=1, image=b"dear")
+    async with pool_of(1, provider="cuda") as pool:
+        requests = [asking(), asking(), dear, asking()]
+        found = await asyncio.gather(*map(pool.detect, requests), return_exceptions=True)
+    assert [isinstance(each, BackendUnavailableError) for each in found] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+async def test_a_provider_that_falls_back_is_refused(gpu: list[BatchProcess]) -> None:
+    gpu[0].start_error = NO_GPU
+    with pytest.raises(BackendUnavailableError, match="fell back to CPU"):
+        async with pool_of(1, provider="cuda"):
+            pytest.fail("it came up")
+
+
+async def test_the_processor_takes_its_place_if_the_operator_allows_that_and_the_log_tells(
+    gpu: list[BatchProcess], made: list[Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    gpu[0].start_error = NO_GPU
+    async with pool_of(1, provider="cuda", provider_fallback=True) as pool:
+        assert started(made) == [192, 640]
+        assert (await pool.detect(asking())).quality is HIGH
+    assert "looking on the processor: could not load CUDAExecutionProvider" in caplog.text
+
+
+def test_a_provider_needs_its_extra_and_its_model(
+    absent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigurationError, match="expected one of cpu, cuda, tensorrt"):
+        ServerConfig(provider="rocm")
+    with pytest.raises(ConfigurationError, match="expected centerface on provider 'cuda'"):
+        served_levels(ServerConfig(provider="cuda", model="full_range"))
+    monkeypatch.setattr(levels, "is_installed", lambda _: False)
+    with pytest.raises(MissingExtraError, match="server-gpu"):
+        served_levels(ServerConfig(provider="cuda"))
+    assert levels.MOST == onnx_gpu.MOST
+
+
+# -- the real thing --------------------------------------------------------------------------
 
 
 @pytest.mark.device

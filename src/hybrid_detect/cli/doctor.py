@@ -40,6 +40,7 @@ PARTS = {
     "device-lite": ("ai-edge-litert",),
     "centerface": ("onnxruntime",),
     "server": ("starlette", "httptools", *UVLOOP),
+    "server-gpu": ("onnxruntime-gpu",),
     "camera": ("opencv-python-headless",),
     "completion": ("argcomplete",),
     "google": ("google-auth",),

@@ -52,6 +52,17 @@ def add_parser(commands: Any) -> None:
         metavar="N",
         help="detector processes (default: one for each usable core)",
     )
+    parser.add_argument(
+        "--provider",
+        choices=["cpu", "cuda", "tensorrt"],
+        default="cpu",
+        help="what runs the network (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--provider-fallback",
+        action="store_true",
+        help="look on the processor where the graphics processor cannot be used",
+    )
     gate = parser.add_argument_group("who may come in, and how often")
     gate.add_argument(
         "--api-keys", type=Path, metavar="FILE", help="API keys (see 'hybrid-detect api-keys')"
@@ -143,6 +154,8 @@ def run(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         model_path=arguments.model_path,
         quality=arguments.quality,
+        provider=arguments.provider,
+        provider_fallback=arguments.provider_fallback,
         keys_path=arguments.encryption_keys,
         require_encryption=arguments.require_encryption,
         history_path=arguments.history,

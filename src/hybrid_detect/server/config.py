@@ -20,7 +20,10 @@ from hybrid_detect.storage.history import (
 )
 from hybrid_detect.types import QualityLevel
 
-__all__ = ["AUTO_MODEL", "ServerConfig"]
+__all__ = ["AUTO_MODEL", "PROVIDERS", "ServerConfig"]
+
+PROVIDERS = ("cpu", "cuda", "tensorrt")
+"""ONNX Runtime's execution providers that may be asked for."""
 
 AUTO_MODEL = "auto"
 """CenterFace where it can be had, and the full-range model for pictures with little time."""
@@ -87,6 +90,12 @@ class ServerConfig:
     quality: QualityLevel | str = QualityLevel.HIGH
     """How thoroughly to look at pictures that ask for no level. More thorough levels start when
     they are asked for; a deadline or a long queue makes a look a quicker one."""
+    provider: str = "cpu"
+    """What runs the network: ``cpu``, or ``cuda`` or ``tensorrt`` of a graphics processor, where
+    CenterFace alone looks, at up to eight pictures at once. It is checked that it really does."""
+    provider_fallback: bool = False
+    """Whether to look on the processor where the graphics processor cannot be used; the server
+    refuses to start otherwise. The log tells."""
     min_confidence: float = 0.1
     """The lowest score that clients may ask for; the reply says what was applied. Below a tenth
     nearly all of what a detector reports is no face, and a picture takes longer."""
@@ -155,6 +164,9 @@ class ServerConfig:
             raise ConfigurationError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {self.min_confidence}"
+            raise ConfigurationError(msg)
+        if self.provider not in PROVIDERS:
+            msg = f"provider: expected one of {', '.join(PROVIDERS)}, got {self.provider!r}"
             raise ConfigurationError(msg)
         for name in (
             "detectors",

@@ -13,15 +13,21 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.supervised_worker import SupervisedWorker, outcome, retried_once
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.config import quality_level
-from hybrid_detect.errors import BackendUnavailableError, HybridDetectError
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    HybridDetectError,
+)
 from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server.admission import Admission, Look
+from hybrid_detect.server.batch_detector import BatchDetector
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.extra_levels import ExtraLevels
 from hybrid_detect.server.levels import ServedLevel, model_info, served_levels, usual_level
@@ -100,6 +106,7 @@ class _Place:
                 grace_s=lambda: HANG_GRACE_S,
             )
             for level in levels
+            if level.most == 1
         }
 
 
@@ -120,12 +127,32 @@ class DetectorPool:
         self._levels: dict[QualityLevel, ServedLevel] = {}
         self._offered: dict[QualityLevel, float] = {}
         self._usual = quality_level(config.quality)
+        self._batches: dict[QualityLevel, BatchDetector] = {}
         self._places: list[_Place] = []
         self._idle: deque[_Place] = deque()
         self._extra = ExtraLevels((), start=self._start_level, stop=self._stop_level)
         self._closing = False
 
     async def start(self) -> None:
+        """Load the models and start the detectors; see `_start`.
+
+        Where a graphics processor is configured and cannot be used, the processor takes its place
+        if the configuration allows that, and the log says so.
+
+        Raises:
+            Exception: What `_start` raises.
+        """
+        try:
+            await self._start()
+        except (BackendUnavailableError, ConfigurationError) as error:
+            if self._config.provider == "cpu" or not self._config.provider_fallback:
+                raise
+            logger.warning("looking on the processor: %s", error)
+            await self._close_detectors()
+            self._config = replace(self._config, provider="cpu")
+            await self._start()
+
+    async def _start(self) -> None:
         """Load the models and start the detectors: as many as configured, or as memory allows.
 
         The usual level's processes are started, and those of the quicker ones, which stand in for
@@ -146,9 +173,22 @@ class DetectorPool:
         self.model, self.info = usual.spec.name, model_info(levels, usual)
         begun = levels[: levels.index(usual) + 1]
         extra = levels[len(begun) :]
-        needed_bytes = sum(level.size.needed_bytes for level in begun)
-        for _ in range(_affordable(config.detectors, needed_bytes)):
-            self._places.append(_Place(levels, config))
+        self._batches = {
+            level.quality: BatchDetector(
+                level.batch_worker(config),
+                most=level.most,
+                max_pixels=config.max_pixels,
+                grace_s=lambda: HANG_GRACE_S,
+            )
+            for level in levels
+            if level.most > 1
+        }
+        if self._batches:
+            places = 2 * usual.most  # one batch is looked at, the next one comes
+        else:
+            needed_bytes = sum(level.size.needed_bytes for level in begun)
+            places = _affordable(config.detectors, needed_bytes)
+        self._places = [_Place(levels, config) for _ in range(places)]
         await asyncio.gather(*(self._start_level(level.quality) for level in begun))
         self._extra = ExtraLevels(
             (level.quality for level in extra), start=self._start_extra, stop=self._stop_level
@@ -165,7 +205,7 @@ class DetectorPool:
 
     async def _start_level(self, quality: QualityLevel) -> None:
         """Start a level's process in each place, and offer it."""
-        workers = [place.workers[quality] for place in self._places]
+        workers = self._workers(quality)
         starts = (worker.run(worker.detector.start) for worker in workers)
         for result in await asyncio.gather(*starts, return_exceptions=True):
             if isinstance(result, BaseException):
@@ -173,9 +213,14 @@ class DetectorPool:
         self._offered[quality] = self._levels[quality].level.guess_s
         self._admission.offer(self._offered)
 
+    def _workers(self, quality: QualityLevel) -> list[SupervisedWorker[Any]]:
+        if quality in self._batches:
+            return [self._batches[quality].worker]
+        return [place.workers[quality] for place in self._places]
+
     async def _start_extra(self, quality: QualityLevel) -> None:
         needed_bytes = self._levels[quality].size.needed_bytes
-        places = len(self._places)
+        places = len(self._workers(quality))
         if _affordable(places, needed_bytes, at_least=0) < places:
             msg = f"there is no memory for {places} more detectors"
             raise BackendUnavailableError(msg)
@@ -192,7 +237,7 @@ class DetectorPool:
         await self._end_processes(quality)
 
     async def _end_processes(self, quality: QualityLevel) -> None:
-        workers = [place.workers[quality] for place in self._places]
+        workers = self._workers(quality)
         await asyncio.gather(*(worker.run(worker.detector.stop) for worker in workers))
 
     async def detect(
@@ -229,6 +274,9 @@ class DetectorPool:
             limit_s = min(request.deadline_s - look.queue_s, limit_s)
         due_s = time.monotonic() + limit_s
 
+        if look.level in self._batches:  # which looks at a picture again itself
+            return await self._batch_turn(request, look, due_s)
+
         async def turn() -> Detection:
             return await self._turn(request, look, due_s)
 
@@ -240,6 +288,14 @@ class DetectorPool:
             return has_time
 
         return await retried_once(turn, may_retry=may_retry)
+
+    async def _batch_turn(self, request: DetectRequest, look: Look, due_s: float) -> Detection:
+        """Have a picture looked at with those that come at the same time."""
+        started_s = time.monotonic()
+        applied = max(request.min_confidence, self._config.min_confidence)
+        detector = self._batches[look.level]
+        found = await detector.detect(request.image, min_confidence=applied, due_s=due_s)
+        return self._detection(found, look, started_s, applied)
 
     async def _turn(self, request: DetectRequest, look: Look, due_s: float) -> Detection:
         """Let the place that was idle longest look at a picture."""
@@ -259,11 +315,16 @@ class DetectorPool:
 
     def _detect(self, detector: DetectorWorker, request: DetectRequest, look: Look) -> Detection:
         started_s = time.monotonic()
-        level = self._levels[look.level]
         applied = max(request.min_confidence, self._config.min_confidence)
         found = detector.detect_encoded(
             request.image, max_pixels=self._config.max_pixels, min_confidence=applied
         )
+        return self._detection(found, look, started_s, applied)
+
+    def _detection(
+        self, found: PictureFaces, look: Look, started_s: float, applied: float
+    ) -> Detection:
+        level = self._levels[look.level]
         return Detection(
             width=found.width,
             height=found.height,
@@ -280,8 +341,13 @@ class DetectorPool:
         """Let running detections end, within `CLOSE_TIMEOUT_S`, then end every detector."""
         self._closing = True
         await self._extra.aclose()
+        await self._close_detectors()
+
+    async def _close_detectors(self) -> None:
         workers = [worker for place in self._places for worker in place.workers.values()]
-        await asyncio.gather(*(worker.aclose(timeout_s=CLOSE_TIMEOUT_S) for worker in workers))
+        everything: list[SupervisedWorker[Any] | BatchDetector]
+        everything = [*workers, *self._batches.values()]
+        await asyncio.gather(*(each.aclose(timeout_s=CLOSE_TIMEOUT_S) for each in everything))
 
 
 def _affordable(wanted: int, needed_bytes: int, *, at_least: int = 1) -> int:

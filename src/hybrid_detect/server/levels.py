@@ -7,23 +7,37 @@ had, the full-range model answers every request, and health, answers and log say
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hybrid_detect.backends.device.batch_worker import BatchWorker
 from hybrid_detect.backends.device.model_facts import InputSize, ModelSpec
 from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.backends.device.models import Progress, load_model
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
-from hybrid_detect.errors import ConfigurationError, ModelError, ModelIntegrityError
+from hybrid_detect.errors import (
+    ConfigurationError,
+    MissingExtraError,
+    ModelError,
+    ModelIntegrityError,
+)
 from hybrid_detect.exchange.model_info import ModelInfo
+from hybrid_detect.extras import is_installed
 from hybrid_detect.server.config import AUTO_MODEL, ServerConfig
 from hybrid_detect.types import QualityLevel
 
 __all__ = ["LEVELS", "Level", "ServedLevel", "model_info", "served_levels", "usual_level"]
+
+MOST = 8
+"""Pictures in a batch: `backends.device.onnx_gpu.MOST`, which is not loaded here."""
+
+GPU_START_LIMIT_S = 900.0
+"""TensorRT builds its engines in minutes, once; later starts take seconds."""
 
 logger = logging.getLogger("hybrid_detect.server")
 
@@ -45,9 +59,6 @@ class Level:
     """Size of a compressed picture beyond which next to nothing is gained."""
     guess_s: float
     """Seconds that a look takes on one core, until this machine's own have been measured."""
-    usual_confidence: float | None = None
-    """The score for which a detector of its own is kept beside the one for the lowest score;
-    `None` for a model whose boxes do not depend on the score that is asked for."""
 
 
 # Sizes of pictures and seconds: `docs/explanation/models.md`, 78 photos with 538 faces. CenterFace
@@ -60,7 +71,6 @@ LEVELS = (
         picture_px=640,
         picture_bytes=40 * KIB,
         guess_s=0.006,
-        usual_confidence=DEFAULT_MIN_CONFIDENCE,
     ),
     Level(
         quality=QualityLevel.HIGH,
@@ -91,6 +101,8 @@ class ServedLevel:
     runtime: str
     load: Callable[[], bytes]
     """Gives the model's bytes, for each start of a process."""
+    most: int = 1
+    """Pictures that one look takes at most; above 1 one process serves all places."""
 
     @property
     def quality(self) -> QualityLevel:
@@ -112,17 +124,34 @@ class ServedLevel:
         Each level has a process of its own: it is held to its own model's limits of memory, one
         that breaks takes no other with it, and a process can open no file once it has started.
         """
-        usual = max(self.level.usual_confidence or 0.0, config.min_confidence)
         size = self.size
         return DetectorWorker(
             self.load,
-            min_confidence=usual,
+            min_confidence=max(DEFAULT_MIN_CONFIDENCE, config.min_confidence),
             lowest_confidence=config.min_confidence,
             enough_px=size.enough_px,
             runtime=self.runtime,
             side_px=size.side_px,
             memory_cap_bytes=size.memory_cap_bytes,
             recycle_bytes=size.recycle_bytes,
+            decodes=True,
+        )
+
+    def batch_worker(self, config: ServerConfig) -> BatchWorker:
+        """A detector for batches in a process of its own, which is not started yet.
+
+        Its memory is not limited here: libraries of a graphics processor map far more than they
+        use, and what they use lies on the device.
+        """
+        return BatchWorker(
+            self.load,
+            min_confidence=config.min_confidence,
+            enough_px=self.size.enough_px,
+            runtime=self.runtime,
+            side_px=self.size.side_px,
+            memory_cap_bytes=0,
+            recycle_bytes=sys.maxsize,
+            start_limit_s=GPU_START_LIMIT_S,
             decodes=True,
         )
 
@@ -142,6 +171,8 @@ def served_levels(
             such model.
         ModelError: If the model cannot be had from any source.
     """
+    if config.provider != "cpu":
+        return tuple(_batch_levels(config, progress))
     if config.model != AUTO_MODEL:
         return tuple(_served(_levels_of(config.model), config.model_path, progress))
     path_of = _paths(config.model_path)
@@ -205,7 +236,6 @@ def _levels_of(model: str) -> tuple[Level, ...]:
         picture_px=wanted_px,
         picture_bytes=80 * KIB,
         guess_s=0.0,
-        usual_confidence=DEFAULT_MIN_CONFIDENCE,
     )
     return (fast,)
 
@@ -223,6 +253,22 @@ def _served(
             logger.info("the model %s runs on %s", spec.name, runtime.told())
             load(progress=progress)  # Here, so that a download is waited for once.
         yield ServedLevel(level=level, spec=spec, runtime=runtime.name, load=load)
+
+
+def _batch_levels(config: ServerConfig, progress: Progress | None) -> Iterable[ServedLevel]:
+    """CenterFace's levels on a graphics processor."""
+    if config.model not in {AUTO_MODEL, "centerface"}:
+        msg = f"model: expected centerface on provider {config.provider!r}, got {config.model!r}"
+        raise ConfigurationError(msg)
+    runtime = f"onnxruntime-{config.provider}"
+    if not is_installed("onnxruntime"):
+        msg = f"{config.provider} needs onnxruntime: pip install 'hybrid-detect[server-gpu]'"
+        raise MissingExtraError(msg, extra="server-gpu")
+    spec = model_spec("centerface")
+    load = partial(load_model, spec.name, path=config.model_path)
+    load(progress=progress)  # Here, so that a download is waited for once.
+    for level in _levels_of(spec.name):
+        yield ServedLevel(level=level, spec=spec, runtime=runtime, load=load, most=MOST)
 
 
 def _paths(path: Path | None) -> dict[str, Path]:

@@ -30,7 +30,15 @@ from hybrid_detect.frames.raster import Interleaved
 from hybrid_detect.frames.scaling import resized
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
-__all__ = ["CenterFaceDetector", "Maps", "Network", "decode"]
+__all__ = [
+    "CenterFaceDetector",
+    "Maps",
+    "Network",
+    "decode",
+    "faces_in",
+    "filling",
+    "scaled_pixels",
+]
 
 STRIDE = 4
 """Pixels of the picture per cell of the maps."""
@@ -125,21 +133,13 @@ class CenterFaceDetector:
         """
         check_pixels(image_rgb)
         height, width = image_rgb.shape[:2]
-        size = _filling(width, height, self._side_px)
+        size = filling(width, height, self._side_px)
         with self._lock:
             if self._network is None:
                 msg = "the face detector is closed: make a new one"
                 raise ClosedError(msg)
             maps = self._network.run(_input(image_rgb, size))
-        found = suppressed(decode(maps, min_score=self._min_confidence))
-        scale = np.array((width / size[0], height / size[1]), np.float32)
-        faces = (
-            _face(float(score), box, points, width, height)
-            for score, box, points in zip(
-                found.scores, found.boxes * np.tile(scale, 2), found.points * scale, strict=True
-            )
-        )
-        return tuple(face for face in faces if face is not None)
+        return faces_in(maps, size, (width, height), min_score=self._min_confidence)
 
     def close(self) -> None:
         """Stop, after a detection that is going on. May be called more than once."""
@@ -158,7 +158,7 @@ class CenterFaceDetector:
         self.close()
 
 
-def _filling(width: int, height: int, side_px: int) -> tuple[int, int]:
+def filling(width: int, height: int, side_px: int) -> tuple[int, int]:
     """The size at which the longer side is `side_px`.
 
     A smaller picture is enlarged as well. It gains no detail, but the network does not know small
@@ -168,16 +168,44 @@ def _filling(width: int, height: int, side_px: int) -> tuple[int, int]:
     return max(round(width * scale), 1), max(round(height * scale), 1)
 
 
-def _input(image_rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
-    """The image at `size`, with black below and to the right up to a multiple of `MULTIPLE`."""
+def scaled_pixels(image_rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image at `size`, of shape (3, height, width)."""
     if size[0] > image_rgb.shape[1] or size[1] > image_rgb.shape[0]:
         pixels = np.asarray(resized(Image.fromarray(image_rgb), size))
     else:
         pixels = Interleaved(image_rgb, "RGB").resized(size).pixels
+    return pixels.transpose(2, 0, 1)
+
+
+def _input(image_rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+    """The image at `size`, with black below and to the right up to a multiple of `MULTIPLE`."""
     width, height = (-(-side // MULTIPLE) * MULTIPLE for side in size)
     padded = np.zeros((1, 3, height, width), np.float32)
-    padded[0, :, : size[1], : size[0]] = pixels.transpose(2, 0, 1)
+    padded[0, :, : size[1], : size[0]] = scaled_pixels(image_rgb, size)
     return padded
+
+
+def faces_in(
+    maps: Maps, size: tuple[int, int], picture: tuple[int, int], *, min_score: float
+) -> tuple[Face, ...]:
+    """The faces that `maps` show, in the pixels of the picture, best first.
+
+    Args:
+        maps: What the network gave.
+        size: Width and height at which it saw the picture.
+        picture: Width and height of the picture.
+        min_score: Faces below it are left out.
+    """
+    width, height = picture
+    found = suppressed(decode(maps, min_score=min_score))
+    scale = np.array((width / size[0], height / size[1]), np.float32)
+    faces = (
+        _face(float(score), box, points, width, height)
+        for score, box, points in zip(
+            found.scores, found.boxes * np.tile(scale, 2), found.points * scale, strict=True
+        )
+    )
+    return tuple(face for face in faces if face is not None)
 
 
 def decode(maps: Maps, *, min_score: float) -> Candidates:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from hybrid_detect.backends.device.processor import require_supported_processor
 from hybrid_detect.errors import ConfigurationError, MissingExtraError
@@ -33,6 +33,7 @@ __all__ = [
     "RUNTIMES",
     "RUNTIMES_FOR_ONNX",
     "RUNTIMES_FOR_TFLITE",
+    "DetectsBatches",
     "FaceDetector",
     "ModelRuntime",
     "RuntimeChoice",
@@ -65,6 +66,14 @@ class FaceDetector(Protocol):
 
     def close(self) -> None:
         """Stop; may be called more than once."""
+
+
+@runtime_checkable
+class DetectsBatches(Protocol):
+    """A face detector that looks at several pictures at once."""
+
+    def detect_batch(self, images_rgb: Sequence[NDArray[np.uint8]]) -> list[tuple[Face, ...]]:
+        """The faces in each of several pictures, as `FaceDetector.detect` gives them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +133,21 @@ _runtimes: dict[str, ModelRuntime] = {
             factory=f"{_BESIDE}.opencv_dnn:make",
             threshold_moves_boxes=False,
             extra="camera",
+        ),
+        *(
+            ModelRuntime(
+                name=f"{ONNXRUNTIME}-{provider}",
+                title=f"ONNX Runtime in batches on {place}",
+                module="onnxruntime",
+                factory=f"{_BESIDE}.onnx_gpu:make_{provider}",
+                threshold_moves_boxes=False,
+                extra="server-gpu",
+            )
+            for provider, place in (
+                ("cpu", "the processor"),
+                ("cuda", "CUDA"),
+                ("tensorrt", "TensorRT"),
+            )
         ),
     )
 }

@@ -112,6 +112,7 @@ class DetectorWorker:
         memory_cap_bytes: Heap limit of the process on Linux, without what decoding a large picture
             takes. 0 for none.
         recycle_bytes: Private memory at which it is replaced between two pictures.
+        start_limit_s: Seconds that the start of the process may take; `None` for the usual limit.
         before_start: Called before every start; what it raises keeps the process from starting.
     """
 
@@ -130,6 +131,7 @@ class DetectorWorker:
         side_px: int | None = None,
         memory_cap_bytes: int = MEMORY_CAP_BYTES,
         recycle_bytes: int = RECYCLE_BYTES,
+        start_limit_s: float | None = None,
         before_start: Callable[[], None] | None = None,
     ) -> None:
         self._options = WorkerOptions(
@@ -143,6 +145,7 @@ class DetectorWorker:
             enough_px=enough_px,
             decodes=decodes,
             memory_cap_bytes=memory_cap_bytes,
+            start_limit_s=start_limit_s,
         )
         self._process = RestartedProcess(load_model, self._options, before_start=before_start)
         self._recycle_bytes = recycle_bytes

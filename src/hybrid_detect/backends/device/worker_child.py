@@ -25,12 +25,14 @@ from hybrid_detect.backends.device.looks import enough_for, faces_at
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.runtimes import (
     LITERT,
+    DetectsBatches,
     FaceDetector,
     factory_of,
     make_detector,
 )
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
+    DETECT_BATCH,
     DETECT_ENCODED,
     FAILED,
     LEVELS,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from hybrid_detect.backends.device.batch_looks import BatchLooks
     from hybrid_detect.types import Face
 
 __all__ = ["main"]
@@ -112,6 +115,7 @@ class _Child:
         self._threshold_moves_boxes: bool = options["threshold_moves_boxes"]
         self._lowest_detector: FaceDetector | None = None
         self._look_s = 0.0
+        self._batches: BatchLooks | None = None
         if self._runtime == factory_of(LITERT):
             self._network = open_network(self._model, memory=self._memory)
             self._network.run()  # The first run allocates what the later ones use.
@@ -132,6 +136,10 @@ class _Child:
             black = np.zeros((longer_px * 9 // 16, longer_px, 3), np.uint8)
             self._detector.detect(black)
             self._look_s = _seconds_of(partial(self._detector.detect, black))
+            if options["decodes"] and isinstance(self._detector, DetectsBatches):
+                from hybrid_detect.backends.device.batch_looks import BatchLooks
+
+                self._batches = BatchLooks(self._detector, enough_px=self._enough_px)
         self._heap = _HeapLimit(options["memory_cap_bytes"])
         _open_nothing_more()
 
@@ -172,6 +180,9 @@ class _Child:
             if command == DETECT_ENCODED:
                 data = self._memory[:first]
                 return pack_found(self._in_encoded(data, second, min_confidence, level))
+            if command == DETECT_BATCH and self._batches is not None:
+                with self._heap.raised(DECODING_BYTES_PER_PIXEL * second * first):
+                    return self._batches.answer(self._memory, first, second)
         except InvalidFrameError as error:
             return pack_refusal(error)
         except (HybridDetectError, MemoryError) as error:

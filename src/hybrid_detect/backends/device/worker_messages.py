@@ -12,8 +12,9 @@
 
 The picture itself lies in shared memory (`shared_slot`): RGB pixels for `DETECT`, whose two numbers
 are width and height; an encoded file for `DETECT_ENCODED`, whose two numbers are its length in
-bytes and the most pixels it may have; a network's tensors for `RUN`, as `litert_library` lays them
-out.
+bytes and the most pixels it may have; several encoded files for `DETECT_BATCH` (`batches`), whose
+two numbers are how many there are and the most pixels each may have; a network's tensors for `RUN`,
+as `litert_library` lays them out.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, Qua
 
 __all__ = [
     "DETECT",
+    "DETECT_BATCH",
     "DETECT_ENCODED",
     "FAILED",
     "FOUND",
+    "FOUND_BATCH",
     "LEVELS",
     "PING",
     "READY",
@@ -57,8 +60,8 @@ REPLY = struct.Struct("<II")
 _SIZE = struct.Struct("<II")
 _FACE = struct.Struct(f"<{4 + 1 + 1 + 2 * len(KEYPOINT_NAMES)}d")
 
-PING, DETECT, DETECT_ENCODED, RUN = 1, 2, 3, 4
-READY, FOUND, FAILED, REFUSED = 1, 2, 3, 4
+PING, DETECT, DETECT_ENCODED, RUN, DETECT_BATCH = 1, 2, 3, 4, 5
+READY, FOUND, FAILED, REFUSED, FOUND_BATCH = 1, 2, 3, 4, 5
 
 
 class Started(NamedTuple):

@@ -24,7 +24,13 @@ from typing import IO, Any
 from hybrid_detect.backends.device.shared_slot import SharedSlot
 from hybrid_detect.backends.device.worker_messages import REPLY, REQUEST
 
-__all__ = ["BOOT", "FROZEN_ARGUMENT", "WorkerOptions", "WorkerProcess", "can_start_processes"]
+__all__ = [
+    "BOOT",
+    "FROZEN_ARGUMENT",
+    "WorkerOptions",
+    "WorkerProcess",
+    "can_start_processes",
+]
 
 START_LIMIT_S = 30.0
 """A start takes 0.2 s on a desktop and a few seconds on a Raspberry Pi with a cold disk."""
@@ -107,6 +113,8 @@ class WorkerOptions:
     memory_cap_bytes: int
     """Heap limit of the process on Linux, which decoding a large picture may exceed by the
     picture's own needs; 0 for none."""
+    start_limit_s: float | None = None
+    """Seconds that its start may take; `None` for `START_LIMIT_S`."""
 
 
 class WorkerProcess:
@@ -127,6 +135,7 @@ class WorkerProcess:
     def __init__(self, model: bytes, options: WorkerOptions) -> None:
         self.slot = slot = SharedSlot()
         self._word = secrets.token_hex(16).encode()
+        self._start_limit_s = options.start_limit_s
         try:
             slot.put(model)
             told = {
@@ -174,9 +183,9 @@ class WorkerProcess:
         """Wait for the first word: kind and body of the reply.
 
         Raises:
-            EOFError: If it died instead, or took more than `START_LIMIT_S` and was killed.
+            EOFError: If it died instead, or took more than its `start_limit_s` and was killed.
         """
-        with self._limited(START_LIMIT_S):
+        with self._limited(self._start_limit_s or START_LIMIT_S):
             seen = b""
             while not seen.endswith(self._word):
                 if len(seen) > MAX_NOISE_BYTES:
