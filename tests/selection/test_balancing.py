@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.balancing import FORGET_S, HALF_LIFE_S, STAY_RATIO, PeakLatency, pick
+from hybrid_detect.selection.balancing import (
+    FORGET_FAILURES_S,
+    FORGET_S,
+    HALF_LIFE_S,
+    STAY_RATIO,
+    FailureShare,
+    PeakLatency,
+    pick,
+)
 
 
 def never(_: Sequence[str]) -> str:
@@ -66,3 +74,17 @@ def test_whatever_is_known_one_that_works_is_picked(
     assert picked in costs
     if present in costs:
         assert costs[picked] <= costs[present]
+
+
+def test_a_failure_share_looks_back_and_fades() -> None:
+    share = FailureShare()
+    assert share.predict(now_s=0.0) == 0.0
+    for n in range(200):
+        share.observe(failed=n % 5 == 0, now_s=0.1 * n)
+    assert share.predict(now_s=20.0) == pytest.approx(0.2, abs=0.07)
+    assert share.predict(now_s=20.0 + FORGET_FAILURES_S) == pytest.approx(
+        share.predict(now_s=20.0) / math.e
+    )
+    for n in range(100):
+        share.observe(failed=True, now_s=30.0 + 0.1 * n)
+    assert 0.95 < share.predict(now_s=40.0) <= 1.0

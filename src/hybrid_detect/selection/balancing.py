@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
-__all__ = ["PeakLatency", "pick"]
+__all__ = ["FailureShare", "PeakLatency", "pick"]
 
 T = TypeVar("T", bound=Hashable)
 
@@ -28,6 +28,14 @@ tried again: one four times as slow as the present one after about 50 s, at the 
 STAY_RATIO = 0.8
 """A rival must be faster than this share of the present latency, or frames would go to and fro
 between servers that are alike, and every change costs a cold connection."""
+
+
+FAILURE_WEIGHT = 0.07
+"""Of the last request in a `FailureShare`: it looks back on about 14 of them."""
+
+FORGET_FAILURES_S = 60.0
+"""Without requests a `FailureShare` shrinks with this time constant, so that a server which failed
+is tried again: one that fails a fifth of its requests every 12 s, for some five of them."""
 
 
 class PeakLatency:
@@ -50,6 +58,24 @@ class PeakLatency:
         if self._mean_s is None:
             return None
         return self._mean_s * math.exp(-max(now_s - self._updated_s, 0.0) / FORGET_S)
+
+
+class FailureShare:
+    """Share of the requests that failed, the last ones weighing most; it fades without requests."""
+
+    def __init__(self) -> None:
+        self._share = 0.0
+        self._updated_s = 0.0
+
+    def observe(self, *, failed: bool, now_s: float) -> None:
+        """Take in the end of a request at `now_s`, in monotonic seconds."""
+        share = self.predict(now_s=now_s)
+        self._share = share + FAILURE_WEIGHT * (float(failed) - share)
+        self._updated_s = now_s
+
+    def predict(self, *, now_s: float) -> float:
+        """The share to reckon with at `now_s`, 0 to 1."""
+        return self._share * math.exp(-max(now_s - self._updated_s, 0.0) / FORGET_FAILURES_S)
 
 
 def pick(costs: Mapping[T, float], *, present: T | None, choice: Callable[[Sequence[T]], T]) -> T:

@@ -95,10 +95,22 @@ def test_one_frame_at_a_time_finds_out_whether_it_works_again() -> None:
     clock = FakeClock()
     pool = pool_of(clock, 0, 0)
     first, second = pool.targets
-    pool.begin(pool.pick())
+    for _ in range(CircuitBreaker.FAILURES_TO_OPEN):
+        fail(pool, first)
+    clock.advance(CircuitBreaker.MAX_PAUSE_S)
+    pool.begin(first)
+    assert pool.other([second]) is None
     assert pool.pick() is second
     pool.answered(first, took_s=0.1)
     assert pool.other([second]) is first
+
+
+def test_one_that_has_never_failed_may_be_tried_by_many_frames_at_once() -> None:
+    pool = pool_of(FakeClock(), 0, 0)
+    first, second = pool.targets
+    pool.begin(second)
+    assert pool.other([first]) is second
+    assert pool.limit_s(first, 1.0) == 0.5
 
 
 def test_if_none_works_the_one_whose_pause_ends_first_is_used() -> None:

@@ -55,7 +55,7 @@ async def first_answer(
         if is_about_the_picture(failure):
             blamed.append(target)
             out += [each for each in pool.targets if each.provider == target.provider]
-        other = pool.other(out)
+        other = pool.other(out, left_s())
         if other is None:
             break
         try:

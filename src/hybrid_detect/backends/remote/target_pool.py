@@ -8,6 +8,7 @@ is passed over until its pause is over; then one frame tries it.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,13 +18,18 @@ from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.config import DEFAULT_DEADLINE_S
 from hybrid_detect.destination import Destination
 from hybrid_detect.errors import BackendError, BackendResponseError, Refusal, SupersededError
-from hybrid_detect.selection.balancing import PeakLatency, pick
+from hybrid_detect.selection.balancing import FailureShare, PeakLatency, pick
 from hybrid_detect.selection.breaker import BreakerState, CircuitBreaker
 
 __all__ = ["TargetPool", "TargetStatus", "is_about_the_picture"]
 
 FAILED_S = DEFAULT_DEADLINE_S
 """A failure counts as an answer that came when it was worth nothing any more, however soon."""
+
+UNHEALTHY_SHARE = 0.15
+"""One that fails a larger share of its requests is asked after every one that does not, preferred
+or not: each failure is a request that is paid for twice. Two failures in a row stay below it, and
+are the breaker's to judge."""
 
 USUAL_FACTOR = 2.0
 """While another target could still answer, an attempt gets at least this often its usual latency:
@@ -87,15 +93,25 @@ class _Known:
         default_factory=lambda: CircuitBreaker(longest_pause_s=LONGEST_PAUSE_S)
     )
     latency: PeakLatency = field(default_factory=PeakLatency)
+    """Of its answers, a failure counted as `FAILED_S`: how dear it is to ask."""
+    answers: PeakLatency = field(default_factory=PeakLatency)
+    """Of its answers alone: how long to wait for one."""
+    failing: FailureShare = field(default_factory=FailureShare)
+    has_failed: bool = False
     pending: int = 0
     answered: int = 0
     failed: int = 0
 
     def may_try(self, now_s: float) -> bool:
-        if self.breaker.state is BreakerState.CLOSED:
+        if self.breaker.state is BreakerState.CLOSED or not self.has_failed:
             return True
         # One frame at a time finds out whether it works again.
         return now_s >= self.breaker.retry_at_s and not self.pending
+
+    def usual_s(self, now_s: float) -> float | None:
+        """Seconds in which an answer is to be expected; `None` if that is unknown."""
+        is_working = self.breaker.state is BreakerState.CLOSED
+        return self.answers.predict_s(now_s=now_s) if is_working else None
 
 
 class TargetPool:
@@ -164,11 +180,18 @@ class TargetPool:
             )
         return self.targets[self._present]
 
-    def other(self, tried: Collection[Target]) -> Target | None:
-        """A target for a frame that all of `tried` failed; `None` if no other may be tried."""
+    def other(self, tried: Collection[Target], left_s: float = math.inf) -> Target | None:
+        """A target for a frame that all of `tried` failed; `None` if no other may be tried.
+
+        One that usually answers in the `left_s` seconds that are left comes before a preferred one
+        that does not.
+        """
         if self._is_single:
             return None
-        best = self._best(self._usable(tried))
+        usable = self._usable(tried)
+        now_s = self._clock()
+        in_time = [i for i in usable if (self._known[i].usual_s(now_s) or 0.0) < left_s]
+        best = self._best(in_time or usable)
         if not best:
             return None
         costs = self._costs(best)
@@ -179,13 +202,18 @@ class TargetPool:
         """Seconds that an attempt at `target` gets of the `left_s` that its frame has.
 
         All of them if no other target could answer; else its share, so that one which hangs
-        leaves the others their time.
+        leaves the others their time. One that usually takes longer gets more, as long as the
+        quickest of the others has the time that it usually takes.
         """
         others = [] if self._is_single else self._usable((*tried, target))
         if not others:
             return left_s
-        usual_s = self._of(target).latency.predict_s(now_s=self._clock()) or 0.0
-        return min(max(left_s / (len(others) + 1), USUAL_FACTOR * usual_s), left_s)
+        now_s = self._clock()
+        share_s = left_s / (len(others) + 1)
+        usual_s = USUAL_FACTOR * (self._of(target).usual_s(now_s) or 0.0)
+        reserves_s = (self._known[i].usual_s(now_s) for i in others)
+        reserve_s = min(USUAL_FACTOR * s if s is not None else share_s for s in reserves_s)
+        return max(share_s, min(usual_s, left_s - reserve_s))
 
     def begin(self, target: Target) -> None:
         """An attempt at `target` begins; end it with `answered`, `failed` or `left`."""
@@ -200,6 +228,8 @@ class TargetPool:
         known.pending -= 1
         known.answered += 1
         known.latency.observe(took_s, now_s=self._clock())
+        known.answers.observe(took_s, now_s=self._clock())
+        known.failing.observe(failed=False, now_s=self._clock())
         known.breaker.on_success(now_s=self._clock())
 
     def failed(self, target: Target, error: BackendError) -> None:
@@ -218,8 +248,10 @@ class TargetPool:
 
     def checked(self, target: Target, error: BackendError | None) -> None:
         """A check of `target` has succeeded, or ended with `error`."""
-        breaker = self._of(target).breaker
+        known = self._of(target)
+        breaker = known.breaker
         if error is not None:
+            known.has_failed = True
             breaker.on_failure(now_s=self._clock(), for_good=error.is_configuration)
         elif breaker.state is not BreakerState.CLOSED:
             breaker.begin_check()
@@ -246,6 +278,8 @@ class TargetPool:
     def _on_failure(self, target: Target, *, for_good: bool) -> None:
         known = self._of(target)
         known.failed += 1
+        known.has_failed = True
+        known.failing.observe(failed=True, now_s=self._clock())
         known.latency.observe(FAILED_S, now_s=self._clock())
         known.breaker.on_failure(now_s=self._clock(), for_good=for_good)
 
@@ -268,9 +302,14 @@ class TargetPool:
         return sorted(usable, key=lambda i: self.targets[i].price_nanos)
 
     def _best(self, usable: Sequence[int]) -> list[int]:
-        """Those of `usable` that have the best preference among them."""
-        best = min((self.targets[i].preference for i in usable), default=0)
-        return [i for i in usable if self.targets[i].preference == best]
+        """Those of `usable` that are healthy, and of these those with the best preference."""
+        ranks = {i: self._rank(i) for i in usable}
+        best = min(ranks.values(), default=None)
+        return [i for i in usable if ranks[i] == best]
+
+    def _rank(self, index: int) -> tuple[bool, int]:
+        share = self._known[index].failing.predict(now_s=self._clock())
+        return share > UNHEALTHY_SHARE, self.targets[index].preference
 
     def _costs(self, indices: Iterable[int]) -> dict[int, float]:
         now_s = self._clock()
