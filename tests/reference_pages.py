@@ -14,7 +14,6 @@ from typing import Any
 
 from hybrid_detect.backends.remote.protocol import Capabilities
 from hybrid_detect.backends.remote.providers import PROVIDERS, protocol_of
-from hybrid_detect.backends.remote.providers.face_mapping import FaceMapping
 from hybrid_detect.charges import SentRequest
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
@@ -224,9 +223,7 @@ def options(cls: type, doc: str) -> str:
 
 def facts(cls: Any) -> str:
     """What of its `Capabilities` differs from the defaults."""
-    found = getattr(cls, "capabilities", None)
-    if not isinstance(found, Capabilities):
-        found = cls(**REQUIRED.get(cls.name, {})).capabilities
+    found = cls.capabilities
     docs = field_docs(Capabilities)
     usual = Capabilities()
     rows = [
@@ -253,13 +250,6 @@ def fact(value: Any) -> str:
 providers_package = protocol_of.__module__
 
 ARGUMENT = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
-
-REQUIRED: dict[str, dict[str, Any]] = {
-    "aws": {"region": "eu-west-1"},
-    "json_endpoint": {"faces": FaceMapping()},
-    "kserve": {"model": "faces", "landmarks": "landmarks"},
-}
-"""What a provider needs to be made at all."""
 
 PAGES = {"settings.md": settings, "events.md": events, "providers.md": providers}
 

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from typing import Any
 from hybrid_detect.backends.device.models import MODELS, model_spec
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.system_libraries import missing_libraries
+from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.models import where
 from hybrid_detect.cli.options import add_service_options, described, service_config
@@ -25,7 +26,6 @@ from hybrid_detect.cli.table import table
 from hybrid_detect.compression.codec import TurboCodec, jpeg_codec
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.privacy.provider_facts import PROVIDER_FACTS
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.service.status import ServiceStatus
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
@@ -106,9 +106,7 @@ def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
         "installed": [
             {"name": name, "version": found, "cure": cure} for name, found, cure in _installed()
         ],
-        "providers": [
-            {**asdict(facts), "looked_up": facts.looked_up.isoformat()} for facts in PROVIDER_FACTS
-        ],
+        "providers": [{"provider": name, **facts} for name, facts in _provider_facts()],
     }
 
 
@@ -129,7 +127,7 @@ def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
     print()
     print(table(("installed", "version", ""), _installed()))
     print("\nwhat providers say about the pictures they are sent:")
-    print("\n".join(_provider_facts()))
+    print("\n".join(_facts_told()))
 
 
 def _installed() -> Iterator[tuple[str, str, str]]:
@@ -199,15 +197,33 @@ def _encryption(config: ServiceConfig) -> str:
     return f"to key {key.id} ({why}, {key.suite.value}, until {key.not_after:%Y-%m-%d})"
 
 
-def _provider_facts() -> Iterator[str]:
-    for facts in PROVIDER_FACTS:
-        yield facts.provider
-        yield f"  keeps them: {facts.retention}"
-        yield f"  trains on them: {facts.training}"
-        if facts.opt_out:
-            yield f"  opt out: {facts.opt_out}"
-        yield f"  choice of region: {facts.region}"
-        yield f"  looked up {facts.looked_up}: {facts.source}"
+def _provider_facts() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in PROVIDERS:
+        facts = capabilities_of(name)
+        if facts.facts_as_of is not None:
+            yield (
+                name,
+                {
+                    "retention": facts.retention,
+                    "trains_on_data": facts.trains_on_data,
+                    "opt_out": facts.opt_out,
+                    "regions": facts.regions,
+                    "facts_from": facts.facts_from,
+                    "facts_as_of": facts.facts_as_of.isoformat(),
+                },
+            )
+
+
+def _facts_told() -> Iterator[str]:
+    trains = {True: "yes, unless opted out", False: "no", None: "unknown"}
+    for name, facts in _provider_facts():
+        yield name
+        yield f"  keeps them: {facts['retention']}"
+        yield f"  trains on them: {trains[facts['trains_on_data']]}"
+        if facts["opt_out"]:
+            yield f"  opt out: {facts['opt_out']}"
+        yield f"  choice of region: {', '.join(facts['regions']) or 'none that is promised'}"
+        yield f"  looked up {facts['facts_as_of']}: {facts['facts_from']}"
 
 
 def _version(name: str) -> str:

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from hybrid_detect.backends.remote.protocol import Protocol
+from hybrid_detect.backends.remote.protocol import Capabilities, Protocol
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["ENTRY_POINT_GROUP", "PROVIDERS", "protocol_of", "provider_names"]
+__all__ = ["ENTRY_POINT_GROUP", "PROVIDERS", "capabilities_of", "protocol_of", "provider_names"]
 
 PROVIDERS = {
     "custom_backend": ("custom", "CustomProtocol"),
@@ -43,6 +43,12 @@ def provider_names() -> tuple[str, ...]:
     """The names that configuration can give, of the library and of what is installed beside it."""
     found = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
     return (*PROVIDERS, *sorted(found - set(PROVIDERS)))
+
+
+def capabilities_of(name: str) -> Capabilities:
+    """The facts of one of the library's own `PROVIDERS`, as it is without options."""
+    found: Capabilities = _class_of(name).capabilities
+    return found
 
 
 def protocol_of(provider: str | Protocol, options: Mapping[str, Any] | None = None) -> Protocol:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
 from typing import Any, Self
 
 from hybrid_detect.backends.remote.protocol import (
@@ -60,15 +62,22 @@ class CustomProtocol:
 
     name = "custom_backend"
     key_header = "Authorization"
+    capabilities = Capabilities(
+        formats=frozenset({"jpeg", "webp", "avif"}),
+        max_pictures=MAX_BATCH,
+        can_seal=True,
+        retention="nothing, unless its operator sets history_path: then 24 h",
+        trains_on_data=False,
+        facts_from="the reference server of this library; ask the operator of another one",
+        facts_as_of=date(2026, 11, 22),
+    )
 
     def __init__(self, *, max_pictures: int = MAX_BATCH) -> None:
         is_number = isinstance(max_pictures, int) and not isinstance(max_pictures, bool)
         if not is_number or not 1 <= max_pictures <= MAX_BATCH:
             msg = f"max_pictures: expected 1 to {MAX_BATCH}, got {max_pictures!r}"
             raise ConfigurationError(msg)
-        self.capabilities = Capabilities(
-            formats=frozenset({"jpeg", "webp", "avif"}), max_pictures=max_pictures, can_seal=True
-        )
+        self.capabilities = replace(self.capabilities, max_pictures=max_pictures)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

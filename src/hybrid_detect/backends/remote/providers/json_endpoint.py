@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Never, Self
 
 from hybrid_detect.backends.remote.protocol import (
@@ -55,6 +56,7 @@ class JsonEndpoint:
     """
 
     name = "json_endpoint"
+    capabilities = Capabilities()
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class JsonEndpoint:
         self._fields = dict(fields or {})
         self._health_path = health_path
         self._model = model
-        self.capabilities = Capabilities(max_picture_bytes=max_picture_bytes)
+        self.capabilities = replace(self.capabilities, max_picture_bytes=max_picture_bytes)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Any, Self
 
@@ -87,6 +88,13 @@ class KServe:
 
     name = "kserve"
     key_header = "Authorization"
+    capabilities = Capabilities(
+        landmarks=("right_eye", "left_eye", "nose_tip", "mouth_center"),
+        retention="on your own server",
+        trains_on_data=False,
+        facts_from="kserve/open-inference-protocol; runs of Triton 2.51 and MLServer 1.7.1",
+        facts_as_of=date(2026, 11, 28),
+    )
 
     def __init__(
         self,
@@ -119,13 +127,8 @@ class KServe:
             unit=unit,
             score_max=score_max,
         )
-        self.capabilities = Capabilities(
-            landmarks=self._faces.keypoints,
-            has_confidence=bool(scores),
-            retention="on your own server",
-            trains_on_data=False,
-            facts_from="kserve/open-inference-protocol; runs of Triton 2.51 and MLServer 1.7.1",
-            facts_as_of=date(2026, 11, 28),
+        self.capabilities = replace(
+            self.capabilities, landmarks=self._faces.keypoints, has_confidence=bool(scores)
         )
 
     @classmethod
