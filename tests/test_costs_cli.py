@@ -19,6 +19,7 @@ from PIL import Image
 from hybrid_detect.charges import CostKey, CostRow
 from hybrid_detect.cli import cost_plot, main
 from hybrid_detect.monitoring.periods import hour_of
+from hybrid_detect.service import accounts
 from hybrid_detect.storage.cost_store import CostStore
 
 from .monitoring.cost_rows import at
@@ -268,3 +269,26 @@ def test_marks_are_round_and_reach_the_highest() -> None:
         assert marks[0] == 0
         assert highest <= marks[-1] * (1 + 1e-9) <= highest * 2.6
         assert 3 <= len(marks) <= 6
+
+
+# -- the doctor ------------------------------------------------------------------------------
+
+
+def test_the_doctor_tells_the_budgets_and_makes_no_file(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "wall_clock", lambda: at("2026-11-28T18:00"))
+    monkeypatch.setenv("HYBRID_DETECT_BUDGET_PER_MONTH", "100")
+    monkeypatch.setenv("HYBRID_DETECT_COSTS_PATH", str(path))
+    before = path.read_bytes()
+    main(["doctor", "--mode", "on_device"])
+    assert "budget for this month: 0.0800 of 100.00 USD spent" in capsys.readouterr().out
+    assert path.read_bytes() == before
+    absent = path.with_name("absent.db")
+    monkeypatch.setenv("HYBRID_DETECT_COSTS_PATH", str(absent))
+    main(["doctor", "--mode", "on_device", "--json"])
+    told = json.loads(capsys.readouterr().out)["budgets"]
+    assert told == [
+        {"period": "month", "currency": "USD", "budget": "100.000000000", "spent": "0.000000000"}
+    ]
+    assert not absent.exists()

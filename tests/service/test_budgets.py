@@ -143,6 +143,30 @@ async def test_frames_at_once_do_not_exceed_the_budget_together() -> None:
     assert sum(len(event.requests) for event in events.frames) == 4
 
 
+@pytest.mark.parametrize("mode", ["cloud", "streaming"])
+async def test_a_configured_server_has_the_configured_price(mode: str) -> None:
+    events = Events()
+    async with served(ServerConfig(), detector=OneFace()) as server:
+        config = ServiceConfig(
+            endpoint=f"http://127.0.0.1:{server.port}",
+            mode=mode,
+            deadline_s=20.0,
+            price_per_frame=0.25,
+            currency="EUR",
+            budget_per_day=0.5,
+        )
+        async with HybridDetectionService(config=config, hooks=[events]) as made:
+            await made.wait_ready()
+            assert await look(made, 2) == [mode] * 2
+            with pytest.raises(AllBackendsFailedError, match=r"0.50 EUR for this day is spent"):
+                await made.process_image(IMAGE)
+    sent = [request for event in events.frames for request in event.requests]
+    assert [(each.backend, each.price, each.currency) for each in sent] == [
+        (mode, Decimal("0.25"), "EUR")
+    ] * 2
+    assert all(each.answered and each.provider == "custom_backend" for each in sent)
+
+
 # -- a file that is shared ------------------------------------------------------------------
 
 
@@ -177,6 +201,27 @@ async def test_services_that_share_a_file_see_one_budget(tmp_path: Path) -> None
         assert await look(other, 2) == ["cloud", "device"]
         await until(lambda: one.status().budgets[0].spent == 2)
         assert await look(one, 1) == ["device"]
+
+
+async def test_a_clock_that_was_a_year_ahead_does_not_hide_what_others_spent(
+    tmp_path: Path, wall: FakeClock
+) -> None:
+    options: dict[str, Any] = {"budget_per_day": 1, "costs_path": tmp_path / "costs.db"}
+    async with service("cloud", **options) as other:
+        await other.wait_ready()
+        await look(other, 2)
+    async with service("cloud", "device", **options) as made:
+        await made.wait_ready()
+        assert made.status().budgets[0].spent == 1
+        wall.advance(365 * 86_400)
+        assert made.status().budgets[0].spent == 0
+        async with service("cloud", **options) as other:
+            await other.wait_ready()
+            await look(other, 1)
+        await until(lambda: made.status().budgets[0].spent == Decimal("0.5"))
+        wall.advance(-365 * 86_400)
+        await until(lambda: made.status().budgets[0].spent == 1)
+        assert await look(made, 1) == ["device"]
 
 
 async def test_costs_are_kept_by_user(tmp_path: Path) -> None:

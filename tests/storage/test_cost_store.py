@@ -249,6 +249,26 @@ def test_a_writer_that_is_killed_leaves_what_it_had_added(path: Path, store: Cos
     assert images(store.rows()) == kept + 1
 
 
+def test_a_store_knows_when_others_have_written(
+    store: CostStore, path: Path, clock: FakeClock
+) -> None:
+    store.has_changed()
+    store.add([row()])
+    assert not store.has_changed()
+    with CostStore(path, clock=clock) as other:
+        assert not store.has_changed()
+        other.add([row()])
+        assert store.has_changed()
+        assert not store.has_changed()
+
+
+def test_who_adds_nothing_forgets_all_the_same(store: CostStore, clock: FakeClock) -> None:
+    store.add([row(session="ann")])
+    clock.advance(DAY_S)
+    store.sweep_if_due()
+    assert [each.key.session for each in store.rows()] == [""]
+
+
 def test_threads_may_share_a_store(store: CostStore) -> None:
     threads = [
         threading.Thread(target=lambda: [store.add([row()]) for _ in range(20)]) for _ in range(4)
@@ -264,6 +284,24 @@ def test_a_row_that_cannot_be_added_adds_none(store: CostStore) -> None:
     with pytest.raises(ConfigurationError):
         store.add([row(), row(session="x" * 2000)])
     assert store.rows() == []
+
+
+def test_what_could_not_forget_adds_nothing(
+    store: CostStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that rows may be added again after an error, and are not counted twice."""
+
+    def broken(*_: Any) -> int:
+        raise StorageError
+
+    store.add([row()])
+    clock.advance(DAY_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(cost_table, "sweep", broken)
+        with pytest.raises(StorageError):
+            store.add([row()])
+    store.add([row()])
+    assert images(store.rows()) == 2
 
 
 def test_a_damaged_table_is_an_error(store: CostStore, path: Path) -> None:

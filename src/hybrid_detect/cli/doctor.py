@@ -99,6 +99,11 @@ def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
         "jpeg_codec": _jpeg_codec(),
         "endpoint": config.endpoint,
         "encryption": _encryption(config),
+        "budgets": [
+            {"period": budget.period, "currency": budget.currency}
+            | {name: f"{getattr(budget, name):f}" for name in ("budget", "spent")}
+            for budget in status.budgets
+        ],
         "models": [
             {"name": name, "bytes": size_bytes, "where": place}
             for name, size_bytes, place in _models(config)
@@ -122,6 +127,9 @@ def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
     print(f"memory: {_memory(config)}")
     print(f"jpeg codec: {_jpeg_codec()}")
     print(f"endpoint: {config.endpoint or 'none'}")
+    for budget in status.budgets:
+        spent = f"{budget.spent:,.4f} of {budget.budget:,.2f} {budget.currency}"
+        print(f"budget for this {budget.period}: {spent} spent")
     print(f"encryption: {_encryption(config)}\n")
     print(table(("model", "bytes", "where"), _models(config)))
     print()
@@ -251,6 +259,8 @@ async def _status(config: ServiceConfig) -> ServiceStatus:
             if known.is_file():
                 shutil.copyfile(known, copy)
             config = replace(config, known_keys_path=copy)
+        if config.costs_path is not None and not config.costs_path.is_file():
+            config = replace(config, costs_path=None)  # else it would be made
         config = replace(config, model_fetch=False)
         async with HybridDetectionService(config=config) as service:
             await service.wait_ready()

@@ -61,6 +61,7 @@ class Accounts:
         user = config.user_id
         self._meter = CostMeter(user_of=None if user is None else lambda _session: user)
         self._store: CostStore | None = None
+        self._read_since: int | None = None
         self._written: dict[tuple[int, str], tuple[int, int]] = {}
         self._exchanging: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
@@ -79,7 +80,7 @@ class Accounts:
         if self._path is None:
             return
         self._store = await in_daemon_thread(CostStore, self._path, clock=self._clock)
-        self.ledger.learn(await in_daemon_thread(self._others, self._store))
+        await self._exchange_with(self._store)
         self._exchanging = asyncio.create_task(
             self._keep_exchanging(self._store), name="hybrid-detect-costs"
         )
@@ -90,21 +91,22 @@ class Accounts:
             with suppress(TimeoutError):
                 async with asyncio.timeout(EXCHANGE_S):
                     await self._closing.wait()
-            await self._exchange_once(store)
+            try:
+                await self._exchange_with(store)
+            except StorageError as error:
+                if not self._trouble:
+                    logger.error("what is spent is not being kept, but counted: %s", error)
+                self._trouble = str(error)
+            else:
+                self._trouble = ""
 
-    async def _exchange_once(self, store: CostStore) -> None:
-        try:
-            others = await in_daemon_thread(self._exchange, store)
-        except StorageError as error:
-            if not self._trouble:
-                logger.error("what is spent is not being kept, but counted: %s", error)
-            self._trouble = str(error)
-            return
-        self._trouble = ""
-        self.ledger.learn(others)
+    async def _exchange_with(self, store: CostStore) -> None:
+        others = await in_daemon_thread(self._exchange, store)
+        if others is not None:
+            self.ledger.learn(others)
 
-    def _exchange(self, store: CostStore) -> Totals:
-        """Write what was spent, and read what others have spent. Runs in a thread."""
+    def _exchange(self, store: CostStore) -> Totals | None:
+        """Write what was spent, and read what others have spent, if they did. Runs in a thread."""
         rows = self._meter.take()
         if rows:
             try:
@@ -115,12 +117,18 @@ class Accounts:
             for key, (images, nanos) in self._totals(rows).items():
                 known = self._written.get(key, (0, 0))
                 self._written[key] = known[0] + images, known[1] + nanos
-        return self._others(store)
-
-    def _others(self, store: CostStore) -> Totals:
-        """What the file holds beside what this process wrote: other processes, and earlier runs."""
+        store.sweep_if_due()
         this_month = Period.MONTH.start(hour_of(self._clock()))
         since = Period.MONTH.start(max(this_month - 1, 0))
+        if store.has_changed() or since != self._read_since:
+            self._read_since = None  # until it has been read
+            others = self._others(store, since)
+            self._read_since = since
+            return others
+        return None
+
+    def _others(self, store: CostStore, since: int) -> Totals:
+        """What the file holds beside what this process wrote: other processes, and earlier runs."""
         found = self._totals(store.rows(from_hour=since))
         return {
             key: (images - mine[0], nanos - mine[1])

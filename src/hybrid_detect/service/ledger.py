@@ -237,20 +237,13 @@ class Ledger:
 
     def used_share(self) -> float:
         """Share of the tightest budget that is used up; 1.0 is all of it."""
-        return max(
-            (float(each.spent / each.budget) if each.budget else 1.0 for each in self.status()),
-            default=0.0,
-        )
+        if not self.is_limited:
+            return 0.0
+        hour = hour_of(self._clock())
+        return max(spent / budget if budget else 1.0 for _, budget, spent in self._figures(hour))
 
     def status(self) -> tuple[BudgetStatus, ...]:
         """How each budget stands."""
-        hour = hour_of(self._clock())
-        figures = [
-            (period.value, budget, self._spent_in(period, hour))
-            for period, budget in self._budgets.items()
-        ]
-        if self._cap is not None:
-            figures.append(("service", self._cap, self._spent))
         return tuple(
             BudgetStatus(
                 period=period,
@@ -258,5 +251,15 @@ class Ledger:
                 spent=amount(spent),
                 currency=self.currency,
             )
-            for period, budget, spent in figures
+            for period, budget, spent in self._figures(hour_of(self._clock()))
         )
+
+    def _figures(self, hour: int) -> list[tuple[str, int, int]]:
+        """The name of each budget, the most that may be spent, and what was spent."""
+        figures = [
+            (period.value, budget, self._spent_in(period, hour))
+            for period, budget in self._budgets.items()
+        ]
+        if self._cap is not None:
+            figures.append(("service", self._cap, self._spent))
+        return figures

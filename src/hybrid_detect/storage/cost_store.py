@@ -58,6 +58,7 @@ class CostStore:
         self._names_kept_s = names_kept_s
         self._clock = clock
         self._swept_at = -math.inf
+        self._seen_version: object = None
         self._file = Database(Path(path), schema=SCHEMA)
         try:
             self._seals = seals_of(self._file)
@@ -72,11 +73,15 @@ class CostStore:
             StorageError: If they cannot be written.
         """
         rows = tuple(rows)
-        now = self._clock()
+        self.sweep_if_due()  # first: whoever is told that it failed may add the same rows again
         with self._file.writing() as db:
-            cost_table.add(db, rows, tag=self._seals.cost_tag, now=now, kept_s=self._names_kept_s)
-        if not 0 <= now - self._swept_at < SWEEP_EVERY_S:
-            self.sweep()
+            cost_table.add(
+                db,
+                rows,
+                tag=self._seals.cost_tag,
+                now=self._clock(),
+                kept_s=self._names_kept_s,
+            )
 
     def rows(self, *, from_hour: int = 0) -> list[CostRow]:
         """What is kept, oldest first. Names are what stands for them: see `tag`.
@@ -119,9 +124,31 @@ class CostStore:
         Raises:
             StorageError: If it cannot be done.
         """
-        now = self._swept_at = self._clock()
+        now = self._clock()
         if self._file.must_write(lambda db: cost_table.sweep(db, now)):
             self._file.forget()
+        self._swept_at = now
+
+    def sweep_if_due(self) -> None:
+        """`sweep`, once in ten minutes; called by `add`, and for those who add nothing.
+
+        Raises:
+            StorageError: If it cannot be done.
+        """
+        if not 0 <= self._clock() - self._swept_at < SWEEP_EVERY_S:
+            self.sweep()
+
+    def has_changed(self) -> bool:
+        """Whether another process, or another store, has written since this was last asked.
+
+        Raises:
+            StorageError: If the file cannot be read.
+        """
+        with self._file.reading() as db:
+            # Source: SQLite, "PRAGMA data_version": it is the same after this connection's writes.
+            (version,) = db.execute("PRAGMA data_version").fetchone()
+        seen, self._seen_version = self._seen_version, version
+        return bool(version != seen)
 
     def close(self) -> None:
         """Close the file. May be called more than once."""
