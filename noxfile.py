@@ -146,7 +146,7 @@ def providers(session: nox.Session) -> None:
     """Compare each provider with its own SDK, and with moto (150 MB of wheels)."""
     # The last two are not in the extra, because their OpenCV would overwrite MediaPipe's.
     session.install(".[google,test,providers-test]", "deepstack-sdk==0.2.1", "inference-sdk==1.8.3")
-    session.run("pytest", *ORACLES, *session.posargs)
+    session.run("pytest", *PARALLEL, *ORACLES, *session.posargs)
 
 
 @nox.session(name="providers-live")
@@ -158,7 +158,7 @@ def providers_live(session: nox.Session) -> None:
     wheel = session.create_tmp()
     session.install("--no-deps", "--target", wheel, "nvidia-pytriton==0.7.0", "numpy==1.26.4")
     session.env["TRITON_WHEEL"] = wheel
-    session.run("pytest", "-m", "live", "-rA", "--timeout=300", *session.posargs)
+    session.run("pytest", "-m", "live", "-v", "--timeout=300", "tests/live", *session.posargs)
 
 
 @nox.session
