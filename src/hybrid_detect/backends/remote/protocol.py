@@ -139,7 +139,12 @@ class Capabilities:
 
 
 class Protocol(typing.Protocol):
-    """How one kind of server is asked for faces. Pure: no I/O, no clock, no state per request."""
+    """How one kind of server is asked for faces. Pure: no I/O, no clock, no state per request.
+
+    Three attributes are read where a protocol has them: ``key_header`` and ``key_field`` say where
+    an API key goes (`key_credentials`); ``is_slow_to_encode`` that `encode` takes more than a
+    millisecond or so, and is to be called in a thread instead of on the event loop.
+    """
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ from hybrid_detect.errors import (
     Refusal,
 )
 from hybrid_detect.exchange.wire import ResultReply
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from hybrid_detect.backends.remote.remote_backend import RemoteBackend
@@ -163,7 +164,10 @@ class Sender:
         upload = seal = None
         pool.begin(target)
         try:
-            request = target.encoded(pictures, params)
+            if getattr(target.protocol, "is_slow_to_encode", False):
+                request = await in_daemon_thread(target.encoded, pictures, params)
+            else:
+                request = target.encoded(pictures, params)
             if sealer := await backend.sealer(deadline_s=left_s):
                 from hybrid_detect.backends.remote.sealed import opened, sealed
 

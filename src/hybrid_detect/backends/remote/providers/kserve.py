@@ -117,6 +117,7 @@ class KServe:
         self._model = model
         self._input = input
         self._encoding = checked_choice(encoding, "encoding", ENCODINGS)
+        self.is_slow_to_encode = encoding == "rgb-u8-hwc"
         self._batched = batched
         self._binary = binary
         self._faces = FaceTensors(
