@@ -172,6 +172,9 @@ class ServiceConfig:
     server_quality: QualityLevel | str | None = None
     """How thoroughly a server of this project is to look: ``fast``, ``high`` or ``max``; `None`
     leaves it to the server. It may look less thoroughly to keep a deadline, and says so."""
+    server_second_look: bool = False
+    """Whether such a server looks again at the picture turned by 90, 180 and 270 degrees if it
+    found no face and has the time: for cameras that may lie on their side."""
     max_side_px: int | None = DEFAULT_MAX_SIDE_PX
     """Longest side sent to a remote backend, in pixels; `None` sends the full size."""
     max_pixels: int | None = None

@@ -157,8 +157,8 @@ def test_renumbering_changes_the_id_alone(request_id: int) -> None:
 
 @pytest.mark.parametrize("level", [None, *QualityLevel])
 def test_the_quality_survives_the_wire(level: QualityLevel | None) -> None:
-    request = replace(REQUEST, quality=level)
-    assert decode_request(encode_request(request)).quality is level
+    request = replace(REQUEST, quality=level, second_look=level is not None)
+    assert decode_request(encode_request(request)) == request
     reply = replace(RESULT, quality=level or "", min_face_px=None if level is None else 12.25)
     assert decode_reply(encode_reply(reply)) == reply
 
@@ -219,7 +219,7 @@ json_values = st.recursive(
 FIELDS = [
     *("format", "min_confidence", "deadline_s", "session_id", "width", "height", "model", "faces"),
     *("receive_s", "queue_s", "detect_s", "status", "code", "detail", "retry_after_s"),
-    *("quality", "min_face_px"),
+    *("quality", "min_face_px", "second_look"),
 ]
 
 
@@ -312,10 +312,12 @@ def test_every_truncation_of_the_header_is_refused(name: str) -> None:
         detect(quality="best"),
         detect(quality="HIGH"),
         detect(quality=2),
+        detect(second_look="yes"),
+        detect(second_look=1),
         struct.pack(">2sBBII", b"HD", 1, 1, 0, wire.MAX_REQUEST_HEADER_BYTES + 1),
         struct.pack(">2sBBII", b"HD", 1, 1, 0, 0xFFFFFFFF),
     ],
-    ids=range(28),
+    ids=range(30),
 )
 def test_a_bad_request_is_refused(data: bytes) -> None:
     with pytest.raises(ProtocolError):

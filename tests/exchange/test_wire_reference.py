@@ -15,7 +15,7 @@ import hybrid_detect.server
 from hybrid_detect.backends.remote import close_codes
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES
 from hybrid_detect.errors import ProtocolError
-from hybrid_detect.exchange import envelope, sealing, wire, wire_values
+from hybrid_detect.exchange import batch, envelope, sealing, wire, wire_values
 from hybrid_detect.exchange.envelope import Kind, RequestHeader
 from hybrid_detect.exchange.keys import PrivateKey, Suite
 from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER, ModelInfo
@@ -51,7 +51,12 @@ def header_of(message: bytes) -> dict[str, object]:
 FACE = Face(BoundingBox(1, 2, 3, 4), 0.5, tuple(Keypoint(name, 1, 2) for name in KEYPOINT_NAMES))
 REQUEST = wire.encode_request(
     DetectRequest(
-        request_id=7, image=b"x", deadline_s=1.0, session_id="s", quality=QualityLevel.MAX
+        request_id=7,
+        image=b"x",
+        deadline_s=1.0,
+        session_id="s",
+        quality=QualityLevel.MAX,
+        second_look=True,
     )
 )
 RESULT = wire.encode_reply(
@@ -103,7 +108,8 @@ def test_required_fields_and_defaults_are_as_the_decoder_has_them() -> None:
                     decode(without)
             else:
                 value = getattr(decode(without), name)
-                assert str(value or "none") in {default, "none" if default == "empty" else default}
+                told = "false" if value is False else str(value or "none")
+                assert told in {default, "none" if default == "empty" else default}
 
 
 def test_what_a_server_tells_of_its_model_is_on_the_page() -> None:
@@ -159,6 +165,7 @@ def test_every_path_and_content_type_is_on_the_page() -> None:
     assert column("Content types") == [
         wire.CONTENT_TYPE,
         envelope.SEALED_CONTENT_TYPE,
+        batch.BATCH_CONTENT_TYPE,
         "application/json",
     ]
     assert wire.SUBPROTOCOL in PAGE

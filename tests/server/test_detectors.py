@@ -65,7 +65,7 @@ class Worker:
             raise self.start_error
 
     def detect_encoded(
-        self, data: bytes, *, max_pixels: int, min_confidence: float
+        self, data: bytes, *, max_pixels: int, min_confidence: float, **_: Any
     ) -> PictureFaces:
         self.looked += 1
         self.confidences.append(min_confidence)

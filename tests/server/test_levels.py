@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,7 @@ class Worker:
         self.side_px = side_px
         self.starts = self.stops = self.looked = 0
         self.start_error: Exception | None = None
+        self.levels: list[QualityLevel] = []
 
     def start(self) -> None:
         self.starts += 1
@@ -223,8 +225,9 @@ class Worker:
     def stop(self) -> None:
         self.stops += 1
 
-    def detect_encoded(self, data: bytes, **_: Any) -> PictureFaces:
+    def detect_encoded(self, data: bytes, *, level: QualityLevel, **_: Any) -> PictureFaces:
         self.looked += 1
+        self.levels.append(level)
         return PictureFaces(64, 48, ())
 
     def kill(self) -> None: ...
@@ -339,6 +342,23 @@ async def test_an_extra_level_that_cannot_start_leaves_the_others_alone(
             assert (await pool.detect(asking(MAX))).quality is HIGH
         assert "level 'max' cannot be had now" in caplog.text
         assert started(made) == [192, 640, 192, 640], "what had started is ended"
+
+
+@pytest.mark.parametrize(
+    ("second_look", "deadline_s", "turns"),
+    [
+        (False, None, False),
+        (True, None, True),
+        (True, 4.5 * 0.052, True),
+        (True, 3.5 * 0.052, False),
+    ],
+)
+async def test_a_second_look_is_taken_if_asked_for_and_if_there_is_time(
+    made: list[Worker], second_look: bool, deadline_s: float | None, turns: bool
+) -> None:
+    async with pool_of(1) as pool:
+        await pool.detect(replace(asking(HIGH, deadline_s), second_look=second_look))
+    assert made[1].levels == [HIGH if turns else FAST], "to a worker, that is another level"
 
 
 # -- a graphics processor --------------------------------------------------------------------

@@ -42,11 +42,13 @@ class Levels(OneFace):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[QualityLevel | None] = []
+        self.turned: list[bool] = []
 
     async def detect(
         self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
     ) -> Detection:
         self.asked.append(request.quality)
+        self.turned.append(request.second_look)
         return Detection(
             width=32,
             height=24,
@@ -142,3 +144,27 @@ async def test_a_detector_that_tells_nothing_is_not_described() -> None:
             assert link.response is not None
             assert MODEL_INFO_HEADER not in link.response.headers
     assert set(health) == {"status", "model", "version"}
+
+
+@pytest.mark.parametrize("make", [CloudDetectionService, StreamingService])
+async def test_a_client_asks_for_a_second_look(make: type[RemoteBackend]) -> None:
+    detector = Levels()
+    async with served(detector=detector) as server:
+        for second_look in (False, True):
+            url = f"http://127.0.0.1:{server.port}"
+            async with make(endpoint=url, second_look=second_look) as backend:  # type: ignore[call-arg]
+                plan = Plan(backend=backend.kind, deadline_s=LIMIT_S, reason="a test")
+                await backend.detect(Frame.of(jpeg()), plan)
+    assert detector.turned == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("given", "status"), [("true", 200), ("False", 200), ("yes", 400), ("", 400)]
+)
+async def test_a_bare_picture_asks_for_it_in_a_header(given: str, status: int) -> None:
+    detector = Levels()
+    async with served(detector=detector) as server, httpx.AsyncClient() as client:
+        url = f"http://127.0.0.1:{server.port}/v1/detect"
+        reply = await client.post(url, content=jpeg(), headers={"X-Second-Look": given})
+    assert reply.status_code == status
+    assert detector.turned == ([given == "true"] if status == 200 else [])

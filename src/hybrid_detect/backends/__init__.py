@@ -56,6 +56,7 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
         "min_confidence": config.min_confidence,
         "session_id": config.session_id,
         "quality": config.server_quality,
+        "second_look": config.server_second_look,
         "encryption": encryption,
         "ssl_context": tls,
     }

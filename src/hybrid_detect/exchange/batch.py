@@ -24,8 +24,8 @@ BATCH_PATH = "/v1/detect/batch"
 BATCH_CONTENT_TYPE = "application/vnd.hybrid-detect.batch.v1"
 
 MAX_BATCH = 16
-"""Messages in a batch: of 80 KB each, 1.3 MB. As many as Google's Vision takes, and as may wait in
-the reference server by default."""
+"""Messages in a batch: of 80 KB each, 1.3 MB. As many as Google's Vision takes, and half of
+what may wait in the reference server by default."""
 
 _LENGTH = struct.Struct(">I")
 

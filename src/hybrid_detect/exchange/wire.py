@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybrid_detect.exchange.wire_values import (
+    boolean,
     confidence,
     coordinate,
     fail,
@@ -107,6 +108,9 @@ class DetectRequest:
     session_id: str | None = None
     quality: QualityLevel | None = None
     """How thoroughly to look; `None` leaves it to the server."""
+    second_look: bool = False
+    """Whether to look again at the picture turned by 90, 180 and 270 degrees if no face was found
+    and there is time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +167,7 @@ def encode_request(request: DetectRequest) -> bytes:
         "deadline_s": request.deadline_s,
         "session_id": request.session_id,
         "quality": request.quality,
+        "second_look": request.second_look or None,
     }
     return _pack(_DETECT, request.request_id, header, request.image)
 
@@ -187,6 +192,7 @@ def decode_request(data: bytes) -> DetectRequest:
         deadline_s=None if deadline is None else number(deadline, "deadline_s"),
         session_id=optional_text(header.get("session_id"), "session_id"),
         quality=None if quality is None else _quality_level(quality),
+        second_look=boolean(header.get("second_look", False), "second_look"),
     )
 
 

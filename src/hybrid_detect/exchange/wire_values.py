@@ -13,6 +13,7 @@ from hybrid_detect.errors import ProtocolError
 
 __all__ = [
     "MAX_TEXT_CHARS",
+    "boolean",
     "confidence",
     "coordinate",
     "fail",
@@ -75,6 +76,13 @@ def confidence(value: Any) -> float:
 def optional_confidence(value: Any) -> float | None:
     """The score `value`; `None` if there is none."""
     return None if value is None else confidence(value)
+
+
+def boolean(value: Any, name: str) -> bool:
+    """The value `value`, which must be true or false."""
+    if not isinstance(value, bool):
+        fail(f"true or false for {name}", type(value).__name__)
+    return value
 
 
 def integer(value: Any, name: str, *, low: int, high: int) -> int:

@@ -69,6 +69,7 @@ from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.picture_requests import (
     is_wire_message,
     quality_of,
+    second_look_of,
     session_of,
     unsupported_body,
 )
@@ -202,6 +203,7 @@ class _App:
                 image=message,
                 session_id=session_of(request),
                 quality=quality_of(request),
+                second_look=second_look_of(request),
             )
 
         reply = await self._reply(

@@ -46,6 +46,9 @@ HANG_GRACE_S = 2.0
 """Seconds after that until the detector's process counts as hung and is killed. A client must not
 be able to kill one with a short deadline, nor a busy machine by being slow."""
 
+TURNED_LOOKS = 4
+"""Looks at a picture that is turned as well: upright, and by 90, 180 and 270 degrees."""
+
 CLOSE_TIMEOUT_S = 1.0
 """Seconds that pictures under way have to end when the pool is closed: the server has waited for
 their clients before."""
@@ -317,9 +320,19 @@ class DetectorPool:
         started_s = time.monotonic()
         applied = max(request.min_confidence, self._config.min_confidence)
         found = detector.detect_encoded(
-            request.image, max_pixels=self._config.max_pixels, min_confidence=applied
+            request.image,
+            max_pixels=self._config.max_pixels,
+            min_confidence=applied,
+            level=QualityLevel.HIGH if self._may_turn(request, look) else QualityLevel.FAST,
         )
         return self._detection(found, look, started_s, applied)
+
+    def _may_turn(self, request: DetectRequest, look: Look) -> bool:
+        """Whether to look at the turned picture as well; to a worker, that is another level."""
+        if not request.second_look:
+            return False
+        left_s = look.ends_s - look.began_s
+        return TURNED_LOOKS * self._admission.times[look.level].mean_s <= left_s
 
     def _detection(
         self, found: PictureFaces, look: Look, started_s: float, applied: float

@@ -16,7 +16,11 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import OPENAPI_PATH
-from hybrid_detect.server.picture_requests import QUALITY_HEADER, SESSION_HEADER
+from hybrid_detect.server.picture_requests import (
+    QUALITY_HEADER,
+    SECOND_LOOK_HEADER,
+    SESSION_HEADER,
+)
 from hybrid_detect.types import QualityLevel
 
 __all__ = ["openapi"]
@@ -67,7 +71,7 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                     "summary": "Find the faces in one picture.",
                     "description": "A bare picture is answered in JSON. A message of the wire "
                     f"format ({CONTENT_TYPE}) is answered in that format if Accept asks for it.",
-                    "parameters": [_SESSION, _QUALITY],
+                    "parameters": [_SESSION, _QUALITY, _SECOND_LOOK],
                     "requestBody": {
                         "required": True,
                         "content": dict.fromkeys((*_PICTURES, *_MESSAGES), picture),
@@ -235,6 +239,14 @@ _QUALITY = {
     "A message of the wire format carries its own. The answer tells the level that was used, which "
     "is a lower one where the model or the time for this one is missing.",
     "schema": _LEVELS,
+}
+
+_SECOND_LOOK = {
+    "name": SECOND_LOOK_HEADER,
+    "in": "header",
+    "description": "Whether to look again at a bare picture turned by 90, 180 and 270 degrees "
+    "if no face was found and there is time.",
+    "schema": {"type": "string", "enum": ["true", "false"]},
 }
 
 _NUMBER = {"type": "number"}

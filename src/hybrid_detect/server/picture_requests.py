@@ -12,9 +12,11 @@ from hybrid_detect.types import QualityLevel
 
 __all__ = [
     "QUALITY_HEADER",
+    "SECOND_LOOK_HEADER",
     "SESSION_HEADER",
     "is_wire_message",
     "quality_of",
+    "second_look_of",
     "session_of",
     "unsupported_body",
 ]
@@ -24,6 +26,9 @@ SESSION_HEADER = "X-Session-ID"
 
 QUALITY_HEADER = "X-Quality"
 """How thoroughly to look at a bare picture: a `QualityLevel`."""
+
+SECOND_LOOK_HEADER = "X-Second-Look"
+"""Whether to look at a bare picture turned as well if no face was found: ``true`` or ``false``."""
 
 _HOW = "send the picture's bytes as the body: curl --data-binary @photo.jpg"
 
@@ -84,6 +89,19 @@ def quality_of(request: Request) -> QualityLevel | None:
     except ValueError:
         msg = f"{QUALITY_HEADER}: expected one of {', '.join(QualityLevel)}, given once"
         raise ProtocolError(msg) from None
+
+
+def second_look_of(request: Request) -> bool:
+    """What `SECOND_LOOK_HEADER` says; `False` without one.
+
+    Raises:
+        ProtocolError: If it is something else, or was given more than once.
+    """
+    given = [text.strip().lower() for text in request.headers.getlist(SECOND_LOOK_HEADER)]
+    if given not in ([], ["true"], ["false"]):
+        msg = f"{SECOND_LOOK_HEADER}: expected true or false, given once"
+        raise ProtocolError(msg)
+    return given == ["true"]
 
 
 def _media_type(request: Request) -> str:

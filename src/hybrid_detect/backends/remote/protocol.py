@@ -72,6 +72,9 @@ class DetectParams:
     """The caller's own name for this run of the app."""
     quality: QualityLevel | None = None
     """How thoroughly to look, for a server of this project; `None` leaves it to the server."""
+    second_look: bool = False
+    """Whether a server of this project is to look again at the picture turned by 90, 180 and 270
+    degrees if it found no face and has the time."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_confidence <= 1:

@@ -70,6 +70,7 @@ class RemoteBackend(Backend):
         session_id: The caller's own name for this run, at most 1024 characters.
         quality: How thoroughly a server of this project is to look: `QualityLevel`, or its name.
             `None` leaves it to the server, which says in its answer what it did.
+        second_look: Whether such a server looks at the picture turned as well if it found no face.
         compressor: What makes the JPEG.
         encryption: The server's key. With it, nothing but sealed pictures is ever sent: if one
             cannot be sealed, that is an `EncryptionError`, and the next backend's turn.
@@ -87,6 +88,7 @@ class RemoteBackend(Backend):
         min_confidence: float = DEFAULT_MIN_CONFIDENCE,
         session_id: str | None = None,
         quality: QualityLevel | str | None = None,
+        second_look: bool = False,
         compressor: ImageCompressionService | None = None,
         encryption: TrustedKey | None = None,
         meters: LinkMeters | None = None,
@@ -95,6 +97,7 @@ class RemoteBackend(Backend):
             min_confidence=min_confidence,
             session_id=session_id,
             quality=None if quality is None else quality_level(quality),
+            second_look=second_look,
         )
         self.pool = TargetPool(targets or (Target(),))
         """Knows which target gets the next request."""

@@ -108,6 +108,7 @@ class CustomProtocol:
             deadline_s=params.deadline_s,
             session_id=params.session_id,
             quality=params.quality,
+            second_look=params.second_look,
         )
         return encode_request(message)
 
