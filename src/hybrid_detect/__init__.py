@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from hybrid_detect.backends.remote.remote_backend import RemoteBackend
     from hybrid_detect.backends.remote.secure_transmission import SecureImageTransmission
     from hybrid_detect.backends.remote.streaming import StreamingService
+    from hybrid_detect.backends.remote.target_pool import TargetStatus
     from hybrid_detect.backends.remote.targets import Target
     from hybrid_detect.charges import CostKey, CostRow, SentRequest
     from hybrid_detect.compression.compressor import (
@@ -221,6 +222,7 @@ _HOMES = {
         "QualityLevel",
         "Timings",
     ),
+    "backends.remote.target_pool": ("TargetStatus",),
     "service.managed_backend": ("BackendStatus",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -341,6 +343,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "SupersededError",
     "sync",
     "Target",
+    "TargetStatus",
     "ThresholdPolicy",
     "Timings",
     "Traffic",

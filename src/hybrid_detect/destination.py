@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-__all__ = ["Destination", "same_name"]
+__all__ = ["Destination", "is_among", "same_name"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,3 +33,8 @@ def same_name(text: str) -> str:
     ``EU-West-1`` is AWS's ``eu-west-1``; no two regions differ by case alone.
     """
     return text.strip().lower()
+
+
+def is_among(value: object, allowed: Collection[str]) -> bool:
+    """Whether a target's `value` is among the names that a rule allows; an unknown one is not."""
+    return isinstance(value, str) and bool(value) and same_name(value) in allowed

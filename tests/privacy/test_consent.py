@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid_detect.destination import Destination
 from hybrid_detect.errors import ClosedError, ConfigurationError, StorageError
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.consent_record import ConsentRecord
@@ -690,3 +691,56 @@ def test_a_closed_ledger_records_nothing(path: Path) -> None:
     with pytest.raises(ClosedError):
         ledger.withdraw("ann", recorded_by="ann")
     assert not stands(ledger, "ann")
+
+
+# -- whom it is for --------------------------------------------------------------------------
+
+EU_AWS = Destination(provider="aws", region="EU-West-1")
+
+
+@pytest.mark.parametrize(
+    ("recipients", "destination", "why"),
+    [
+        ({}, EU_AWS, ""),
+        ({}, Destination(), ""),
+        ({"providers": ["AWS"]}, EU_AWS, ""),
+        ({"providers": ["aws"], "regions": ["eu-west-1"]}, EU_AWS, ""),
+        ({"providers": ["google"]}, EU_AWS, "provider 'aws'"),
+        ({"regions": ["us-east-1"]}, EU_AWS, "region 'EU-West-1'"),
+        ({"regions": ["eu-west-1"]}, Destination(provider="aws"), "names no region"),
+        ({"providers": ["aws"]}, Destination(), "names no provider"),
+    ],
+)
+def test_a_consent_may_name_whom_it_is_for(
+    path: Path, recipients: dict[str, list[str]], destination: Destination, why: str
+) -> None:
+    with ConsentLedger(path) as ledger:
+        grant(ledger, **recipients)
+    with ConsentLedger(path) as ledger:  # as it was written
+        record = ledger.current("ann", version="3")
+    assert record is not None
+    reason = record.denied_reason(
+        scope="send_frames", version="3", now=datetime.now(UTC), destination=destination
+    )
+    assert why in reason
+    assert bool(reason) == bool(why)
+
+
+@pytest.mark.parametrize("name", ["providers", "regions"])
+@pytest.mark.parametrize("value", [[], "", [""], [1]])
+def test_a_consent_for_no_one_in_particular_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        grant(ConsentLedger(), **{name: value})
+
+
+@pytest.mark.parametrize("value", ['"aws"', "1", "null", "[]", "[1]", '{"aws": 1}'])
+def test_a_line_whose_recipients_cannot_be_read_makes_the_file_untrusted(
+    path: Path, value: str
+) -> None:
+    line = (
+        '{"event":"grant","subject":"ann","scope":"send_frames","version":"3","recorded_by":"x",'
+        f'"at":"2026-11-23T12:00:00+00:00","expires_at":null,"providers":{value}}}\n'
+    )
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(StorageError):
+        ConsentLedger(path)

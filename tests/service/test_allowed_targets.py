@@ -17,6 +17,7 @@ from hybrid_detect.backends.remote.providers.json_endpoint import JsonEndpoint
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.errors import AllBackendsFailedError
 from hybrid_detect.monitoring.events import FrameEvent
+from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.testing import FakeBackend
@@ -142,3 +143,58 @@ async def test_a_backend_that_may_have_no_frame_is_not_even_checked() -> None:
         ) as service:
             await service.wait_ready()
         assert server.connections == 0
+
+
+@pytest.mark.parametrize("grouped", [False, True], ids=["targets", "backends"])
+async def test_a_consent_that_names_regions_sends_the_frame_there_alone(grouped: bool) -> None:
+    ledger = ConsentLedger()
+    ledger.grant("visit", version="1", recorded_by="test", regions=["eu-west-1"])
+    privacy = PrivacyPolicy(require_consent=True, consent_version="1")
+    async with foreign_server(one_face) as far, foreign_server(one_face) as near:
+        targets = [
+            target_at(far.url, region="us-east-1", preference=-1),
+            target_at(near.url, region="eu-west-1"),
+        ]
+        clouds = [CloudDetectionService(targets=targets)]
+        if grouped:
+            clouds = [CloudDetectionService(targets=[target]) for target in targets]
+        async with HybridDetectionService(
+            mode="cloud", session_id="visit", backends=clouds, privacy=privacy, consent=ledger
+        ) as service:
+            await service.wait_ready()
+            for _ in range(3):
+                result = await service.process_image(IMAGE, deadline_s=DEADLINE_S)
+                assert result.region == "eu-west-1"
+            near.answer = broken
+            with pytest.raises(AllBackendsFailedError):
+                await service.process_image(IMAGE, deadline_s=DEADLINE_S)
+            ledger.grant("visit", version="1", recorded_by="test", regions=["us-east-1"])
+            result = await service.process_image(IMAGE, deadline_s=DEADLINE_S)
+            assert result.region == "us-east-1", "the newest consent holds"
+            ledger.grant("visit", version="1", recorded_by="test", providers=["aws"])
+            with pytest.raises(AllBackendsFailedError, match="consent was not given"):
+                await service.process_image(IMAGE, deadline_s=DEADLINE_S)
+        pictures = [request for request in far.requests if request.method == "POST"]
+        assert len(pictures) == 1
+
+
+async def test_a_failure_elsewhere_is_not_held_against_a_target_that_consent_denies() -> None:
+    """It was not asked: its breaker and its count of failures stay as they are."""
+    ledger = ConsentLedger()
+    ledger.grant("visit", version="1", recorded_by="test", regions=["eu-west-1"])
+    async with foreign_server(one_face) as far, foreign_server(one_face) as near:
+        targets = [
+            target_at(far.url, region="us-east-1"),
+            target_at(near.url, region="eu-west-1"),
+        ]
+        async with HybridDetectionService(
+            mode="cloud",
+            session_id="visit",
+            backends=[CloudDetectionService(targets=targets)],
+            privacy=PrivacyPolicy(require_consent=True, consent_version="1"),
+            consent=ledger,
+        ) as service:
+            for _ in range(5):
+                await service.process_image(IMAGE, deadline_s=DEADLINE_S)
+            (status,) = service.status().backends
+    assert [(each.answered, each.failed) for each in status.targets] == [(0, 0), (5, 0)]

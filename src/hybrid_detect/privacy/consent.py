@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,8 +89,20 @@ class ConsentLedger:
         recorded_by: str,
         scope: str = SEND_FRAMES,
         expires_at: datetime | None = None,
+        providers: Iterable[str] | None = None,
+        regions: Iterable[str] | None = None,
     ) -> ConsentRecord:
         """Record that `subject` agreed; it holds once this returns.
+
+        Args:
+            subject: Who agreed.
+            version: Which version of the text was shown.
+            recorded_by: Who or what records it.
+            scope: What was agreed to.
+            expires_at: Until when it holds; `None` until it is withdrawn.
+            providers: The providers it is for; `None` for all. Frames go to no other one while it
+                is the subject's newest consent.
+            regions: The regions it is for; `None` for all.
 
         Raises:
             ConfigurationError: If a text is empty or `expires_at` is not to come.
@@ -106,6 +118,8 @@ class ConsentLedger:
                 recorded_by=recorded_by,
                 granted_at=self._clock(),
                 expires_at=expires_at,
+                providers=None if providers is None else frozenset(providers),
+                regions=None if regions is None else frozenset(regions),
             )
             self._write_withdrawals()  # an earlier withdrawal stays the earlier line
             if self._file is not None:
@@ -118,6 +132,7 @@ class ConsentLedger:
                     recorded_by=recorded_by,
                     at=iso_utc(record.granted_at),
                     expires_at=None if record.expires_at is None else iso_utc(record.expires_at),
+                    **record.recipients(),
                 )
                 self._file.append(line)
                 self._lines = lines

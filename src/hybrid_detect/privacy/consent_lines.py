@@ -29,6 +29,9 @@ FIELDS = {
     WITHDRAWAL: {"event", "subject", "scope", "recorded_by", "at"},
 }
 
+RECIPIENTS = {"providers", "regions"}
+"""Of a grant that names them; lists of texts."""
+
 _SEAL = b',"crc32":"%08x"}'
 _SEAL_BYTES = len(_SEAL % 0)
 _SEAL_KEY = b',"crc32":"'
@@ -63,7 +66,7 @@ class ConsentLines:
         if is_sealed and line[-_SEAL_BYTES:] != _SEAL % zlib.crc32(body, self._crc):
             raise ValueError
         entry = json.loads(body + b"}")
-        if not isinstance(entry, dict) or entry.keys() != FIELDS.get(entry.get("event", "")):
+        if not isinstance(entry, dict) or not _has_its_fields(entry):
             raise ValueError
         if not is_sealed and (self._is_sealed or line[-1:] != b"}"):
             raise ValueError
@@ -76,6 +79,13 @@ class ConsentLines:
     def _take(self, line: bytes, *, is_sealed: bool) -> None:
         self._crc = zlib.crc32(line + b"\n", self._crc)
         self._is_sealed |= is_sealed
+
+
+def _has_its_fields(entry: dict[str, Any]) -> bool:
+    event = entry.get("event", "")
+    named = RECIPIENTS & entry.keys() if event == GRANT else set()
+    is_list = all(isinstance(entry[name], list) for name in named)
+    return is_list and entry.keys() - named == FIELDS.get(event)
 
 
 def may_withdraw(unfinished: bytes, subject: str) -> bool:

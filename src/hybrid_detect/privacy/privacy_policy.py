@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self
 
-from hybrid_detect.destination import Destination, same_name
+from hybrid_detect.destination import Destination, is_among, same_name
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.privacy.consent_record import SEND_FRAMES, ConsentRecord
 from hybrid_detect.types import BackendKind
@@ -131,7 +131,7 @@ class PrivacyPolicy:
             return why
         if self.sources is not None and not any(source == name for name in self.sources):
             return f"the privacy policy does not let frames of source {source!r} leave"
-        return self._why_no_consent(consent, now)
+        return self._why_no_consent(consent, now, destination)
 
     def destination_denied_reason(self, kind: BackendKind, destination: Destination) -> str:
         """Why `kind` may send no frame at all to `destination`; empty if it may send some.
@@ -153,8 +153,7 @@ class PrivacyPolicy:
             ("provider", self.allowed_providers, destination.provider),
             ("region", self.allowed_regions, destination.region),
         ):
-            is_known = isinstance(value, str) and bool(value)
-            if allowed is not None and not (is_known and same_name(value) in allowed):
+            if allowed is not None and not is_among(value, allowed):
                 what = f"the {rule} {value!r}" if value else f"a target that names no {rule}"
                 return f"the privacy policy does not allow {what}"
         return ""
@@ -186,13 +185,18 @@ class PrivacyPolicy:
             return f"the privacy policy does not allow the backend {kind!s}"
         return ""
 
-    def _why_no_consent(self, consent: ConsentRecord | None, now: datetime) -> str:
+    def _why_no_consent(
+        self, consent: ConsentRecord | None, now: datetime, destination: Destination
+    ) -> str:
         if not self.require_consent:
             return ""
         if not isinstance(consent, ConsentRecord):
             return f"no consent stands for {self.consent_scope!r}"
         return consent.denied_reason(
-            scope=self.consent_scope, version=self.consent_version, now=now
+            scope=self.consent_scope,
+            version=self.consent_version,
+            now=now,
+            destination=destination,
         )
 
 
