@@ -347,6 +347,9 @@ def test_detect_tells_the_smallest_face_that_it_could_have_found(
     Image.new("RGB", (1280, 720)).save(path)
     argv = ["detect", "--mode", "on_device", "--deadline", "20", "--model", "short_range"]
     assert main([*argv, str(path)]) == 0
+    assert "0 faces of 70 pixels or more" in capsys.readouterr().out, "in tiles: there is time"
+    argv += ["--device-quality", "fast"]
+    assert main([*argv, str(path)]) == 0
     assert "0 faces of 120 pixels or more" in capsys.readouterr().out
     assert main([*argv, "--json", str(path)]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -427,6 +430,7 @@ def slow_fetch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     for module in ("cli.fetching", "server.levels"):
         monkeypatch.setattr(f"hybrid_detect.{module}.load_model", load)
+    monkeypatch.setattr("hybrid_detect.cli.fetching.find_model", lambda _: None)
     return fetched
 
 
@@ -437,6 +441,7 @@ def no_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", load)
+    monkeypatch.setattr("hybrid_detect.cli.fetching.find_model", lambda _: None)
 
 
 @pytest.mark.usefixtures("fake_device")
@@ -493,7 +498,7 @@ def test_without_its_model_the_device_is_gone_on_without_if_there_is_a_server(
 def test_bench_fetches_the_device_s_model(slow_fetch: list[str]) -> None:
     argv = ["bench", "memory", "--mode", "on_device", "--frames", "1", "--warm-up", "0"]
     assert main(argv) == 0
-    assert slow_fetch == ["short_range"]
+    assert slow_fetch == ["full_range"]
 
 
 @pytest.mark.parametrize("argv", [["demo"], ["bench", "memory"]], ids=" ".join)
@@ -512,7 +517,7 @@ def test_the_server_s_model_is_fetched_before_it_is_started(
     with pytest.raises(StartedError):
         main([*argv, str(photo)] if argv == ["demo"] else argv)
     assert slow_fetch[0] == "full_range"
-    assert slow_fetch[1:] == (["short_range"] if argv == ["demo"] else [])
+    assert slow_fetch[1:] == (["full_range"] if argv == ["demo"] else [])
 
 
 # -- doctor, serve, demo ---------------------------------------------------------------------

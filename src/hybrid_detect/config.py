@@ -22,6 +22,9 @@ from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode, QualityLeve
 
 __all__ = ["Endpoint", "ServiceConfig", "detection_mode", "quality_level"]
 
+AUTO_MODEL = "auto"
+"""The on-device model that suits this device."""
+
 DEFAULT_DEADLINE_S = 1.0
 """An answer older than a second is of no use to an overlay."""
 
@@ -180,8 +183,9 @@ class ServiceConfig:
     max_pixels: int | None = None
     """The most pixels that an image may have; `None` for 64 million, and for a `Frame` the limit
     that it was made under. Some phones have sensors of 108 and 200 million."""
-    model: str = "short_range"
-    """The on-device model: a name from ``hybrid-detect models list``."""
+    model: str = AUTO_MODEL
+    """The on-device model: a name from ``hybrid-detect models list``, or ``auto`` for
+    ``full_range`` where a look takes a quarter of a frame's time at most, else ``short_range``."""
     model_path: Path | None = None
     """A model file to use instead of looking for one; it must be the published file of `model`."""
     model_fetch: bool = True

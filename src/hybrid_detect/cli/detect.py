@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from hybrid_detect.cli.options import add_service_options, described, service_co
 from hybrid_detect.cli.pictures import DrawnFiles, NamedPicture, named_pictures
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
+from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.errors import (
     AllBackendsFailedError,
     HybridDetectError,
@@ -23,7 +26,7 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.frames.drawing import draw
 from hybrid_detect.service.hybrid import HybridDetectionService
-from hybrid_detect.types import DetectionResult
+from hybrid_detect.types import DetectionResult, QualityLevel
 
 __all__ = ["add_parser"]
 
@@ -38,6 +41,12 @@ def add_parser(commands: Any) -> None:
         help="a picture file, a folder of pictures, or - for standard input",
     )
     add_service_options(parser)
+    parser.add_argument(
+        "--device-quality",
+        choices=[level.value for level in QualityLevel],
+        help="how thoroughly the device looks, if the deadline leaves the time "
+        f"(default: {ENV_PREFIX}DEVICE_QUALITY, else max: these are still pictures)",
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one line of JSON for each picture, in order"
     )
@@ -54,6 +63,10 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Look at every picture, in the order given."""
     config = service_config(arguments)
+    if arguments.device_quality is not None:
+        config = replace(config, device_quality=arguments.device_quality)
+    elif not os.environ.get(f"{ENV_PREFIX}DEVICE_QUALITY"):
+        config = replace(config, device_quality=QualityLevel.MAX)
     pictures = list(named_pictures(arguments.images))
     drawn = None if arguments.out is None else DrawnFiles(arguments.out)
     if drawn is not None and drawn.is_one_file and len(pictures) > 1:

@@ -15,7 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hybrid_detect.backends.device.models import MODELS, model_spec
+from hybrid_detect.backends.device.model_choice import candidates
+from hybrid_detect.backends.device.models import MODELS
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.system_libraries import missing_libraries
 from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
@@ -165,7 +166,8 @@ def _runtime(config: ServiceConfig, status: ServiceStatus) -> str:
         if backend.runtime:
             return backend.runtime
     try:
-        return choose_runtime(config.runtime, runtimes=model_spec(config.model).runtimes).told()
+        spec, *_ = candidates(config.model)
+        return choose_runtime(config.runtime, runtimes=spec.runtimes).told()
     except ConfigurationError as error:
         return f"no detection: {error}"
 
@@ -242,8 +244,9 @@ def _version(name: str) -> str:
 
 
 def _models(config: ServiceConfig) -> Iterator[tuple[str, int, str]]:
+    used = [spec.name for spec in candidates(config.model, config.model_path)]
     for name, spec in MODELS.items():
-        path = config.model_path if name == config.model else None
+        path = config.model_path if name in used else None
         missing = "not here yet; a service fetches it when it is first needed"
         yield name, spec.size_bytes, where(name, path=path, missing=missing)
 

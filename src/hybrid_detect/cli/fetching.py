@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from hybrid_detect.backends.device.models import load_model, model_spec
+from hybrid_detect.backends.device.model_choice import candidates
+from hybrid_detect.backends.device.models import find_model, load_model
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.cli.progress import progress_line
 from hybrid_detect.config import ServiceConfig
@@ -40,13 +41,16 @@ def fetch_for_device(config: ServiceConfig) -> None:
     if config.mode in {DetectionMode.CLOUD, DetectionMode.STREAMING}:
         return
     try:
-        choose_runtime(config.runtime, runtimes=model_spec(config.model).runtimes)
+        spec, *others = candidates(config.model, config.model_path)
+        choose_runtime(config.runtime, runtimes=spec.runtimes)
     except ConfigurationError:
         return  # the service says so, and how to get one
+    if others and any(find_model(other.name) is not None for other in others):
+        return  # the service does with what is here
     try:
         with progress_line() as progress:
             load_model(
-                config.model,
+                spec.name,
                 path=config.model_path,
                 fetch=config.model_fetch,
                 progress=progress,

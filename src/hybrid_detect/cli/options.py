@@ -37,7 +37,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         help="the on-device model (see 'hybrid-detect models list'; "
-        f"default: {ENV_PREFIX}MODEL, else short_range)",
+        f"default: {ENV_PREFIX}MODEL, else auto)",
     )
     parser.add_argument(
         "--min-confidence",

@@ -72,6 +72,7 @@ def assert_no_thread_of_ours() -> None:
 
 def service_of(**options: Any) -> OnDeviceDetectionService:
     """The service around the stand-in, which lives in this process."""
+    options.setdefault("model", "short_range")  # no look of the stand-in's is timed then
     return OnDeviceDetectionService(isolation="none", **options)
 
 

@@ -9,9 +9,10 @@ which frame is next and what becomes of an answer.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybrid_detect.backends.device.looks import affordable
@@ -23,11 +24,18 @@ from hybrid_detect.backends.device.supervised_worker import (
     outcome,
     retried_once,
 )
-from hybrid_detect.errors import BackendUnavailableError, ClosedError
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    ClosedError,
+    ModelError,
+    ModelIntegrityError,
+)
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import BackendKind, Face, QualityLevel
 
 __all__ = ["Detection", "Engine", "closed_error"]
+
+logger = logging.getLogger("hybrid_detect.device")
 
 LOAD_RETRY_S = 30.0
 """Seconds after a failed load during which frames are refused at once: a fetch takes seconds to
@@ -72,33 +80,40 @@ class Engine:
     """One detector that is given one frame at a time. Belongs to one event loop.
 
     Args:
-        model: The model's name, for messages.
-        make: Makes the detector, which is not loaded yet. It is given a function to report the
-            progress of a fetch of the model to, and one to call before every start of a process;
-            both may raise.
+        model: The model's name.
+        make: Makes the detector, which is not loaded yet. It is given the model's name, a function
+            to report the progress of a fetch of the model to, and one to call before every start of
+            a process; both may raise.
         idle_s: Seconds without use after which the process is ended; `None` for never.
         guard: Judges whether there is memory for it.
         quality: How thoroughly to look at a frame whose deadline leaves the time (`looks`).
+        instead: Models to take, in order, if `model` cannot be had or is too slow here.
+        is_quick_enough: Whether a detector whose look takes that many seconds is not.
     """
 
     def __init__(
         self,
         model: str,
-        make: Callable[[Progress, Callable[[], None]], Detector],
+        make: Callable[[str, Progress, Callable[[], None]], Detector],
         *,
         idle_s: float | None,
         guard: MemoryGuard,
         quality: QualityLevel = QualityLevel.FAST,
+        instead: Sequence[str] = (),
+        is_quick_enough: Callable[[float], bool] = lambda _: True,
     ) -> None:
         self.model = model
         self._idle_s = idle_s
         self._idle_timer: asyncio.TimerHandle | None = None
         self._guard = guard
         self._quality = quality
+        self._instead = list(instead)
+        self._is_quick_enough = is_quick_enough
+        self._make = make
         self._memory_timer: asyncio.TimerHandle | None = None
         self._shortage = ""
         self._worker: SupervisedWorker[Detector] = SupervisedWorker(
-            make(self._stop_fetching, self._require_memory),
+            self._made(model),
             thread_name="hybrid-detect-device",
             grace_s=self._hang_grace_s,
         )
@@ -110,6 +125,9 @@ class Engine:
         """Whether the detector was loaded, even if its process has to be started again."""
         self._usual_s = 0.0
         """Seconds a look takes, slow to forget a slow one; 0 before the first."""
+
+    def _made(self, model: str) -> Detector:
+        return self._make(model, self._stop_fetching, self._require_memory)
 
     @property
     def unavailable_reason(self) -> str:
@@ -297,16 +315,36 @@ class Engine:
     def _load_detector(self) -> None:
         if self.is_loaded:
             return
-        detector = self._worker.detector
-        if not detector.has_process:
-            self._require_memory()  # A process asks before each of its starts.
-        try:
-            detector.start()
-        except BackendUnavailableError as error:
-            # A process that was killed, for example, is started again by the next frame.
-            self.is_loaded = error.retryable and detector.has_process
-            raise
+        while True:
+            detector = self._worker.detector
+            if not detector.has_process:
+                self._require_memory()  # A process asks before each of its starts.
+            try:
+                detector.start()
+            except ModelError as error:
+                # A wrong file that the user named is no reason to hide it behind another model.
+                if isinstance(error, ModelIntegrityError) or not self._take_another(str(error)):
+                    raise
+                continue
+            except BackendUnavailableError as error:
+                # A process that was killed, for example, is started again by the next frame.
+                self.is_loaded = error.retryable and detector.has_process
+                raise
+            if not self._instead or self._is_quick_enough(detector.look_s):
+                break
+            self._take_another(f"a look takes {detector.look_s * 1000:.0f} ms here")
+        self._instead.clear()
         self.is_loaded = True
+
+    def _take_another(self, reason: str) -> bool:
+        """Go on with the next model; False if there is none."""
+        if not self._instead:
+            return False
+        self._worker.detector.close()
+        logger.info("the model %s instead of %s: %s", self._instead[0], self.model, reason)
+        self.model = self._instead.pop(0)
+        self._worker.detector = self._made(self.model)
+        return True
 
     def _stop_fetching(self, _source: str, _done_bytes: int, _total_bytes: int | None) -> None:
         self.require_open()
@@ -331,13 +369,11 @@ class Engine:
     def _detect(self, frame: Frame, note: str, ends_s: float) -> Detection:
         started_s = time.monotonic()
         detector = self._worker.detector
-        level = affordable(
-            self._quality,
-            frame.width,
-            frame.height,
-            look_s=self._usual_s or detector.look_s or LOOK_GUESS_S,
-            left_s=ends_s - started_s,
-        )
+        level = self._quality
+        if level is not QualityLevel.FAST:
+            look_s = self._usual_s or detector.look_s or LOOK_GUESS_S
+            left_s = ends_s - started_s
+            level = affordable(level, frame.width, frame.height, look_s=look_s, left_s=left_s)
         try:
             faces = detector.detect_frame(frame, level)
         except MemoryError as exc:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
-from hybrid_detect.backends.device.looks import enough_for, faces_at
+import numpy as np
+
+from hybrid_detect.backends.device.looks import enough_for, faces_at, least_seconds
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.runtimes import MEDIAPIPE, FaceDetector, make_detector
 from hybrid_detect.errors import ClosedError
@@ -34,9 +37,6 @@ class InProcessDetector:
     pid: ClassVar[None] = None
     """There is no process."""
 
-    look_s: ClassVar[float] = 0.0
-    """Nothing is measured at the start."""
-
     asked_since_s: ClassVar[None] = None
     """There is no process that could owe an answer."""
 
@@ -55,11 +55,21 @@ class InProcessDetector:
         self._runtime = runtime
         self._side_px = side_px
         self._detector: FaceDetector | None = None
+        self._look_s = 0.0
 
     @property
     def runs_on(self) -> str:
         """What runs the model; empty before it is loaded."""
         return "" if self._detector is None else self._detector.runs_on
+
+    @property
+    def look_s(self) -> float:
+        """Seconds of one look at a black picture of 1280x720; measured when it is first asked."""
+        if self._look_s == 0 and self._detector is not None:
+            black = np.zeros((720, 1280, 3), np.uint8)
+            self._detector.detect(black)  # The first one allocates what the later ones use.
+            self._look_s = least_seconds(partial(self._detector.detect, black))
+        return self._look_s
 
     def start(self) -> None:
         """Load runtime and model, unless they are loaded.

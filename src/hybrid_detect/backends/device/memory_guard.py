@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hybrid_detect.backends.device.worker import RECYCLE_BYTES
 from hybrid_detect.system.memory_probe import (
     DEVICE_DETECTOR_BYTES,
     MemoryProbe,
@@ -32,12 +33,12 @@ class MemoryGuard:
         memory_budget_bytes: int | None = None,
         read: Callable[[], MemoryReading] | None = None,
         needed_bytes: int = DEVICE_DETECTOR_BYTES,
-        recycle_bytes: int | None = None,
+        recycle_bytes: int = RECYCLE_BYTES,
     ) -> None:
         self._budget_bytes = memory_budget_bytes
         self._read = read or MemoryProbe().read
         self._needed_bytes = needed_bytes
-        self._recycle_bytes = needed_bytes if recycle_bytes is None else recycle_bytes
+        self._recycle_bytes = recycle_bytes
 
     def reason_not_to_start(self) -> str:
         """Why a detector should not be started now; empty if it may be."""

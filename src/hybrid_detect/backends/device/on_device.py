@@ -18,12 +18,17 @@ from hybrid_detect.backends.base import Backend
 from hybrid_detect.backends.device.engine import Engine, closed_error
 from hybrid_detect.backends.device.in_process import InProcessDetector
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
+from hybrid_detect.backends.device.model_choice import (
+    candidates,
+    is_quick_enough,
+    load_candidate,
+)
 from hybrid_detect.backends.device.models import Progress, load_model, model_spec
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.supervised_worker import Detector
 from hybrid_detect.backends.device.worker import DetectorWorker, require_child_processes
 from hybrid_detect.backends.newest_wins import NewestWinsSlots
-from hybrid_detect.config import quality_level
+from hybrid_detect.config import AUTO_MODEL, quality_level
 from hybrid_detect.errors import (
     BackendError,
     BackendTimeoutError,
@@ -57,7 +62,8 @@ class OnDeviceDetectionService(Backend):
     decoded in that process as well, no larger than the model needs them.
 
     Args:
-        model: A name from the models' table: ``short_range``, ``full_range`` or ``centerface``.
+        model: A name from the models' table: ``short_range``, ``full_range`` or ``centerface``; or
+            ``auto`` for full range where it is quick enough, else short range (`model_choice`).
         side_px: Longer side of the picture that the model's network is given, one of its
             `ModelSpec.inputs`; `None` for its default.
         model_path: The model's file, instead of looking for it.
@@ -92,7 +98,7 @@ class OnDeviceDetectionService(Backend):
     def __init__(
         self,
         *,
-        model: str = "short_range",
+        model: str = AUTO_MODEL,
         side_px: int | None = None,
         model_path: Path | None = None,
         model_fetch: bool = True,
@@ -105,13 +111,11 @@ class OnDeviceDetectionService(Backend):
         memory_budget_bytes: int | None = None,
         read_memory: Callable[[], MemoryReading] | None = None,
     ) -> None:
-        self._spec = spec = model_spec(model)
+        specs = candidates(model, model_path)
         self._side_px = side_px
-        size = spec.input(side_px)
-        self._runtime = choose_runtime(runtime, runtimes=spec.runtimes)
-        if min_confidence is None:
-            min_confidence = size.threshold
-        if not 0 <= min_confidence <= 1:
+        sizes = [spec.input(side_px) for spec in specs]
+        self._runtime = choose_runtime(runtime, runtimes=specs[0].runtimes)
+        if min_confidence is not None and not 0 <= min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
             raise ConfigurationError(msg)
         if isolation not in {"process", "none"}:
@@ -120,21 +124,30 @@ class OnDeviceDetectionService(Backend):
         if isolation == "process":
             require_child_processes()
 
-        def make(progress: Progress, before_start: Callable[[], None]) -> Detector:
+        def make(name: str, progress: Progress, before_start: Callable[[], None]) -> Detector:
+            spec = model_spec(name)
+            size = spec.input(side_px)
             load = partial(
-                load_model, spec.name, path=model_path, fetch=model_fetch, progress=progress
+                load_candidate,
+                spec,
+                specs[specs.index(spec) + 1 :],
+                path=model_path,
+                fetch=model_fetch,
+                progress=progress,
+                load=load_model,
             )
+            lowest = size.threshold if min_confidence is None else min_confidence
             if isolation == "none":
                 return InProcessDetector(
                     load,
-                    min_confidence=min_confidence,
+                    min_confidence=lowest,
                     enough_px=size.enough_px,
                     runtime=self._runtime.name,
                     side_px=size.side_px,
                 )
             return DetectorWorker(
                 load,
-                min_confidence=min_confidence,
+                min_confidence=lowest,
                 enough_px=size.enough_px,
                 runtime=self._runtime.name,
                 side_px=size.side_px,
@@ -146,16 +159,18 @@ class OnDeviceDetectionService(Backend):
             )
 
         self._engine = Engine(
-            spec.name,
+            specs[0].name,
             make,
             idle_s=idle_s,
             guard=MemoryGuard(
                 memory_budget_bytes=memory_budget_bytes,
                 read=read_memory,
-                needed_bytes=size.needed_bytes,
-                recycle_bytes=size.recycle_bytes,
+                needed_bytes=max(size.needed_bytes for size in sizes),
+                recycle_bytes=max(size.recycle_bytes for size in sizes),
             ),
             quality=quality_level(quality),
+            instead=[spec.name for spec in specs[1:]],
+            is_quick_enough=is_quick_enough,
         )
         self._slots = NewestWinsSlots(self.kind, places=1)
 
@@ -252,7 +267,7 @@ class OnDeviceDetectionService(Backend):
             model=self._engine.model,
             timings=timings,
             quality=detection.level.value,
-            min_face_px=self._spec.min_face_px(
+            min_face_px=model_spec(self._engine.model).min_face_px(
                 frame.width, frame.height, side_px=self._side_px, level=detection.level
             ),
         )

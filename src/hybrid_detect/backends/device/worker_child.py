@@ -15,13 +15,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hybrid_detect.backends.device.litert_network import Network, open_network
-from hybrid_detect.backends.device.looks import enough_for, faces_at
+from hybrid_detect.backends.device.looks import enough_for, faces_at, least_seconds
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.runtimes import (
     LITERT,
@@ -119,7 +119,7 @@ class _Child:
         if self._runtime == factory_of(LITERT):
             self._network = open_network(self._model, memory=self._memory)
             self._network.run()  # The first run allocates what the later ones use.
-            self._look_s = _seconds_of(self._network.run)
+            self._look_s = least_seconds(self._network.run)
         if options["decodes"]:
             _load_decoders()
         if self._network is None or options["decodes"]:
@@ -135,7 +135,7 @@ class _Child:
             longer_px = max(2 * (self._side_px or 0), WARM_SIDE_PX)
             black = np.zeros((longer_px * 9 // 16, longer_px, 3), np.uint8)
             self._detector.detect(black)
-            self._look_s = _seconds_of(partial(self._detector.detect, black))
+            self._look_s = least_seconds(partial(self._detector.detect, black))
             if options["decodes"] and isinstance(self._detector, DetectsBatches):
                 from hybrid_detect.backends.device.batch_looks import BatchLooks
 
@@ -233,12 +233,6 @@ class _Child:
             detector = self._lowest_detector
         found = detector.detect(pixels)
         return tuple(f for f in found if f.score is None or f.score >= min_confidence)
-
-
-def _seconds_of(look: Callable[[], object]) -> float:
-    began_s = time.perf_counter()
-    look()
-    return time.perf_counter() - began_s
 
 
 class _HeapLimit:

@@ -1,0 +1,218 @@
+"""``model="auto"``: full range where a look is quick enough here and it can be had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_detect import ServiceConfig
+from hybrid_detect.backends.device import model_choice
+from hybrid_detect.backends.device.engine import Engine
+from hybrid_detect.backends.device.memory_guard import MemoryGuard
+from hybrid_detect.backends.device.model_choice import (
+    FRAME_SHARE,
+    MOST_LOOK_S,
+    candidates,
+    is_quick_enough,
+    load_candidate,
+)
+from hybrid_detect.backends.device.models import MODELS, load_model
+from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.errors import ConfigurationError, ModelError, ModelIntegrityError
+from hybrid_detect.extras import is_installed
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.system.memory_probe import MemoryReading
+from hybrid_detect.types import QualityLevel
+
+PLENTY = MemoryReading(process_bytes=2**20, available_bytes=2**33, bound_by="system")
+FRAME = Frame.of(np.zeros((8, 8, 3), np.uint8))
+FULL, SHORT = MODELS["full_range"], MODELS["short_range"]
+
+
+# -- deciding --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("look_s", "frame_s", "is_quick"),
+    [
+        (0.005, 1 / 15, True),  # a desktop
+        (0.012, 1 / 15, True),
+        (0.030, 1 / 15, False),
+        (0.030, 1 / 5, True),  # a slow device has time at 5 frames a second
+        (0.012, 1 / 30, False),
+        (0.0, 1 / 15, True),
+    ],
+)
+def test_a_look_may_take_a_share_of_a_frame_s_time(
+    look_s: float, frame_s: float, is_quick: bool
+) -> None:
+    assert is_quick_enough(look_s, frame_s=frame_s) is is_quick
+
+
+def test_the_limit_is_that_share() -> None:
+    assert is_quick_enough(MOST_LOOK_S)
+    assert not is_quick_enough(MOST_LOOK_S * 1.01)
+    assert 0 < FRAME_SHARE < 1
+
+
+def test_a_name_stands_for_itself_and_auto_for_two() -> None:
+    assert candidates("auto") == (FULL, SHORT)
+    assert candidates("centerface") == (MODELS["centerface"],)
+    with pytest.raises(ConfigurationError, match="'huge'"):
+        candidates("huge")
+    assert ServiceConfig().model == "auto"
+
+
+def test_a_file_tells_by_its_size_which_model_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "a.tflite"
+    for spec in (FULL, SHORT):
+        file.write_bytes(bytes(spec.size_bytes))
+        assert candidates("auto", file) == (spec,)
+    file.write_bytes(b"neither")
+    assert candidates("auto", file) == (SHORT,), "loading it says what is wrong"
+    assert candidates("auto", tmp_path / "none") == (SHORT,)
+
+
+@pytest.mark.parametrize(
+    ("here", "loads"),
+    [
+        ({"full_range"}, "full_range"),
+        ({"full_range", "short_range"}, "full_range"),
+        (set(), "full_range"),
+        ({"short_range"}, None),
+    ],
+    ids=["full range", "both", "none", "short range"],
+)
+def test_nothing_is_fetched_where_the_other_model_is_here(
+    here: set[str], loads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_choice, "find_model", lambda name: name if name in here else None)
+    loaded: list[str] = []
+
+    def load(name: str, **_: Any) -> bytes:
+        loaded.append(name)
+        return b"model"
+
+    options: dict[str, Any] = {"path": None, "fetch": True, "progress": None, "load": load}
+    if loads is None:
+        with pytest.raises(ModelError, match="short_range is"):
+            load_candidate(FULL, [SHORT], **options)
+    else:
+        assert load_candidate(FULL, [SHORT], **options) == b"model"
+    assert loaded == ([] if loads is None else [loads])
+
+
+# -- in the engine ---------------------------------------------------------------------------
+
+
+class Timed:
+    """A detector whose look takes as long as told."""
+
+    has_process = False
+    asked_since_s = None
+    pid = None
+    runs_on = "nothing"
+
+    def __init__(self, look_s: float, error: Exception | None) -> None:
+        self.look_s = look_s
+        self.error = error
+        self.is_closed = False
+        self.looks = 0
+
+    def start(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def detect_frame(self, _frame: Frame, _level: QualityLevel) -> tuple[()]:
+        self.looks += 1
+        return ()
+
+    def kill(self) -> None:
+        """It cannot be killed."""
+
+    stop = kill
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def engine_of(**made: Timed) -> Engine:
+    return Engine(
+        "full_range",
+        lambda name, *_: made[name],  # type: ignore[arg-type, return-value]
+        idle_s=None,
+        guard=MemoryGuard(read=lambda: PLENTY),
+        instead=["short_range"],
+        is_quick_enough=is_quick_enough,
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("look_s", "error", "model"),
+    [
+        (0.005, None, "full_range"),
+        (0.03, None, "short_range"),
+        (0.005, ModelError("none to be had", name="full_range"), "short_range"),
+    ],
+    ids=["quick", "slow", "not to be had"],
+)
+async def test_the_first_start_decides_and_the_choice_is_kept(
+    look_s: float, error: Exception | None, model: str
+) -> None:
+    full, short = Timed(look_s, error), Timed(0.1, None)
+    engine = engine_of(full_range=full, short_range=short)
+    for _ in range(2):
+        await engine.detect(FRAME, 0.0, when_done=lambda: None)
+        full.look_s = 1.0  # slower now, which changes nothing any more
+        await engine.unload()
+    assert engine.model == model
+    assert full.is_closed is (model == "short_range"), "one that is not used holds no memory"
+    assert (full.looks, short.looks) == ((2, 0) if model == "full_range" else (0, 2))
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_wrong_file_is_told_and_not_hidden_behind_another_model() -> None:
+    forged = ModelIntegrityError("forged", name="full_range")
+    engine = engine_of(full_range=Timed(0.0, forged), short_range=Timed(0.0, None))
+    with pytest.raises(ModelIntegrityError, match="forged"):
+        await engine.detect(FRAME, 0.0, when_done=lambda: None)
+    await engine.aclose()
+
+
+# -- with the models -------------------------------------------------------------------------
+
+
+@pytest.mark.device
+@pytest.mark.anyio
+@pytest.mark.parametrize("isolation", ["process", "none"])
+@pytest.mark.parametrize("is_quick", [True, False])
+async def test_the_device_takes_the_model_that_suits_it(
+    isolation: str, is_quick: bool, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limit far above and far below what a look takes anywhere."""
+    if not any(map(is_installed, ("ai_edge_litert", "mediapipe"))):
+        pytest.skip("neither LiteRT nor MediaPipe is installed")
+    try:
+        for spec in (FULL, SHORT):
+            load_model(spec.name)
+    except ModelError as error:
+        pytest.skip(f"no model to be had: {error}")
+    most_s = 100.0 if is_quick else 1e-9
+    on_device = "hybrid_detect.backends.device.on_device.is_quick_enough"
+    monkeypatch.setattr(on_device, lambda look_s: 0 < look_s <= most_s)
+    async with OnDeviceDetectionService(isolation=isolation) as device:
+        result = await device.process_image(astronaut, deadline_s=30)
+    spec = FULL if is_quick else SHORT
+    assert result.model == spec.name
+    assert result.min_face_px == spec.min_face_px(512, 512)
+    assert len(result.faces) == 1
+
+
+def test_both_models_run_on_the_same_runtimes() -> None:
+    """The runtime is chosen once, before the model is."""
+    assert FULL.runtimes == SHORT.runtimes
