@@ -207,7 +207,9 @@ async def test_the_device_takes_the_model_that_suits_it(
     monkeypatch.setattr(on_device, lambda look_s: 0 < look_s <= most_s)
     async with OnDeviceDetectionService(isolation=isolation) as device:
         result = await device.process_image(astronaut, deadline_s=30)
+        told = device.recall_by_height
     spec = FULL if is_quick else SHORT
+    assert told == spec.input().recall_by_height
     assert result.model == spec.name
     assert result.min_face_px == spec.min_face_px(512, 512)
     assert len(result.faces) == 1

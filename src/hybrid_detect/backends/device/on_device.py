@@ -182,7 +182,7 @@ class OnDeviceDetectionService(Backend):
     @property
     def recall_by_height(self) -> tuple[tuple[float, float], ...]:
         """The share of the faces that its model finds, by their height."""
-        return self._spec.input(self._side_px).recall_by_height
+        return model_spec(self._engine.model).input(self._side_px).recall_by_height
 
     @property
     def unavailable_reason(self) -> str:
