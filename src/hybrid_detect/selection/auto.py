@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from hybrid_detect.compression.size_law import size_share
@@ -22,7 +23,7 @@ from hybrid_detect.selection.conditions import (
     LinkConditions,
     SceneConditions,
 )
-from hybrid_detect.selection.lookahead import Choice, DecisionState, Lookahead
+from hybrid_detect.selection.lookahead import SOLVED_STATES, Choice, DecisionState, Lookahead
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
 from hybrid_detect.selection.utility import (
     FRAMING_BYTES,
@@ -57,6 +58,10 @@ TYPICAL_DEVICE_S = 0.1
 _LOG_BITS_STEP = 0.11
 _LEAST_LOG_BITS, _MOST_LOG_BITS = math.log(1e3), math.log(1e10)
 _SPREADS = (0.05, 0.2, 0.4, 0.7, 1.1)
+_SPREAD_BOUNDS = tuple(math.sqrt(low * high) for low, high in pairwise(_SPREADS))
+_STEP, _SERVER_STEP = 0.2, 0.4
+_DEVICE_STEP = 0.05
+"""Finely: it hardly moves, and much hangs on whether the device can still be in time."""
 
 
 class _Weighing(NamedTuple):
@@ -69,13 +74,18 @@ class _Weighing(NamedTuple):
     state: DecisionState
 
 
-class _Last:
-    """The last weighing: `AutoPolicy.unsolved` and `decide` are asked about the same frame."""
+class _Known:
+    """The last weighing, and the states met so far by what they are made of.
 
-    __slots__ = ("weighing",)
+    `AutoPolicy.unsolved` and `decide` are asked about the same frame; and to make a state anew
+    takes longer than to find it.
+    """
+
+    __slots__ = ("states", "weighing")
 
     def __init__(self) -> None:
         self.weighing: _Weighing | None = None
+        self.states: dict[tuple[object, ...], DecisionState] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +106,7 @@ class AutoPolicy:
     quality: int = 80
     max_side_px: int | None = 1280
     lookahead: Lookahead = field(default_factory=Lookahead, repr=False, compare=False)
-    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
+    _known: _Known = field(default_factory=_Known, init=False, repr=False, compare=False)
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
@@ -115,19 +125,20 @@ class AutoPolicy:
 
     def _weighing(self, conditions: Conditions) -> _Weighing | None:
         """What is to weigh; `None` for one backend only, or if nothing is known of the link."""
-        last = self._last.weighing
+        last = self._known.weighing
         if last is not None and last.conditions is conditions:
             return last
-        device = _usable(conditions, BackendKind.DEVICE)
-        remotes = [backend for kind in _REMOTE if (backend := _usable(conditions, kind))]
-        if not remotes:
+        usable = {backend.kind: backend for backend in conditions.backends if backend.usable}
+        device = usable.get(BackendKind.DEVICE)
+        remotes = [usable[kind] for kind in _REMOTE if kind in usable]
+        if not remotes or (conditions.spent >= 1.0 and device):
             return None
-        link = conditions.link_to(remotes[0].kind)
+        link = remotes[0].link or conditions.link
         if link is None:
             return None
         state = self._state(conditions, link, remotes[0], device)
         weighing = _Weighing(conditions, link, remotes, device, state)
-        self._last.weighing = weighing
+        self._known.weighing = weighing
         return weighing
 
     def _in_order(self, conditions: Conditions) -> Plan:
@@ -229,7 +240,7 @@ class AutoPolicy:
         if device is None or (conditions.scene and conditions.scene.server_look_due):
             return True
         best = remote.accuracy - self._price_per_byte(conditions) * self.target_bytes
-        late_s = max((device.latency_s or TYPICAL_DEVICE_S) - self.utility.on_time_s, 0.0)
+        late_s = max(_device_s(device) - self.utility.on_time_s, 0.0)
         worth = device_accuracy(device, conditions.scene) * math.exp(-late_s / self.utility.decay_s)
         return best > worth - device.cost * self._energy_factor(conditions) + LEAST_GAIN
 
@@ -252,22 +263,63 @@ class AutoPolicy:
         rtt_s = link.rtt_s + 0.5 * link.rtt_deviation_s
         if link.idle_s > 1.0:
             rtt_s += link.rtt_s  # TCP starts slowly again after a pause
-        energy = self._energy_factor(conditions)
-        frame_bits = _frame_bits(conditions.frame_side_px, self.target_bytes)
+        interval_s = conditions.interval_s
+        key = (
+            round(log_bits / _LOG_BITS_STEP),
+            bisect_left(_SPREAD_BOUNDS, link.spread),
+            _steps(rtt_s, _STEP),
+            _steps(link.server_s, _SERVER_STEP),
+            max(round(min(interval_s, 1.0) * 100), 1),
+            round(conditions.deadline_s * 10),
+            _steps(_device_s(device), _DEVICE_STEP) if device else None,
+            device_accuracy(device, conditions.scene) if device else 0.0,
+            device.cost if device else 0.0,
+            remote.accuracy,
+            conditions.frame_side_px,
+            conditions.metered,
+            self._energy_factor(conditions),
+            interval_s == math.inf,
+        )
+        states = self._known.states
+        state = states.get(key)
+        if state is None:
+            if len(states) >= SOLVED_STATES:
+                states.clear()
+            state = states[key] = self._made(conditions, *key)
+        return state
+
+    def _made(
+        self,
+        conditions: Conditions,
+        bits: int,
+        spread: int,
+        rtt: int,
+        server: int,
+        interval: int,
+        deadline: int,
+        device: int | None,
+        accuracy: float,
+        cost: float,
+        remote_accuracy: float,
+        side_px: int | None,
+        *_: object,
+    ) -> DecisionState:
+        """The state of which these are the steps; see `_state`."""
+        frame_bits = _frame_bits(side_px, self.target_bytes)
         price_per_bit = self._price_per_byte(conditions) / 8.0
         return DecisionState(
-            bits_per_s=math.exp(round(log_bits / _LOG_BITS_STEP) * _LOG_BITS_STEP),
-            spread=_nearest(_SPREADS, link.spread),
-            rtt_s=_round(rtt_s),
-            server_s=_round(link.server_s, 0.4),
-            interval_s=max(round(min(conditions.interval_s, 1.0), 2), 0.01),
-            deadline_s=round(conditions.deadline_s, 1),
+            bits_per_s=math.exp(bits * _LOG_BITS_STEP),
+            spread=_SPREADS[spread],
+            rtt_s=_seconds(rtt, _STEP),
+            server_s=_seconds(server, _SERVER_STEP),
+            interval_s=interval / 100,
+            deadline_s=deadline / 10,
             frame_bits=frame_bits,
             frame_cost=tuple(price_per_bit * bits for bits in frame_bits),
-            remote_accuracy=remote.accuracy,
-            device_s=_device_s(device),
-            device_accuracy=device_accuracy(device, conditions.scene) if device else 0.0,
-            device_cost=device.cost * energy if device else 0.0,
+            remote_accuracy=remote_accuracy,
+            device_s=math.inf if device is None else _seconds(device, _DEVICE_STEP),
+            device_accuracy=accuracy,
+            device_cost=cost * self._energy_factor(conditions),
             utility=self._utility(conditions),
         )
 
@@ -306,28 +358,19 @@ def _share(rung: Rung, side_px: int | None) -> float:
     return size_share(rung.quality, min(1.0, rung.max_side_px / side_px))
 
 
-def _device_s(device: BackendConditions | None) -> float:
-    """Median seconds of the device for a frame; infinite without one."""
-    if device is None:
-        return math.inf
-    # Finely: it hardly moves, and much hangs on whether the device can still be in time.
-    return _round(TYPICAL_DEVICE_S if device.latency_s is None else device.latency_s, 0.05)
+def _device_s(device: BackendConditions) -> float:
+    """Median seconds of the device for a frame."""
+    return TYPICAL_DEVICE_S if device.latency_s is None else device.latency_s
 
 
-def _nearest(steps: tuple[float, ...], value: float) -> float:
-    """The step nearest to `value` by ratio."""
-    after = bisect_left(steps, value)
-    if after == 0:
-        return steps[0]
-    if after == len(steps):
-        return steps[-1]
-    low, high = steps[after - 1], steps[after]
-    return low if value * value < low * high else high
+def _steps(seconds: float, step: float) -> int:
+    """`seconds` in steps of about `step` of itself from 100 ms."""
+    return round(math.log(max(seconds, 1e-3) / 0.1) / step)
 
 
-def _round(seconds: float, step: float = 0.2) -> float:
-    """`seconds` to a step of about `step` of itself, through 100 ms."""
-    return 0.1 * math.exp(round(math.log(max(seconds, 1e-3) / 0.1) / step) * step)
+def _seconds(steps: int, step: float) -> float:
+    """What `_steps` has rounded to."""
+    return 0.1 * math.exp(steps * step)
 
 
 def _prediction(choice: Choice, link: LinkConditions) -> str:
