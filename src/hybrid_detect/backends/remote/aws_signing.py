@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from urllib.parse import SplitResult, quote, urlsplit
+from functools import lru_cache
+from urllib.parse import quote, urlsplit
 
 from hybrid_detect.backends.remote.protocol import HttpRequest
 
@@ -52,15 +53,15 @@ def signed(
     own = {"authorization", *(name.lower() for name in added), "x-amz-security-token"}
     headers = {name: text for name, text in request.headers.items() if name.lower() not in own}
     headers |= added
-    url = urlsplit(request.url)
+    host, path = _place(request.url)
     to_sign = {name.lower(): " ".join(text.split()) for name, text in headers.items()}
-    to_sign["host"] = _host(url)
+    to_sign["host"] = host
     names = ";".join(sorted(to_sign))
     canonical = "\n".join(
         (
             request.method,
-            quote(url.path or "/", safe="/~"),
-            url.query,
+            path,
+            "",
             *(f"{name}:{to_sign[name]}" for name in sorted(to_sign)),
             "",
             names,
@@ -80,12 +81,17 @@ def signed(
     return HttpRequest(url=request.url, method=request.method, headers=headers, body=request.body)
 
 
-def _host(url: SplitResult) -> str:
-    """What the header ``Host`` will say: the port only where it is not the scheme's own."""
-    name = url.hostname or ""
+@lru_cache(maxsize=16)
+def _place(url: str) -> tuple[str, str]:
+    """What the header ``Host`` will say, with a port only if it is not the scheme's own; the path.
+
+    Remembered, because a camera's requests all go to one address.
+    """
+    parts = urlsplit(url)
+    name, port = parts.hostname or "", parts.port
     name = f"[{name}]" if ":" in name else name
-    is_usual = url.port is None or url.port == _DEFAULT_PORTS.get(url.scheme)
-    return name if is_usual else f"{name}:{url.port}"
+    is_usual = port is None or port == _DEFAULT_PORTS.get(parts.scheme)
+    return name if is_usual else f"{name}:{port}", quote(parts.path or "/", safe="/~")
 
 
 def _mac(key: bytes, text: str) -> bytes:

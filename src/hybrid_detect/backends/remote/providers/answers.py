@@ -73,6 +73,8 @@ def number_of(value: Any, name: str) -> float | None:
     Raises:
         ProtocolError: If it is of another type, or beyond `MAX_NUMBER`.
     """
+    if type(value) is float and -MAX_NUMBER < value < MAX_NUMBER:
+        return value  # as nearly all are
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):

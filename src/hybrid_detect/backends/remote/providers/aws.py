@@ -240,8 +240,10 @@ def _face(value: Any, picture: CompressedImage) -> Face | Unusable | None:
 
 
 def _keypoints(value: Any, picture: CompressedImage) -> tuple[Keypoint, ...]:
+    if value is None:
+        return ()
     places: dict[str, Point] = {}
-    for each in items_of([] if value is None else value, "Landmarks"):
+    for each in items_of(value, "Landmarks"):
         x, y = numbers_of(each, ("X", "Y"))
         place = (None, None) if x is None or y is None else (x * picture.width, y * picture.height)
         places[text_of(each.get("Type"))] = place

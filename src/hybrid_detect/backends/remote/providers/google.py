@@ -220,6 +220,8 @@ def _vertices(face: dict[str, Any], name: str) -> list[Point]:
 
 
 def _keypoints(face: dict[str, Any]) -> tuple[Keypoint, ...]:
+    if "landmarks" not in face:
+        return ()
     places: dict[str, Point] = {}
     for each in _list(face, "landmarks"):
         landmark = object_of(each, "a landmark")
