@@ -534,7 +534,28 @@ def test_doctor_tells_what_is_there_and_what_would_be_done(
     assert "the next picture: auto: streaming" in out
 
 
-@pytest.mark.usefixtures("fake_device")
+def test_doctor_names_the_targets_and_those_that_are_never_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    targets = [
+        {"endpoint": "http://127.0.0.1:9", "region": "eu-west-1", "name": "near"},
+        {"endpoint": "http://127.0.0.1:9", "region": "us-east-1", "name": "far"},
+    ]
+    monkeypatch.setenv("HYBRID_DETECT_TARGETS", json.dumps(targets))
+    monkeypatch.setenv("HYBRID_DETECT_ALLOWED_REGIONS", "eu-west-1")
+    monkeypatch.setenv("HYBRID_DETECT_MODE", "cloud")
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert "target: near (custom_backend, eu-west-1)\n" in out
+    assert "target: far (custom_backend, us-east-1): never asked" in out
+    main(["doctor", "--json"])
+    found = json.loads(capsys.readouterr().out)["targets"]
+    assert [(each["name"], bool(each["denied_reason"])) for each in found] == [
+        ("near", False),
+        ("far", True),
+    ]
+
+
 def test_doctor_tells_what_pictures_are_encrypted_to(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

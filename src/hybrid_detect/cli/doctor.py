@@ -20,6 +20,7 @@ from hybrid_detect.backends.device.models import MODELS
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.system_libraries import missing_libraries
 from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
+from hybrid_detect.backends.remote.target_pool import TargetStatus
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.models import where
 from hybrid_detect.cli.options import add_service_options, described, service_config
@@ -30,6 +31,7 @@ from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.service.status import ServiceStatus
 from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
+from hybrid_detect.types import BackendKind
 
 __all__ = ["add_parser"]
 
@@ -99,6 +101,11 @@ def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
         "memory": _memory(config),
         "jpeg_codec": _jpeg_codec(),
         "endpoint": config.endpoint,
+        "targets": [
+            {"name": target.name, "provider": target.provider, "region": target.region}
+            | {"denied_reason": target.denied_reason}
+            for target in _targets(status)
+        ],
         "encryption": _encryption(config),
         "budgets": [
             {"period": budget.period, "currency": budget.currency}
@@ -116,6 +123,12 @@ def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
     }
 
 
+def _targets(status: ServiceStatus) -> list[TargetStatus]:
+    """The targets of the cloud backend."""
+    clouds = [each for each in status.backends if each.kind is BackendKind.CLOUD]
+    return [target for cloud in clouds for target in cloud.targets]
+
+
 def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
     """What decides comes first; what is merely good to know comes last."""
     print(f"the next picture: {status.plan.reason}\n")
@@ -128,6 +141,10 @@ def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
     print(f"memory: {_memory(config)}")
     print(f"jpeg codec: {_jpeg_codec()}")
     print(f"endpoint: {config.endpoint or 'none'}")
+    for target in _targets(status):
+        facts = ", ".join(fact for fact in (target.provider, target.region) if fact)
+        denied = f": never asked, {target.denied_reason}" if target.denied_reason else ""
+        print(f"target: {target.name} ({facts}){denied}")
     for budget in status.budgets:
         spent = f"{budget.spent:,.4f} of {budget.budget:,.2f} {budget.currency}"
         print(f"budget for this {budget.period}: {spent} spent")

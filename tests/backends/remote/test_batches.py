@@ -19,6 +19,7 @@ from hybrid_detect.backends.remote.protocol import Capabilities
 from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.backends.remote.sending import Share
 from hybrid_detect.backends.remote.targets import Target
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import (
     BackendError,
@@ -27,6 +28,7 @@ from hybrid_detect.errors import (
     BackendUnavailableError,
     ConfigurationError,
     ProtocolError,
+    Refusal,
 )
 from hybrid_detect.exchange.batch import (
     BATCH_CONTENT_TYPE,
@@ -45,6 +47,7 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.testing.provider_servers import GoogleServer
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face, Plan
 
 from ...waiting import until
@@ -319,6 +322,38 @@ async def test_each_frame_keeps_its_own_deadline_in_a_shared_request() -> None:
         going_on.set()
         assert widths([await long]) == [72]
     assert server.sizes == [2]
+
+
+async def test_a_budget_that_has_room_for_one_lets_one_leave() -> None:
+    server = Server()
+    left = [1]
+
+    def charge(request: SentRequest, *, has_left: bool) -> SentRequest:
+        if not left:
+            raise BackendUnavailableError("the budget is spent")
+        left.pop()
+        return request
+
+    gates = [UploadGate(BackendKind.CLOUD, lambda _: "", charge=charge) for _ in range(3)]
+    async with cloud_of(server) as cloud:
+        looks = (cloud.detect(frame(64 + 8 * n), plan(), gate=gate) for n, gate in enumerate(gates))
+        results = await asyncio.gather(*looks, return_exceptions=True)
+    assert server.sizes == [1]
+    assert widths(results) == [64, -1, -1]
+    assert [len(gate.requests) for gate in gates] == [1, 0, 0], "each is charged once"
+
+
+async def test_google_takes_them_together_and_tells_of_each() -> None:
+    with GoogleServer(api_key="your-key") as google:
+        google.picture_errors = {1: 3}
+        targets = [{"provider": "google", "endpoint": google.url, "api_key": "your-key"}]
+        async with CloudDetectionService(targets=targets) as cloud:
+            results = await look(cloud, 4)
+    assert [len(request.json()["requests"]) for request in google.requests] == [4]
+    answered = [isinstance(result, DetectionResult) for result in results]
+    assert answered == [True, False, True, True]
+    assert isinstance(results[1], BackendResponseError)
+    assert results[1].refusal is Refusal.PICTURE
 
 
 # ---- when frames share, on a clock of their own

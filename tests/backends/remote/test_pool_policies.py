@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid_detect.backends.remote.failover import first_answer
+from hybrid_detect.backends.remote.health import require_one_healthy
 from hybrid_detect.backends.remote.providers.face_mapping import FaceMapping
 from hybrid_detect.backends.remote.providers.json_endpoint import JsonEndpoint
 from hybrid_detect.backends.remote.retries import RetryBudget
@@ -184,6 +185,40 @@ def test_a_target_that_hangs_leaves_the_others_what_they_usually_take() -> None:
         pool.failed(slow, BackendTimeoutError())
     clock.advance(60)
     assert pool.limit_s(slow, 1.0) == pytest.approx(0.5), "a try has no right to more"
+
+
+def test_a_target_that_asks_to_wait_is_not_asked_until_then_while_another_serves() -> None:
+    clock = FakeClock()
+    pool = TargetPool(targets_of(0, 1), clock=clock)
+    busy, other = pool.targets
+    pool.begin(busy)
+    pool.failed(busy, BackendResponseError("slower", status_code=429, retry_after_s=10.0))
+    assert pool.other([busy]) is other
+    for _ in range(99):
+        clock.advance(INTERVAL_S)
+        assert pool.pick() is other
+    clock.advance(2 * INTERVAL_S)
+    assert pool.pick() is busy
+    pool.begin(busy)
+    pool.failed(busy, BackendResponseError("slower", status_code=429, retry_after_s=1e9))
+    clock.advance(CircuitBreaker.LONGEST_WAIT_S + 1)
+    assert pool.pick() is busy, "a wait that may be wrong is not waited for"
+
+
+@pytest.mark.anyio
+async def test_a_check_that_asks_nothing_is_no_sign_of_life() -> None:
+    pool = TargetPool(targets_of(0, 0), clock=FakeClock())
+    dead, well = pool.targets
+    for _ in range(CircuitBreaker.FAILURES_TO_OPEN):
+        pool.begin(dead)
+        pool.failed(dead, BackendUnavailableError("down"))
+
+    async def check(target: Target) -> bool:
+        return target is well
+
+    await require_one_healthy(pool, check)
+    states = [status.breaker for status in pool.statuses()]
+    assert states == [BreakerState.OPEN, BreakerState.CLOSED]
 
 
 # ---- failover, on a clock of its own

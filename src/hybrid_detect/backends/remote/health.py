@@ -45,12 +45,13 @@ async def is_healthy(
     return True
 
 
-async def require_one_healthy(pool: TargetPool, check: Callable[[Target], Awaitable[None]]) -> None:
+async def require_one_healthy(pool: TargetPool, check: Callable[[Target], Awaitable[bool]]) -> None:
     """Check all targets of `pool` and return when the first is well; `pool` learns of each.
 
     Args:
         pool: The targets.
-        check: Raises a `BackendError` for a target that is not well.
+        check: Raises a `BackendError` for a target that is not well; False if it could not be
+            asked, which is no sign of life.
 
     Raises:
         BackendError: The first that came, if no target is well.
@@ -68,7 +69,8 @@ async def require_one_healthy(pool: TargetPool, check: Callable[[Target], Awaita
                 error = task.exception()
                 if error is not None and not isinstance(error, BackendError):
                     raise error
-                pool.checked(tasks[task], error)
+                if error is not None or task.result():
+                    pool.checked(tasks[task], error)
                 first = first or error
             if any(task.exception() is None for task in done):
                 return

@@ -353,10 +353,11 @@ class RemoteBackend(Backend):
             BackendError: If it refused, did not answer, or is another kind of server.
         """
 
-        async def check(target: Target) -> None:
+        async def check(target: Target) -> bool:
             exchange = partial(self.exchange, deadline_s=deadline_s)
-            if await is_healthy(target, exchange, judge=self.judge):
-                self.has_answered = True
+            was_asked = await is_healthy(target, exchange, judge=self.judge)
+            self.has_answered |= was_asked
+            return was_asked
 
         await require_one_healthy(self.pool, check)
 

@@ -180,7 +180,7 @@ class Sender:
                 backend.kind, images=len(shares), bytes_sent=len(request.body)
             )
             gate: Gate | None = shares[0].gate
-            if len(shares) > 1:
+            if len(shares) > 1 or shares[0].place is not None:
                 gate = _SharedGate(shares, target.price_nanos)
             upload = meter.upload(sent, probe=shares[0].job.plan.probe, gate=gate)
             _require_open(target, shares)  # for a channel that does not ask it itself

@@ -3,7 +3,8 @@
 Each target has a breaker and a latency estimate of its own; the link is measured by its host
 (`LinkMeters`). Of the targets that work, those of the best preference are used; of these the
 present one stays until a rival is clearly faster (`selection.balancing`). One whose breaker is open
-is passed over until its pause is over; then one frame tries it.
+is passed over until its pause is over; then one frame tries it. So is one that has asked to wait
+(Retry-After), while others serve.
 """
 
 from __future__ import annotations
@@ -98,15 +99,23 @@ class _Known:
     """Of its answers alone: how long to wait for one."""
     failing: FailureShare = field(default_factory=FailureShare)
     has_failed: bool = False
+    asked_to_wait_until_s: float = -math.inf
     pending: int = 0
     answered: int = 0
     failed: int = 0
 
     def may_try(self, now_s: float) -> bool:
+        if now_s < self.asked_to_wait_until_s:
+            return False
         if self.breaker.state is BreakerState.CLOSED or not self.has_failed:
             return True
         # One frame at a time finds out whether it works again.
         return now_s >= self.breaker.retry_at_s and not self.pending
+
+    @property
+    def may_try_at_s(self) -> float:
+        """When it may be tried at the earliest."""
+        return max(self.breaker.retry_at_s, self.asked_to_wait_until_s)
 
     def usual_s(self, now_s: float) -> float | None:
         """Seconds in which an answer is to be expected; `None` if that is unknown."""
@@ -175,9 +184,7 @@ class TargetPool:
         if best:
             self._present = pick(self._costs(best), present=self._present, choice=self._choice)
         else:
-            self._present = min(
-                self._others(without), key=lambda i: self._known[i].breaker.retry_at_s
-            )
+            self._present = min(self._others(without), key=lambda i: self._known[i].may_try_at_s)
         return self.targets[self._present]
 
     def other(self, tried: Collection[Target], left_s: float = math.inf) -> Target | None:
@@ -235,8 +242,12 @@ class TargetPool:
     def failed(self, target: Target, error: BackendError) -> None:
         """The attempt ended with `error`."""
         self.left(target)
-        if not is_about_the_picture(error):
-            self._on_failure(target, for_good=error.is_configuration)
+        if is_about_the_picture(error):
+            return
+        if error.retry_after_s is not None:
+            wait_s = min(error.retry_after_s, CircuitBreaker.LONGEST_WAIT_S)
+            self._of(target).asked_to_wait_until_s = self._clock() + wait_s
+        self._on_failure(target, for_good=error.is_configuration)
 
     def disproved(self, target: Target) -> None:
         """`target` blamed a picture that another provider could read: it has failed."""
