@@ -26,6 +26,7 @@ from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import ProtocolError, Refusal
 from hybrid_detect.types import DetectionResult
 
+from .face_model import detect
 from .real_servers import mlserver, triton, triton_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.anyio]
@@ -70,8 +71,6 @@ async def answered(
 
 
 def require_equal(result: DetectionResult, picture: bytes) -> None:
-    from .face_model import detect
-
     boxes, scores = detect(picture)
     assert len(boxes) > 0
     assert np.array_equal(result.xyxy, boxes)
@@ -92,6 +91,26 @@ async def test_triton_s_boxes_are_those_of_the_model(
     triton_url: str, jpeg: bytes, options: dict[str, Any]
 ) -> None:
     require_equal(await answered(triton_url, jpeg, **options), jpeg)
+
+
+async def test_pictures_of_a_batch_keep_their_own_boxes(triton_url: str, jpeg: bytes) -> None:
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(jpeg)) as photo:
+        photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(out, "jpeg", quality=80)
+    blank = io.BytesIO()
+    Image.new("RGB", (320, 240)).save(blank, "jpeg")
+    pictures = [jpeg, out.getvalue(), blank.getvalue()] * 3
+    config = ServiceConfig(
+        mode="cloud",
+        provider="kserve",
+        endpoint=triton_url,
+        provider_options={"model": "batched", "batched": True, "max_pictures": 4},
+    )
+    async with HybridDetectionService(config=config) as service:
+        results = [result async for result in service.process_images(pictures, deadline_s=30)]
+    for result, picture in zip(results, pictures, strict=True):
+        boxes, _ = detect(picture)
+        assert np.array_equal(result.raise_for_status().xyxy, boxes)
 
 
 @pytest.mark.parametrize("encoding", ["jpeg-bytes", "rgb-u8-hwc"])

@@ -80,8 +80,7 @@ class KServeServer(ProviderServer):
         if request.method == "GET":
             return Answer(200) if action == "ready" else json_answer(self._metadata())
         asked, raw = self._asked(request)
-        (width, height), batch = self._seen(asked, raw)
-        return self._answer(asked, width, height, batch)
+        return self._answer(asked, self._seen(asked, raw))
 
     def error_answer(self, status: int, code: str, message: str) -> Answer:
         """An error in the server's own words."""
@@ -124,16 +123,17 @@ class KServeServer(ProviderServer):
             raise Refused(400 if self.is_triton else 422, "", "inputs are missing")
         return asked, request.body[end:]
 
-    def _seen(self, asked: dict[str, Any], raw: bytes) -> tuple[tuple[int, int], bool]:
-        """The size of the picture, and whether it came in a batch."""
+    def _seen(self, asked: dict[str, Any], raw: bytes) -> list[tuple[int, int]]:
+        """The sizes of the pictures."""
         (tensor,) = asked["inputs"]
         name, shape, kind = tensor["name"], tensor["shape"], tensor["datatype"]
         if self.is_triton and name != "image":
             raise Refused(400, "", f"unexpected inference input '{name}' for model '{self.model}'")
-        batch = bool(self.max_batch_size)
-        rank = (3 if self.takes_pixels else 1) + batch
+        rank = (3 if self.takes_pixels else 1) + bool(self.max_batch_size)
         if kind != ("UINT8" if self.takes_pixels else "BYTES") or len(shape) != rank:
             raise Refused(400, "", f"unexpected shape or type for input '{name}'")
+        if self.max_batch_size and shape[0] > self.max_batch_size:
+            raise Refused(400, "", f"batch-size must be <= {self.max_batch_size} for '{name}'")
         size = tensor.get("parameters", {}).get("binary_data_size")
         if size is not None and size != len(raw):
             raise Refused(400, "", f"unexpected size for input '{name}'")
@@ -141,33 +141,37 @@ class KServeServer(ProviderServer):
             count = len(raw) if size is not None else len(tensor["data"])
             if count != math.prod(shape):
                 raise Refused(400, "", f"unexpected size for input '{name}'")
-            return (shape[-2], shape[-3]), batch
-        picture = raw[4:] if size is not None else self._of_json(tensor)
-        if size is not None and struct.unpack("<I", raw[:4]) != (len(picture),):
+            return [(shape[-2], shape[-3])]
+        pictures = self._of_json(tensor) if size is None else _elements(raw)
+        if len(pictures) != math.prod(shape):
             raise Refused(400, "", f"incorrect byte size for input '{name}'")
+        return [self._size(picture) for picture in pictures]
+
+    def _size(self, picture: bytes) -> tuple[int, int]:
         seen = self.see(picture)
+        if seen is None and self.is_triton:
+            raise Refused(500, "", "the picture cannot be decoded")
         if seen is None:
-            if self.is_triton:
-                raise Refused(500, "", "the picture cannot be decoded")
             raise Refused(500, "text", f"Traceback (most recent call last): {picture!r}")
-        return (seen.width, seen.height), batch
+        return seen.width, seen.height
 
-    def _of_json(self, tensor: dict[str, Any]) -> bytes:
-        """The bytes of a BYTES tensor in JSON."""
-        (text,) = tensor["data"]
+    def _of_json(self, tensor: dict[str, Any]) -> list[bytes]:
+        """The elements of a BYTES tensor in JSON."""
+        texts = [str(text).encode() for text in tensor["data"]]
         if self.is_triton or tensor.get("parameters", {}).get("content_type") != "base64":
-            return str(text).encode()
+            return texts
         try:
-            return base64.b64decode(text)
+            return [base64.b64decode(text) for text in texts]
         except binascii.Error:
-            return str(text).encode()
+            return texts
 
-    def _answer(self, asked: dict[str, Any], width: int, height: int, batch: bool) -> Answer:
-        boxes = [face.box.scaled(width, height).xyxy for face in self.faces]
-        scores = [face.score or 0.0 for face in self.faces]
+    def _answer(self, asked: dict[str, Any], sizes: list[tuple[int, int]]) -> Answer:
+        boxes = [[face.box.scaled(*size).xyxy for face in self.faces] for size in sizes]
+        scores = [[face.score or 0.0 for face in self.faces] for _ in sizes]
+        batch = [len(sizes)] if self.max_batch_size else []
         tensors = {
-            "boxes": np.array(boxes, "<f4").reshape(-1, 4),
-            "scores": np.array(scores, "<f4"),
+            "boxes": np.array(boxes, "<f4").reshape(*batch, -1, 4),
+            "scores": np.array(scores, "<f4").reshape(*batch, -1),
         }
         wanted = asked.get("outputs") or [{"name": name} for name in tensors]
         outputs, raw = [], b""
@@ -182,7 +186,7 @@ class KServeServer(ProviderServer):
             output = {
                 "name": each["name"],
                 "datatype": "FP32",
-                "shape": [1, *shape] if batch else shape,
+                "shape": shape,
             }
             if self.is_triton and each.get("parameters", {}).get("binary_data"):
                 output["parameters"] = {"binary_data_size": tensor.nbytes}
@@ -196,3 +200,13 @@ class KServeServer(ProviderServer):
             return Answer(200, head, {"Content-Type": "application/json"})
         headers = {"Content-Type": "application/octet-stream", _LENGTH: str(len(head))}
         return Answer(200, head + raw, headers)
+
+
+def _elements(raw: bytes) -> list[bytes]:
+    """The elements of a BYTES tensor in binary: each behind its length."""
+    elements = []
+    while raw:
+        (length,) = struct.unpack("<I", raw[:4])
+        elements.append(raw[4 : 4 + length])
+        raw = raw[4 + length :]
+    return elements

@@ -382,6 +382,9 @@ def test_errors(
         {"model": "m", "binary": "yes"},
         {"model": "m", "binary": 1},
         {"model": "m", "boxes": ""},
+        {"model": "m", "max_pictures": 0},
+        {"model": "m", "max_pictures": 2},
+        {"model": "m", "max_pictures": 2, "batched": True, "encoding": "rgb-u8-hwc"},
         {"model": "m", "tensor": "x"},
     ],
 )
@@ -395,3 +398,27 @@ def test_options_come_from_json() -> None:
         "kserve", json.loads('{"model": "faces", "score_max": 100, "binary": false}')
     )
     assert made.name == "kserve"
+
+
+BATCHED = {"model": "faces", "batched": True, "max_pictures": 3}
+
+
+def test_several_pictures_are_one_tensor_and_keep_their_own_faces() -> None:
+    made = KServe(**BATCHED)
+    assert made.capabilities.max_pictures == 3
+    other = replace(PICTURE, data=b"other", width=32, height=24)
+    head, raw = asked(made.encode((PICTURE, other), DetectParams()))
+    assert head["inputs"][0]["shape"] == [2, 1]
+    assert raw == b"".join(struct.pack("<I", len(p.data)) + p.data for p in (PICTURE, other))
+    boxes = [[[8, 8, 24, 24], [0, 0, 0, 0]], [[4, 4, 12, 12], [16, 4, 24, 12]]]
+    told = answer(boxes, [[0.75, 0], [0.5, 0.25]])
+    first, second = made.decode(told, (PICTURE, other))
+    assert [face.box.xyxy for face in first.faces] == [(8, 8, 24, 24)]
+    assert [face.score for face in second.faces] == [0.5, 0.25]
+    assert (second.width, second.height) == (32, 24)
+
+
+def test_outputs_that_cannot_be_shared_out_are_told() -> None:
+    three = answer([[8, 8, 24, 24]] * 3, [0.5] * 3)
+    with pytest.raises(ProtocolError, match="for each of 2 pictures"):
+        KServe(**BATCHED).decode(three, (PICTURE, PICTURE))

@@ -71,6 +71,18 @@ def test_our_request_is_the_sdk_s_by_bytes(
     assert ours.headers.get(HEADER_LENGTH) == (None if length is None else str(length))
 
 
+def test_a_batch_is_the_sdk_s_by_bytes() -> None:
+    pictures = [replace(PICTURE, data=data) for data in (jpeg(), b"x" * 300, b"")]
+    made = KServe(model="faces", batched=True, max_pictures=3)
+    ours = made.encode(pictures, DetectParams())
+    tensor = triton.InferInput("image", [3, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[p.data] for p in pictures], np.object_))
+    body, _ = triton.InferenceServerClient.generate_request_body(
+        [tensor], outputs=[triton.InferRequestedOutput(name) for name in ("boxes", "scores")]
+    )
+    assert ours.body == body
+
+
 def test_it_takes_the_sdk_s_way_to_the_server() -> None:
     with KServeServer() as server:
         client = triton.InferenceServerClient(server.url.removeprefix("http://"))

@@ -408,3 +408,20 @@ async def test_nothing_personal_is_sent(case: Case) -> None:
     assert b"canary" not in request.body
     assert case.api_key is None or "key" not in request.target.replace("api_key", "")
     assert all(not seen.has_metadata and seen.is_complete for seen in server.pictures)
+
+
+async def test_pictures_of_a_batch_share_a_request_of_kserve() -> None:
+    images = [np.full((100, 200, 3), level, np.uint8) for level in range(0, 240, 20)]
+    with KServeServer(max_batch_size=4, faces=[SURE]) as server:
+        config = ServiceConfig(
+            mode="cloud",
+            provider="kserve",
+            endpoint=server.url,
+            provider_options={"model": "faces", "batched": True, "max_pictures": 4},
+        )
+        async with HybridDetectionService(config=config) as service:
+            results = [r async for r in service.process_images(images, deadline_s=20)]
+    assert [result.faces[0].box.xyxy for result in results] == [(50, 25, 100, 75)] * 12
+    asked = [request for request in server.requests if request.method == "POST"]
+    assert len(asked) < 12
+    assert len(server.pictures) == 12

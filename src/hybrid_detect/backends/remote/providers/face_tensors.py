@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,11 +64,12 @@ class FaceTensors:
         return ("right_eye", "left_eye", "nose_tip", "mouth_center") if self.landmarks else ()
 
     def read(
-        self, outputs: Mapping[str, NDArray[np.float64]], picture: CompressedImage
-    ) -> tuple[Face, ...]:
-        """The faces in `outputs`, in the pixels of `picture`.
+        self, outputs: Mapping[str, NDArray[np.float64]], pictures: Sequence[CompressedImage]
+    ) -> list[tuple[Face, ...]]:
+        """The faces in `outputs` for each of `pictures`, in that picture's pixels.
 
-        A row of zeros is no face: models of a fixed number of rows fill up with them.
+        A row of zeros is no face: models of a fixed number of rows fill up with them, as any does
+        for the pictures of a batch that have fewer faces than others.
 
         Raises:
             ProtocolError: If an output is missing, the outputs are of different lengths, or the
@@ -78,6 +79,18 @@ class FaceTensors:
             if name not in outputs:
                 msg = f"expected an output of numbers named {name!r}, got none"
                 raise ProtocolError(msg)
+            if len(outputs[name]) % len(pictures):
+                msg = f"expected as many numbers for each of {len(pictures)} pictures in {name!r}"
+                raise ProtocolError(msg)
+        parts = {name: np.split(outputs[name], len(pictures)) for name in self.names}
+        return [
+            self._one({name: part[number] for name, part in parts.items()}, picture)
+            for number, picture in enumerate(pictures)
+        ]
+
+    def _one(
+        self, outputs: Mapping[str, NDArray[np.float64]], picture: CompressedImage
+    ) -> tuple[Face, ...]:
         boxes = outputs[self.boxes]
         count, rest = divmod(len(boxes), 4)
         if rest:

@@ -33,7 +33,7 @@ from hybrid_detect.backends.remote.providers.tensors import (
     unpacked,
 )
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import BackendResponseError, ProtocolError, Refusal
+from hybrid_detect.errors import BackendResponseError, ConfigurationError, ProtocolError, Refusal
 from hybrid_detect.exchange.wire import ResultReply
 
 __all__ = ["KServe"]
@@ -73,6 +73,8 @@ class KServe:
             pixels as UINT8 of shape ``[height, width, 3]`` (``rgb-u8-hwc``).
         batched: Whether the model's tensors begin with a dimension for a batch, as Triton's do
             with a ``max_batch_size`` of 1 and more.
+        max_pictures: Pictures in one request, for a model that takes batches of ``jpeg-bytes`` and
+            gives each picture as many rows: at most its ``max_batch_size``.
         binary: Whether the server speaks the binary extension: Triton does, MLServer does not.
         boxes: The output with the boxes, four numbers for each face.
         scores: The output with the scores; empty if there is none.
@@ -104,6 +106,7 @@ class KServe:
         input: str = "image",
         encoding: str = "jpeg-bytes",
         batched: bool = False,
+        max_pictures: int = 1,
         binary: bool = True,
         boxes: str = "boxes",
         scores: str = "scores",
@@ -115,6 +118,13 @@ class KServe:
         path = f"/v2/models/{checked_name(model, 'model')}"
         self._path = f"{path}/versions/{checked_name(version, 'version')}" if version else path
         self._model = model
+        takes_many = batched and encoding == "jpeg-bytes"
+        if max_pictures < 1 or (max_pictures > 1 and not takes_many):
+            msg = (
+                f"max_pictures: expected 1 and more, and more only with batched and jpeg-bytes, "
+                f"got {max_pictures}"
+            )
+            raise ConfigurationError(msg)
         self._input = input
         self._encoding = checked_choice(encoding, "encoding", ENCODINGS)
         self.is_slow_to_encode = encoding == "rgb-u8-hwc"
@@ -129,7 +139,10 @@ class KServe:
             score_max=score_max,
         )
         self.capabilities = replace(
-            self.capabilities, landmarks=self._faces.keypoints, has_confidence=bool(scores)
+            self.capabilities,
+            max_pictures=max_pictures,
+            landmarks=self._faces.keypoints,
+            has_confidence=bool(scores),
         )
 
     @classmethod
@@ -143,9 +156,8 @@ class KServe:
 
     def encode(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
         """A POST with one input tensor, and the names of the outputs that are read."""
-        (picture,) = pictures
         tensor = picture_tensor(
-            self._input, picture, is_jpeg=self._encoding == "jpeg-bytes", batched=self._batched
+            self._input, pictures, is_jpeg=self._encoding == "jpeg-bytes", batched=self._batched
         )
         headers, body = packed(tensor, self._faces.names, binary=self._binary)
         return HttpRequest(url=f"{self._path}/infer", headers=headers, body=body)
@@ -164,16 +176,16 @@ class KServe:
         if not pictures:
             self._check_model(object_of(json_of(response, provider=self.name), "the answer"))
             return ()
-        (picture,) = pictures
-        outputs = unpacked(response)
-        return (
+        found = self._faces.read(unpacked(response), pictures)
+        return tuple(
             ResultReply(
                 request_id=0,
                 width=picture.width,
                 height=picture.height,
-                faces=self._faces.read(outputs, picture),
+                faces=faces,
                 model=f"kserve/{self._model}",
-            ),
+            )
+            for picture, faces in zip(pictures, found, strict=True)
         )
 
     def health(self) -> HttpRequest:

@@ -53,26 +53,29 @@ class Tensor:
     name: str
     shape: tuple[int, ...]
     datatype: str
-    data: bytes = field(repr=False)
-    """Its elements, little endian; of BYTES the one element itself."""
+    elements: tuple[bytes, ...] = field(repr=False)
+    """The elements of BYTES; of numbers all of them in one, little endian."""
 
 
-def picture_tensor(name: str, picture: CompressedImage, *, is_jpeg: bool, batched: bool) -> Tensor:
-    """The tensor of `picture`: its bytes as one element, or its pixels.
+def picture_tensor(
+    name: str, pictures: Sequence[CompressedImage], *, is_jpeg: bool, batched: bool
+) -> Tensor:
+    """The tensor of `pictures`: their bytes as elements, or the pixels of one picture.
 
     Args:
         name: The tensor's name.
-        picture: The picture.
-        is_jpeg: Whether it goes as it is, as one element; else decoded, which takes about 10 ms
-            for 1280x720 pixels.
-        batched: Whether the shape begins with a batch of one.
+        pictures: The pictures; several only with `is_jpeg` and `batched`.
+        is_jpeg: Whether they go as they are; else decoded, which takes about 10 ms for 1280x720
+            pixels.
+        batched: Whether the shape begins with the number of pictures.
     """
-    batch = (1,) if batched else ()
+    batch = (len(pictures),) if batched else ()
     if is_jpeg:
-        return Tensor(name, (*batch, 1), "BYTES", picture.data)
+        return Tensor(name, (*batch, 1), "BYTES", tuple(each.data for each in pictures))
+    (picture,) = pictures
     with Image.open(io.BytesIO(picture.data)) as image:
         pixels = np.asarray(image.convert("RGB"))
-    return Tensor(name, (*batch, *pixels.shape), "UINT8", pixels.tobytes())
+    return Tensor(name, (*batch, *pixels.shape), "UINT8", (pixels.tobytes(),))
 
 
 def packed(tensor: Tensor, outputs: Sequence[str], *, binary: bool) -> tuple[dict[str, str], bytes]:
@@ -91,22 +94,25 @@ def packed(tensor: Tensor, outputs: Sequence[str], *, binary: bool) -> tuple[dic
     is_bytes = tensor.datatype == "BYTES"
     headers = {"Accept": "application/json", "Content-Type": "application/json"}
     if binary:
-        # An element of BYTES is told by its length.
-        length = len(tensor.data).to_bytes(4, "little") if is_bytes else b""
-        described["parameters"] = {"binary_data_size": len(length) + len(tensor.data)}
+        raw = b"".join(map(_with_length, tensor.elements) if is_bytes else tensor.elements)
+        described["parameters"] = {"binary_data_size": len(raw)}
         head = _json(_compact(described), outputs, binary=True)
         headers["Content-Type"] = "application/octet-stream"
         headers[HEADER_LENGTH] = str(len(head))
-        return headers, b"".join((head, length, tensor.data))
+        return headers, head + raw
     if is_bytes:
         # JSON cannot hold raw bytes. MLServer decodes base64 where it is named as content type.
         described["parameters"] = {"content_type": "base64"}
-        described["data"] = [base64.b64encode(tensor.data).decode()]
+        described["data"] = [base64.b64encode(each).decode() for each in tensor.elements]
         return headers, _json(_compact(described), outputs, binary=False)
     described["data"] = []
     start, end = _compact(described)[:-2], "]}"
-    data = _numbers_as_text(tensor.data)
+    data = _numbers_as_text(*tensor.elements)
     return headers, _json(start + data + end, outputs, binary=False)
+
+
+def _with_length(element: bytes) -> bytes:
+    return len(element).to_bytes(4, "little") + element
 
 
 def _json(tensor: str, outputs: Sequence[str], *, binary: bool) -> bytes:
