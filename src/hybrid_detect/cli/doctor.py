@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import platform
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 from hybrid_detect.backends.device.model_choice import candidates
 from hybrid_detect.backends.device.models import MODELS
-from hybrid_detect.backends.device.runtimes import choose_runtime
+from hybrid_detect.backends.device.runtimes import RUNTIMES, choose_runtime
 from hybrid_detect.backends.device.system_libraries import missing_libraries
 from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
 from hybrid_detect.backends.remote.target_pool import TargetStatus
@@ -30,7 +31,7 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.service.status import ServiceStatus
-from hybrid_detect.system.memory_probe import DEVICE_DETECTOR_BYTES, MemoryProbe, memory_shortage
+from hybrid_detect.system.memory_probe import MemoryProbe, memory_shortage
 from hybrid_detect.types import BackendKind
 
 __all__ = ["add_parser"]
@@ -191,10 +192,13 @@ def _runtime(config: ServiceConfig, status: ServiceStatus) -> str:
 
 def _memory(config: ServiceConfig) -> str:
     reading = MemoryProbe().read()
+    specs = candidates(config.model)
+    needed_bytes = max(spec.input().needed_bytes for spec in specs)
+    with contextlib.suppress(ConfigurationError):
+        runtime = choose_runtime(config.runtime, runtimes=specs[0].runtimes)
+        needed_bytes -= RUNTIMES[runtime.name].saves_bytes
     shortage = memory_shortage(
-        reading,
-        memory_budget_bytes=config.memory_budget_bytes,
-        needed_bytes=DEVICE_DETECTOR_BYTES,
+        reading, memory_budget_bytes=config.memory_budget_bytes, needed_bytes=needed_bytes
     )
     left = reading.available_bytes
     available = "unknown" if left is None else f"{left // MIB} MiB left in the {reading.bound_by}"

@@ -33,6 +33,7 @@ from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
 from hybrid_detect.errors import ClosedError, ConfigurationError, InvalidFrameError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.system.memory_probe import MemoryReading
 from hybrid_detect.types import BoundingBox, Face
 
 FACES = Path(__file__).parents[4] / "shared" / "faces"
@@ -348,6 +349,20 @@ def test_the_choice_is_told_with_its_reason(
 ) -> None:
     monkeypatch.setattr(runtimes, "is_installed", installed.__contains__)
     assert runtimes.choose_runtime(name).told().startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "left_mib", "starts"),
+    [("litert", 125, True), ("litert", 110, False), ("mediapipe", 125, False)],
+)
+def test_litert_starts_where_there_is_too_little_memory_for_mediapipe(
+    runtime: str, left_mib: int, starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 MiB are left to the app; the processes need 55 and 90."""
+    monkeypatch.setattr(runtimes, "is_installed", lambda _: True)
+    left = MemoryReading(available_bytes=left_mib * 2**20, bound_by="system")
+    backend = OnDeviceDetectionService(runtime=runtime, read_memory=lambda: left)
+    assert (backend._engine._guard.reason_not_to_start() == "") is starts
 
 
 @pytest.mark.device

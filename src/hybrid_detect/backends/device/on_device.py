@@ -24,7 +24,7 @@ from hybrid_detect.backends.device.model_choice import (
     load_candidate,
 )
 from hybrid_detect.backends.device.models import Progress, load_model, model_spec
-from hybrid_detect.backends.device.runtimes import choose_runtime
+from hybrid_detect.backends.device.runtimes import RUNTIMES, choose_runtime
 from hybrid_detect.backends.device.supervised_worker import Detector
 from hybrid_detect.backends.device.worker import DetectorWorker, require_child_processes
 from hybrid_detect.backends.newest_wins import NewestWinsSlots
@@ -158,6 +158,7 @@ class OnDeviceDetectionService(Backend):
                 before_start=before_start,
             )
 
+        saved_bytes = RUNTIMES[self._runtime.name].saves_bytes
         self._engine = Engine(
             specs[0].name,
             make,
@@ -165,7 +166,7 @@ class OnDeviceDetectionService(Backend):
             guard=MemoryGuard(
                 memory_budget_bytes=memory_budget_bytes,
                 read=read_memory,
-                needed_bytes=max(size.needed_bytes for size in sizes),
+                needed_bytes=max(size.needed_bytes for size in sizes) - saved_bytes,
                 recycle_bytes=max(size.recycle_bytes for size in sizes),
             ),
             quality=quality_level(quality),
