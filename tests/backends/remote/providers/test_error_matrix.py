@@ -25,6 +25,7 @@ from hybrid_detect import (
     Refusal,
     ServiceConfig,
 )
+from hybrid_detect.backends.remote.providers.google import GoogleVision
 from hybrid_detect.errors import (
     AllBackendsFailedError,
     BackendError,
@@ -261,12 +262,15 @@ async def test_the_service_reaches_it_by_configuration_and_by_environment(
     assert face.box.xyxy == pytest.approx((75, 50, 150, 150), abs=0.5)
 
 
-@pytest.mark.parametrize("name", PROVIDERS)
-async def test_without_an_endpoint_the_public_address_is_meant(name: str) -> None:
-    config = ServiceConfig(provider=name, mode="cloud", **PROVIDERS[name].settings)
-    async with HybridDetectionService(config=config) as service:
-        (backend,) = service.status().backends
-    assert backend.kind is BackendKind.CLOUD
+async def test_without_an_endpoint_the_public_address_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with GoogleServer(api_key=SECRET) as server:
+        monkeypatch.setattr(GoogleVision, "url", server.url)
+        config = ServiceConfig(provider="google", api_key=SECRET, mode="cloud", deadline_s=20.0)
+        async with HybridDetectionService(config=config) as service:
+            assert (await service.process_image(NOISE)).faces
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
