@@ -167,7 +167,7 @@ class ServiceConfig:
     deadline_s: float = DEFAULT_DEADLINE_S
     """Seconds each frame has, everything included."""
     min_confidence: float = DEFAULT_MIN_CONFIDENCE
-    """Faces below this score are left out, 0 to 1."""
+    """Faces below this score are left out, 0 to 1. One without a score, as Azure gives, stays."""
     target_file_size_kb: float = DEFAULT_TARGET_FILE_SIZE_KB
     """The most a compressed frame may weigh, in units of 1024 bytes."""
     quality: int = DEFAULT_QUALITY

@@ -283,6 +283,10 @@ def test_no_bytes_bring_anything_but_a_typed_error(raw: bytes, length: int) -> N
 
 
 def test_an_answer_without_end_is_refused() -> None:
+    with pytest.raises(ProtocolError, match="at most 1000 faces"):
+        faces(answer([[8, 8, 24, 24]] * 1001, [0.5] * 1001))
+    rows = [[8, 8, 24, 24]] * 1000 + [[0, 0, 0, 0]] * 1000
+    assert len(faces(answer(rows, [0.5] * 2000))) == 1000
     with pytest.raises(ProtocolError):
         faces(answer([[8, 8, 24, 24]] * 50_000, [0.5] * 50_000))
     raw = bytes(4 * 4 * 50_000)

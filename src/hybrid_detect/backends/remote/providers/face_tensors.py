@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_detect.backends.remote.providers.answers import MAX_FACES
 from hybrid_detect.backends.remote.providers.found_faces import (
     BOX_FORMATS,
     Point,
@@ -103,10 +104,13 @@ class FaceTensors:
         rows = boxes.reshape(count, 4)
         self._check_unit(rows)
         points = self._points(outputs, count)
+        filled = np.flatnonzero(rows.any(axis=1)).tolist()
+        if len(filled) > MAX_FACES:
+            msg = f"expected at most {MAX_FACES} faces in {self.boxes!r}, got {len(filled)}"
+            raise ProtocolError(msg)
         return faces_of(
-            self._face(row, score, points[number], picture)
-            for number, (row, score) in enumerate(zip(rows, scores.tolist(), strict=True))
-            if np.any(row)
+            self._face(rows[number], float(scores[number]), points[number], picture)
+            for number in filled
         )
 
     def _check_unit(self, rows: NDArray[np.float64]) -> None:

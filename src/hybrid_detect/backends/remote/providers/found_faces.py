@@ -18,6 +18,7 @@ from hybrid_detect.types import BoundingBox, Face, Keypoint
 __all__ = [
     "BOX_FORMATS",
     "Point",
+    "Unusable",
     "box_of",
     "box_of_polygon",
     "box_of_sides",

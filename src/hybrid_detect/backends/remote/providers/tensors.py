@@ -21,7 +21,6 @@ from PIL import Image
 
 from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.backends.remote.providers.answers import (
-    MAX_FACES,
     items_of,
     json_of,
     object_of,
@@ -42,8 +41,8 @@ _TYPES = {
 }
 """Datatypes that hold numbers, as numpy names them. BF16 and BYTES are neither boxes nor scores."""
 
-_MAX_ITEMS = 16 * MAX_FACES
-"""Numbers in one output: landmarks are fifteen for each face."""
+_MAX_ITEMS = 160_000
+"""Numbers in one output, rows of zeros included: fifteen for each face, in a batch of pictures."""
 
 
 @dataclass(frozen=True, slots=True)
