@@ -37,6 +37,8 @@ policies = st.builds(
     may_leave=st.booleans(),
     backends=st.frozensets(st.sampled_from(REMOTE)),
     hosts=st.none() | st.frozensets(st.sampled_from([HOST, "other.example", "10.0.0.1"])),
+    allowed_providers=st.none() | st.frozensets(st.sampled_from(["aws", "Google"])),
+    allowed_regions=st.none() | st.frozensets(st.sampled_from(["eu-west-1", "US-East-1"])),
     sources=st.none() | st.frozensets(st.sampled_from(["door", "desk"])),
     require_consent=st.booleans(),
     consent_version=st.just("3"),
@@ -47,11 +49,15 @@ consents = st.none() | st.builds(
     scope=st.sampled_from(["send_frames", "train"]),
     version=st.sampled_from(["2", "3"]),
     withdrawn_at=st.none() | times,
+    providers=st.none() | st.just(frozenset({"aws"})),
+    regions=st.none() | st.just(frozenset({"eu-west-1"})),
 )
 requests = st.fixed_dictionaries(
     {
         "host": st.none() | st.sampled_from([HOST, "", "evil.example", "10.0.0.1"]),
         "now": st.sampled_from([NOW, NOW - timedelta(days=1)]),
+        "provider": st.sampled_from(["", "aws", "AWS", "google", "evil"]),
+        "region": st.sampled_from(["", "eu-west-1", "EU-WEST-1", "us-east-1", "eu-west-10"]),
         "source": st.none() | st.sampled_from(["door", "desk", "yard"]),
         "consent": consents,
     }
@@ -91,12 +97,17 @@ def test_a_remote_way_is_allowed_exactly_if_every_condition_is_met(
         given.withdrawn_at is None
         and (given.scope, given.version) == ("send_frames", "3")
         and given.granted_at <= request["now"]
+        and (given.providers is None or request["provider"].lower() in given.providers)
+        and (given.regions is None or request["region"].lower() in given.regions)
     )
+    providers, regions = policy.allowed_providers, policy.allowed_regions
     expected = (
         policy.may_leave
         and kind in policy.backends
         and bool(request["host"])
         and (policy.hosts is None or request["host"] in policy.hosts)
+        and (providers is None or request["provider"].lower() in providers)
+        and (regions is None or request["region"].lower() in regions)
         and (policy.sources is None or request["source"] in policy.sources)
         and (consented or not policy.require_consent)
     )
@@ -234,3 +245,36 @@ def test_any_set_of_texts_will_do() -> None:
     assert denied_reason(policy, BackendKind.CLOUD, source="door") == ""
     assert denied_reason(policy, BackendKind.STREAMING, source="door")
     assert hash(policy) == hash(policy)
+
+
+@given(
+    one=st.none() | st.frozensets(st.sampled_from(["a", "B", "c"])),
+    other=st.none() | st.frozensets(st.sampled_from(["A", "b", "c"])),
+    name=st.sampled_from(["a", "b", "c", "d", ""]),
+)
+def test_of_two_rules_the_narrower_holds(
+    one: frozenset[str] | None, other: frozenset[str] | None, name: str
+) -> None:
+    for rule in ("provider", "region"):
+        both = PrivacyPolicy(**{f"allowed_{rule}s": one}).within(
+            allowed_providers=other if rule == "provider" else None,
+            allowed_regions=other if rule == "region" else None,
+        )
+        allowed = all(
+            names is None or name in {each.lower() for each in names} for names in (one, other)
+        )
+        assert (denied_reason(both, **{rule: name}) == "") == allowed
+
+
+@pytest.mark.parametrize("rule", ["allowed_providers", "allowed_regions"])
+@pytest.mark.parametrize("value", ["aws", frozenset({""}), frozenset({" "}), frozenset({1})])
+def test_a_rule_that_cannot_be_read_is_refused(rule: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=rule):
+        PrivacyPolicy(**{rule: value})
+
+
+@pytest.mark.parametrize("value", [None, 7, b"aws", ["aws"], object()])
+def test_a_destination_that_is_no_text_is_denied_without_an_error(value: Any) -> None:
+    policy = PrivacyPolicy(allowed_providers=frozenset({"aws"}), allowed_regions=frozenset({"eu"}))
+    assert denied_reason(policy, provider=value, region="eu")
+    assert denied_reason(policy, provider="aws", region=value)

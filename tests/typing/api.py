@@ -28,6 +28,7 @@ from hybrid_detect import (
     PrivacyFilter,
     ServiceConfig,
     StreamingService,
+    TargetStatus,
     draw,
 )
 from hybrid_detect.testing import FakeBackend
@@ -61,6 +62,9 @@ async def asynchronous(picture: NDArray[np.uint8]) -> None:
         assert_type(result.backend, BackendKind | None)
         async for one in service.start_detection([picture], max_fps=10):
             assert_type(one, DetectionResult)
+        async for one in service.process_images([picture], max_in_flight=4):
+            assert_type(one.region, str)
+        assert_type(service.status().backends[0].targets, tuple[TargetStatus, ...])
         draw(picture, result).save("faces.png")
         assert_type(PrivacyFilter().remove_pii("photo.jpg"), bytes)
         assert_type(PrivacyFilter().anonymize(picture, result), NDArray[np.uint8])

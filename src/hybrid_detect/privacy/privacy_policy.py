@@ -203,7 +203,7 @@ class PrivacyPolicy:
 def _common(one: frozenset[str] | None, other: Iterable[str] | None) -> frozenset[str] | None:
     if other is None:
         return one
-    names = frozenset(map(same_name, _texts(other, "allowed")))
+    names = frozenset(map(same_name, _texts(other, "allowed_providers, allowed_regions")))
     return names if one is None else one & names
 
 

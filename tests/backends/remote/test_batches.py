@@ -26,6 +26,7 @@ from hybrid_detect.errors import (
     BackendResponseError,
     BackendTimeoutError,
     BackendUnavailableError,
+    ClosedError,
     ConfigurationError,
     ProtocolError,
     Refusal,
@@ -449,9 +450,14 @@ async def test_closing_gives_up_what_is_under_way() -> None:
         first = asyncio.ensure_future(asked.ask())
         await asyncio.sleep(0)
     await until(lambda: asked.batches._requests)
-    await asked.batches.aclose()
-    with pytest.raises(asyncio.CancelledError):
-        await first
+    with asked.batches.preparing():
+        second = asyncio.ensure_future(asked.ask())
+        await asyncio.sleep(0)
+        await asked.batches.aclose()
+    for look in (first, second):
+        with pytest.raises(ClosedError):
+            await look
+    assert asked.batches._timer is None
 
 
 @pytest.mark.virtual_time

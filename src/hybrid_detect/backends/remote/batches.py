@@ -19,7 +19,7 @@ from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
 from hybrid_detect.backends.remote.sending import Share, ShareRefusedError, is_about_sharing
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import BackendError, BackendResponseError, Refusal
+from hybrid_detect.errors import BackendError, BackendResponseError, ClosedError, Refusal
 
 __all__ = ["Batches"]
 
@@ -159,10 +159,8 @@ class Batches:
         for each in batch:
             if each.answer.done():
                 continue
-            if error is not None:
-                each.answer.set_exception(error)  # a bug: each caller sees it
-            else:
-                each.answer.cancel()
+            # Closing has cancelled it, and no caller was; anything else is a bug, for each to see.
+            each.answer.set_exception(error or _closed())
 
     async def _exchange(self, batch: list[_Waiting]) -> None:
         """Send `batch` in one request and tell each frame what came of it."""
@@ -192,11 +190,19 @@ class Batches:
                 _tell(each, answer)
 
     async def aclose(self) -> None:
-        """Give up what is under way."""
+        """Give up what is under way; the frames fail as closed."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.answer.set_exception(_closed())
+        self._decide()  # ends the timer
         tasks = list(self._requests)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _closed() -> ClosedError:
+    return ClosedError("the backend is closed")
 
 
 def _left_s(waiting: Sequence[_Waiting]) -> float:
