@@ -284,7 +284,7 @@ def parent(arguments: argparse.Namespace) -> None:
 
     async def run() -> None:
         for name in ("first", "second"):
-            async with OnDeviceDetectionService() as service:
+            async with OnDeviceDetectionService(model="short_range") as service:
                 gc.collect()
                 before = uss(own)
                 for _ in range(arguments.rounds):
@@ -344,7 +344,7 @@ def frames(arguments: argparse.Namespace) -> None:
     marks = [100 + (arguments.frames - 100) * part // 8 for part in range(9)]
 
     async def run() -> None:
-        async with OnDeviceDetectionService() as service:
+        async with OnDeviceDetectionService(model="short_range") as service:
             started_s = time.perf_counter()
             for number in range(1, arguments.frames + 1):
                 image = source.copy()  # as a camera would give it

@@ -365,6 +365,7 @@ def test_models_list_names_every_model(capsys: pytest.CaptureFixture[str]) -> No
     for name, spec in MODELS.items():
         assert name in out
         assert str(spec.size_bytes) in out
+        assert f"{spec.licence} ({spec.licence_from})" in out
 
 
 @pytest.mark.device

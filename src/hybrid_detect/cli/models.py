@@ -36,7 +36,13 @@ def add_parser(commands: Any) -> None:
 def run_list(_: argparse.Namespace) -> int:
     """Print the registry."""
     rows = (
-        (name, spec.size_bytes, spec.licence, where(name, missing="-"), spec.description)
+        (
+            name,
+            spec.size_bytes,
+            f"{spec.licence} ({spec.licence_from})",
+            where(name, missing="-"),
+            spec.description,
+        )
         for name, spec in MODELS.items()
     )
     print(table(("model", "bytes", "licence", "where", "what it is"), rows))

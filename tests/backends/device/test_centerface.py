@@ -163,6 +163,75 @@ def test_box_and_keypoints_are_mediapipe_s(runtime: str, astronaut: np.ndarray) 
 
 
 @pytest.mark.device
+@pytest.mark.timeout(240)
+def test_keypoints_lie_where_mediapipe_has_them() -> None:
+    """Over the faces that both find, in heights of the face: no bias, and a small distance."""
+    other = MODELS["full_range"]
+    found = [name for name in other.runtimes if is_installed(RUNTIMES[name].module)]
+    if not found:
+        pytest.skip("nothing that runs full_range is installed")
+    try:
+        reference = make_detector(found[0], load_model("full_range"), min_confidence=0.5)
+    except ModelError as error:
+        pytest.skip(f"no model to be had: {error}")
+    tested = detector()
+    offsets: dict[str, list[tuple[float, float]]] = {name: [] for name in SPEC.keypoints}
+    for photo, data in pictures(1280, 80_000):
+        ours = looked_at(tested, photo, data)
+        for face in looked_at(reference, photo, data):
+            mine = max(ours, key=lambda face, other=face: face.box.iou(other.box), default=None)
+            if mine is None or mine.box.iou(face.box) < 0.5:
+                continue
+            theirs = {point.name: point for point in face.keypoints}
+            for point in mine.keypoints:
+                there = theirs[point.name]
+                offset = (
+                    (point.x - there.x) / face.box.height,
+                    (point.y - there.y) / face.box.height,
+                )
+                offsets[point.name].append(offset)
+    for name, found_offsets in offsets.items():
+        values = np.array(found_offsets)
+        assert len(values) > 40
+        assert np.abs(np.median(values, axis=0)).max() <= 0.05, name
+        assert np.median(np.hypot(*values.T)) <= 0.13, name
+
+
+@pytest.mark.device
+@pytest.mark.parametrize("side_px", [640, 1280])
+def test_pictures_of_all_shapes_leave_the_process_inside_its_model_s_limits(
+    side_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits of MediaPipe's models would end it: it holds more than they allow."""
+    content = model()
+    monkeypatch.setattr("hybrid_detect.backends.device.worker.CHECK_MEMORY_EVERY", 1)
+    size = SPEC.input(side_px)
+    worker = DetectorWorker(
+        lambda: content,
+        runtime="onnxruntime",
+        side_px=side_px,
+        enough_px=size.enough_px,
+        min_confidence=size.threshold,
+        memory_cap_bytes=size.memory_cap_bytes,
+        recycle_bytes=size.recycle_bytes,
+    )
+    held = []
+    try:
+        worker.start()
+        first = worker.pid
+        for shape in ((720, 1280), (1280, 720), (1280, 1280), (1280, 1280), (2160, 3840)):
+            worker.detect(np.zeros((*shape, 3), np.uint8))
+            held.append(process_private_bytes(worker.pid or 0) or 0)
+        assert worker.pid == first
+        assert worker.restarts == 0
+    finally:
+        worker.close()
+    assert max(held) < size.recycle_bytes
+    if side_px == 640:
+        assert max(held) < 160 * 2**20
+
+
+@pytest.mark.device
 @pytest.mark.parametrize("runtime", RUNTIMES_FOR_ONNX)
 @pytest.mark.parametrize("size", [(1, 1), (17, 9), (9, 3000), (3000, 9), (31, 33)])
 def test_odd_sizes_are_answered(runtime: str, size: tuple[int, int]) -> None:

