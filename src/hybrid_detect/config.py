@@ -185,7 +185,7 @@ class ServiceConfig:
     that it was made under. Some phones have sensors of 108 and 200 million."""
     model: str = AUTO_MODEL
     """The on-device model: a name from ``hybrid-detect models list``, or ``auto`` for
-    ``full_range`` where a look takes a quarter of a frame's time at most, else ``short_range``."""
+    ``full_range`` where a look takes a third of a frame's time at most, else ``short_range``."""
     model_path: Path | None = None
     """A model file to use instead of looking for one; it must be the published file of `model`."""
     model_fetch: bool = True

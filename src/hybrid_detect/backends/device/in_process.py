@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import ClassVar
@@ -68,7 +69,9 @@ class InProcessDetector:
         if self._look_s == 0 and self._detector is not None:
             black = np.zeros((720, 1280, 3), np.uint8)
             self._detector.detect(black)  # The first one allocates what the later ones use.
-            self._look_s = least_seconds(partial(self._detector.detect, black))
+            self._look_s = least_seconds(
+                partial(self._detector.detect, black), clock=time.perf_counter
+            )
         return self._look_s
 
     def start(self) -> None:

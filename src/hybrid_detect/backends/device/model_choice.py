@@ -26,11 +26,12 @@ FRAME_S = 1 / 15
 """Seconds between two frames of a camera on a good link. Source: the project's mission, which has
 15 frames a second as its upper preset."""
 
-FRAME_SHARE = 0.25
+FRAME_SHARE = 1 / 3
 """Of the time between two frames, the share that a look may take: the rest is the app's."""
 
 MOST_LOOK_S = FRAME_SHARE * FRAME_S
-"""Seconds that a look at full range may take: 17 ms. It takes 5 ms on one x86-64 core."""
+"""Seconds that a look at full range may take: 22 ms. It takes 5 ms on one x86-64 core, and 11 ms
+where another program keeps the core's other half busy."""
 
 
 def is_quick_enough(look_s: float, *, frame_s: float = FRAME_S) -> bool:

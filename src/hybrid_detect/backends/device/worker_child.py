@@ -119,7 +119,7 @@ class _Child:
         if self._runtime == factory_of(LITERT):
             self._network = open_network(self._model, memory=self._memory)
             self._network.run()  # The first run allocates what the later ones use.
-            self._look_s = least_seconds(self._network.run)
+            self._look_s = least_seconds(self._network.run, clock=time.process_time)
         if options["decodes"]:
             _load_decoders()
         if self._network is None or options["decodes"]:
@@ -135,7 +135,9 @@ class _Child:
             longer_px = max(2 * (self._side_px or 0), WARM_SIDE_PX)
             black = np.zeros((longer_px * 9 // 16, longer_px, 3), np.uint8)
             self._detector.detect(black)
-            self._look_s = least_seconds(partial(self._detector.detect, black))
+            self._look_s = least_seconds(
+                partial(self._detector.detect, black), clock=time.process_time
+            )
             if options["decodes"] and isinstance(self._detector, DetectsBatches):
                 from hybrid_detect.backends.device.batch_looks import BatchLooks
 
