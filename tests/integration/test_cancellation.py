@@ -42,6 +42,8 @@ LEAST_STEPS = {"cloud": 10, "streaming": 8, "on_device": 5, "auto": 8}
 class Detector:
     """Stands for MediaPipe."""
 
+    runs_on = "a stand-in"
+
     def __init__(self, _model: bytes, **_options: object) -> None: ...
 
     def detect(self, _image: np.ndarray) -> tuple[Face, ...]:
