@@ -112,7 +112,7 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
 
     Args:
         config: Limits, token and model.
-        detector: What looks at the pictures, instead of MediaPipe in processes.
+        detector: What looks at the pictures, instead of detectors in processes.
     """
     log = PeerLog(logger)
     gate = Middleware(

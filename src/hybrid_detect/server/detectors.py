@@ -163,7 +163,7 @@ class DetectorPool:
 
         Raises:
             MissingExtraError: If no runtime is installed.
-            ConfigurationError: If MediaPipe does not run on this processor.
+            ConfigurationError: If the runtime does not run on this processor.
             ModelError: If no model can be had from any source.
             BackendUnavailableError: If a detector's process cannot start. The others are ended by
                 `aclose`.

@@ -36,7 +36,7 @@ def serve(config: ServerConfig) -> bool:
 
     Raises:
         ModelError: If the model can be had nowhere.
-        MissingExtraError: If MediaPipe, or what verifies tokens, is not installed.
+        MissingExtraError: If no runtime is installed, or nothing that verifies tokens.
         ConfigurationError: If a file of keys or certificates cannot be used.
     """
     if config.tls is None and not config.is_local:

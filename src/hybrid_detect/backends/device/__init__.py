@@ -1,1 +1,1 @@
-"""The on-device backend: MediaPipe in a worker process of its own."""
+"""The on-device backend: face models in a process of their own."""

@@ -1,6 +1,6 @@
 """The life of the on-device detector, from its first load to its end.
 
-The detector is a process of its own (`worker`) or, where there can be none, MediaPipe in this
+The detector is a process of its own (`worker`) or, where there can be none, a runtime in this
 process (`in_process`). It is loaded when it is needed, off the event loop, and ended when it is
 idle or takes memory that is short; `supervised_worker` ends it when it hangs. `on_device` decides
 which frame is next and what becomes of an answer.
@@ -178,7 +178,7 @@ class Engine:
 
         Raises:
             BackendUnavailableError: If it does not answer, or must not be started now.
-            ConfigurationError: If MediaPipe cannot run here.
+            ConfigurationError: If the runtime cannot run here.
             ModelError: If the model cannot be had.
             ClosedError: If it is closed.
         """
@@ -358,7 +358,7 @@ class Engine:
         """Unload before the memory is short, and take frames again once it is not."""
         detector = self._worker.detector
         if self.is_loaded and not detector.has_process:
-            return  # MediaPipe's memory could not be given back inside the app.
+            return  # The detector's memory could not be given back inside the app.
         if (pid := detector.pid) is None:
             self._shortage = self._guard.reason_not_to_start()
             return

@@ -209,7 +209,7 @@ class OnDeviceDetectionService(Backend):
 
         Raises:
             BackendTimeoutError: If it is not loaded by then.
-            BackendUnavailableError: If MediaPipe cannot run here.
+            BackendUnavailableError: If the runtime cannot run here.
             ModelError: If the model cannot be had.
             ClosedError: If this service is closed.
         """
@@ -238,7 +238,7 @@ class OnDeviceDetectionService(Backend):
         Raises:
             BackendTimeoutError: If there was no answer by then.
             SupersededError: If a newer frame came while this one waited for its turn.
-            BackendUnavailableError: If the model or MediaPipe cannot be had.
+            BackendUnavailableError: If the model or the runtime cannot be had.
             InvalidFrameError: If the frame turns out not to be a readable image.
             ClosedError: If this service is closed.
         """

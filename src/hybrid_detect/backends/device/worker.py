@@ -1,9 +1,10 @@
 """The detector in a process of its own, so that its memory and its crashes stay there.
 
-MediaPipe's 60 to 130 MB go back to the system when the process ends, and only then. A crash, a hang
-or an exhausted memory limit in it becomes one typed error here, and the next picture gets a fresh
-process. Pixels and encoded pictures cross in shared memory, results as small messages. The process
-decodes encoded pictures itself, so that one that is dear to decode can be ended with it.
+Its memory, 17 to 85 MB with MediaPipe's models, goes back to the system when the process ends, and
+only then. A crash, a hang or an exhausted memory limit in it becomes one typed error here, and the
+next picture gets a fresh process. Pixels and encoded pictures cross in shared memory, results as
+small messages. The process decodes encoded pictures itself, so that one that is dear to decode can
+be ended with it.
 
 A process that runs a network alone, as on LiteRT, is given the network's input instead of pixels,
 and its output is read here: shrinking a picture and decoding boxes are a few lines of NumPy that
