@@ -95,7 +95,7 @@ class Course:
             {CLOUD: "there is no endpoint"},
             clock=self.clock,
             spawn=self._spawn,
-            denied_reason=lambda kind, _privacy: self.forbidden.get(kind, ""),
+            denied_reason=lambda kind, _privacy, _where: self.forbidden.get(kind, ""),
         )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
