@@ -69,7 +69,8 @@ class TargetStatus:
     """``closed``, ``open`` or ``half_open``; empty if it is never asked, or is the only one: then
     the backend's breaker is its own."""
     latency_s: float | None = None
-    """Predicted seconds for one frame; `None` when there is no recent measurement."""
+    """Predicted seconds for one frame; `None` when there is no recent measurement, and for the only
+    one: then the backend's latency is its own."""
     answered: int = 0
     """Requests it answered."""
     failed: int = 0
@@ -147,7 +148,7 @@ class TargetPool:
 
     def _use(self, targets: Sequence[Target]) -> None:
         self.targets = tuple(targets)
-        self._is_single = len(self.targets) == 1  # nothing to choose
+        self._is_single = len(self.targets) == 1  # nothing to choose, nothing to learn
         self._known = [_Known() for _ in self.targets]
         self._present: int | None = None
 
@@ -234,6 +235,8 @@ class TargetPool:
         known = self._of(target)
         known.pending -= 1
         known.answered += 1
+        if self._is_single:
+            return
         known.latency.observe(took_s, now_s=self._clock())
         known.answers.observe(took_s, now_s=self._clock())
         known.failing.observe(failed=False, now_s=self._clock())
@@ -289,16 +292,17 @@ class TargetPool:
     def _on_failure(self, target: Target, *, for_good: bool) -> None:
         known = self._of(target)
         known.failed += 1
+        if self._is_single:
+            return
         known.has_failed = True
         known.failing.observe(failed=True, now_s=self._clock())
         known.latency.observe(FAILED_S, now_s=self._clock())
         known.breaker.on_failure(now_s=self._clock(), for_good=for_good)
 
     def _of(self, target: Target) -> _Known:
-        return self._known[self._index(target)]
-
-    def _index(self, target: Target) -> int:
-        return next(i for i, each in enumerate(self.targets) if each is target)
+        if self._is_single:
+            return self._known[0]
+        return next(k for k, each in zip(self._known, self.targets, strict=True) if each is target)
 
     def _others(self, tried: Collection[Target]) -> list[int]:
         return [
