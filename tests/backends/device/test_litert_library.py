@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.system.memory_probe import process_anonymous_bytes
+
+from .stand_in import install
 
 pytestmark = [
     pytest.mark.device,
@@ -228,6 +231,31 @@ def test_a_worker_answers_as_a_detector_in_the_app_does(
         low = worker.detect_encoded(out.getvalue(), max_pixels=10**6, min_confidence=0.99)
         assert low.faces == ()
         assert worker.detect(astronaut) == detector.detect(astronaut)
+
+
+def test_a_worker_falls_back_to_the_binding_and_says_so(
+    usable: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: bytes,
+    astronaut: np.ndarray,
+) -> None:
+    site = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from hybrid_detect.backends.device import litert_library
+litert_library.TRIED_RELEASES = ()
+"""
+    install(tmp_path, monkeypatch, site=site)
+    worker = DetectorWorker(lambda: model, runtime=LITERT)
+    try:
+        found = worker.detect(astronaut)
+        assert "Python binding: LiteRT's C library was tried with" in worker.runs_on
+    finally:
+        worker.close()
+    with LiteRtFaceDetector(LibraryNetwork(model)) as detector:
+        (face,) = detector.detect(astronaut)
+    assert found[0].box.iou(face.box) > 0.999
 
 
 def test_a_model_that_is_none_of_faces_is_told(usable: None) -> None:
