@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from hybrid_detect.backends.device import runtimes
 from hybrid_detect.backends.device.centerface import (
     MAX_CANDIDATES,
     MAX_SUPPRESSED_IOU,
@@ -31,7 +32,7 @@ from hybrid_detect.backends.device.runtimes import (
 )
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.compression.compressor import ImageCompressionService
-from hybrid_detect.errors import ClosedError, InvalidFrameError, ModelError
+from hybrid_detect.errors import ClosedError, ConfigurationError, InvalidFrameError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.decoding import EncodedPicture
 from hybrid_detect.frames.frame import Frame
@@ -120,10 +121,10 @@ def test_finds_the_faces_of_the_photos_as_they_are_sent(
 @pytest.mark.device
 @pytest.mark.timeout(240)
 def test_both_runtimes_find_the_same() -> None:
-    runtimes = [detector(runtime) for runtime in RUNTIMES_FOR_ONNX]
+    both = [detector(runtime) for runtime in RUNTIMES_FOR_ONNX]
     compared = 0
     for photo, data in pictures(640, 40_000)[1::3]:
-        first, second = (looked_at(tested, photo, data) for tested in runtimes)
+        first, second = (looked_at(tested, photo, data) for tested in both)
         assert len(first) == len(second), photo.path.name
         for one, other in zip(first, second, strict=True):
             assert one.box.iou(other.box) > 0.99
@@ -459,3 +460,36 @@ def test_a_map_of_nothing_but_faces_is_bounded() -> None:
     maps = blank(320, 320)
     maps.heat[:] = 0.9
     assert len(decode(maps, min_score=0.0).scores) == MAX_CANDIDATES
+
+
+# -- the runtime -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "installed", "expected"),
+    [
+        ("auto", {"onnxruntime", "cv2"}, "onnxruntime"),
+        ("auto", {"cv2"}, "opencv"),
+        ("opencv", {"onnxruntime", "cv2"}, "opencv"),
+        ("auto", {"ai_edge_litert"}, r"hybrid-detect\[centerface\]"),
+        ("opencv", {"onnxruntime"}, r"hybrid-detect\[camera\]"),
+        ("litert", {"ai_edge_litert"}, "this model runs on onnxruntime or opencv, not on 'litert'"),
+    ],
+)
+def test_the_runtime_is_one_of_the_model_s(
+    name: str, installed: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "is_installed", installed.__contains__)
+    if expected in RUNTIMES_FOR_ONNX:
+        assert runtimes.choose_runtime(name, runtimes=SPEC.runtimes).name == expected
+    else:
+        with pytest.raises(ConfigurationError, match=expected):
+            runtimes.choose_runtime(name, runtimes=SPEC.runtimes)
+
+
+@pytest.mark.parametrize("name", ["auto", "litert"])
+def test_a_runtime_of_your_own_takes_no_other_s_name(name: str) -> None:
+    mine = runtimes.ModelRuntime(name=name, title="Mine", module="numpy", factory="mine:make")
+    with pytest.raises(ConfigurationError, match="another runtime of that name"):
+        runtimes.register_runtime(mine)
+    assert RUNTIMES["litert"].title == "LiteRT"
