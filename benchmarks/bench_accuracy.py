@@ -214,22 +214,31 @@ async def roll(chosen: list[Photo], server: ServerProcess, confidence: float) ->
         pairs = [turned(photo, opened(photo), degrees) for photo in part]
         images, wanted = [image for image, _ in pairs], [boxes for _, boxes in pairs]
         total = sum(map(len, wanted))
-        for level, score in (("fast", 0.5), ("high", confidence)):
+        for level, score, again in (
+            ("fast", 0.5, False),
+            ("high", confidence, False),
+            ("high", confidence, True),
+        ):
             async with CloudDetectionService(
-                endpoint=server.url, auth_token=TOKEN, quality=level, min_confidence=score
+                endpoint=server.url,
+                auth_token=TOKEN,
+                quality=level,
+                second_look=again,
+                min_confidence=score,
             ) as cloud:
                 faces = await looked(cloud, images, SIZES[0].plan)
             hits = sum(map(share_found, wanted, faces))
-            found[f"server: {level}"].append(hits / total)
+            label = f"server: {level}{', second look' if again else ''}"
+            found[label].append(hits / total)
         async with OnDeviceDetectionService(model="short_range") as device:
             faces = await looked(device, images, device_plan)
         found["device: short range"].append(sum(map(share_found, wanted, faces)) / total)
     print(
         f"\nrecall of {total} faces in {len(part)} photos without large groups, turned by degrees"
     )
-    print(" " * 22, *(f"{degrees:5d}" for degrees in angles))
+    print(" " * 28, *(f"{degrees:5d}" for degrees in angles))
     for label, shares in found.items():
-        print(f"  {label:20}", *(f"{share:5.2f}" for share in shares))
+        print(f"  {label:26}", *(f"{share:5.2f}" for share in shares))
 
 
 async def keypoints(chosen: list[Photo], server: ServerProcess, confidence: float) -> None:

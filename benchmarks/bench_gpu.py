@@ -69,7 +69,8 @@ def main() -> None:
         try:
             session = open_session(load_model("centerface"), arguments.provider)
         except HybridDetectError as error:
-            raise SystemExit(f"nothing is measured: {error}") from None
+            print(f"nothing is measured: {error}")
+            return
         used = session.get_providers()
         began_s = time.perf_counter()
         detector = BatchedCenterFace(
