@@ -28,7 +28,7 @@ from hybrid_detect.exchange.wire import (
     encode_request,
 )
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.server import detectors
+from hybrid_detect.server import levels
 from hybrid_detect.server.admission import OverloadedError, TooLateError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -358,9 +358,7 @@ class Engine:
     def start(self) -> None:
         pass
 
-    def detect_encoded(
-        self, data: bytes, *, max_pixels: int, min_confidence: float
-    ) -> PictureFaces:
+    def detect_encoded(self, data: bytes, *, max_pixels: int, **_: Any) -> PictureFaces:
         if max_pixels < 64 * 48 or data == b"garbage":
             raise InvalidFrameError(expected="a small picture", actual="another one")
         with self.lock:
@@ -382,8 +380,8 @@ class Engine:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
-    monkeypatch.setattr(detectors, "DetectorWorker", Engine)
-    monkeypatch.setattr(detectors, "load_model", lambda *_, **__: b"model")
+    monkeypatch.setattr(levels, "DetectorWorker", Engine)
+    monkeypatch.setattr(levels, "load_model", lambda *_, **__: b"model")
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     Engine.go, Engine.started = threading.Semaphore(0), threading.Semaphore(0)
     Engine.running = Engine.most = Engine.looked = 0
@@ -392,7 +390,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
 
 @asynccontextmanager
 async def pool_of(count: int, max_waiting: int = 2) -> AsyncIterator[DetectorPool]:
-    pool = DetectorPool(ServerConfig(detectors=count, max_waiting=max_waiting))
+    pool = DetectorPool(ServerConfig(detectors=count, max_waiting=max_waiting, model="full_range"))
     await pool.start()
     try:
         async with asyncio.timeout(LIMIT_S):
@@ -510,7 +508,7 @@ async def test_a_bad_picture_does_not_cost_a_detector(engine: type[Engine]) -> N
 
 
 async def test_too_many_pixels_are_refused(engine: type[Engine]) -> None:
-    pool = DetectorPool(ServerConfig(detectors=1, max_pixels=100))
+    pool = DetectorPool(ServerConfig(detectors=1, max_pixels=100, model="full_range"))
     await pool.start()
     with pytest.raises(InvalidFrameError):
         await pool.detect(PICTURE)
