@@ -1,5 +1,6 @@
 """``hybrid-detect bench policy``: what it prints, draws and replays, and how it ends."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_a_table_for_each_device_and_for_all(capsys: pytest.CaptureFixture[str])
     told = capsys.readouterr().out
     assert "the networks are made up" in told
     for title in ("pi5", "desktop", "all devices"):
-        assert f"\n{title} (traces: 4, seeds: 1, uplink x1)\n" in told
+        assert f"\n{title} (mixed scenes, traces: 4, seeds: 1, uplink x1)\n" in told
     for name in ("threshold-rule", "device", "oracle", "best fixed in hindsight"):
         assert len(re.findall(ROW.format(name), told, re.MULTILINE)) == 3, name
     assert re.search(r"^policy +utility +regret % +95 % CI +p95 ms", told, re.MULTILINE)
@@ -56,7 +57,7 @@ def test_without_a_name_the_usual_policies_are_compared(
     for name in bench_policy.POLICIES:
         assert re.search(ROW.format(name), told, re.MULTILINE), name
     assert "made up" not in told
-    assert "desktop (traces: 1" in told
+    assert "desktop (mixed scenes, traces: 1" in told
     assert "all devices" not in told
 
 
@@ -226,3 +227,17 @@ def test_a_damaged_recording_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_bytes(b"\xff\xfe")
     assert policy("--replay", path) == 1
     assert "got no UTF-8 text" in capsys.readouterr().err
+
+
+def test_scenes_are_chosen_and_drawn_from_labels(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    box = {"width": 640, "height": 480, "category": "portrait", "boxes": [[0, 0, 200, 200]]}
+    (tmp_path / "labels.json").write_text(json.dumps({"images": {"a.jpg": box}}))
+    arguments = ("--trace", trace, "--devices", "desktop", "--policy", "device")
+    assert policy(*arguments, "--scene", "selfie", "--faces", tmp_path) == 0
+    assert "desktop (selfie scenes, traces: 1" in capsys.readouterr().out
+    assert policy(*arguments, "--scene", "constant") == 0
+    assert "desktop (constant scenes, traces: 1" in capsys.readouterr().out
+    assert policy(*arguments, "--faces", tmp_path / "none") == 2
+    assert "expected labels of photos in" in capsys.readouterr().err

@@ -200,8 +200,26 @@ def test_a_cut_that_the_device_sees_asks_for_a_look_at_once_and_a_switch_after_t
 def test_what_was_learnt_of_one_scene_is_not_said_of_the_next() -> None:
     estimator = scene()
     watch(estimator, SELFIE, range(50), by_server=True)
-    estimator.server_looked([0.15], frame=50, at_s=5.0)
-    assert share(estimator, 5.1) == pytest.approx(0.85)
+    for frame in (50, 51):
+        estimator.server_looked([0.15], frame=frame, at_s=0.1 * frame)
+    assert share(estimator, 5.2) == pytest.approx(0.85)
+
+
+def test_one_answer_in_which_the_server_misses_a_face_does_not_undo_what_was_learnt() -> None:
+    estimator = scene()
+    watch(estimator, SELFIE, range(50), by_server=True)
+    estimator.server_looked([], frame=50, at_s=5.0)
+    estimator.server_looked(SELFIE, frame=51, at_s=5.1)
+    assert share(estimator, 5.2) > 0.95
+
+
+def test_a_cut_that_the_device_has_seen_undoes_it_at_once() -> None:
+    estimator = scene()
+    watch(estimator, SELFIE, range(50), by_server=True)
+    for frame in (50, 51):
+        estimator.device_looked([], frame=frame, at_s=0.1 * frame)
+    estimator.server_looked([0.15], frame=51, at_s=5.1)
+    assert share(estimator, 5.2) < 0.5
 
 
 def test_the_device_is_asked_to_look_where_it_may_see_all_and_not_where_it_cannot() -> None:

@@ -75,13 +75,16 @@ def test_labels_become_scenes_of_their_category(tmp_path: Path) -> None:
         return {"width": 640, "height": 480, "category": category, "boxes": boxes}
 
     images = {"a": image("portrait", 160), "b": image("large", 16, 32), "c": image("none")}
+    images["d"] = image("portrait", 32)
     (tmp_path / "labels.json").write_text(json.dumps({"images": images}))
     photos = read_scenes(tmp_path)
-    assert photos == {"selfie": [(0.25,)], "group": [], "crowd": [(0.025, 0.05)], "empty": [()]}
+    expected = {"selfie": [(0.25,)], "group": [(0.05,)], "crowd": [(0.025, 0.05)], "empty": [()]}
+    assert photos == expected, "a portrait from afar is no selfie"
     assert read_scenes(tmp_path / "labels.json") == photos
     crowd = draws("crowd", photos=photos)
     assert all(each.heights.tolist() == [0.025, 0.05] for each in crowd.stretches)
-    assert all(len(each.heights) for each in draws("group", photos=photos).stretches), "made up"
+    made_up = draws("group", photos={"crowd": [(0.1,)]})
+    assert all(len(each.heights) > 1 for each in made_up.stretches)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"images": {"a": {}}}', '{"images": {"a": 1}}'])

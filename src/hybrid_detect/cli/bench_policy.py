@@ -21,6 +21,7 @@ __all__ = ["add_parser", "summary_table"]
 
 POLICIES = (
     "auto",
+    "auto-without-scene",
     "threshold-rule",
     "last-latency",
     "ewma-hysteresis",
@@ -31,6 +32,8 @@ POLICIES = (
 """What is compared if nothing else is asked for."""
 
 DEVICES = ("phone", "pi5", "desktop")
+
+SCENES = ("mixed", "selfie", "group", "crowd", "empty", "constant")
 
 SYNTHETIC_S = 60.0
 """Seconds of each trace that is made when none is given."""
@@ -47,6 +50,7 @@ HEADER = (
     "wasted",
     "cloud %",
     "device %",
+    "server answers %",
     "worst against the best fixed backend",
 )
 
@@ -68,8 +72,24 @@ def add_parser(actions: Any) -> None:
         nargs="+",
         default=list(POLICIES),
         metavar="NAME",
-        help="built in: auto, threshold-rule, last-latency, ewma-hysteresis, cloud-q80, cloud-q50, "
-        f"cloud-540p, cloud-360p, device; yours: module:Name (default: {' '.join(POLICIES)})",
+        help="built in: auto, auto-without-scene, threshold-rule, last-latency, ewma-hysteresis, "
+        "cloud-q80, cloud-q50, cloud-540p, cloud-360p, device; yours: module:Name (default: "
+        f"{' '.join(POLICIES)})",
+    )
+    parser.add_argument(
+        "--scene",
+        choices=SCENES,
+        default="mixed",
+        help="what is filmed: one kind of scene, all kinds with cuts between them (mixed), or "
+        "nothing in particular, with a device that is always worth 0.8 (constant); "
+        "default: %(default)s",
+    )
+    parser.add_argument(
+        "--faces",
+        type=Path,
+        metavar="PATH",
+        help="labels of photos to draw the scenes from, or their folder; without it, they are "
+        "made up",
     )
     parser.add_argument(
         "--devices",
@@ -159,6 +179,7 @@ def run_policy(arguments: argparse.Namespace) -> int:
 
 def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
     from hybrid_detect.simulation.comparison import Scenario
+    from hybrid_detect.simulation.scenes import Scenes, read_scenes
     from hybrid_detect.simulation.synthetic_traces import synthetic_traces
     from hybrid_detect.simulation.traces import read_traces
 
@@ -167,12 +188,15 @@ def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
         print("No trace given: the networks are made up, and so are the figures.")
     else:
         traces = read_traces(arguments.trace)
+    photos = read_scenes(arguments.faces) if arguments.faces else None
+    scenes = Scenes(kind=arguments.scene, photos=photos)
     return [
         Scenario(
             trace=trace,
             device=device,
             seed=seed,
             uplink=arguments.uplink,
+            scenes=scenes,
             sizes=arguments.sizes,
             device_end=arguments.device_end,
         )
@@ -193,7 +217,8 @@ def _tell(rows: list[Row], scenarios: list[Scenario], arguments: argparse.Namesp
     from hybrid_detect.simulation.comparison import summarise
 
     traces = len({scenario.trace.name for scenario in scenarios})
-    told = f"traces: {traces}, seeds: {arguments.seeds}, uplink x{arguments.uplink:g}"
+    told = f"{arguments.scene} scenes, traces: {traces}, seeds: {arguments.seeds}, "
+    told += f"uplink x{arguments.uplink:g}"
     groups = [(f"{device} ({told})", {device}) for device in arguments.devices]
     if len(groups) > 1:
         groups.append((f"all devices ({told})", set(arguments.devices)))
@@ -223,6 +248,7 @@ def _cells(summary: Summary) -> tuple[str, ...]:
         _figure(figures["wasted_mb_per_min"], 1),
         _figure(figures["remote_share"] * 100, 0),
         _figure(figures["device_share"] * 100, 0),
+        _figure(figures["server_answers"] * 100, 0),
         f"{summary.worst_vs_fixed:+.3f} {worst.trace}, {worst.device}",
     )
 

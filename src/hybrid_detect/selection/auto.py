@@ -173,9 +173,9 @@ class AutoPolicy:
         probe = rung is None and link.probe_due and self._would_teach(conditions, remote, device)
         if probe:
             rung = len(RUNGS) - 1
-        elif rung is not None and scene and scene.device_look_due and not with_device:
+        elif rung is not None and scene and scene.device_look_due and self._is_ready(device):
             # Both look, and the device's answer is the frame's: it is likely to see as much.
-            probe = with_device = self._is_ready(device)
+            probe = with_device = True
         if rung is None and not with_device:
             return Plan(
                 backend=None,

@@ -52,6 +52,10 @@ recall is mostly one of faces, not of looks: a face that was found is found agai
 MOST_LOOKS = 40.0
 """Looks remembered, 4 s at 10 fps."""
 
+FORGET_S = 4.0
+"""Half-life of what was found while the device does not look: a face that it missed by bad luck is
+given another look after some ten seconds. Chosen."""
+
 MOST_FACES = 64
 """Faces of a look that are kept, the highest first."""
 
@@ -73,10 +77,10 @@ face, after 1.2 s where the device sees none. Chosen on half of the recorded net
 DEVICE_PAUSE_S = 0.5
 """Between two looks of the device that are asked for."""
 
-WORTH_A_LOOK = 0.95
+WORTH_A_LOOK = 0.85
 """The device is asked to look at what the server sees if one good look would show such a share."""
 
-ENOUGH_SHARE = 0.97
+ENOUGH_SHARE = 0.99
 """It is not asked any more once it is known to see such a share."""
 
 
@@ -117,8 +121,14 @@ class SceneEstimator:
     """Probability, by what the device sees, that the scene is not `_known` any more."""
     _compared_s: float = field(default=-math.inf, init=False)
     """When the scene was last seen to be `_known`, or not."""
+    _settled: tuple[float, ...] = field(default=(), init=False)
+    """The heights of the scene that `_found` is about."""
+    _is_odd: bool = field(default=False, init=False)
+    """Whether the server's last look was not at that scene, as far as it shows."""
     _found: dict[int, list[float]] = field(default_factory=dict, init=False)
     """By step of the device's table: looks at faces of it, and the share that was found, summed."""
+    _counted_s: float = field(default=-math.inf, init=False)
+    """When the last of those looks was."""
 
     def server_looked(self, heights: Iterable[float], *, frame: int, at_s: float) -> None:
         """Take in an answer of the server.
@@ -129,11 +139,15 @@ class SceneEstimator:
             at_s: When the frame was captured, monotonic seconds.
         """
         look = _Look(frame, at_s, _kept(heights))
-        if self._known is not None:
-            if frame < self._known.frame:
-                return
-            if not _is_alike(self._known.heights, look.heights):
-                self._found.clear()
+        if self._known is not None and frame < self._known.frame:
+            return
+        if _is_alike(self._settled, look.heights):
+            self._settled, self._is_odd = look.heights, False
+        elif self._is_odd or self._doubt >= 0.5:
+            self._found.clear()
+            self._settled, self._is_odd = look.heights, False
+        else:  # the server misses a face now and then, too
+            self._is_odd = True
         self._known, self._doubt, self._compared_s = look, 0.0, at_s
         # Answers of the device to this frame and later ones may have come before.
         for earlier in self._looks:
@@ -156,7 +170,7 @@ class SceneEstimator:
         if known is None:
             return SceneConditions(device_share=unknown, server_look_due=True)
         same = self._same(now_s, sees=bool(last and last.heights))
-        share, at_best = self._share(known.heights)
+        share, at_best = self._share(known.heights, self._kept_share(now_s))
         mixed = same * share + (1.0 - same) * unknown
         # Less is believed late: one odd frame is reason for a look, not for a switch.
         share = max(share, mixed) if same >= 0.5 else mixed
@@ -183,24 +197,29 @@ class SceneEstimator:
         unnoticed_s = max(age_s - unseen_s, 0.0)
         return (1.0 - self._doubt) * math.exp(-(unnoticed_s * alike + unseen_s) / SCENE_S)
 
-    def _share(self, heights: tuple[float, ...]) -> tuple[float, float]:
+    def _share(self, heights: tuple[float, ...], kept: float) -> tuple[float, float]:
         """The device's share of faces that the server saw; and at best, if one look went well."""
         if not heights:
             return 1.0, 1.0
         share = at_best = 0.0
         for height in heights:
-            mean, looks = self._recall(height)
+            mean, looks = self._recall(height, kept)
             share += mean
             at_best += (mean * (TABLE_LOOKS + looks) + 1.0) / (TABLE_LOOKS + looks + 1.0)
         return share / len(heights), at_best / len(heights)
 
-    def _recall(self, height: float) -> tuple[float, float]:
+    def _kept_share(self, now_s: float) -> float:
+        """How much of `_found` still counts."""
+        return float(0.5 ** (max(now_s - self._counted_s, 0.0) / FORGET_S))
+
+    def _recall(self, height: float, kept: float) -> tuple[float, float]:
         """The device's recall of a face of `height` that the server saw, and looks behind it."""
         assert self.device is not None  # noqa: S101 - asked by the callers
         by_server = 1.0 if self.server is None else recall_at(self.server, height)
         # Of the faces that the server finds: what it misses is mostly missed by the device, too.
         by_table = min(recall_at(self.device, height) / max(by_server, 0.05), 1.0)
         looks, found = self._found.get(self._step(height), (0.0, 0.0))
+        looks, found = looks * kept, found * kept
         return (TABLE_LOOKS * by_table + found) / (TABLE_LOOKS + looks), looks
 
     def _step(self, height: float) -> int:
@@ -219,6 +238,9 @@ class SceneEstimator:
         certainty = 1.0 - self._doubt
         if certainty < 0.5:
             return
+        kept, self._counted_s = self._kept_share(look.at_s), max(look.at_s, self._counted_s)
+        for counts in self._found.values():
+            counts[:] = counts[0] * kept, counts[1] * kept
         steps: dict[int, list[bool]] = {}
         for height, found in zip(heights, is_found, strict=True):
             steps.setdefault(self._step(height), []).append(found)
@@ -231,8 +253,9 @@ class SceneEstimator:
     def _doubted(self, heights: tuple[float, ...], found: int, surplus: int, at_s: float) -> float:
         """Probability of another scene after a look that found `found` of `heights`, and more."""
         mean = spread = 0.0
+        kept = self._kept_share(at_s)
         for height in heights:
-            recall, _ = self._recall(height)
+            recall, _ = self._recall(height, kept)
             mean += recall
             spread += recall * (1.0 - recall)
         surprise = (found - mean) ** 2 / max(spread, SPREAD_FLOOR)

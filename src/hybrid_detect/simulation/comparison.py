@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -93,6 +94,7 @@ class Row:
     remote_share: float = float("nan")
     device_share: float = float("nan")
     server_answers: float = float("nan")
+    needless_share: float = float("nan")
 
     @property
     def scenario(self) -> tuple[str, str, int, float, str]:
@@ -110,6 +112,7 @@ FIGURES = (
     "remote_share",
     "device_share",
     "server_answers",
+    "needless_share",
 )
 
 
@@ -150,6 +153,7 @@ def _row(
         remote_share=result.remote_share,
         device_share=result.device_share,
         server_answers=result.server_answers,
+        needless_share=result.needless_share,
     )
 
 
@@ -250,5 +254,11 @@ def _summary(rows: list[Row], best: Scenarios, fixed: Scenarios) -> Summary:
         regret_interval=(float(low), float(high)),
         worst=worst,
         worst_vs_fixed=worst.utility - fixed[worst.scenario],
-        figures={name: float(np.mean([getattr(row, name) for row in rows])) for name in FIGURES},
+        figures={name: _mean([getattr(row, name) for row in rows]) for name in FIGURES},
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Of those that are known; NaN if none is."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

@@ -44,6 +44,10 @@ HEIGHT_NOISE = 0.05
 Heights = tuple[float, ...]
 """Of faces, as shares of the picture's longer side."""
 
+CLOSE = 0.09
+"""Heights from which a face is close, as shares of the longer side: the short-range model begins to
+see them (`docs/explanation/models.md`)."""
+
 _CATEGORIES = {"portrait": "selfie", "rotated": "selfie", "small": "group", "large": "crowd"}
 _CATEGORIES["none"] = "empty"
 
@@ -87,8 +91,8 @@ def read_scenes(path: Path) -> dict[str, list[Heights]]:
             {"images": {"a.jpg": {"width": 640, "height": 480, "category": "portrait",
                                   "boxes": [[x, y, width, height]]}}}
 
-            Categories are ``portrait`` and ``rotated`` (selfies), ``small`` (groups), ``large``
-            (crowds) and ``none``.
+            Categories are ``portrait`` and ``rotated`` (selfies, unless a face is lower than
+            `CLOSE`), ``small`` (groups), ``large`` (crowds) and ``none``.
 
     Raises:
         ConfigurationError: If it is no such file.
@@ -99,7 +103,10 @@ def read_scenes(path: Path) -> dict[str, list[Heights]]:
         for each in json.loads(file.read_bytes())["images"].values():
             side = max(float(each["width"]), float(each["height"]))
             heights = tuple(float(box[3]) / side for box in each["boxes"])
-            photos[_CATEGORIES[each["category"]]].append(heights)
+            kind = _CATEGORIES[each["category"]]
+            if kind == "selfie" and min(heights, default=0.0) < CLOSE:
+                kind = "group"
+            photos[kind].append(heights)
     except (
         OSError,
         ValueError,

@@ -40,6 +40,9 @@ __all__ = [
 ]
 
 
+ALL_FACES = 0.98
+"""A device that finds so many of the faces finds all of them; the rest is flicker."""
+
 _ACCURACIES = {(rung.quality, rung.max_side_px): rung.accuracy for rung in RUNGS}
 _FULL, _LOW, _MIDDLE, _SMALL = RUNGS
 _QUALITY_LOSS = _FULL.accuracy - _LOW.accuracy
@@ -253,6 +256,12 @@ class SimulatedResult:
     def server_answers(self) -> float:
         """Share of the frames whose answer was the server's."""
         return float(np.mean((self.upload_worth > self.device_worth) & (self.upload_worth > 0)))
+
+    @property
+    def needless_share(self) -> float:
+        """Of the frames in which the device finds all faces, the share sent; NaN without any."""
+        is_seen = self.environment.device_share >= ALL_FACES
+        return float(np.mean(self.sent_bits[is_seen] > 0)) if is_seen.any() else math.nan
 
     @property
     def device_share(self) -> float:
