@@ -239,5 +239,5 @@ def test_scenes_are_chosen_and_drawn_from_labels(
     assert "desktop (selfie scenes, traces: 1" in capsys.readouterr().out
     assert policy(*arguments, "--scene", "constant") == 0
     assert "desktop (constant scenes, traces: 1" in capsys.readouterr().out
-    assert policy(*arguments, "--faces", tmp_path / "none") == 2
+    assert policy(*arguments, "--faces", tmp_path / "none") == 1
     assert "expected labels of photos in" in capsys.readouterr().err

@@ -234,14 +234,20 @@ def test_the_device_is_asked_to_look_where_it_may_see_all_and_not_where_it_canno
         assert believed(estimator, 0.1).device_look_due is is_due
 
 
-def test_a_device_that_has_looked_is_not_asked_again() -> None:
-    for seen in ([], SELFIE):
+def test_a_device_that_has_looked_is_not_asked_again_until_that_is_long_ago() -> None:
+    for seen, frames in (([], 1), (SELFIE, 30)):
         estimator = scene()
-        for frame in (0, 10, 20):
+        for frame in range(frames):
             estimator.server_looked(SELFIE, frame=frame, at_s=0.1 * frame)
             estimator.device_looked(seen, frame=frame, at_s=0.1 * frame)
-        estimator.server_looked(SELFIE, frame=50, at_s=5.0)
-        assert not believed(estimator, 5.0).device_look_due
+        due_s = None
+        for frame in range(frames, 600):
+            estimator.server_looked(SELFIE, frame=frame, at_s=0.1 * frame)
+            if believed(estimator, 0.1 * frame).device_look_due:
+                due_s = 0.1 * (frame - frames)
+                break
+        assert due_s is not None
+        assert 3.0 < due_s < 30.0
 
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=100, max_size=300))

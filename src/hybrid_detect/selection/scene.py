@@ -141,7 +141,7 @@ class SceneEstimator:
         look = _Look(frame, at_s, _kept(heights))
         if self._known is not None and frame < self._known.frame:
             return
-        if _is_alike(self._settled, look.heights):
+        if self._known is None or _is_alike(self._settled, look.heights):
             self._settled, self._is_odd = look.heights, False
         elif self._is_odd or self._doubt >= 0.5:
             self._found.clear()
