@@ -1,0 +1,58 @@
+"""Pictures that share requests to the reference server, beside the same pictures one by one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
+from hybrid_detect.backends.remote.link_meter import Upload
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
+from hybrid_detect.exchange.batch import BATCH_PATH
+from hybrid_detect.selection.fixed import FixedPolicy
+from hybrid_detect.service.hybrid import HybridDetectionService
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.serving import ServerProcess
+
+pytestmark = pytest.mark.anyio
+
+DEADLINE_S = 30.0
+
+
+class Watched(CloudDetectionService):
+    """Counts the requests by path."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.paths: Counter[str] = Counter()
+
+    async def exchange(
+        self, request: HttpRequest, *, deadline_s: float, upload: Upload | None = None
+    ) -> HttpResponse:
+        self.paths["/" + request.url.split("/", 3)[3]] += 1
+        return await super().exchange(request, deadline_s=deadline_s, upload=upload)
+
+
+async def test_faces_are_the_same_in_a_request_of_their_own_and_in_a_shared_one(
+    server: ServerProcess, astronaut: np.ndarray
+) -> None:
+    images = [np.ascontiguousarray(astronaut[16 * n :, 8 * n :]) for n in range(6)]
+    cloud = Watched(endpoint=server.url, auth_token="test-token")
+    async with HybridDetectionService(
+        mode="cloud", backends=[cloud], policy=FixedPolicy(backend="cloud")
+    ) as service:
+        alone = [await service.process_image(each, deadline_s=DEADLINE_S) for each in images]
+        assert cloud.paths[BATCH_PATH] == 0
+        together = [
+            result async for result in service.process_images(images * 2, deadline_s=DEADLINE_S)
+        ]
+    assert cloud.paths[BATCH_PATH] > 0
+    assert [len(result.faces) for result in alone] == [1] * 6
+    for expected, result in zip(alone * 2, together, strict=True):
+        assert result.status.value == "ok"
+        assert result.faces == expected.faces
+        assert result.target == expected.target == "127.0.0.1"
