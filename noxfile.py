@@ -42,6 +42,7 @@ from hybrid_detect.sync import HybridDetectionService
 
 with HybridDetectionService(mode="on_device") as service:
     result = service.process_image(numpy.zeros((480, 640, 3), numpy.uint8), deadline_s=30)
+    print(service.status().backends[0].runtime)
 assert result.answered, result.reason
 print("a frozen app detects on the device:", result.status)
 """
@@ -223,9 +224,10 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session
-def frozen(session: nox.Session) -> None:
-    """Build an app with PyInstaller and run it, MediaPipe in a process of its own."""
-    session.install(".[device]", "pyinstaller>=6.10")
+@nox.parametrize("extra", ["device", "device-lite"])
+def frozen(session: nox.Session, extra: str) -> None:
+    """Build an app with PyInstaller and run it, its detector in a process of its own."""
+    session.install(f".[{extra}]", "pyinstaller>=6.10")
     session.run("hybrid-detect", "models", "pull", "short_range")
     with session.chdir(session.create_tmp()):
         Path("app.py").write_text(FROZEN_APP, encoding="utf-8")
