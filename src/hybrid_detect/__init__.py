@@ -100,8 +100,9 @@ if TYPE_CHECKING:
     from hybrid_detect.selection.fixed import FixedPolicy
     from hybrid_detect.selection.policy import ModePolicy, Policy
     from hybrid_detect.selection.recording import RecordingPolicy
+    from hybrid_detect.selection.rungs import RUNGS, Rung
     from hybrid_detect.selection.threshold import ThresholdPolicy
-    from hybrid_detect.selection.utility import RUNGS, Rung, Utility
+    from hybrid_detect.selection.utility import Utility
     from hybrid_detect.service.hybrid import HybridDetectionService
     from hybrid_detect.service.ledger import BudgetStatus
     from hybrid_detect.service.managed_backend import BackendStatus
@@ -191,7 +192,8 @@ _HOMES = {
     "service.plan_executor": ("HedgeCounts",),
     "selection.auto": ("AutoPolicy",),
     "selection.escalation": ("CascadePolicy",),
-    "selection.utility": ("RUNGS", "Rung", "Utility"),
+    "selection.rungs": ("RUNGS", "Rung"),
+    "selection.utility": ("Utility",),
     "selection.conditions": (
         "Conditions",
         "LinkConditions",

@@ -20,6 +20,7 @@ INFO = ModelInfo(
     qualities=("fast", "high", "max"),
     side_px=640,
     picture_bytes=40_960,
+    rungs=((80, 640, 1.0), (50, 480, 0.96)),
     recall=((0.0, 0.59), (0.0156, 0.93), (0.0547, 1.0)),
 )
 
@@ -34,6 +35,12 @@ def test_it_survives_a_header_and_a_body() -> None:
     assert "\n" not in header
     assert ModelInfo.from_header(header) == INFO
     assert ModelInfo.from_values(json.loads(json.dumps(INFO.to_values()))) == INFO
+
+
+def test_a_server_that_measured_no_pictures_is_understood() -> None:
+    values = INFO.to_values()
+    del values["rungs"]
+    assert ModelInfo.from_values(values).rungs == ()
 
 
 def test_unknown_fields_are_ignored() -> None:
@@ -62,8 +69,15 @@ def test_unknown_fields_are_ignored() -> None:
         with_(recall=[[0.2, 0.5], [0.1, 0.6]]),
         with_(recall=[[0.1, 0.5], [0.1, 0.6]]),
         with_(recall=[[0.1, 0.5]] * 65),
+        with_(rungs={}),
+        with_(rungs=[[80, 640]]),
+        with_(rungs=[[80, 640, 1.5]]),
+        with_(rungs=[[0, 640, 1.0]]),
+        with_(rungs=[[80, 0, 1.0]]),
+        with_(rungs=[[80, 640.0, 1.0]]),
+        with_(rungs=[[80, 640, 1.0]] * 9),
     ],
-    ids=range(19),
+    ids=range(26),
 )
 def test_a_bad_one_is_refused(header: str) -> None:
     with pytest.raises(ProtocolError):

@@ -19,8 +19,10 @@ from hybrid_detect.selection.conditions import (
     SceneConditions,
 )
 from hybrid_detect.selection.link import LinkEstimator
+from hybrid_detect.selection.lookahead import Lookahead
 from hybrid_detect.selection.policy import MAX_RESERVE_SHARE
-from hybrid_detect.selection.utility import RUNGS, Utility, device_accuracy
+from hybrid_detect.selection.rungs import RUNGS, PictureLadder, Rung
+from hybrid_detect.selection.utility import Utility, device_accuracy
 from hybrid_detect.types import BackendKind, Plan
 
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE
@@ -661,3 +663,50 @@ def test_what_is_believed_of_the_scene_is_in_the_reason(
     scene: SceneConditions, reason: str
 ) -> None:
     assert reason in POLICY.decide(conditions(scene=scene)).reason
+
+
+SMALL = PictureLadder(
+    rungs=(Rung(80, 640, 1.0), Rung(50, 640, 0.998), Rung(50, 480, 0.964)),
+    max_side_px=640,
+    max_bytes=40_960,
+)
+
+
+def with_ladder(ladder: PictureLadder, **changed: Any) -> Conditions:
+    known = conditions(**changed)
+    backends = (
+        backend if backend.kind is DEVICE else replace(backend, ladder=ladder)
+        for backend in known.backends
+    )
+    return replace(known, backends=tuple(backends))
+
+
+def test_the_server_s_own_ladder_takes_the_place_of_the_usual_one() -> None:
+    """The second rung: it loses a five-hundredth, and its bytes cost less by more than that."""
+    plan = AutoPolicy().decide(with_ladder(SMALL))
+    assert (plan.quality, plan.max_side_px, plan.target_bytes) == (50, 640, 40_960)
+    assert "640 px q50" in plan.reason
+
+
+def test_a_link_that_could_not_carry_the_usual_pictures_carries_the_server_s_own() -> None:
+    slow = replace(GOOD, bits_per_s=3e6)
+    usual = AutoPolicy().decide(conditions(link=slow, device_s=None))
+    own = AutoPolicy().decide(with_ladder(SMALL, link=slow, device_s=None))
+    assert (usual.quality, usual.max_side_px) != (80, 1280)
+    assert in_time(usual) < 0.9 < in_time(own)
+
+
+def in_time(plan: Plan) -> float:
+    """The chance that an answer comes in time, as the plan's reason tells it."""
+    return int(plan.reason.partition("% in time")[0].rpartition(" ")[2]) / 100
+
+
+def test_states_of_two_ladders_do_not_stand_in_for_each_other() -> None:
+    policy = AutoPolicy(lookahead=Lookahead(solves_at_once=False))
+    known = conditions(interval_s=0.17)  # which no other test has solved
+    solve = policy.unsolved(known)
+    assert solve is not None
+    solve()
+    assert policy.decide(known).reason.startswith("auto: streaming 1280 px")
+    other = with_ladder(SMALL, interval_s=0.17)
+    assert "1280" not in policy.decide(other).reason

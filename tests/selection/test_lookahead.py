@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from hybrid_detect.selection.decision_process import QUEUE_S, STEP_S, Choice, DecisionState
 from hybrid_detect.selection.lookahead import Lookahead, _solved_states, best_choice
-from hybrid_detect.selection.utility import RUNGS, Utility
+from hybrid_detect.selection.rungs import RUNGS
+from hybrid_detect.selection.utility import Utility
 
 BITS = tuple(8 * 100e3 * rung.share for rung in RUNGS)
 COST = tuple(0.04 / 80e3 * bits / 8 for bits in BITS)
@@ -25,7 +26,7 @@ def state(**changed: Any) -> DecisionState:
         "deadline_s": 1.0,
         "frame_bits": BITS,
         "frame_cost": COST,
-        "remote_accuracy": 1.0,
+        "accuracies": tuple(rung.accuracy for rung in RUNGS),
         "device_s": 0.05,
         "device_accuracy": 0.8,
         "device_cost": 0.03,

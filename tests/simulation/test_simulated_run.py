@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.selection.utility import RUNGS, Rung
+from hybrid_detect.selection.rungs import RUNGS, Rung
 from hybrid_detect.simulation.environment import FRAMING_BITS, MAX_BITS, worth
 from hybrid_detect.simulation.simulated_run import compressed, slow_start_rounds
 

@@ -19,6 +19,7 @@ from hybrid_detect.destination import Destination
 from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.frames.frame import Frame, ImageLike, opens_at_once
 from hybrid_detect.frames.ownership import owned, takes_long
+from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Face, Plan, Timings
 
@@ -166,6 +167,11 @@ class Backend(ABC):
         next pair's height, in rising order.
         """
         return None
+
+    @property
+    def ladder(self) -> PictureLadder:
+        """The pictures that are worth sending to it."""
+        return USUAL_LADDER
 
     @property
     def destinations(self) -> tuple[Destination, ...]:

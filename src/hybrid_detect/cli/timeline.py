@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
 from hybrid_detect.cli.plotting import BLUE, GREY, GRID, INK, ORANGE, ticks, write
-from hybrid_detect.selection.utility import RUNGS
+from hybrid_detect.selection.rungs import RUNGS
 from hybrid_detect.simulation.environment import DEADLINE_S, GRID_PER_S, STALE_S
 from hybrid_detect.simulation.simulated_run import SimulatedResult
 

@@ -24,6 +24,9 @@ MAX_LEVELS = 16
 MAX_HEIGHTS = 64
 """Of levels and of recalls by face height; far above any real table."""
 
+MAX_RUNGS = 8
+"""Choosing takes time in proportion."""
+
 MAX_SIDE_PX = 65535
 """The largest side a JPEG can have."""
 
@@ -42,6 +45,10 @@ class ModelInfo:
     """The longer side of a picture, in pixels, beyond which the model gains next to nothing."""
     picture_bytes: int
     """The size of a compressed picture beyond which it gains next to nothing."""
+    rungs: tuple[tuple[int, int, float], ...] = ()
+    """Pictures that are worth sending, the best first: highest JPEG quality, longer side in pixels,
+    and what the model makes of it as a share of what it makes of the best picture. Measured; empty
+    if they were not."""
     recall: tuple[tuple[float, float], ...]
     """Face heights as shares of the picture's longer side, in rising order, and the share of the
     faces from that height to the next one that the model found when it was measured."""
@@ -54,6 +61,7 @@ class ModelInfo:
             "qualities": list(self.qualities),
             "side_px": self.side_px,
             "picture_bytes": self.picture_bytes,
+            "rungs": [list(rung) for rung in self.rungs],
             "recall": [list(pair) for pair in self.recall],
         }
 
@@ -92,6 +100,7 @@ class ModelInfo:
             picture_bytes=integer(
                 values.get("picture_bytes"), "picture_bytes", low=1, high=2**31 - 1
             ),
+            rungs=tuple(map(_rung, _list(values, "rungs", MAX_RUNGS))) if "rungs" in values else (),
             recall=_recall(_list(values, "recall", MAX_HEIGHTS)),
         )
 
@@ -108,6 +117,19 @@ def _recall(pairs: list[Any]) -> tuple[tuple[float, float], ...]:
     if any(low >= high for (low, _), (high, _) in pairwise(found)):
         fail("recall by rising face height", "heights in another order")
     return found
+
+
+def _rung(value: Any) -> tuple[int, int, float]:
+    if not isinstance(value, list) or len(value) != 3:
+        fail("a quality, a side and an accuracy", type(value).__name__)
+    accuracy = number(value[2], "rungs")
+    if not 0 <= accuracy <= 1:
+        fail("an accuracy from 0 to 1", "a number outside")
+    return (
+        integer(value[0], "rungs", low=1, high=100),
+        integer(value[1], "rungs", low=1, high=MAX_SIDE_PX),
+        accuracy,
+    )
 
 
 def _pair(value: Any) -> tuple[float, float]:

@@ -16,7 +16,6 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.conditions import (
     BackendConditions,
     Conditions,
@@ -25,10 +24,9 @@ from hybrid_detect.selection.conditions import (
 )
 from hybrid_detect.selection.lookahead import SOLVED_STATES, Choice, DecisionState, Lookahead
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
+from hybrid_detect.selection.rungs import PictureLadder, Rung
 from hybrid_detect.selection.utility import (
     FRAMING_BYTES,
-    RUNGS,
-    Rung,
     Utility,
     device_accuracy,
 )
@@ -172,7 +170,7 @@ class AutoPolicy:
         scene = conditions.scene
         probe = rung is None and link.probe_due and self._would_teach(conditions, remote, device)
         if probe:
-            rung = len(RUNGS) - 1
+            rung = len(remote.ladder.rungs) - 1
         elif rung is not None and scene and scene.device_look_due and self._is_ready(device):
             # Both look, and the device's answer is the frame's: it is likely to see as much.
             probe = with_device = True
@@ -194,7 +192,7 @@ class AutoPolicy:
                 target_bytes=self.target_bytes,
                 reason=f"auto: device, {_prediction(choice, link)}{sight}",
             )
-        step = RUNGS[rung]
+        step = remote.ladder.rungs[rung]
         others = tuple(backend.kind for backend in remotes[1:])
         spare = (BackendKind.DEVICE, *others) if device else others
         what = "probe" if probe else f"{step.max_side_px} px q{step.quality}"
@@ -212,7 +210,7 @@ class AutoPolicy:
             deadline_s=conditions.deadline_s,
             reserve_s=reserve_s,
             retries=0 if spare else RETRIES_ALONE,
-            target_bytes=self.target_bytes,
+            target_bytes=remote.ladder.bytes_within(self.target_bytes),
             quality=min(step.quality, self.quality),
             max_side_px=min(step.max_side_px, self.max_side_px or step.max_side_px),
             hedge=BackendKind.DEVICE if with_device else None,
@@ -239,7 +237,8 @@ class AutoPolicy:
         """
         if device is None or (conditions.scene and conditions.scene.server_look_due):
             return True
-        best = remote.accuracy - self._price_per_byte(conditions) * self.target_bytes
+        most_bytes = remote.ladder.bytes_within(self.target_bytes)
+        best = remote.accuracy - self._price_per_byte(conditions) * most_bytes
         late_s = max(_device_s(device) - self.utility.on_time_s, 0.0)
         worth = device_accuracy(device, conditions.scene) * math.exp(-late_s / self.utility.decay_s)
         return best > worth - device.cost * self._energy_factor(conditions) + LEAST_GAIN
@@ -275,6 +274,7 @@ class AutoPolicy:
             device_accuracy(device, conditions.scene) if device else 0.0,
             device.cost if device else 0.0,
             remote.accuracy,
+            remote.ladder,
             conditions.frame_side_px,
             conditions.metered,
             self._energy_factor(conditions),
@@ -301,11 +301,12 @@ class AutoPolicy:
         accuracy: float,
         cost: float,
         remote_accuracy: float,
+        ladder: PictureLadder,
         side_px: int | None,
         *_: object,
     ) -> DecisionState:
         """The state of which these are the steps; see `_state`."""
-        frame_bits = _frame_bits(side_px, self.target_bytes)
+        frame_bits = _frame_bits(ladder.rungs, side_px, ladder.bytes_within(self.target_bytes))
         price_per_bit = self._price_per_byte(conditions) / 8.0
         return DecisionState(
             bits_per_s=math.exp(bits * _LOG_BITS_STEP),
@@ -316,7 +317,7 @@ class AutoPolicy:
             deadline_s=deadline / 10,
             frame_bits=frame_bits,
             frame_cost=tuple(price_per_bit * bits for bits in frame_bits),
-            remote_accuracy=remote_accuracy,
+            accuracies=tuple(remote_accuracy * rung.accuracy for rung in ladder.rungs),
             device_s=math.inf if device is None else _seconds(device, _DEVICE_STEP),
             device_accuracy=accuracy,
             device_cost=cost * self._energy_factor(conditions),
@@ -343,19 +344,14 @@ def _usable(conditions: Conditions, kind: BackendKind) -> BackendConditions | No
 
 
 @lru_cache(maxsize=64)
-def _frame_bits(side_px: int | None, target_bytes: int) -> tuple[float, ...]:
+def _frame_bits(
+    rungs: tuple[Rung, ...], side_px: int | None, target_bytes: int
+) -> tuple[float, ...]:
     """Bits of a typical frame at each rung."""
     return tuple(
-        8.0 * (min(TYPICAL_FRAME_BYTES * _share(rung, side_px), target_bytes) + FRAMING_BYTES)
-        for rung in RUNGS
+        8.0 * (min(TYPICAL_FRAME_BYTES * rung.share_of(side_px), target_bytes) + FRAMING_BYTES)
+        for rung in rungs
     )
-
-
-def _share(rung: Rung, side_px: int | None) -> float:
-    """Weight of a frame at `rung` as a share of its weight at full size and quality 80."""
-    if side_px is None or side_px >= RUNGS[0].max_side_px:
-        return rung.share
-    return size_share(rung.quality, min(1.0, rung.max_side_px / side_px))
 
 
 def _device_s(device: BackendConditions) -> float:

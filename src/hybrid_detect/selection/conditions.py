@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
 from hybrid_detect.types import BackendKind, PowerConditions
 
 __all__ = [
@@ -81,6 +82,8 @@ class BackendConditions:
     device's counts while there is no `Conditions.scene`."""
     link: LinkConditions | None = None
     """The path to its host; `None` for the device, and where `Conditions.link` is the only one."""
+    ladder: PictureLadder = USUAL_LADDER
+    """The pictures that are worth sending there."""
     cost: float = 0.0
     """What a frame costs there besides bytes (energy, money), in answers: 0.03 means that
     33 frames cost as much as one perfect answer is worth."""

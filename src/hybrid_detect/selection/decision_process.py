@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.selection.utility import RUNGS, Utility
+from hybrid_detect.selection.utility import Utility
 
 __all__ = ["QUEUE_S", "STEP_S", "Choice", "DecisionProcess", "DecisionState"]
 
@@ -78,7 +78,8 @@ class DecisionState:
     """Bits of a frame at each rung."""
     frame_cost: tuple[float, ...]
     """Cost of those bits."""
-    remote_accuracy: float
+    accuracies: tuple[float, ...]
+    """What an answer in time is worth at each rung."""
     device_s: float
     """Median seconds of the device for a frame; infinite without a device."""
     device_accuracy: float
@@ -116,7 +117,6 @@ _LAST_QUEUE = len(_QUEUES) - 1
 # device if the answer is late.
 _NOTHING, _DEVICE_ALONE, _FIRST_RUNG, _HOWS = 0, 1, 2, 3
 _ALONE, _AT_ONCE, _IF_LATE = range(_HOWS)
-_ACTIONS = _FIRST_RUNG + _HOWS * len(RUNGS)
 
 # What was used last.
 _REMOTE, _ON_DEVICE = 0, 1
@@ -139,11 +139,13 @@ class DecisionProcess:
         worked = min(round(after_s / STEP_S), busy - 1) if self._has_device else 0
         self._worked = np.full(busy, worked, np.intp)
         self._can = self._busies <= 1e-9
-        shape = (_ACTIONS, 2, queues, busy)
+        self._rungs = len(state.frame_bits)
+        self._actions = _FIRST_RUNG + _HOWS * self._rungs
+        shape = (self._actions, 2, queues, busy)
         self._reward = np.full(shape, -1e9)  # of what cannot be done
         self._next = np.zeros(shape, np.intp)
-        self._on_time = np.zeros((_ACTIONS, queues), np.float32)
-        self._hedge_s = np.zeros((len(RUNGS), queues), np.float32)
+        self._on_time = np.zeros((self._actions, queues), np.float32)
+        self._hedge_s = np.zeros((self._rungs, queues), np.float32)
         # Once solved, kept flat: a frame's look-up reads as little memory as can be.
         self.best = self.best_answer = b""
         """The best action for each state, by last backend, queue and device busy; and the best one
@@ -181,7 +183,7 @@ class DecisionProcess:
         """Fill the tables."""
         self._add_nothing()
         self._add_device()
-        for rung in range(len(RUNGS)):
+        for rung in range(self._rungs):
             self._add_rung(rung)
         self._iterate()
 
@@ -211,7 +213,7 @@ class DecisionProcess:
         ).reshape(-1, 1)
         latency_s = unqueued_s + _QUEUES
         in_time = latency_s <= utility.on_time_s
-        accuracy = (1 - STALLS) * state.remote_accuracy * RUNGS[rung].accuracy
+        accuracy = (1 - STALLS) * state.accuracies[rung]
         worth = accuracy * utility.worth(latency_s, deadline_s=state.deadline_s)
         queue = _index(_QUEUES + bits / state.bits_per_s - state.interval_s, len(_QUEUES))
         first = _FIRST_RUNG + _HOWS * rung
@@ -272,8 +274,8 @@ class DecisionProcess:
 
     def _iterate(self) -> None:
         """Find the best actions: modified policy iteration (Puterman and Shin, 1978)."""
-        reward = self._reward.reshape(_ACTIONS, -1)
-        following = self._next.reshape(_ACTIONS, -1)
+        reward = self._reward.reshape(self._actions, -1)
+        following = self._next.reshape(self._actions, -1)
         states = np.arange(reward.shape[1])
         value = np.zeros(len(states))
         for _ in range(MAX_ROUNDS):

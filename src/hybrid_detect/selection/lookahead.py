@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 from hybrid_detect.selection.decision_process import Choice, DecisionProcess, DecisionState
 
@@ -58,6 +59,15 @@ class _SolvedStates:
 _solved_states = _SolvedStates()
 
 
+class _Kind(NamedTuple):
+    """What two states have in common of which one may stand in for the other."""
+
+    interval_s: float
+    deadline_s: float
+    accuracies: tuple[float, ...]
+    has_device: bool
+
+
 class Lookahead:
     """Chooses by solved states, and solves those that are not yet, now or later.
 
@@ -68,7 +78,7 @@ class Lookahead:
 
     def __init__(self, *, solves_at_once: bool = True) -> None:
         self.solves_at_once = solves_at_once
-        self._like: dict[tuple[float, float, bool], DecisionProcess] = {}
+        self._like: dict[_Kind, DecisionProcess] = {}
         self._solving: set[DecisionState] = set()
 
     def unsolved(self, state: DecisionState) -> Callable[[], None] | None:
@@ -90,10 +100,11 @@ class Lookahead:
         """The choice of the highest expected worth, this frame's and the following ones'.
 
         Returns:
-            The choice; by the last solved state of the same interval, deadline and devices if
-            this one is not solved yet; `None` if there is no such state either.
+            The choice; by the last solved state of the same interval, deadline, ladder and devices
+            if this one is not solved yet; `None` if there is no such state either.
         """
-        kind = (state.interval_s, state.deadline_s, math.isfinite(state.device_s))
+        has_device = math.isfinite(state.device_s)
+        kind = _Kind(state.interval_s, state.deadline_s, state.accuracies, has_device)
         process = _solved_states.find(state)
         if process is None and self.solves_at_once:
             process = _solved_states.solve(state)

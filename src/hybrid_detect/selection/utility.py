@@ -13,45 +13,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.compression.compressed_image import PRESETS
-from hybrid_detect.compression.size_law import size_share
 from hybrid_detect.selection.conditions import BackendConditions, SceneConditions
 
-__all__ = ["RUNGS", "Rung", "Utility", "device_accuracy"]
-
-
-FULL_SIDE_PX = 1280
-"""Longest side of the picture that the shares of the ladder compare with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One step of the ladder of qualities and sizes that a policy may ask a remote backend for."""
-
-    quality: int
-    """Highest JPEG quality, 1 to 95."""
-    max_side_px: int
-    """Longest side in pixels."""
-    accuracy: float
-    """What a perfect server makes of it, as a share of what it makes of the full picture."""
-
-    @property
-    def share(self) -> float:
-        """Bytes as a share of a 1280x720 JPEG of quality 80."""
-        return size_share(self.quality, self.max_side_px / FULL_SIDE_PX)
-
-
-RUNGS = (
-    Rung(PRESETS["high"].quality, FULL_SIDE_PX, 1.000),
-    Rung(PRESETS["low"].quality, FULL_SIDE_PX, 0.985),
-    Rung(PRESETS["low"].quality, 960, 0.960),
-    Rung(PRESETS["low"].quality, 640, 0.900),
-)
-"""From the preset for a good link to a quarter of the pixels of the one for a slow link.
-
-Accuracies: assumed, near what the F1 of the full-range model loses on group photos; see
-`docs/explanation/choosing.md`."""
-
+__all__ = ["Utility", "device_accuracy"]
 
 FRAMING_BYTES = 300
 """Headers of a message, TLS and TCP."""

@@ -337,6 +337,12 @@ _SCHEMAS: dict[str, Any] = {
                 "type": "integer",
                 "minimum": 1,
             },
+            "rungs": {
+                "description": "Pictures that are worth sending, the best first: highest JPEG "
+                "quality, longer side, and what the model makes of it as a share of the best.",
+                "type": "array",
+                "items": {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3},
+            },
             "recall": {
                 "description": "Face heights as shares of the picture's longer side, rising, and "
                 "the share of the faces from there on that is found.",

@@ -158,6 +158,7 @@ class ManagedBackend:
             unavailable_reason=unavailable_reason,
             latency_s=self._latency_s(),
             busy_s=self._busy_s(),
+            ladder=self._backend.ladder,
         )
 
     def _tell_change(self, unavailable_reason: str) -> None:

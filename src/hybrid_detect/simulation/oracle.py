@@ -13,7 +13,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.selection.utility import RUNGS
+from hybrid_detect.selection.rungs import RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     DECAY_S,

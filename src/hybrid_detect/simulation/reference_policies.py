@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.conditions import Conditions
-from hybrid_detect.selection.utility import RUNGS
+from hybrid_detect.selection.rungs import RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.compression.size_law import quality_within, size_share
-from hybrid_detect.selection.utility import FULL_SIDE_PX, RUNGS
+from hybrid_detect.selection.rungs import FULL_SIDE_PX, RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse, TellsModel
 from hybrid_detect.backends.remote.target_pool import TargetPool
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.errors import BackendError, BackendResponseError
+from hybrid_detect.exchange.model_info import ModelInfo
 
 __all__ = ["is_healthy", "require_one_healthy"]
 
@@ -19,6 +20,7 @@ async def is_healthy(
     exchange: Callable[[HttpRequest], Awaitable[HttpResponse]],
     *,
     judge: Callable[[BaseException], None],
+    learn: Callable[[Target, ModelInfo | None], None],
 ) -> bool:
     """Ask `target` for its health, with its credentials; False if its protocol has no such request.
 
@@ -26,6 +28,7 @@ async def is_healthy(
         target: The target.
         exchange: Sends a request and brings the response.
         judge: Told of a refusal before the credentials are renewed.
+        learn: Told what the answer says of the server's model.
 
     Raises:
         BackendError: If it refused, did not answer, or is another kind of server.
@@ -35,12 +38,15 @@ async def is_healthy(
     for is_renewed in (False, True):
         request = await target.addressed(health, now_s=time.time())
         try:
-            target.protocol.decode(await exchange(request), ())
+            response = await exchange(request)
+            target.protocol.decode(response, ())
         except BackendResponseError as error:
             judge(error)
             if is_renewed or not target.can_renew(error):
                 raise
         else:
+            if isinstance(target.protocol, TellsModel):
+                learn(target, target.protocol.model_info(response))
             break
     return True
 

@@ -14,6 +14,7 @@ from datetime import date
 
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import BackendError, ConfigurationError
+from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.types import QualityLevel
@@ -24,6 +25,7 @@ __all__ = [
     "HttpRequest",
     "HttpResponse",
     "Protocol",
+    "TellsModel",
 ]
 
 
@@ -139,6 +141,14 @@ class Capabilities:
     """Where these facts are from."""
     facts_as_of: date | None = None
     """When they were looked up."""
+
+
+@typing.runtime_checkable
+class TellsModel(typing.Protocol):
+    """A protocol whose answer to `Protocol.health` tells of the server's model."""
+
+    def model_info(self, response: HttpResponse) -> ModelInfo | None:
+        """What is told of the model; `None` if nothing usable."""
 
 
 class Protocol(typing.Protocol):

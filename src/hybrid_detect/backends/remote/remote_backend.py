@@ -32,6 +32,7 @@ from hybrid_detect.backends.remote.retries import RetryBudget, let_go
 from hybrid_detect.backends.remote.sending import Sender, Share
 from hybrid_detect.backends.remote.target_pool import TargetPool, TargetStatus
 from hybrid_detect.backends.remote.targets import Target
+from hybrid_detect.backends.remote.told_ladders import ToldLadders
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, quality_level
@@ -45,6 +46,7 @@ from hybrid_detect.errors import (
     Refusal,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.selection.rungs import PictureLadder
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import DetectionResult, Plan, QualityLevel, Timings
 
@@ -117,6 +119,7 @@ class RemoteBackend(Backend):
         """Whether a target has ever answered in its own protocol."""
         self._sender = Sender(self)
         self._batches: dict[int, Batches] = {}
+        self.told_ladders = ToldLadders(self.params.quality)
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -145,6 +148,11 @@ class RemoteBackend(Backend):
     def meter(self) -> LinkMeter:
         """What is known of the link to the host of the next frame."""
         return self.meters.of(self.host)
+
+    @property
+    def ladder(self) -> PictureLadder:
+        """The pictures that are worth sending to the target of the next frame."""
+        return self.told_ladders.of(self.pool.present)
 
     @property
     def most_pictures(self) -> int:
@@ -278,6 +286,7 @@ class RemoteBackend(Backend):
         if taken_bytes < plan.target_bytes:
             plan = replace(plan, target_bytes=taken_bytes)
         try:
+            plan = self.told_ladders.of(target).limited(plan)
             return picture_for(frame, plan, (target,), self._compressor)
         except MemoryError as exc:
             msg = f"there is not enough memory to compress {frame.width}x{frame.height} pixels"
@@ -355,7 +364,8 @@ class RemoteBackend(Backend):
 
         async def check(target: Target) -> bool:
             exchange = partial(self.exchange, deadline_s=deadline_s)
-            was_asked = await is_healthy(target, exchange, judge=self.judge)
+            learn = self.told_ladders.learn
+            was_asked = await is_healthy(target, exchange, judge=self.judge, learn=learn)
             self.has_answered |= was_asked
             return was_asked
 

@@ -22,7 +22,12 @@ from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.targets import Target
-from hybrid_detect.backends.remote.websocket_link import Pulse, link_error, open_link
+from hybrid_detect.backends.remote.websocket_link import (
+    Pulse,
+    link_error,
+    open_link,
+    told_model,
+)
 from hybrid_detect.config import Endpoint
 from hybrid_detect.errors import (
     BackendError,
@@ -303,7 +308,7 @@ class StreamingService(RemoteBackend):
         handshake = await self.targets[0].addressed(
             HttpRequest(method="GET", url=STREAM_PATH), now_s=time.time()
         )
-        return await open_link(
+        link, round_trip_s = await open_link(
             self._dialler,
             self._endpoint.websocket(STREAM_PATH),
             headers=handshake.headers,
@@ -311,6 +316,8 @@ class StreamingService(RemoteBackend):
             max_reply_bytes=MAX_REPLY_BYTES,
             max_replies=self._max_in_flight,  # more cannot be on their way
         )
+        self.told_ladders.learn(self.targets[0], told_model(link))
+        return link, round_trip_s
 
     async def _read(self, link: ClientConnection) -> None:
         async for message in link:

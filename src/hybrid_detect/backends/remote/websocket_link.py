@@ -24,13 +24,14 @@ from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.backends.remote.providers.custom import own_refusal
 from hybrid_detect.backends.remote.retry_after import retry_after_s
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ProtocolError
+from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER, ModelInfo
 from hybrid_detect.exchange.wire import SUBPROTOCOL
 
 if sys.platform == "linux":
     import fcntl
     import termios
 
-__all__ = ["Pulse", "link_error", "open_link"]
+__all__ = ["Pulse", "link_error", "open_link", "told_model"]
 
 CLOSE_TIMEOUT_S = 0.3
 """Seconds the closing handshake may take. websockets' default of 10 would stretch noticing a dead
@@ -118,6 +119,17 @@ async def open_link(
         msg = "the server opened a link, but does not speak this library's protocol on it"
         raise ProtocolError(msg)
     return link, opened_s - connected_s
+
+
+def told_model(link: ClientConnection) -> ModelInfo | None:
+    """What the handshake's answer told of the server's model; `None` if nothing usable."""
+    header = link.response.headers.get(MODEL_INFO_HEADER) if link.response else None
+    if header is None:
+        return None
+    try:
+        return ModelInfo.from_header(header)
+    except ProtocolError:
+        return None  # pictures go as usual
 
 
 class Pulse:

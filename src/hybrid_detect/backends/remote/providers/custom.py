@@ -33,6 +33,7 @@ from hybrid_detect.exchange.batch import (
     encode_batch,
 )
 from hybrid_detect.exchange.envelope import SEALED_CONTENT_TYPE
+from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DETECT_PATH,
@@ -140,6 +141,14 @@ class CustomProtocol:
             msg = f"expected {len(pictures)} replies in a batch, got {len(messages)}"
             raise ProtocolError(msg)
         return tuple(map(_reply, messages))
+
+    @staticmethod
+    def model_info(response: HttpResponse) -> ModelInfo | None:
+        """What the answer to `health` tells of the server's model; `None` if nothing usable."""
+        try:
+            return ModelInfo.from_values(json.loads(response.body)["model_info"])
+        except (ProtocolError, ValueError, KeyError, TypeError, RecursionError):
+            return None  # an older server does not tell, and pictures go as usual
 
     def health(self) -> HttpRequest:
         """``GET /v1/health``, which the server answers with the token checked."""
