@@ -66,7 +66,10 @@ async def watched(
         assert mending is not None
         await mending
 
-    config = ServiceConfig(endpoint=process.url, auth_token=TOKEN, deadline_s=DEADLINE_S)
+    # A close-up, of which the device finds as much: only its cost speaks for the server.
+    config = ServiceConfig(
+        endpoint=process.url, auth_token=TOKEN, deadline_s=DEADLINE_S, device_cost=0.9
+    )
     async with HybridDetectionService(config=config) as service:
         await service.wait_ready()
         async for result in service.start_detection(camera(), max_fps=FPS):
