@@ -95,6 +95,7 @@ if TYPE_CHECKING:
         Conditions,
         LinkConditions,
         NetworkClass,
+        SceneConditions,
     )
     from hybrid_detect.selection.escalation import CascadePolicy
     from hybrid_detect.selection.fixed import FixedPolicy
@@ -199,6 +200,7 @@ _HOMES = {
         "LinkConditions",
         "NetworkClass",
         "BackendConditions",
+        "SceneConditions",
     ),
     "privacy.consent": ("ConsentLedger",),
     "privacy.consent_record": ("ConsentRecord",),
@@ -334,6 +336,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "ResultReply",
     "Rung",
     "RUNGS",
+    "SceneConditions",
     "SecureImageTransmission",
     "SentRequest",
     "ServiceConfig",
