@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from hybrid_detect import ServiceConfig
+from hybrid_detect.backends.device import engine as engine_module
 from hybrid_detect.backends.device import model_choice
 from hybrid_detect.backends.device.engine import Engine
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
@@ -140,9 +142,13 @@ class Timed:
 
 
 def engine_of(**made: Timed) -> Engine:
+    return engine_from(lambda name, *_: made[name])
+
+
+def engine_from(make: Callable[..., Any]) -> Engine:
     return Engine(
         "full_range",
-        lambda name, *_: made[name],  # type: ignore[arg-type, return-value]
+        make,
         idle_s=None,
         guard=MemoryGuard(read=lambda: PLENTY),
         instead=["short_range"],
@@ -181,6 +187,45 @@ async def test_a_wrong_file_is_told_and_not_hidden_behind_another_model() -> Non
     engine = engine_of(full_range=Timed(0.0, forged), short_range=Timed(0.0, None))
     with pytest.raises(ModelIntegrityError, match="forged"):
         await engine.detect(FRAME, 0.0, when_done=lambda: None)
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_slow_model_is_used_where_no_quicker_one_is_to_be_had() -> None:
+    made: list[str] = []
+    gone = ModelError("none to be had", name="short_range")
+
+    def make(name: str, *_: Any) -> Any:
+        made.append(name)
+        return Timed(0.03, None if name == "full_range" else gone)
+
+    engine = engine_from(make)
+    for _ in range(2):
+        await engine.detect(FRAME, 0.0, when_done=lambda: None)
+    assert engine.model == "full_range"
+    assert made == ["full_range", "short_range", "full_range"]
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_models_that_could_not_be_had_are_tried_again_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that starts without a network does not stay with the lesser model for that."""
+    monkeypatch.setattr(engine_module, "LOAD_RETRY_S", -1.0)
+    offline = {"full_range", "short_range"}
+
+    def make(name: str, *_: Any) -> Any:
+        gone = ModelError(f"{name} is not to be had", name=name)
+        return Timed(0.005, gone if name in offline else None)
+
+    engine = engine_from(make)
+    with pytest.raises(ModelError, match="short_range is not"):
+        await engine.detect(FRAME, 0.0, when_done=lambda: None)
+    offline.clear()
+    engine._worker.detector.error = None  # type: ignore[attr-defined]
+    await engine.detect(FRAME, 0.0, when_done=lambda: None)
+    assert engine.model == "full_range"
     await engine.aclose()
 
 

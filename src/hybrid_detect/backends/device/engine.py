@@ -315,6 +315,8 @@ class Engine:
     def _load_detector(self) -> None:
         if self.is_loaded:
             return
+        failed: list[str] = []
+        slow: list[str] = []
         while True:
             detector = self._worker.detector
             if not detector.has_process:
@@ -323,15 +325,23 @@ class Engine:
                 detector.start()
             except ModelError as error:
                 # A wrong file that the user named is no reason to hide it behind another model.
-                if isinstance(error, ModelIntegrityError) or not self._take_another(str(error)):
+                if isinstance(error, ModelIntegrityError):
                     raise
-                continue
+                failed.append(self.model)
+                if self._take_another(str(error)):
+                    continue
+                if len(failed) > 1:  # What a network brings may be had later.
+                    self._instead = failed
+                    self._take_another("none is to be had, and the next load begins anew")
+                raise
             except BackendUnavailableError as error:
                 # A process that was killed, for example, is started again by the next frame.
                 self.is_loaded = error.retryable and detector.has_process
                 raise
-            if not self._instead or self._is_quick_enough(detector.look_s):
+            if set(self._instead) <= {*slow} or self._is_quick_enough(detector.look_s):
                 break
+            slow.append(self.model)
+            self._instead.append(self.model)  # If no quicker one is to be had.
             self._take_another(f"a look takes {detector.look_s * 1000:.0f} ms here")
         self._instead.clear()
         self.is_loaded = True
