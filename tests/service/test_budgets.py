@@ -139,7 +139,10 @@ async def test_frames_at_once_do_not_exceed_the_budget_together() -> None:
         ) as made:
             await made.wait_ready()
             await asyncio.gather(*(made.process_image(IMAGE) for _ in range(12)))
-            assert made.status().budgets[0].spent == 2
+            status = made.status()
+            assert status.budgets[0].spent == 2
+            (cloud,) = (each for each in status.backends if each.kind is CLOUD)
+            assert (cloud.breaker, cloud.failed) == ("closed", 0), "money says nothing about it"
     assert sum(len(event.requests) for event in events.frames) == 4
 
 

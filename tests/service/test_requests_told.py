@@ -227,6 +227,23 @@ async def test_a_backend_of_one_s_own_without_a_gate_is_told_by_its_outcome(
     assert all(request.backend == "cloud" for request in event.requests)
 
 
+async def test_a_backend_of_one_s_own_that_is_given_up_may_have_sent_its_frame() -> None:
+    cloud = FakeBackend("cloud")
+    events = Events()
+    async with HybridDetectionService(
+        backends=[cloud], policy=Fixed(backend=CLOUD), hooks=[events]
+    ) as service:
+        await service.wait_ready()
+        cloud.latency_s = 3600.0
+        look = asyncio.ensure_future(service.process_image(IMAGE))
+        await until(lambda: cloud.plans)
+        look.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await look
+    (event,) = events
+    assert [request.backend for request in event.requests] == ["cloud"]
+
+
 async def test_the_device_sends_nothing() -> None:
     (event,) = await events_of([FakeBackend("device")], Fixed(backend=DEVICE))
     assert event.requests == ()

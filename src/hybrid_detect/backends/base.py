@@ -83,7 +83,7 @@ class UploadGate:
             ``has_left`` that it is too late to refuse.
     """
 
-    __slots__ = ("_charge", "backend", "denied_reason", "destination", "requests")
+    __slots__ = ("_charge", "backend", "denied_reason", "destination", "refusal", "requests")
 
     def __init__(
         self,
@@ -97,6 +97,8 @@ class UploadGate:
         self.destination: Destination | None = None
         """Where the attempt under way sends the frame to; set by the backend before each."""
         self._charge = charge
+        self.refusal: BackendUnavailableError | None = None
+        """The last refusal: an error that says nothing about the backend or its target."""
         self.requests: list[SentRequest] = []
         """The requests that were handed over so far, in that order."""
 
@@ -112,7 +114,12 @@ class UploadGate:
             BackendUnavailableError: If it may not.
         """
         if reason := self.denied_reason(self.destination):
-            raise BackendUnavailableError(reason, backend=self.backend.value)
+            raise self.refuse(reason)
+
+    def refuse(self, reason: str) -> BackendUnavailableError:
+        """The error for a frame that may not leave, to be raised; remembered as `refusal`."""
+        self.refusal = BackendUnavailableError(reason, backend=self.backend.value)
+        return self.refusal
 
     def hand_over(self, request: SentRequest) -> int:
         """Record `request`, which the caller hands to a transport as soon as this returns.
@@ -132,7 +139,11 @@ class UploadGate:
 
     def _record(self, request: SentRequest, *, has_left: bool) -> int:
         if self._charge is not None:
-            request = self._charge(request, has_left=has_left)
+            try:
+                request = self._charge(request, has_left=has_left)
+            except BackendUnavailableError as error:
+                self.refusal = error
+                raise
         self.requests.append(request)
         return len(self.requests) - 1
 

@@ -247,6 +247,8 @@ class ManagedBackend:
         except SupersededError:
             raise  # says nothing about the backend
         except BackendError as error:
+            if error is gate.refusal:
+                raise  # nor does a frame that may not leave, or that there is no money for
             self._failed += 1
             if isinstance(error, BackendTimeoutError):
                 self._latency.observe_at_least(self._clock() - started_s, now_s=self._clock())
@@ -285,8 +287,13 @@ class ManagedBackend:
         request = SentRequest(at_s=time.time(), backend=self.kind.value, target=self.host)
         try:
             result = await self._backend.detect(frame, plan)
-        except (BackendTimeoutError, BackendResponseError, ProtocolError):
-            gate.record(request)
+        except (
+            asyncio.CancelledError,
+            BackendTimeoutError,
+            BackendResponseError,
+            ProtocolError,
+        ):
+            gate.record(request)  # it has left, or may well have
             raise
         request = replace(request, bytes_sent=result.bytes_sent)
         gate.answered(gate.record(request))

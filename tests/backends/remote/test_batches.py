@@ -344,6 +344,27 @@ async def test_a_budget_that_has_room_for_one_lets_one_leave() -> None:
     assert [len(gate.requests) for gate in gates] == [1, 0, 0], "each is charged once"
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_frames_that_may_not_leave_say_nothing_about_their_target(count: int) -> None:
+    server = Server()
+
+    def charge(request: SentRequest, *, has_left: bool) -> SentRequest:
+        if request.target == "one.example":
+            raise BackendUnavailableError("the budget is spent")
+        return request
+
+    targets = [Target(url="https://one.example"), Target(url="https://two.example", preference=1)]
+    async with cloud_of(server, targets=targets) as cloud:
+        for _ in range(3):
+            gates = [
+                UploadGate(BackendKind.CLOUD, lambda _: "", charge=charge) for _ in range(count)
+            ]
+            looks = (cloud.detect(frame(64 + 8 * n), plan(), gate=g) for n, g in enumerate(gates))
+            assert widths(await asyncio.gather(*looks)) == [64 + 8 * n for n in range(count)]
+        assert [status.failed for status in cloud.target_statuses()] == [0, 0]
+    assert sum(server.sizes) == 3 * count
+
+
 async def test_google_takes_them_together_and_tells_of_each() -> None:
     with GoogleServer(api_key="your-key") as google:
         google.picture_errors = {1: 3}
@@ -520,3 +541,17 @@ async def test_an_answer_of_another_number_of_replies_is_refused() -> None:
     async with cloud_of(Short()) as cloud:
         results = await look(cloud, 3)
     assert all(isinstance(result, ProtocolError) for result in results)
+
+
+async def test_closing_goes_on_where_a_frame_is_given_up_in_the_same_moment() -> None:
+    asked = Asked()
+    with asked.batches.preparing():
+        waiting = [asyncio.ensure_future(asked.ask()) for _ in range(2)]
+        await asyncio.sleep(0)
+        closing = asyncio.ensure_future(asked.batches.aclose())
+        waiting[0].cancel()  # its answer is cancelled at once, and it hears of that after closing
+        await closing
+    for look, error in zip(waiting, (asyncio.CancelledError, ClosedError), strict=True):
+        with pytest.raises(error):
+            await look
+    assert asked.sizes == []

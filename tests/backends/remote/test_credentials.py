@@ -29,6 +29,7 @@ from hybrid_detect.types import BackendKind, Plan
 
 from ...foreign_server import Request, foreign_server, json_answer
 from ...server.loopback import served
+from ...waiting import until
 
 REQUEST = HttpRequest(url="https://a.example/x", headers={"Accept": "y"})
 FRAME = Frame.of(np.zeros((48, 64, 3), np.uint8))
@@ -131,6 +132,8 @@ async def test_a_token_is_asked_for_again_shortly_before_it_ends(first: Any) -> 
     early_s = NOW_S + 3600 - REFRESH_BEFORE_S - 1
     assert (await sent(credentials))["Authorization"] == f"Bearer {text}"
     assert (await sent(credentials, early_s))["Authorization"] == f"Bearer {text}"
+    await sent(credentials, early_s + 2)
+    await until(lambda: credentials._token.current().value == "two")
     assert (await sent(credentials, early_s + 2))["Authorization"] == "Bearer two"
     assert giver.asked == 2
 
@@ -139,8 +142,62 @@ async def test_a_token_is_asked_for_again_shortly_before_it_ends(first: Any) -> 
 async def test_a_short_lived_token_is_used_for_nine_tenths_of_its_life() -> None:
     giver = Giver(AccessToken("one", NOW_S + 20), AccessToken("two", NOW_S + 3600))
     credentials = BearerToken(giver)
-    for at_s, token in ((0, "one"), (17.9, "one"), (18.1, "two")):
-        assert (await sent(credentials, NOW_S + at_s))["Authorization"] == f"Bearer {token}"
+    for at_s in (0, 17.9, 18.1):
+        assert (await sent(credentials, NOW_S + at_s))["Authorization"] == "Bearer one"
+    await until(lambda: credentials._token.current().value == "two")
+    assert giver.asked == 2
+
+
+@pytest.mark.anyio
+async def test_a_token_that_is_still_good_serves_while_a_new_one_is_fetched() -> None:
+    asked = 0
+    go = asyncio.Event()
+
+    async def give() -> AccessToken:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            await go.wait()
+        return AccessToken(f"token-{asked}", NOW_S + 3600 * asked)
+
+    credentials = BearerToken(give)
+    await sent(credentials)
+    due_s = NOW_S + 3600 - REFRESH_BEFORE_S
+    for _ in range(3):
+        assert (await sent(credentials, due_s))["Authorization"] == "Bearer token-1"
+    ended = asyncio.create_task(sent(credentials, NOW_S + 3600))
+    refusing = asyncio.create_task(sent(credentials, due_s))
+    await asyncio.sleep(0)
+    assert (await refusing)["Authorization"] == "Bearer token-1"
+    assert not ended.done(), "one that has ended is not sent"
+    go.set()
+    assert (await ended)["Authorization"] == "Bearer token-2"
+    assert asked == 2
+
+
+@pytest.mark.anyio
+async def test_a_refused_token_is_not_sent_again_however_long_it_should_last() -> None:
+    giver = Giver(AccessToken("one", NOW_S + 3600), RuntimeError(), "two")
+    credentials = BearerToken(giver)
+    await sent(credentials)
+    assert credentials.on_refused(refused(401))
+    with pytest.raises(BackendUnavailableError):
+        await sent(credentials)
+    assert (await sent(credentials))["Authorization"] == "Bearer two"
+
+
+@pytest.mark.anyio
+async def test_a_fetch_that_fails_costs_no_frame_while_the_token_is_good() -> None:
+    giver = Giver(AccessToken("one", NOW_S + 3600), RuntimeError("canary"), "two")
+    credentials = BearerToken(giver)
+    await sent(credentials)
+    due_s = NOW_S + 3600 - REFRESH_BEFORE_S
+    assert (await sent(credentials, due_s))["Authorization"] == "Bearer one"
+    await until(lambda: credentials._token._renewing is None)
+    assert (await sent(credentials, due_s + REASK_S / 2))["Authorization"] == "Bearer one"
+    assert giver.asked == 2, "once a second, not per frame"
+    await sent(credentials, due_s + REASK_S)
+    await until(lambda: credentials._token.current().value == "two")
 
 
 @pytest.mark.anyio

@@ -108,6 +108,21 @@ async def test_a_token_that_cannot_be_had_is_told_without_the_servers_words(
 
 
 @pytest.mark.anyio
+async def test_a_redirect_takes_no_token_to_another_host(auth: Any) -> None:
+    with TokenServer() as elsewhere, TokenServer() as server:
+        target = elsewhere.url.replace("127.0.0.1", "localhost")
+        server.fail_always(Failure(302, headers={"Location": f"{target}/token"}))
+        for method, body in (("GET", None), ("POST", b"assertion=canary")):
+            headers = {"Authorization": "Bearer canary"}
+            answer = google_credentials._send(f"{server.url}/token", method, body, headers)
+            assert answer.status == 302
+        with pytest.raises(BackendUnavailableError) as caught:
+            await GoogleCredentials(of_a_person(server)).prepare(now_s=NOW_S)
+    assert not elsewhere.requests
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.anyio
 async def test_a_service_account_signs_its_token_and_asks_no_server(auth: Any) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa

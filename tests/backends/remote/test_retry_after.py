@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import email.utils
 import math
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.backends.remote.retry_after import duration_s, retry_after_s
+from hybrid_detect.backends.remote.retry_after import date_s, duration_s, retry_after_s
 
 NOW_S = 1_795_000_000.0
 
@@ -43,6 +44,26 @@ SECONDS = st.floats(0, 1e6)
 )
 def test_each_form_is_read(headers: dict[str, str], expected: float | None) -> None:
     assert retry_after_s(headers, now_s=NOW_S) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sun, 06 Nov 1994 08:49:37 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+    ],
+)
+def test_each_form_of_a_date_is_utc_wherever_the_device_is(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert date_s(text) == 784_111_777.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_a_date_counts_from_the_servers_own_clock() -> None:

@@ -75,4 +75,7 @@ class AwsCredentials:
             # What lies between, the upload, is seconds; AWS allows for five minutes.
             self._ahead_s = error.server_time_s - self._signed_at_s
             return True
+        if error.refusal is Refusal.FORBIDDEN:
+            # Not sent again with the same keys; they may have been replaced by the next time.
+            self._keys.forget()
         return error.refusal is Refusal.UNAUTHENTICATED and self._keys.forget()

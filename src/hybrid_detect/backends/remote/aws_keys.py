@@ -9,6 +9,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shlex
 import typing
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -82,13 +83,13 @@ def keys_found(profile: str | None = None, *, environ: Mapping[str, str] | None 
         return _from_environment(environ)
     name = profile or environ.get("AWS_PROFILE") or "default"
     looked_at = []
-    for variable, usual, prefix in (
-        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", ""),
-        ("AWS_CONFIG_FILE", "~/.aws/config", "profile "),
+    for variable, usual, profile_of in (
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", str.strip),
+        ("AWS_CONFIG_FILE", "~/.aws/config", _profile_of),
     ):
         path = Path(environ.get(variable) or usual).expanduser()
         looked_at.append(str(path))
-        settings = _settings(path, name if name == "default" else prefix + name)
+        settings = _settings(path, name, profile_of)
         if settings.get("aws_access_key_id"):
             return _keys(
                 settings.get("aws_access_key_id"),
@@ -138,18 +139,34 @@ def _keys(
         raise BackendUnavailableError(msg) from None
 
 
-def _settings(path: Path, section: str) -> Mapping[str, str]:
-    """What stands in a section of a file; nothing if there is no such file or section."""
+def _profile_of(section: str) -> str:
+    """The profile that a section of the config file is of; empty if it is of something else.
+
+    ``[profile work]``, ``[profile "at work"]`` and ``[default]``. Source: botocore 1.44,
+    `configloader.py`.
+    """
+    try:
+        words = shlex.split(section)
+    except ValueError:
+        return ""
+    if words == ["default"]:
+        return "default"
+    return words[1] if len(words) == 2 and words[0] == "profile" else ""
+
+
+def _settings(path: Path, profile: str, profile_of: Callable[[str], str]) -> Mapping[str, str]:
+    """What a file says of a profile; nothing if there is no such file or section."""
     parser = configparser.RawConfigParser(default_section="")
     try:
-        parser.read_string(path.read_text(encoding="utf-8"))
+        parser.read_string(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, configparser.Error) as exc:
         # The parser's message repeats the lines that it cannot read.
         msg = f"AWS keys: {path} cannot be read ({type(exc).__name__})"
         raise BackendUnavailableError(msg) from None
-    return dict(parser[section]) if parser.has_section(section) else {}
+    sections = [each for each in parser.sections() if profile_of(each) == profile]
+    return {name: value for each in sections for name, value in parser[each].items()}
 
 
 def _time_s(text: str) -> float | None:

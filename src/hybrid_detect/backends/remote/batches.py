@@ -193,7 +193,7 @@ class Batches:
         """Give up what is under way; the frames fail as closed."""
         waiting, self._waiting = self._waiting, []
         for each in waiting:
-            each.answer.set_exception(_closed())
+            _tell(each, _closed())
         self._decide()  # ends the timer
         tasks = list(self._requests)
         for task in tasks:
@@ -209,13 +209,13 @@ def _left_s(waiting: Sequence[_Waiting]) -> float:
     return min(each.share.job.ends_s for each in waiting) - time.monotonic()
 
 
-def _tell(waiting: _Waiting, answer: Answer | BackendError) -> None:
+def _tell(waiting: _Waiting, answer: Answer | BackendError | ClosedError) -> None:
     if waiting.answer.done():
         return  # its frame was given up
-    if isinstance(answer, BackendError):
-        waiting.answer.set_exception(answer)
-    else:
+    if isinstance(answer, Answer):
         waiting.answer.set_result(answer)
+    else:
+        waiting.answer.set_exception(answer)
 
 
 def _only(answers: list[Answer | BackendError]) -> Answer:

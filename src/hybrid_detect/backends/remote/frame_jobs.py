@@ -10,7 +10,6 @@ from hybrid_detect.backends.remote.pictures import PictureLimits
 from hybrid_detect.backends.remote.protocol import Capabilities
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.types import Plan
@@ -75,7 +74,7 @@ class FrameJob:
             if (reason := self.gate.denied_reason(target.destination))
         }
         if len(reasons) == len(all_of):
-            raise BackendUnavailableError(reasons[0], backend=self.gate.backend.value)
+            raise self.gate.refuse(reasons[0])
         return tuple(all_of[index] for index in reasons)
 
     def require_open(self, target: Target) -> None:

@@ -27,6 +27,9 @@ SCOPE = "https://www.googleapis.com/auth/cloud-vision"
 REQUEST_S = 10.0
 """The most that one request for a token may take."""
 
+MAX_ANSWER_BYTES = 1024 * 1024
+"""An answer with a token has some 2 KB."""
+
 
 class GoogleCredentials:
     """Tokens of a service account, a user or a workload, as google-auth finds or is given them.
@@ -150,17 +153,32 @@ def _send(
     timeout: float | None = REQUEST_S,
     **_: Any,
 ) -> _Response:
-    """As `google.auth.transport.Request`, over the standard library."""
+    """As `google.auth.transport.Request`, over the standard library.
+
+    Redirects are not followed: what the request carries, a token or what one is made from, is for
+    the address that it was given for.
+    """
     # Addresses are google-auth's own, or stand in the credentials that the user gave.
     request = urllib.request.Request(  # noqa: S310
         url, data=body, method=method, headers=dict(headers or {})
     )
     try:
-        with urllib.request.urlopen(request, timeout=timeout or REQUEST_S) as answer:  # noqa: S310
-            return _Response(answer.status, dict(answer.headers), answer.read())
+        with _opener().open(request, timeout=timeout or REQUEST_S) as answer:
+            return _Response(answer.status, dict(answer.headers), answer.read(MAX_ANSWER_BYTES))
     except urllib.error.HTTPError as answer:
         with answer:
-            return _Response(answer.code, dict(answer.headers), answer.read())
+            return _Response(answer.code, dict(answer.headers), answer.read(MAX_ANSWER_BYTES))
     except OSError as exc:
         transport_error = import_module("google.auth.exceptions").TransportError
         raise transport_error(type(exc).__name__) from None
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirect an error: the handler of the standard library carries headers along."""
+
+    def redirect_request(self, *_args: Any, **_options: Any) -> None:
+        return None
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoRedirects)

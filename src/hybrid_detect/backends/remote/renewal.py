@@ -24,7 +24,8 @@ REFRESH_BEFORE_S = 30.0
 slow answer fit into; a short-lived one when a tenth of its life is left."""
 
 REASK_S = 1.0
-"""A function that gives secrets which have ended already is asked once a second, not per frame."""
+"""A function that gives secrets which have ended already, or none while the last one is good, is
+asked once a second, not per frame."""
 
 FETCH_S = 30.0
 """A function that has not answered by then counts as failed, and the next frame asks again. Longer
@@ -58,11 +59,15 @@ class Renewed(Generic[T]):
         self._ends_at_s = ends_at_s
         self._source: Callable[[], Any] | None = given if callable(given) else None
         self._value: T | None = None if callable(given) else read(given)
+        self._is_refused = False
         self._ask_at_s = -math.inf
-        self._fetching: asyncio.Task[T] | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     async def prepare(self, *, now_s: float) -> None:
         """Ask the function, if there is one and it is time to.
+
+        A secret that is still good serves the frames meanwhile: they wait for a new one only where
+        the old one has ended, or was refused.
 
         Args:
             now_s: Seconds since 1970.
@@ -72,18 +77,32 @@ class Renewed(Generic[T]):
         """
         if self._source is None or (self._value is not None and now_s < self._ask_at_s):
             return
-        if self._fetching is None:
+        if self._renewing is None:
             # One question serves all frames that wait, and outlives those that give up.
-            self._fetching = asyncio.create_task(self._fetch(self._source))
-            self._fetching.add_done_callback(_see)
-        fetching = self._fetching
+            self._renewing = asyncio.create_task(self._renew(self._source, now_s))
+            self._renewing.add_done_callback(_see)
+        if not self._is_good(now_s):
+            await asyncio.shield(self._renewing)
+
+    def _is_good(self, now_s: float) -> bool:
+        """Whether the present secret can be sent, as far as is known."""
+        if self._value is None or self._is_refused:
+            return False
+        ends_at_s = self._ends_at_s(self._value)
+        return ends_at_s is None or now_s < ends_at_s
+
+    async def _renew(self, source: Callable[[], T | Awaitable[T]], now_s: float) -> None:
         try:
-            value = await asyncio.shield(fetching)
+            self._value = value = await self._fetch(source)
+        except BackendUnavailableError:
+            if self._is_good(now_s):
+                self._ask_at_s = now_s + REASK_S
+            raise
+        else:
+            self._is_refused = False
+            self._ask_at_s = _ask_at_s(self._ends_at_s(value), now_s=now_s)
         finally:
-            if fetching.done() and self._fetching is fetching:
-                self._fetching = None
-        self._value = value
-        self._ask_at_s = _ask_at_s(self._ends_at_s(value), now_s=now_s)
+            self._renewing = None
 
     async def _fetch(self, source: Callable[[], T | Awaitable[T]]) -> T:
         try:
@@ -114,6 +133,7 @@ class Renewed(Generic[T]):
         """Ask the function again before the next request; False if there is none."""
         if self._source is None:
             return False
+        self._is_refused = True
         self._ask_at_s = -math.inf
         return True
 

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC
 
 __all__ = ["date_s", "duration_s", "retry_after_s"]
 
@@ -62,8 +63,12 @@ def _number(text: str) -> float | None:
 
 
 def date_s(text: str) -> float | None:
-    """Seconds since 1970 of an HTTP date (RFC 9110, 5.6.7); `None` if it is none."""
+    """Seconds since 1970 of an HTTP date (RFC 9110, 5.6.7); `None` if it is none.
+
+    In the form of asctime, which names no time zone, it is UTC like the others.
+    """
     try:
-        return email.utils.parsedate_to_datetime(text).timestamp()
+        moment = email.utils.parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError, TypeError):
         return None

@@ -194,7 +194,7 @@ class Sender:
             if len(shares) == 1 and isinstance(replies[0], BackendError):
                 raise replies[0]
         except BaseException as error:
-            self._on_error(error, target, upload, ends_s=ends_s, is_shared=len(shares) > 1)
+            self._on_error(error, target, upload, shares, ends_s=ends_s)
             raise
         backend.has_answered = True
         results = [reply for reply in replies if isinstance(reply, ResultReply)]
@@ -222,12 +222,16 @@ class Sender:
         error: BaseException,
         target: Target,
         upload: Upload | None,
+        shares: Sequence[Share],
         *,
         ends_s: float,
-        is_shared: bool,
     ) -> None:
         """Learn from an attempt that brought no reply."""
         pool = self._backend.pool
+        is_shared = len(shares) > 1
+        is_withheld = isinstance(error, ShareRefusedError) or any(
+            share.gate is not None and share.gate.refusal is error for share in shares
+        )
         if upload is not None:
             if isinstance(error, asyncio.CancelledError | BackendTimeoutError):
                 upload.given_up(still_comes=self._backend.answers_late)
@@ -235,8 +239,8 @@ class Sender:
                 upload.failed()
         if isinstance(error, asyncio.CancelledError) and time.monotonic() >= ends_s:
             pool.failed(target, BackendTimeoutError())
-        elif isinstance(error, ShareRefusedError) or (is_shared and is_about_sharing(error)):
-            pool.left(target)  # each picture alone will tell
+        elif is_withheld or (is_shared and is_about_sharing(error)):
+            pool.left(target)  # not the target's doing; or each picture alone will tell
         elif isinstance(error, BackendError):
             self._backend.judge(error)
             pool.failed(target, error)

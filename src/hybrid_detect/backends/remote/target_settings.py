@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from hybrid_detect.backends.remote.provider_access import credentials_for, protocol_for
 from hybrid_detect.backends.remote.targets import Target
@@ -74,6 +75,7 @@ def target_of(settings: Mapping[str, Any] | Target) -> Target:
         credentials=values.pop("credentials", None),
     )
     values["region"] = _region(values.get("region", ""), getattr(protocol, "region", ""))
+    _require_same_region(endpoint, getattr(protocol, "region", ""))
     files = {name: values.pop(name, None) for name in ("ca_file", "client_cert", "client_key")}
     return Target(
         url=endpoint,
@@ -90,3 +92,18 @@ def _region(stated: str, own: str) -> str:
         msg = f"region: {stated!r} is stated, and the provider is asked in {own!r}"
         raise ConfigurationError(msg)
     return own or stated
+
+
+_HOSTS_WITH_REGION = (".amazonaws.com", ".api.aws")
+"""Hosts of AWS, one part of whose name is their region."""
+
+
+def _require_same_region(endpoint: str, region: str) -> None:
+    """Refuse an address of AWS in another region: it says no once it has the picture."""
+    try:
+        host = (urlsplit(endpoint).hostname or "").rstrip(".")
+    except ValueError:
+        return  # the target tells what is wrong with it
+    if region and host.endswith(_HOSTS_WITH_REGION) and region not in host.split("."):
+        msg = f"endpoint: {host} is not in the region {region!r}, for which requests are signed"
+        raise ConfigurationError(msg)

@@ -303,3 +303,25 @@ async def test_without_keys_the_error_says_where_they_were_looked_for(
             with pytest.raises(BackendUnavailableError, match="no profile 'default'"):
                 await look(service)
     assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_right"),
+    [
+        ("https://rekognition.eu-west-1.amazonaws.com", True),
+        ("https://rekognition-fips.eu-west-1.api.aws", True),
+        ("https://vpce-1.rekognition.eu-west-1.vpce.amazonaws.com", True),
+        ("https://gateway.example.com", True),
+        ("https://rekognition.us-east-1.amazonaws.com", False),
+        ("https://rekognition.us-east-1.api.aws", False),
+    ],
+)
+def test_an_address_in_another_region_is_refused_before_it_gets_a_picture(
+    endpoint: str, is_right: bool
+) -> None:
+    settings = {"provider": "aws", "region": "eu-west-1", "credentials": KEYS}
+    if is_right:
+        assert target_of(settings | {"endpoint": endpoint}).region == "eu-west-1"
+        return
+    with pytest.raises(ConfigurationError, match="not in the region 'eu-west-1'"):
+        target_of(settings | {"endpoint": endpoint})

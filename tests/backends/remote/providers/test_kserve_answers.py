@@ -112,6 +112,8 @@ def test_a_wrong_unit_is_noticed() -> None:
         [output("boxes", [1, 2, 3, 4]), output("scores", [0.5, 0.5])],
         [output("boxes", [1, 2, 30, 40], shape=[2, 4]), output("scores", [0.5])],
         [output("boxes", [1, 2, 30, 40], shape=[-1]), output("scores", [0.5])],
+        [output("boxes", [1, 2, 30, 40], shape=[160_000] * 900), output("scores", [0.5])],
+        [output("boxes", [1, 2, 30, 40], shape=[1] * 8 + [4]), output("scores", [0.5])],
         [{"name": "boxes", "datatype": "FP32", "shape": "4"}, output("scores", [0.5])],
         [output("boxes", ["a", "b", "c", "d"]), output("scores", [0.5])],
         [output("boxes", [1, 2, 30, 40]), output("scores", [7])],
@@ -124,7 +126,7 @@ def test_outputs_that_are_no_faces_are_told(outputs: Any) -> None:
         faces(json_response({"outputs": outputs}))
 
 
-@pytest.mark.parametrize("length", ["-1", "999999", "x", "", "²"])
+@pytest.mark.parametrize("length", ["-1", "999999", "x", "", "²", "9" * 5000])
 def test_a_length_beyond_the_answer_is_told(length: str) -> None:
     told = binary(("boxes", "FP32", [1, 4], bytes(16)))
     with pytest.raises(ProtocolError):

@@ -44,6 +44,12 @@ _TYPES = {
 _MAX_ITEMS = 160_000
 """Numbers in one output, rows of zeros included: fifteen for each face, in a batch of pictures."""
 
+_MAX_RANK = 8
+"""Dimensions of an output: a batch, its faces, points and coordinates are four."""
+
+_MAX_DIGITS = 18
+"""Of a length in bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -146,7 +152,9 @@ def unpacked(response: HttpResponse) -> dict[str, NDArray[np.float64]]:
     told = response.headers.get(HEADER_LENGTH.lower())
     head, raw = response.body, b""
     if told is not None:
-        if not (told.isascii() and told.isdigit()) or int(told) > len(response.body):
+        # Of more digits than a length has, Python's `int` makes an error of its own.
+        is_length = told.isascii() and told.isdigit() and len(told) <= _MAX_DIGITS
+        if not is_length or int(told) > len(response.body):
             msg = f"expected a length within the answer in {HEADER_LENGTH}, got another"
             raise ProtocolError(msg)
         head, raw = response.body[: int(told)], response.body[int(told) :]
@@ -187,7 +195,7 @@ def _numbers(data: Any, name: str) -> NDArray[np.float64]:
     flat: list[float] = []
 
     def walk(value: Any, depth: int) -> None:
-        if isinstance(value, list) and depth < 8:
+        if isinstance(value, list) and depth < _MAX_RANK:
             for each in value:
                 walk(each, depth + 1)
         elif value is None:
@@ -210,8 +218,9 @@ def _counted(
 ) -> NDArray[np.float64]:
     """`numbers`, if there are as many as the output's shape says."""
     shape = items_of(output.get("shape"), "shape")
-    if not all(isinstance(side, int) and 0 <= side <= _MAX_ITEMS for side in shape):
-        msg = f"expected a shape of whole numbers for {name!r}, got another"
+    is_shape = all(isinstance(side, int) and 0 <= side <= _MAX_ITEMS for side in shape)
+    if not is_shape or len(shape) > _MAX_RANK:
+        msg = f"expected a shape of at most {_MAX_RANK} whole numbers for {name!r}, got another"
         raise ProtocolError(msg)
     if math.prod(shape) != len(numbers):
         msg = f"expected {math.prod(shape)} numbers in {name!r} by its shape, got {len(numbers)}"
