@@ -16,6 +16,7 @@ from PIL import Image
 
 from hybrid_detect.backends.device.models import MODELS, find_model
 from hybrid_detect.backends.device.system_libraries import SystemLibrary
+from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
 from hybrid_detect.cli import doctor, main
 from hybrid_detect.cli.doctor import PARTS
 from hybrid_detect.cli.exit_codes import ExitCode
@@ -533,6 +534,18 @@ def test_doctor_tells_what_is_there_and_what_would_be_done(
     for word in ("python", "httpx", "mediapipe", "short_range", "MiB", "endpoint: none", "usable"):
         assert word in out
     assert "the next picture: auto: streaming" in out
+    assert "trains on them" not in out
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_doctor_tells_what_every_provider_says_when_it_is_asked_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--providers"]) == 0
+    out = capsys.readouterr().out
+    told = [name for name in PROVIDERS if capabilities_of(name).facts_as_of is not None]
+    assert [line for line in out.splitlines() if line in PROVIDERS] == told
+    assert out.count("trains on them: ") == len(told)
 
 
 def test_doctor_names_the_targets_and_those_that_are_never_asked(
@@ -549,6 +562,7 @@ def test_doctor_names_the_targets_and_those_that_are_never_asked(
     out = capsys.readouterr().out
     assert "target: near (custom_backend, eu-west-1)\n" in out
     assert "target: far (custom_backend, us-east-1): never asked" in out
+    assert [line for line in out.splitlines() if line in PROVIDERS] == ["custom_backend"]
     main(["doctor", "--json"])
     found = json.loads(capsys.readouterr().out)["targets"]
     assert [(each["name"], bool(each["denied_reason"])) for each in found] == [

@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -69,6 +69,11 @@ def add_parser(commands: Any) -> None:
     )
     add_service_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--providers",
+        action="store_true",
+        help="print what every provider keeps and trains on, not those in use alone",
+    )
     parser.set_defaults(run=run)
 
 
@@ -79,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_findings(config, status), indent=2))
     else:
-        _print_findings(config, status)
+        _print_findings(config, status, every_provider=arguments.providers)
     return ExitCode.DONE if status.plan.backend is not None else ExitCode.FAILED
 
 
@@ -130,7 +135,7 @@ def _targets(status: ServiceStatus) -> list[TargetStatus]:
     return [target for cloud in clouds for target in cloud.targets]
 
 
-def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
+def _print_findings(config: ServiceConfig, status: ServiceStatus, *, every_provider: bool) -> None:
     """What decides comes first; what is merely good to know comes last."""
     print(f"the next picture: {status.plan.reason}\n")
     rows = [
@@ -153,8 +158,11 @@ def _print_findings(config: ServiceConfig, status: ServiceStatus) -> None:
     print(table(("model", "bytes", "where"), _models(config)))
     print()
     print(table(("installed", "version", ""), _installed()))
-    print("\nwhat providers say about the pictures they are sent:")
-    print("\n".join(_facts_told()))
+    used = {target.provider for target in _targets(status)}
+    told = list(_facts_told(PROVIDERS if every_provider else used))
+    if told:
+        print("\nwhat providers say about the pictures they are sent:")
+        print("\n".join(told))
 
 
 def _installed() -> Iterator[tuple[str, str, str]]:
@@ -245,9 +253,11 @@ def _provider_facts() -> Iterator[tuple[str, dict[str, Any]]]:
             )
 
 
-def _facts_told() -> Iterator[str]:
+def _facts_told(names: Container[str]) -> Iterator[str]:
     trains = {True: "yes, unless opted out", False: "no", None: "unknown"}
     for name, facts in _provider_facts():
+        if name not in names:
+            continue
         yield name
         yield f"  keeps them: {facts['retention']}"
         yield f"  trains on them: {trains[facts['trains_on_data']]}"
