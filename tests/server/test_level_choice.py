@@ -87,6 +87,14 @@ def opened(clock: FakeClock, *, places: int = 1, waiting: int = 32) -> Admission
     return admission
 
 
+def test_until_a_level_was_used_its_time_is_the_guess() -> None:
+    admission = opened(FakeClock())
+    assert {level: time.mean_s for level, time in admission.times.items()} == TIMES_S
+    admission.times[HIGH].observe(0.3)
+    admission.offer(TIMES_S)
+    assert admission.times[HIGH].mean_s == 0.3, "what was measured is kept"
+
+
 async def look(
     admission: Admission, clock: FakeClock, takes_s: float | None = None, **options: Any
 ) -> QualityLevel:
@@ -125,6 +133,50 @@ async def test_the_level_is_chosen_when_the_turn_comes() -> None:
     await first.__aexit__(None, None, None)
     await task
     assert levels == [FAST]
+
+
+async def test_turned_looks_leave_the_others_their_time() -> None:
+    """A picture that may be looked at four times must not break the promise to one that waits."""
+    clock = FakeClock()
+    admission = opened(clock)
+    async with admission.place(asked=HIGH) as blocking:
+        # Four looks take 0.208 s, and the nine others 0.054 s at the quickest level.
+        turned = admission.place(0.3, asked=HIGH)
+        entering = asyncio.create_task(turned.__aenter__())
+        await settle()
+        others = [
+            asyncio.create_task(look(admission, clock, deadline_s=0.3, asked=FAST))
+            for _ in range(9)
+        ]
+        await settle()
+        clock.advance(TIMES_S[HIGH])
+        assert (admission.waiting, blocking.looks) == (10, 1)
+    first = await entering
+    assert not admission.may_look_again(first, 4), "the last one would be late"
+    assert admission.may_look_again(first, 2)
+    assert not admission.may_look_again(first, 40), "it would be late itself"
+    await turned.__aexit__(None, None, None)
+    assert await asyncio.gather(*others) == [FAST] * 9
+
+
+async def test_one_that_comes_during_turned_looks_is_refused_if_they_make_it_late() -> None:
+    clock = FakeClock()
+    admission = opened(clock)
+    async with admission.place(asked=HIGH) as place:
+        assert admission.may_look_again(place, 4)
+        with pytest.raises(OverloadedError):
+            await look(admission, clock, deadline_s=0.15)
+
+
+@pytest.mark.parametrize(("took_s", "mean_s"), [(0.2, 0.052), (0.052, 0.052), (0.8, 0.2)])
+async def test_turned_looks_do_not_make_a_level_look_slow(took_s: float, mean_s: float) -> None:
+    clock = FakeClock()
+    admission = opened(clock)
+    for _ in range(30):
+        async with admission.place(asked=HIGH) as place:
+            admission.may_look_again(place, 4)
+            clock.advance(took_s)
+    assert admission.times[HIGH].mean_s == pytest.approx(mean_s)
 
 
 async def settle() -> None:

@@ -71,7 +71,8 @@ class ServiceTime:
     def __init__(self, guess_s: float = 0.0) -> None:
         self.guess_s = self.mean_s = guess_s
         self._deviation_s = 0.0
-        self._is_known = False
+        self.is_known = False
+        """Whether a look was measured."""
 
     @property
     def safe_s(self) -> float:
@@ -80,8 +81,8 @@ class ServiceTime:
 
     def observe(self, seconds: float) -> None:
         """Take one look into account."""
-        if not self._is_known:
-            self._is_known = True
+        if not self.is_known:
+            self.is_known = True
             self.mean_s, self._deviation_s = seconds, seconds / 2
             return
         error_s = abs(seconds - self.mean_s)
@@ -102,6 +103,8 @@ class Look:
     """The level to look at, once it has begun."""
     came_s: float
     began_s: float = 0.0
+    looks: int = 1
+    """Looks that it may turn into: see `Admission.may_look_again`."""
 
     @property
     def queue_s(self) -> float:
@@ -149,7 +152,21 @@ class Admission:
         """
         self._levels = ranked(tuple(guesses_s))
         for level, guess_s in guesses_s.items():
-            self.times.setdefault(level, ServiceTime(guess_s))
+            if level not in self.times or not self.times[level].is_known:
+                self.times[level] = ServiceTime(guess_s)
+
+    def may_look_again(self, look: Look, looks: int) -> bool:
+        """Whether one that has just begun may become `looks` looks; it counts as those then.
+
+        Only if it ends in time, and leaves those their time who were promised a turn.
+        """
+        if looks * self.times[look.level].mean_s > look.ends_s - look.began_s:
+            return False
+        look.looks = looks
+        if self._can_all_end():
+            return True
+        look.looks = 1
+        return False
 
     def close(self) -> None:
         """Refuse what waits, and what comes from now on. Looks under way go on."""
@@ -218,7 +235,9 @@ class Admission:
     def _observe(self, look: Look) -> None:
         now_s = self._clock()
         if (time := self.times.get(look.level)) is not None:
-            time.observe(now_s - look.began_s)
+            took_s = now_s - look.began_s
+            # How many there were is not told. The time of one that is nearest to what is known:
+            time.observe(min(max(time.mean_s, took_s / look.looks), took_s))
             self._last_s[look.level] = now_s
 
     def _can_all_end(self, first: QualityLevel | None = None) -> bool:
@@ -229,7 +248,10 @@ class Admission:
         """
         now_s = self._clock()
         mean_s, margin_s = self._quickest.mean_s, self._quickest.safe_s - self._quickest.mean_s
-        ends = [max(look.began_s + self.times[look.level].mean_s, now_s) for look in self._running]
+        ends = [
+            max(look.began_s + look.looks * self.times[look.level].mean_s, now_s)
+            for look in self._running
+        ]
         if first is not None:
             ends.append(now_s + self.times[first].mean_s)
         ends += [now_s] * (self._places - len(ends))

@@ -305,7 +305,10 @@ class DetectorPool:
         place = self._idle.popleft()
         worker = place.workers[look.level]
         try:
-            job = worker.submit(self._detect, worker.detector, request, look, due_s=due_s)
+            # To look at the turned picture as well is, to a worker, another level.
+            turns = request.second_look and self._admission.may_look_again(look, TURNED_LOOKS)
+            level = QualityLevel.HIGH if turns else QualityLevel.FAST
+            job = worker.submit(self._detect, worker.detector, request, look, level, due_s=due_s)
             try:
                 return await outcome(job)
             except asyncio.CancelledError:
@@ -316,23 +319,18 @@ class DetectorPool:
         finally:
             self._idle.append(place)
 
-    def _detect(self, detector: DetectorWorker, request: DetectRequest, look: Look) -> Detection:
+    def _detect(
+        self, detector: DetectorWorker, request: DetectRequest, look: Look, level: QualityLevel
+    ) -> Detection:
         started_s = time.monotonic()
         applied = max(request.min_confidence, self._config.min_confidence)
         found = detector.detect_encoded(
             request.image,
             max_pixels=self._config.max_pixels,
             min_confidence=applied,
-            level=QualityLevel.HIGH if self._may_turn(request, look) else QualityLevel.FAST,
+            level=level,
         )
         return self._detection(found, look, started_s, applied)
-
-    def _may_turn(self, request: DetectRequest, look: Look) -> bool:
-        """Whether to look at the turned picture as well; to a worker, that is another level."""
-        if not request.second_look:
-            return False
-        left_s = look.ends_s - look.began_s
-        return TURNED_LOOKS * self._admission.times[look.level].mean_s <= left_s
 
     def _detection(
         self, found: PictureFaces, look: Look, started_s: float, applied: float
