@@ -1,6 +1,8 @@
 """What is sent follows what the server's model sees, whatever a plan allows."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +94,25 @@ async def test_what_is_told_of_another_level_than_is_asked_for_does_not_count(
     assert size > 60_000
     _, size, _ = await sent(make, INFO, quality="high")
     assert size <= 40_960
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"side_px": 1},
+        {"picture_bytes": 1},
+        {"rungs": ((80, 640, 1.0), (1, 1, 0.9))},
+        {"rungs": ((80, 640, 0.0), (50, 320, 0.0))},
+    ],
+    ids=str,
+)
+async def test_a_server_that_tells_nonsense_is_taken_to_tell_nothing(
+    nonsense: dict[str, Any],
+) -> None:
+    """No JPEG has one byte; every frame would be refused before it is sent."""
+    _, size, ladder = await sent(CloudDetectionService, replace(INFO, **nonsense))
+    assert size > 60_000
+    assert ladder == PictureLadder()
 
 
 async def test_a_plan_for_less_stays_as_it_is() -> None:

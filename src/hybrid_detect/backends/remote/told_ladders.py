@@ -9,6 +9,11 @@ from hybrid_detect.types import QualityLevel
 
 __all__ = ["ToldLadders"]
 
+LEAST_SIDE_PX, LEAST_BYTES = 128, 2 * 1024
+"""What any picture needs. A server that asks for less is in error, and to follow it would cost
+faces or, where no JPEG is that small, every answer. Source: the smallest input in the table of
+models; the JPEG of a grey 128x72 picture has 0.8 KB."""
+
 
 class ToldLadders:
     """Remembers for each target the ladder that its server told.
@@ -32,6 +37,14 @@ class ToldLadders:
             self._ladders.pop(id(target), None)
             return
         rungs = tuple(Rung(*rung) for rung in info.rungs)
+        is_usable = (
+            info.side_px >= LEAST_SIDE_PX
+            and info.picture_bytes >= LEAST_BYTES
+            and all(rung.max_side_px >= LEAST_SIDE_PX and rung.accuracy > 0.0 for rung in rungs)
+        )
+        if not is_usable:
+            self._ladders.pop(id(target), None)
+            return
         self._ladders[id(target)] = PictureLadder(
             rungs=rungs or RUNGS, max_side_px=info.side_px, max_bytes=info.picture_bytes
         )
