@@ -261,6 +261,16 @@ def test_tables_that_cannot_hold_are_refused(config: dict[str, Any], tables: Any
         Ledger(ServiceConfig(**config), tables=tables)
 
 
+def test_targets_that_cost_differently_have_names_of_their_own() -> None:
+    made = Ledger(ServiceConfig())
+    cheap, dear = (Target(url="https://one.example", price_per_frame=price) for price in (1, 2))
+    with pytest.raises(ConfigurationError, match=r"a name for each, got 'one\.example'"):
+        made.know(CLOUD, [cheap, dear])
+    made = Ledger(ServiceConfig())
+    made.know(CLOUD, [cheap, cheap, replace(dear, name="dear")])
+    assert [pay(made, target).price for target in (cheap, replace(dear, name="dear"))] == [1, 2]
+
+
 def test_a_budget_counts_one_currency() -> None:
     made = Ledger(ServiceConfig(budget_per_day=1))
     with pytest.raises(ConfigurationError, match="expected EUR, in which euro is paid"):

@@ -108,7 +108,8 @@ class Ledger:
         """Learn what the `targets` of a backend cost.
 
         Raises:
-            ConfigurationError: If a target is paid in another currency than the budgets are in.
+            ConfigurationError: If a target is paid in another currency than the budgets are in, or
+                has the name of one that costs something else.
         """
         for target in targets:
             table = self._tables.get(target.provider)
@@ -124,7 +125,13 @@ class Ledger:
                 )
                 raise ConfigurationError(msg)
             where = kind.value, target.name, target.provider, target.region
-            self._prices[where] = price, currency
+            known = self._prices.setdefault(where, (price, currency))
+            if known != (price, currency) and (price or known[0]):
+                msg = (
+                    f"targets: expected a name for each, got {target.name!r} for two that do not "
+                    "cost the same"
+                )
+                raise ConfigurationError(msg)
 
     # -- spending ----------------------------------------------------------------------------
 

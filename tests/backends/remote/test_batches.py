@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.frame_jobs import FrameJob
 from hybrid_detect.backends.remote.protocol import Capabilities
 from hybrid_detect.backends.remote.providers.custom import CustomProtocol
+from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES
 from hybrid_detect.backends.remote.sending import Share
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.charges import SentRequest
@@ -56,6 +58,9 @@ from ...waiting import until
 pytestmark = pytest.mark.anyio
 
 DEADLINE_S = 20.0
+
+PADDING_BYTES = MAX_REPLY_BYTES
+"""With a reply before it, more than the answer about one picture may have."""
 
 
 def frame(width: int = 64) -> Frame:
@@ -214,6 +219,40 @@ async def test_a_request_that_is_refused_for_its_pictures_is_sent_again_one_by_o
     async with cloud_of(server) as cloud:
         assert widths(await look(cloud, 3)) == [64, 72, 80]
     assert server.sizes == [3, 1, 1, 1]
+
+
+async def test_a_request_that_was_too_large_is_not_made_as_large_again() -> None:
+    server = Server()
+    async with cloud_of(server) as cloud:
+        server.refuses_batches = 413
+        assert widths(await look(cloud, 4)) == [64, 72, 80, 88]
+        server.refuses_batches = 0
+        assert widths(await look(cloud, 4)) == [64, 72, 80, 88]
+    assert server.sizes[:5] == [4, 1, 1, 1, 1]
+    assert max(server.sizes[5:]) in {2, 3}, "smaller ones are still shared"
+
+
+@pytest.mark.parametrize(("count", "is_read"), [(1, False), (4, True)])
+async def test_the_answer_about_several_pictures_may_be_longer(count: int, is_read: bool) -> None:
+    class Wordy(CustomProtocol):
+        """Takes what is behind the reply for padding."""
+
+        def decode(self, response: Any, pictures: Any) -> Any:
+            return super().decode(replace(response, body=response.body[:-PADDING_BYTES]), pictures)
+
+    class WordyServer(Server):
+        @staticmethod
+        def _answer(status: int, body: bytes, kind: str) -> httpx.Response:
+            return Server._answer(status, body + bytes(PADDING_BYTES), kind)
+
+    server = WordyServer()
+    targets = [Target(url="https://faces.example", protocol=Wordy())]
+    async with cloud_of(server, targets=targets) as cloud:
+        results = await look(cloud, count)
+    assert server.sizes == [count]
+    assert [isinstance(result, DetectionResult) for result in results] == [is_read] * count
+    if not is_read:
+        assert isinstance(results[0], ProtocolError)
 
 
 async def test_a_failure_is_each_frames_own_and_counts_once() -> None:

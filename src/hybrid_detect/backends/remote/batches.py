@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,8 @@ class Batches:
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._requests: dict[asyncio.Task[None], list[_Waiting]] = {}
         self._takes_batches = True
+        self._refused_bytes = math.inf
+        """The least that a request had which the target found too large for several pictures."""
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -116,10 +119,10 @@ class Batches:
         """Whether these may share a request and have the time to."""
         limit = self._capabilities.max_request_bytes
         count = len(waiting)
-        size_bytes = sum(
-            int(len(each.share.picture.data) * BASE64_FACTOR) + OVERHEAD_BYTES for each in waiting
-        )
+        size_bytes = _size_bytes(waiting)
         if count > self._capabilities.max_pictures or (limit is not None and size_bytes > limit):
+            return False
+        if size_bytes >= self._refused_bytes:
             return False
         return SAFETY_FACTOR * self._expected_s(size_bytes, count) <= _left_s(waiting)
 
@@ -181,6 +184,8 @@ class Batches:
                 return
             if isinstance(error, BackendResponseError) and error.refusal is Refusal.ADDRESS:
                 self._takes_batches = False  # an older server, or a gateway that knows one path
+            if isinstance(error, BackendResponseError) and error.refusal is Refusal.SIZE:
+                self._refused_bytes = min(self._refused_bytes, _size_bytes(batch))
             async with asyncio.TaskGroup() as alone:
                 for each in batch:
                     each.share = Share(each.share.job, each.share.picture)
@@ -203,6 +208,13 @@ class Batches:
 
 def _closed() -> ClosedError:
     return ClosedError("the backend is closed")
+
+
+def _size_bytes(waiting: Sequence[_Waiting]) -> int:
+    """The most that a request of these has."""
+    return sum(
+        int(len(each.share.picture.data) * BASE64_FACTOR) + OVERHEAD_BYTES for each in waiting
+    )
 
 
 def _left_s(waiting: Sequence[_Waiting]) -> float:

@@ -45,6 +45,11 @@ class Upload:
         self._begun_s = meter.clock()
         self._is_sent = False
 
+    @property
+    def images(self) -> int:
+        """Pictures in it."""
+        return self._request.images
+
     def handed_over(self) -> None:
         """The network has it as soon as this returns: hand it over without an `await` between.
 
