@@ -440,6 +440,16 @@ def test_whatever_the_network_gives_the_faces_are_in_the_picture(
         assert all(np.isfinite((point.x, point.y)).all() for point in face.keypoints)
 
 
+def test_places_beyond_any_picture_are_left_out_without_a_warning() -> None:
+    """Scaled to the picture they would overflow."""
+    maps = blank(4, 6)
+    maps.heat[:] = 0.9
+    maps.points[:] = 1e37
+    maps.points[:, 0, 0] = 0.5
+    tested = CenterFaceDetector(Given(maps), side_px=32, min_confidence=0.5)
+    assert len(tested.detect(np.zeros((720, 1280, 3), np.uint8))) == 1
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=8))
 def test_no_two_faces_overlap_by_more_than_the_limit(cells: list[tuple[int, int]]) -> None:
     maps = blank(4, 6)

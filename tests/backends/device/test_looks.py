@@ -144,6 +144,18 @@ def test_tiles_cover_the_picture_and_show_what_is_small_whole(width: int, height
             assert any(start <= at and at + small <= end for start, end in starts)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2), (1280, 720), (640, 640)])
+def test_looks_are_counted_as_they_are_taken(size: tuple[int, int]) -> None:
+    assert count(QualityLevel.MAX, *size) == 4 + len(tiles(*size))
+
+
+def test_a_line_of_pixels_is_counted_without_listing_its_tiles() -> None:
+    """Which took half a minute and 0.6 GB of the app's memory."""
+    width = 10**15  # no list has so many
+    assert count(QualityLevel.MAX, width, 1) > width
+    assert affordable(QualityLevel.MAX, width, 1, look_s=0.006, left_s=5.0) is QualityLevel.HIGH
+
+
 def test_a_720p_frame_has_eight_tiles() -> None:
     assert len(tiles(1280, 720)) == len(tiles(720, 1280)) == 8
     assert [count(level, 1280, 720) for level in QualityLevel] == [1, 4, 12]

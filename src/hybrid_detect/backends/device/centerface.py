@@ -57,6 +57,10 @@ LARGEST_LOG = 10.0
 """Largest logarithm of a box's side in cells: beyond it the number says nothing about a face, and
 its exponential would overflow."""
 
+LARGEST_PX = 1e6
+"""Farther away there is no face either, and scaling such a place to the picture may overflow. The
+longest side that `LARGEST_LOG` leaves is 88,000 pixels."""
+
 DOWN_SHARE = 0.04
 """MediaPipe's box lies lower by this share of CenterFace's height."""
 
@@ -225,7 +229,8 @@ def decode(maps: Maps, *, min_score: float) -> Candidates:
         points = maps.points[:, rows, columns].reshape(5, 2, -1) * size + low
     corners = np.stack((low[1], low[0], (low + size)[1], (low + size)[0]), axis=1)
     named = np.ascontiguousarray(points[:, ::-1].transpose(2, 0, 1))
-    whole = np.isfinite(corners).all(axis=1) & np.isfinite(named).all(axis=(1, 2))
+    # Of what is no number, this is false as well.
+    whole = (abs(corners) <= LARGEST_PX).all(axis=1) & (abs(named) <= LARGEST_PX).all(axis=(1, 2))
     return Candidates(
         scores[whole].astype(np.float32),
         corners[whole].astype(np.float32),

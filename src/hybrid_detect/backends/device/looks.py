@@ -86,7 +86,11 @@ def count(level: QualityLevel, width: int, height: int) -> int:
     """The most looks that `faces_at` takes at a picture of that size."""
     if level is QualityLevel.FAST:
         return 1
-    return 4 if level is QualityLevel.HIGH else 4 + len(tiles(width, height))
+    if level is QualityLevel.HIGH:
+        return 4
+    # Not by listing them: a picture of a million by one pixel has more than a million tiles.
+    side = longest_tile_px(width, height)
+    return 4 + _number(width, side) * _number(height, side)
 
 
 def affordable(
@@ -135,8 +139,8 @@ def least_seconds(look: Callable[[], object], *, clock: Callable[[], float]) -> 
 
 
 def longest_tile_px(width: int, height: int) -> int:
-    """Longer side of the largest tile of a picture of that size."""
-    return max(max(right - left, bottom - top) for left, top, right, bottom in tiles(width, height))
+    """Side of the square tiles of a picture of that size."""
+    return max(1, math.ceil(min(width, height) / (ROWS - (ROWS - 1) * OVERLAP)))
 
 
 def tiles(width: int, height: int) -> list[tuple[int, int, int, int]]:
@@ -144,7 +148,7 @@ def tiles(width: int, height: int) -> list[tuple[int, int, int, int]]:
 
     `ROWS` of them share the shorter side, and as many as it takes the longer one, evenly.
     """
-    side = max(1, math.ceil(min(width, height) / (ROWS - (ROWS - 1) * OVERLAP)))
+    side = longest_tile_px(width, height)
     return [
         (left, top, min(left + side, width), min(top + side, height))
         for top in _starts(height, side)
@@ -152,9 +156,13 @@ def tiles(width: int, height: int) -> list[tuple[int, int, int, int]]:
     ]
 
 
+def _number(length: int, side: int) -> int:
+    """Tiles along `length`."""
+    return max(1, math.ceil((length - side) / (side * (1 - OVERLAP)) - 1e-6) + 1)
+
+
 def _starts(length: int, side: int) -> list[int]:
-    step = side * (1 - OVERLAP)
-    number = max(1, math.ceil((length - side) / step - 1e-6) + 1)
+    number = _number(length, side)
     return [round(index * (length - side) / max(number - 1, 1)) for index in range(number)]
 
 
