@@ -1,3 +1,4 @@
+import argparse
 import errno
 import io
 import json
@@ -20,6 +21,7 @@ from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
 from hybrid_detect.cli import doctor, main
 from hybrid_detect.cli.doctor import PARTS
 from hybrid_detect.cli.exit_codes import ExitCode
+from hybrid_detect.cli.options import add_service_options, service_config
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import ModelError
 from hybrid_detect.exchange.key_files import KnownKeys
@@ -312,6 +314,32 @@ def test_a_bad_setting_is_told_in_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("hybrid-detect: ")
     assert told in line
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "expected"),
+    [
+        ([], {}, None),
+        ([], {"HYBRID_DETECT_MIN_CONFIDENCE": "0.3"}, 0.3),
+        (["--min-confidence", "0"], {"HYBRID_DETECT_MIN_CONFIDENCE": "0.3"}, 0.0),
+        (["--min-confidence", "0.5"], {}, 0.5),
+    ],
+)
+def test_the_lowest_score_is_the_model_s_own_unless_it_is_given(
+    given: list[str],
+    environ: dict[str, str],
+    expected: float | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    parser = argparse.ArgumentParser()
+    add_service_options(parser)
+    assert service_config(parser.parse_args(given)).min_confidence == expected
+    parser.print_help()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "HYBRID_DETECT_MIN_CONFIDENCE, else the model's own)" in told
 
 
 @pytest.mark.usefixtures("fake_device")

@@ -102,7 +102,7 @@ def test_both_remote_ways_share_the_endpoint(url: str, http: str, websocket: str
     ("name", "good"),
     [
         ("deadline_s", [0.001, 1, 60.0]),
-        ("min_confidence", [0, 0.5, 1]),
+        ("min_confidence", [None, 0, 0.5, 1]),
         ("target_file_size_kb", [0.1, 80, 4000]),
         ("quality", [1, 95]),
         ("max_side_px", [1, 1280, None]),
@@ -133,6 +133,17 @@ def test_values_outside_their_range_are_refused_by_name(name: str, bad: list[Any
     for value in bad:
         with pytest.raises(ConfigurationError, match=name):
             ServiceConfig(**{name: value})
+
+
+def test_the_lowest_score_is_left_to_the_model_unless_it_is_given() -> None:
+    assert ServiceConfig().min_confidence is None
+    for environ in ({}, {"HYBRID_DETECT_MIN_CONFIDENCE": ""}):
+        assert ServiceConfig.from_env(environ).min_confidence is None
+    half = {"HYBRID_DETECT_MIN_CONFIDENCE": "0.5"}
+    assert ServiceConfig.from_env(half).min_confidence == 0.5
+    assert ServiceConfig.from_env(half, min_confidence=None).min_confidence is None
+    with pytest.raises(ConfigurationError, match="MIN_CONFIDENCE: expected float"):
+        ServiceConfig.from_env({"HYBRID_DETECT_MIN_CONFIDENCE": "none"})
 
 
 def test_the_token_is_not_in_the_repr() -> None:

@@ -39,8 +39,8 @@ def result(*faces: Face) -> DetectionResult:
     )
 
 
-@pytest.mark.parametrize("min_confidence", [0.0, 0.5, 1.0])
-def test_no_threshold_of_a_remote_backend_drops_it(min_confidence: float) -> None:
+@pytest.mark.parametrize("min_confidence", [None, 0.0, 0.5, 1.0])
+def test_no_threshold_of_a_remote_backend_drops_it(min_confidence: float | None) -> None:
     reply = ResultReply(request_id=0, width=100, height=100, faces=(UNSCORED,))
     picture = CompressedImage(
         data=b"p", width=100, height=100, original_width=100, original_height=100, quality=80,

@@ -29,7 +29,7 @@ DEFAULT_DEADLINE_S = 1.0
 """An answer older than a second is of no use to an overlay."""
 
 DEFAULT_MIN_CONFIDENCE = 0.5
-"""MediaPipe's own default for ``min_detection_confidence``."""
+"""For what needs a number and has none of its own: MediaPipe's own ``min_detection_confidence``."""
 
 DEFAULT_TARGET_FILE_SIZE_KB = DEFAULT_TARGET_BYTES // 1024
 """`DEFAULT_TARGET_BYTES` in units of 1024 bytes."""
@@ -166,8 +166,9 @@ class ServiceConfig:
     """Your own name for this run of the app; sent with every frame, repeated in every result."""
     deadline_s: float = DEFAULT_DEADLINE_S
     """Seconds each frame has, everything included."""
-    min_confidence: float = DEFAULT_MIN_CONFIDENCE
-    """Faces below this score are left out, 0 to 1. One without a score, as Azure gives, stays."""
+    min_confidence: float | None = None
+    """Faces below this score are left out, 0 to 1; `None` for the threshold at which the model that
+    looks is at its best. A face without a score, as Azure gives, stays."""
     target_file_size_kb: float = DEFAULT_TARGET_FILE_SIZE_KB
     """The most a compressed frame may weigh, in units of 1024 bytes."""
     quality: int = DEFAULT_QUALITY
@@ -252,7 +253,8 @@ class ServiceConfig:
             object.__setattr__(self, "server_quality", quality_level(self.server_quality))
         object.__setattr__(self, "device_quality", quality_level(self.device_quality))
         _check(0 < self.deadline_s < math.inf, "deadline_s", "seconds above 0", self.deadline_s)
-        _check(0 <= self.min_confidence <= 1, "min_confidence", "0 to 1", self.min_confidence)
+        lowest = self.min_confidence
+        _check(lowest is None or 0 <= lowest <= 1, "min_confidence", "0 to 1", lowest)
         _check(
             0 < self.target_file_size_kb < math.inf,
             "target_file_size_kb",

@@ -94,6 +94,7 @@ ids = st.integers(0, 2**32 - 1)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 hundredths = st.integers(-1_000_000, 10_000_000).map(lambda n: round(n / 100, 2))
 seconds = st.none() | st.floats(0, 1e6, allow_nan=False)
+SCORES = st.none() | st.floats(0, 1)
 
 
 @st.composite
@@ -109,9 +110,13 @@ def faces(draw: st.DrawFn) -> Face:
 # ---- what goes in comes out
 
 
-@given(ids, st.binary(min_size=1, max_size=300), st.floats(0, 1), seconds, st.none() | texts)
+@given(ids, st.binary(min_size=1, max_size=300), SCORES, seconds, st.none() | texts)
 def test_a_request_survives_the_wire(
-    request_id: int, image: bytes, confidence: float, deadline: float | None, session: str | None
+    request_id: int,
+    image: bytes,
+    confidence: float | None,
+    deadline: float | None,
+    session: str | None,
 ) -> None:
     request = DetectRequest(
         request_id=request_id,
@@ -448,3 +453,25 @@ def test_the_picture_is_in_no_repr() -> None:
 def test_what_json_cannot_say_is_never_written(bad: float) -> None:
     with pytest.raises(ValueError):
         encode_request(DetectRequest(request_id=1, image=b"x", min_confidence=bad))
+
+
+def header_of(data: bytes) -> dict[str, Any]:
+    (length,) = struct.unpack_from(">I", data, 8)
+    header: dict[str, Any] = json.loads(data[12 : 12 + length])
+    return header
+
+
+def test_a_score_that_is_left_to_the_model_is_not_on_the_wire() -> None:
+    """A server that does not know of that takes its default of 0.5 for an absent field."""
+    left = DetectRequest(request_id=1, image=b"x")
+    assert left.min_confidence is None
+    assert "min_confidence" not in header_of(encode_request(left))
+    given = DetectRequest(request_id=1, image=b"x", min_confidence=0.0)
+    assert header_of(encode_request(given))["min_confidence"] == 0.0
+
+
+def test_an_absent_score_is_the_model_s_and_one_that_is_sent_stays() -> None:
+    assert decode_request(detect()).min_confidence is None
+    assert decode_request(detect(min_confidence=None)).min_confidence is None
+    assert decode_request(detect(min_confidence=0.5)).min_confidence == 0.5
+    assert decode_request(detect(min_confidence=0)).min_confidence == 0

@@ -53,6 +53,7 @@ REQUEST = wire.encode_request(
     DetectRequest(
         request_id=7,
         image=b"x",
+        min_confidence=0.5,
         deadline_s=1.0,
         session_id="s",
         quality=QualityLevel.MAX,

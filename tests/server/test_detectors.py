@@ -300,10 +300,12 @@ async def test_without_a_runtime_no_model_is_fetched(
         (0.9, 0.1, 0.9),
         (0.1, 0.7, 0.7),
         (0.8, 0.7, 0.8),
+        (None, 0.1, 0.5),  # MediaPipe's own
+        (None, 0.7, 0.7),
     ],
 )
 async def test_the_score_that_a_client_asks_for_is_applied_and_told(
-    workers: list[Worker], asked: float, lowest: float, applied: float
+    workers: list[Worker], asked: float | None, lowest: float, applied: float
 ) -> None:
     async with pool_of(1, min_confidence=lowest) as pool:
         request = DetectRequest(request_id=1, image=jpeg(), min_confidence=asked)

@@ -193,7 +193,18 @@ def test_each_level_s_process_has_its_own_model_s_limits(
         size = model_spec(level.model).input(level.side_px)
         assert options["recycle_bytes"] == size.recycle_bytes
         assert options["enough_px"] == size.enough_px
-        assert (options["min_confidence"], options["lowest_confidence"]) == (0.5, 0.1)
+        assert (options["min_confidence"], options["lowest_confidence"]) == (size.threshold, 0.1)
+
+
+def test_no_level_s_process_reports_less_than_the_operator_allows(
+    absent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(levels, "DetectorWorker", lambda _, **options: made.append(options))
+    for level in served_levels(ServerConfig()):
+        level.worker(ServerConfig(min_confidence=0.7))
+    scores = {(each["min_confidence"], each["lowest_confidence"]) for each in made}
+    assert scores == {(0.7, 0.7)}
 
 
 def test_a_level_that_does_not_exist_is_no_configuration() -> None:
@@ -216,6 +227,7 @@ class Worker:
         self.starts = self.stops = self.looked = 0
         self.start_error: Exception | None = None
         self.levels: list[QualityLevel] = []
+        self.scores: list[float] = []
 
     def start(self) -> None:
         self.starts += 1
@@ -225,9 +237,12 @@ class Worker:
     def stop(self) -> None:
         self.stops += 1
 
-    def detect_encoded(self, data: bytes, *, level: QualityLevel, **_: Any) -> PictureFaces:
+    def detect_encoded(
+        self, data: bytes, *, level: QualityLevel, min_confidence: float, **_: Any
+    ) -> PictureFaces:
         self.looked += 1
         self.levels.append(level)
+        self.scores.append(min_confidence)
         return PictureFaces(64, 48, ())
 
     def kill(self) -> None: ...
@@ -296,6 +311,20 @@ async def test_the_answer_tells_the_smallest_face_of_the_level_that_was_used(
         for quality, level in ((FAST, LEVELS[0]), (HIGH, LEVELS[1])):
             expected = model_spec(level.model).min_face_px(64, 48, side_px=level.side_px)
             assert (await pool.detect(asking(quality))).min_face_px == expected
+
+
+@pytest.mark.parametrize("lowest", [0.1, 0.47])
+async def test_a_request_without_a_score_gets_the_threshold_of_the_level_that_looks(
+    made: list[Worker], lowest: float
+) -> None:
+    async with pool_of(1, min_confidence=lowest) as pool:
+        hurried = await pool.detect(asking(HIGH, deadline_s=0.02))
+        assert (hurried.quality, hurried.min_confidence) == (FAST, 0.5), "of the level it got"
+        for quality, own in ((FAST, 0.5), (HIGH, 0.45), (MAX, 0.45)):
+            assert (await pool.detect(asking(quality))).min_confidence == max(own, lowest)
+            asked = replace(asking(quality), min_confidence=0.6)
+            assert (await pool.detect(asked)).min_confidence == 0.6
+    assert made[1].scores == [max(0.45, lowest), 0.6], "and it is what the process is told"
 
 
 async def test_a_short_deadline_gets_a_quicker_look_and_is_told(made: list[Worker]) -> None:
@@ -370,9 +399,11 @@ class BatchProcess(Worker):
     def __init__(self, side_px: int) -> None:
         super().__init__(side_px)
         self.batches: list[int] = []
+        self.scores: list[float] = []
 
     def detect_batch(self, pictures: list[tuple[bytes, float]], **_: Any) -> list[Any]:
         self.batches.append(len(pictures))
+        self.scores += [score for _, score in pictures]
         if b"dear" in (data for data, _ in pictures):
             msg = "the process died"
             raise BackendUnavailableError(msg)
@@ -410,6 +441,14 @@ async def test_a_graphics_processor_looks_at_what_comes_together(
         assert gpu[1].batches == [1]
         assert (await pool.detect(asking(FAST))).quality is HIGH, "the quickest there is"
     assert not made, "no process of the processor's"
+
+
+async def test_each_picture_of_a_batch_has_its_own_threshold(gpu: list[BatchProcess]) -> None:
+    requests = [asking(), replace(asking(), min_confidence=0.8), asking()]
+    async with pool_of(1, provider="cuda") as pool:
+        found = await asyncio.gather(*map(pool.detect, requests))
+    assert [each.min_confidence for each in found] == [0.45, 0.8, 0.45]
+    assert sorted(gpu[0].scores) == [0.45, 0.45, 0.8]
 
 
 async def test_a_picture_that_ends_the_process_costs_no_other_its_answer(
@@ -467,8 +506,8 @@ async def test_real_models_look_at_their_levels(astronaut: np.ndarray) -> None:
     out = io.BytesIO()
     Image.fromarray(astronaut).save(out, "JPEG")
     async with pool_of(1) as pool:
-        for quality, model in ((FAST, "full_range"), (HIGH, "centerface")):
+        for quality, model, own in ((FAST, "full_range", 0.5), (HIGH, "centerface", 0.45)):
             request = DetectRequest(request_id=1, image=out.getvalue(), quality=quality)
             found = await pool.detect(request)
-            assert (found.model, found.quality) == (model, quality)
+            assert (found.model, found.quality, found.min_confidence) == (model, quality, own)
             assert len(found.faces) == 1

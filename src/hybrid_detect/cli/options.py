@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, ServiceConfig
+from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.types import DetectionMode
 
@@ -44,7 +44,7 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SCORE",
         help="leave out faces below it, 0 to 1 "
-        f"(default: {ENV_PREFIX}MIN_CONFIDENCE, else {DEFAULT_MIN_CONFIDENCE})",
+        f"(default: {ENV_PREFIX}MIN_CONFIDENCE, else the model's own)",
     )
     parser.epilog = (
         f"The server's token is read from {ENV_PREFIX}AUTH_TOKEN, the key that pictures are "

@@ -29,7 +29,6 @@ from typing import Any
 
 from hybrid_detect.exchange.wire_values import (
     boolean,
-    confidence,
     coordinate,
     fail,
     integer,
@@ -102,7 +101,9 @@ class DetectRequest:
     image: bytes = field(repr=False)
     """The compressed picture: upright and without metadata."""
     format: str = "jpeg"
-    min_confidence: float = 0.5
+    min_confidence: float | None = None
+    """Faces below this score are not wanted; `None` for the threshold of the model that looks. A
+    server that does not know of that takes 0.5."""
     deadline_s: float | None = None
     """Seconds after which the answer is worth nothing any more; `None` if unknown."""
     session_id: str | None = None
@@ -130,8 +131,8 @@ class ResultReply:
     """Decoding and detecting."""
 
     min_confidence: float | None = None
-    """The lowest score that was reported, which may be above the one that was asked for; `None` if
-    the server does not say."""
+    """The lowest score that was reported: the one that was asked for, or the model's own, or a
+    higher one that the server's operator has set; `None` if the server does not say."""
     quality: str = ""
     """The level that was used, which may be below the one that was asked for; empty if the server
     does not say. A text, so that a newer server may have other levels than `QualityLevel`."""
@@ -188,7 +189,7 @@ def decode_request(data: bytes) -> DetectRequest:
         request_id=request_id,
         image=payload,
         format=text(header.get("format", "jpeg"), "format"),
-        min_confidence=confidence(header.get("min_confidence", 0.5)),
+        min_confidence=optional_confidence(header.get("min_confidence")),
         deadline_s=None if deadline is None else number(deadline, "deadline_s"),
         session_id=optional_text(header.get("session_id"), "session_id"),
         quality=None if quality is None else _quality_level(quality),

@@ -14,7 +14,6 @@ from hybrid_detect.errors import ProtocolError
 __all__ = [
     "MAX_TEXT_CHARS",
     "boolean",
-    "confidence",
     "coordinate",
     "fail",
     "integer",
@@ -65,17 +64,14 @@ def optional_pixels(value: Any, name: str) -> float | None:
     return None if value is None else max(coordinate(value, name), 0.0)
 
 
-def confidence(value: Any) -> float:
-    """The score `value`, which must be from 0 to 1."""
+def optional_confidence(value: Any) -> float | None:
+    """The score `value`, which must be from 0 to 1; `None` if there is none."""
+    if value is None:
+        return None
     score = number(value, "min_confidence")
     if not 0 <= score <= 1:
         fail("min_confidence from 0 to 1", str(score))
     return score
-
-
-def optional_confidence(value: Any) -> float | None:
-    """The score `value`; `None` if there is none."""
-    return None if value is None else confidence(value)
 
 
 def boolean(value: Any, name: str) -> bool:

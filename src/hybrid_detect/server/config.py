@@ -97,7 +97,8 @@ class ServerConfig:
     """Whether to look on the processor where the graphics processor cannot be used; the server
     refuses to start otherwise. The log tells."""
     min_confidence: float = 0.1
-    """The lowest score that clients may ask for; the reply says what was applied. Below a tenth
+    """The lowest score that faces are reported with, whatever a client asks for; the reply says
+    what was applied. Clients that ask for none get the model's own, such as 0.45. Below a tenth
     nearly all of what a detector reports is no face, and a picture takes longer."""
     detectors: int = field(default_factory=_usable_cores)
     """Detectors, each in a process of its own; fewer are started if memory is short of so many."""

@@ -295,7 +295,7 @@ class DetectorPool:
     async def _batch_turn(self, request: DetectRequest, look: Look, due_s: float) -> Detection:
         """Have a picture looked at with those that come at the same time."""
         started_s = time.monotonic()
-        applied = max(request.min_confidence, self._config.min_confidence)
+        applied = self._lowest_score(request, look)
         detector = self._batches[look.level]
         found = await detector.detect(request.image, min_confidence=applied, due_s=due_s)
         return self._detection(found, look, started_s, applied)
@@ -323,7 +323,7 @@ class DetectorPool:
         self, detector: DetectorWorker, request: DetectRequest, look: Look, level: QualityLevel
     ) -> Detection:
         started_s = time.monotonic()
-        applied = max(request.min_confidence, self._config.min_confidence)
+        applied = self._lowest_score(request, look)
         found = detector.detect_encoded(
             request.image,
             max_pixels=self._config.max_pixels,
@@ -331,6 +331,17 @@ class DetectorPool:
             level=level,
         )
         return self._detection(found, look, started_s, applied)
+
+    def _lowest_score(self, request: DetectRequest, look: Look) -> float:
+        """The score below which faces are left out: the one asked for, or the model's own.
+
+        The operator's limit holds for both. The model is that of the level that looks, which may be
+        below the one that was asked for.
+        """
+        asked = request.min_confidence
+        if asked is None:
+            asked = self._levels[look.level].size.threshold
+        return max(asked, self._config.min_confidence)
 
     def _detection(
         self, found: PictureFaces, look: Look, started_s: float, applied: float

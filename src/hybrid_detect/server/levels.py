@@ -19,7 +19,6 @@ from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.backends.device.models import Progress, load_model
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.backends.device.worker import DetectorWorker
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import (
     ConfigurationError,
     MissingExtraError,
@@ -133,7 +132,7 @@ class ServedLevel:
         size = self.size
         return DetectorWorker(
             self.load,
-            min_confidence=max(DEFAULT_MIN_CONFIDENCE, config.min_confidence),
+            min_confidence=max(size.threshold, config.min_confidence),
             lowest_confidence=config.min_confidence,
             enough_px=size.enough_px,
             runtime=self.runtime,

@@ -263,7 +263,13 @@ _SCHEMAS: dict[str, Any] = {
             "receive_s": _SECONDS,
             "queue_s": _SECONDS,
             "detect_s": _SECONDS,
-            "min_confidence": {"type": "number", "minimum": 0, "maximum": 1},
+            "min_confidence": {
+                "description": "The lowest score that was reported. A bare picture is looked at "
+                "with the threshold at which the model is at its best.",
+                "type": "number",
+                "minimum": 0,
+                "maximum": 1,
+            },
             "quality": _LEVELS,
             "min_face_px": {
                 "description": "Height of the smallest face that this look could have found.",

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from hybrid_detect.backends import create_backend
+from hybrid_detect.backends.device import on_device
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
@@ -49,6 +53,51 @@ async def test_unusable_configuration_is_told_at_construction(engine: FakeEngine
         service_of(min_confidence=1.5)
     with pytest.raises(ConfigurationError, match="expected 'process' or 'none', got 'thread'"):
         OnDeviceDetectionService(isolation="thread")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("isolation", ["process", "none"])
+@pytest.mark.parametrize("quality", ["fast", "high", "max"])
+@pytest.mark.parametrize(
+    ("model", "side_px", "own"),
+    [
+        ("short_range", None, 0.5),
+        ("full_range", None, 0.5),
+        ("centerface", None, 0.45),
+        ("centerface", 480, 0.40),
+        ("centerface", 640, 0.45),
+        ("centerface", 960, 0.40),
+        ("centerface", 1280, 0.45),
+    ],
+)
+async def test_the_lowest_score_is_the_model_s_own_unless_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+    isolation: str,
+    quality: str,
+    model: str,
+    side_px: int | None,
+    own: float,
+) -> None:
+    made: list[float] = []
+
+    def detector(_: object, *, min_confidence: float, **__: object) -> None:
+        made.append(min_confidence)
+
+    class Making:
+        def __init__(self, name: str, make: Callable[..., None], **_: object) -> None:
+            make(name, lambda *_: None, lambda: None)
+
+    monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", lambda _: True)
+    monkeypatch.setattr(on_device, "Engine", Making)
+    monkeypatch.setattr(on_device, "DetectorWorker", detector)
+    monkeypatch.setattr(on_device, "InProcessDetector", detector)
+    options = {"model": model, "side_px": side_px, "isolation": isolation, "quality": quality}
+    for given in (None, 0.0, 0.7):
+        OnDeviceDetectionService(min_confidence=given, **options)  # type: ignore[arg-type]
+    assert made == [own, 0.0, 0.7]
+    if side_px is None:  # which the configuration does not choose
+        config = ServiceConfig(model=model, isolation=isolation, device_quality=quality)
+        create_backend(BackendKind.DEVICE, config)
+        assert made[-1] == own
 
 
 async def test_app_without_an_interpreter_is_told_what_to_do(

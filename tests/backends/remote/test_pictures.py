@@ -57,6 +57,26 @@ def test_a_small_frame_is_enlarged_and_its_faces_come_back_in_its_own_pixels() -
     assert face.box.xyxy == pytest.approx((0, 0, 64, 24))
 
 
+@pytest.mark.parametrize(
+    ("asked", "applied", "kept"),
+    [
+        (None, 0.45, [0.9, 0.5, 0.47, 0.01, None]),  # the server has left out what it should
+        (None, None, [0.9, 0.5, None]),  # and here nothing may have been left out
+        (0.5, 0.45, [0.9, 0.5, None]),
+        (0.0, None, [0.9, 0.5, 0.47, 0.01, None]),
+        (0.9, None, [0.9, None]),
+    ],
+)
+def test_faces_below_the_score_are_left_out_unless_the_server_has_done_so(
+    asked: float | None, applied: float | None, kept: list[float | None]
+) -> None:
+    box = BoundingBox(0, 0, 64, 48)
+    faces = tuple(Face(box, score) for score in (0.9, 0.5, 0.47, 0.01, None))
+    reply = ResultReply(request_id=0, width=64, height=48, faces=faces, min_confidence=applied)
+    found = faces_in_frame(reply, sent(noise(64, 48), Capabilities()), min_confidence=asked)
+    assert [face.score for face in found] == kept
+
+
 def test_neither_the_plan_nor_the_budget_shrinks_below_the_least_side() -> None:
     picture = sent(noise(1600, 200), STRICT, max_side_px=320, target_bytes=6000)
     assert min(picture.width, picture.height) >= 80

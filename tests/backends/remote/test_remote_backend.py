@@ -99,6 +99,14 @@ async def test_the_message_carries_what_the_plan_says() -> None:
 
 
 @pytest.mark.anyio
+async def test_the_message_names_no_score_unless_the_caller_does() -> None:
+    async with Loop() as backend:
+        await backend.detect(Frame.of(noise(48, 64)), plan(deadline_s=20))
+        assert backend.params.min_confidence is None
+    assert backend.request.min_confidence is None
+
+
+@pytest.mark.anyio
 async def test_a_budget_that_no_picture_meets_is_a_failed_attempt() -> None:
     async with Loop() as backend:
         with pytest.raises(BackendError, match="into 500 bytes: the smallest has") as caught:

@@ -74,6 +74,7 @@ async def test_encrypt_and_send(suite: Suite) -> None:
     assert b"the-session" not in server.came[0]
     request = decode_request(server.opened[0].message)
     assert request.session_id == "the-session"
+    assert request.min_confidence is None, "left to the server's model"
     with Image.open(io.BytesIO(request.image)) as sent:
         assert sent.size == (64, 48)
 

@@ -14,6 +14,7 @@ from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import JPEG_MAX_SIDE_PX, ImageCompressionService
 from hybrid_detect.compression.filling import filled
+from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import BackendError
 from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.frames.frame import Frame
@@ -132,15 +133,20 @@ def _too_narrow(frame: Frame, limits: PictureLimits) -> str:
 
 
 def faces_in_frame(
-    reply: ResultReply, picture: CompressedImage, *, min_confidence: float = 0.0
+    reply: ResultReply, picture: CompressedImage, *, min_confidence: float | None = None
 ) -> tuple[Face, ...]:
     """The faces of `reply` in the pixels of the frame that `picture` was made from.
 
     Args:
         reply: Faces in the pixels of the picture.
         picture: The picture that was sent.
-        min_confidence: Faces below this score are left out; not every server can be told.
+        min_confidence: Faces below this score are left out: not every server can be told. `None`
+            for the threshold of the model, which has been applied if `reply` names it. If not, as
+            with raw outputs of a network, it is `DEFAULT_MIN_CONFIDENCE`.
     """
+    lowest = min_confidence
+    if lowest is None:
+        lowest = DEFAULT_MIN_CONFIDENCE if reply.min_confidence is None else 0.0
     fitted = (
         face.fitted(
             scale_x=picture.original_width / reply.width,
@@ -149,7 +155,7 @@ def faces_in_frame(
             height=picture.original_height,
         )
         for face in reply.faces
-        if face.score is None or face.score >= min_confidence
+        if face.score is None or face.score >= lowest
     )
     return tuple(face for face in fitted if face is not None)
 

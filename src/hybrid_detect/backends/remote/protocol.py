@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from hybrid_detect.compression.compressed_image import CompressedImage
+from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE
 from hybrid_detect.errors import BackendError, ConfigurationError
 from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import ResultReply
@@ -66,8 +67,8 @@ class DetectParams:
         ConfigurationError: If a value is out of range, so that every request would be refused.
     """
 
-    min_confidence: float = 0.5
-    """Faces below this score are not wanted, 0 to 1."""
+    min_confidence: float | None = None
+    """Faces below this score are not wanted, 0 to 1; `None` leaves it to the model that looks."""
     deadline_s: float | None = None
     """Seconds until the answer is worth nothing any more; `None` if unknown."""
     session_id: str | None = None
@@ -79,13 +80,22 @@ class DetectParams:
     degrees if it found no face and has the time."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_confidence <= 1:
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {self.min_confidence!r}"
             raise ConfigurationError(msg)
         if self.session_id is not None and len(self.session_id) > MAX_TEXT_CHARS:
             length = len(self.session_id)
             msg = f"session_id: expected at most {MAX_TEXT_CHARS} characters, got {length}"
             raise ConfigurationError(msg)
+
+    @property
+    def threshold(self) -> float:
+        """`min_confidence`, or `DEFAULT_MIN_CONFIDENCE` without one.
+
+        For a provider that has to be sent a number: its own default may be another with each
+        version, or suit another purpose.
+        """
+        return DEFAULT_MIN_CONFIDENCE if self.min_confidence is None else self.min_confidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.told_ladders import ToldLadders
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.compression.compressor import ImageCompressionService
-from hybrid_detect.config import DEFAULT_MIN_CONFIDENCE, quality_level
+from hybrid_detect.config import quality_level
 from hybrid_detect.destination import Destination
 from hybrid_detect.errors import (
     BackendError,
@@ -68,7 +68,7 @@ class RemoteBackend(Backend):
         targets: Where to; by default one that speaks our own protocol, and has its address from
             the transport. Of several the fastest that works and has the best preference gets the
             frame, and the next one if it fails.
-        min_confidence: Faces below this score are left out, 0 to 1.
+        min_confidence: Faces below this score are left out, 0 to 1; `None` for the model's own.
         session_id: The caller's own name for this run, at most 1024 characters.
         quality: How thoroughly a server of this project is to look: `QualityLevel`, or its name.
             `None` leaves it to the server, which says in its answer what it did.
@@ -87,7 +87,7 @@ class RemoteBackend(Backend):
         self,
         *,
         targets: Sequence[Target] = (),
-        min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+        min_confidence: float | None = None,
         session_id: str | None = None,
         quality: QualityLevel | str | None = None,
         second_look: bool = False,

@@ -10,7 +10,7 @@ from hybrid_detect.backends.base import open_frame
 from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
-from hybrid_detect.config import DEFAULT_DEADLINE_S, DEFAULT_MIN_CONFIDENCE
+from hybrid_detect.config import DEFAULT_DEADLINE_S
 from hybrid_detect.exchange.envelope import SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.sealer import Sealer
 from hybrid_detect.types import BackendKind, DetectionResult, Plan
@@ -38,7 +38,7 @@ class SecureImageTransmission(Sealer):
         send: Send | RemoteBackend,
         compressor: ImageCompressionService | None = None,
         pixel_format: str = "rgb",
-        min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+        min_confidence: float | None = None,
         session_id: str | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
     ) -> DetectionResult:
@@ -49,7 +49,8 @@ class SecureImageTransmission(Sealer):
             send: An async function from the request's bytes to the reply's, or a remote backend.
             compressor: What makes the JPEG.
             pixel_format: What the channels of an ndarray are.
-            min_confidence: Faces below this score are left out, 0 to 1.
+            min_confidence: Faces below this score are left out, 0 to 1; `None` for the threshold of
+                the server's model.
             session_id: Your own name for this run; only the server can read it.
             deadline_s: Seconds until the answer is worth nothing any more.
 

@@ -39,6 +39,8 @@ def decoded(value: Any, status: int = 200) -> Any:
 
 def test_the_threshold_is_always_sent() -> None:
     for made in (CodeProjectAI(), DeepStack()):
+        usual = made.encode((PICTURE,), DetectParams())
+        assert b'name="min_confidence"\r\n\r\n0.5\r\n' in usual.body
         request = made.encode((PICTURE,), DetectParams(min_confidence=0.25))
         assert request.url == "/v1/vision/face"
         assert b'name="min_confidence"\r\n\r\n0.25\r\n' in request.body

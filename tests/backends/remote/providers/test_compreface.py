@@ -38,6 +38,11 @@ class TestContract(ProtocolContract):
         return json_response(answer((8, 8, 24, 24), detector="insightface.FaceDetector"))
 
 
+def test_the_threshold_is_sent_where_none_is_asked_for() -> None:
+    request = CompreFace().encode((PICTURE,), DetectParams())
+    assert parse_qs(urlsplit(request.url).query)["det_prob_threshold"] == ["0.5"]
+
+
 def test_the_request() -> None:
     request = CompreFace().encode((PICTURE,), DetectParams(min_confidence=0.4))
     url = urlsplit(request.url)

@@ -41,6 +41,15 @@ def test_the_message_says_what_is_asked() -> None:
     assert (message.min_confidence, message.deadline_s, message.session_id) == (0.3, 0.4, "s")
 
 
+@pytest.mark.parametrize(("given", "needed"), [(None, 0.5), (0.0, 0.0), (0.3, 0.3)])
+def test_a_score_may_be_left_to_the_model_and_is_a_number_where_one_is_needed(
+    given: float | None, needed: float
+) -> None:
+    params = DetectParams(min_confidence=given)
+    assert params.threshold == needed
+    assert decode_request(CustomProtocol().encode((PICTURE,), params).body).min_confidence == given
+
+
 def test_its_health_is_its_own() -> None:
     healthy = {"status": "ok", "model": "m", "version": "1"}
     assert CustomProtocol().decode(json_response(healthy), ()) == ()

@@ -109,6 +109,19 @@ async def test_thresholds_are_those_of_the_call_and_not_of_the_server() -> None:
                 assert len((await look(service)).faces) == 1, name
 
 
+@each_case
+async def test_without_a_threshold_it_is_half_at_every_provider(case: Case) -> None:
+    """Their own differ by version, and raw outputs of a network have none."""
+    scores = (0.25, 0.49, 0.51, 0.875)
+    with case.server(faces=[replace(SURE, score=score) for score in scores]) as server:
+        async with case.cloud(server) as service:
+            found = [face.score for face in (await look(service)).faces]
+    if case.score is None:
+        assert found == [None] * len(scores), "without a score nothing is left out"
+    else:
+        assert sorted(found) == pytest.approx([0.51, 0.875], abs=0.001)
+
+
 async def test_mlserver_s_traceback_with_the_picture_in_it_is_not_repeated() -> None:
     case = CASES["kserve, MLServer"]
     with case.server() as server:

@@ -62,6 +62,13 @@ def test_v1() -> None:
     }
 
 
+def test_the_threshold_is_sent_where_none_is_asked_for() -> None:
+    sent = json.loads(Roboflow(model="faces/3").encode((PICTURE,), DetectParams()).body)
+    assert sent["confidence"] == 0.5
+    url = Roboflow(model="faces/3", api="legacy").encode((PICTURE,), DetectParams()).url
+    assert parse_qs(urlsplit(url).query)["confidence"] == ["0.5"]
+
+
 def test_legacy() -> None:
     made = Roboflow(model="faces/3", api="legacy")
     request = made.encode((PICTURE,), DetectParams(min_confidence=0.4))

@@ -94,7 +94,7 @@ class CodeProjectAI:
         The threshold is always sent: left out, it is 0.67, 0.4 or another, by the server.
         """
         (picture,) = pictures
-        fields = {"min_confidence": f"{params.min_confidence:g}"}
+        fields = {"min_confidence": f"{params.threshold:g}"}
         media_type, body = form(picture, name="image", fields=fields)
         headers = {"Accept": "application/json", "Content-Type": media_type}
         return HttpRequest(url="/v1/vision/face", headers=headers, body=body)

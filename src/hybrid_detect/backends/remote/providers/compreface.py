@@ -109,7 +109,7 @@ class CompreFace:
         """
         (picture,) = pictures
         url = (
-            f"/api/v1/detection/detect?limit=0&det_prob_threshold={params.min_confidence:g}"
+            f"/api/v1/detection/detect?limit=0&det_prob_threshold={params.threshold:g}"
             f"{self._plugins}&status=true"
         )
         media_type, body = form(picture, name="file")

@@ -113,7 +113,7 @@ class Roboflow:
         text = base64.b64encode(picture.data)
         if self._api == "legacy":
             url = (
-                f"/{self._model}?confidence={params.min_confidence:g}"
+                f"/{self._model}?confidence={params.threshold:g}"
                 f"&max_detections={_MAX_DETECTIONS}&disable_active_learning=True"
             )
             media_type, body = "application/x-www-form-urlencoded", text
@@ -121,7 +121,7 @@ class Roboflow:
             url, media_type = "/infer/object_detection", "application/json"
             asked = {
                 "model_id": self._model,
-                "confidence": params.min_confidence,
+                "confidence": params.threshold,
                 "max_detections": _MAX_DETECTIONS,
                 "visualize_predictions": False,
                 "disable_active_learning": True,
