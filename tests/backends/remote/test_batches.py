@@ -594,3 +594,20 @@ async def test_closing_goes_on_where_a_frame_is_given_up_in_the_same_moment() ->
         with pytest.raises(error):
             await look
     assert asked.sizes == []
+
+
+async def test_what_ends_pictures_that_are_sent_one_by_one_is_seen_as_it_is() -> None:
+    asked = Asked()
+
+    async def refuse_then_close(_: Target, shares: Sequence[Share], __: Any) -> list[Any]:
+        if len(shares) > 1:
+            raise BackendResponseError("no", refusal=Refusal.SIZE)
+        raise ClosedError("the backend is closed")
+
+    asked.batches._send = refuse_then_close
+    with asked.batches.preparing():
+        waiting = [asyncio.ensure_future(asked.ask()) for _ in range(3)]
+        await asyncio.sleep(0)
+    for look in waiting:
+        with pytest.raises(ClosedError):
+            await look

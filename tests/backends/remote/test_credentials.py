@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hybrid_detect.backends.remote import renewal
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.credentials import AccessToken, ApiKeyHeader, BearerToken
 from hybrid_detect.backends.remote.protocol import HttpRequest
@@ -184,6 +185,31 @@ async def test_a_refused_token_is_not_sent_again_however_long_it_should_last() -
     with pytest.raises(BackendUnavailableError):
         await sent(credentials)
     assert (await sent(credentials))["Authorization"] == "Bearer two"
+
+
+@pytest.mark.anyio
+async def test_a_function_that_hangs_holds_one_thread_and_its_late_answer_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(renewal, "FETCH_S", 0.02)
+    asked: list[str] = []
+    release = threading.Event()
+
+    def give() -> str:
+        asked.append(threading.current_thread().name)
+        release.wait(60)
+        return "late"
+
+    credentials = BearerToken(give)
+    try:
+        for _ in range(3):
+            with pytest.raises(BackendUnavailableError, match="TimeoutError"):
+                await sent(credentials)
+        monkeypatch.setattr(renewal, "FETCH_S", 60.0)
+    finally:
+        release.set()
+    assert (await sent(credentials))["Authorization"] == "Bearer late"
+    assert len(asked) == 1
 
 
 @pytest.mark.anyio

@@ -159,6 +159,8 @@ class Batches:
     def _ended(self, task: asyncio.Task[None]) -> None:
         batch = self._requests.pop(task)
         error = None if task.cancelled() else task.exception()
+        while isinstance(error, BaseExceptionGroup):  # of pictures that were sent one by one
+            error = error.exceptions[0]
         for each in batch:
             if each.answer.done():
                 continue

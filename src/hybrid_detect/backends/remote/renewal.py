@@ -28,7 +28,7 @@ REASK_S = 1.0
 asked once a second, not per frame."""
 
 FETCH_S = 30.0
-"""A function that has not answered by then counts as failed, and the next frame asks again. Longer
+"""A function that has not answered by then counts as failed, and the next frame waits again. Longer
 than the 12.4 s that google-auth takes to give up a silent metadata server."""
 
 
@@ -62,6 +62,7 @@ class Renewed(Generic[T]):
         self._is_refused = False
         self._ask_at_s = -math.inf
         self._renewing: asyncio.Task[None] | None = None
+        self._call: asyncio.Task[Any] | None = None
 
     async def prepare(self, *, now_s: float) -> None:
         """Ask the function, if there is one and it is time to.
@@ -110,7 +111,7 @@ class Renewed(Generic[T]):
                 if inspect.iscoroutinefunction(source):
                     given = await source()
                 else:
-                    given = await in_daemon_thread(source)
+                    given = await self._called(source)
                     if inspect.isawaitable(given):
                         given = await given
         except BackendUnavailableError:
@@ -123,6 +124,22 @@ class Renewed(Generic[T]):
             return self._read(given)
         except ConfigurationError as error:
             raise BackendUnavailableError(str(error)) from None
+
+    async def _called(self, source: Callable[[], Any]) -> Any:
+        """What `source` returns, in a thread.
+
+        One that hangs is waited for again by the next question, rather than called a second time:
+        each call would hold one of the threads that all blocking calls of the process share.
+        """
+        if self._call is None:
+            self._call = asyncio.create_task(in_daemon_thread(source))
+            self._call.add_done_callback(_see)
+        call = self._call
+        try:
+            return await asyncio.shield(call)
+        finally:
+            if call.done():
+                self._call = None
 
     def current(self) -> T:
         """The secret that requests carry now."""
