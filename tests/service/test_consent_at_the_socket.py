@@ -88,12 +88,14 @@ async def ready(
     """A service whose frames go to a stalling server; gives what tries one withdrawal."""
     ledger = ConsentLedger()
 
-    async def withdrawn_after(wait: Callable[[], Any], *, elsewhere: bool = False) -> None:
-        """Send a frame, end consent when `wait` says, and wait for the frame's end."""
+    async def withdrawn_after(
+        wait: Callable[[], Any], *, elsewhere: bool = False, frames: int = 1
+    ) -> None:
+        """Send frames, end consent when `wait` says, and wait for the frames' end."""
         ledger.grant("s", version="1", recorded_by="test")
         await until(lambda: not service.status().backends[0].unavailable_reason)
         sockets.ended = False
-        asked = asyncio.create_task(service.process_image(IMAGE))
+        asked = [asyncio.create_task(service.process_image(IMAGE)) for _ in range(frames)]
         await wait()
         if elsewhere:
             thread = threading.Thread(target=end, args=(ledger, sockets))
@@ -102,8 +104,8 @@ async def ready(
                 await asyncio.sleep(0)
         else:
             end(ledger, sockets)
-        await asyncio.wait([asked], timeout=LIMIT_S)
-        assert isinstance(asked.exception(), AllBackendsFailedError)
+        await asyncio.wait(asked, timeout=LIMIT_S)
+        assert all(isinstance(each.exception(), AllBackendsFailedError) for each in asked)
         await steps(20)
 
     async with stalling_server(kind) as url, service_for(kind, url, ledger) as service:
@@ -134,6 +136,22 @@ async def test_nothing_leaves_after_a_withdrawal_at_any_step_of_the_loop(
 
             await withdrawn_after(wait)
             assert sockets.late == 0, f"after {count} steps"
+
+
+@pytest.mark.parametrize("is_leaving", [False, True], ids=["before it leaves", "in the buffer"])
+async def test_nothing_leaves_of_a_request_that_frames_share(
+    is_leaving: bool, sockets: Sockets
+) -> None:
+    async with ready("cloud", sockets) as withdrawn_after:
+        for count in range(0, 40, 4):
+
+            async def wait(count: int = count) -> None:
+                await (sending(sockets) if is_leaving else asyncio.sleep(0.004 * (count // 4)))
+                await steps(count)
+
+            await withdrawn_after(wait, frames=4)
+            assert sockets.late == 0, f"after {count} steps"
+    assert sockets.sent > 0 or not is_leaving
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["in the loop", "in another thread"])

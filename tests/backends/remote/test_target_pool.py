@@ -371,3 +371,25 @@ async def test_hosts_have_links_of_their_own_and_policies_see_the_present_one() 
     assert link is not None
     assert link == seen[-1].backends[0].link == seen[-1].link
     assert link != seen[0].link
+
+
+@pytest.mark.anyio
+async def test_a_token_that_is_renewed_says_nothing_about_the_target() -> None:
+    async def guarded(request: Request) -> tuple[int, bytes, str]:
+        if request.headers["authorization"] != "bearer new":
+            return json_answer({}, status=401)
+        return await one_face(request)
+
+    tokens = iter(("old", "new"))
+    credentials = BearerToken(lambda: next(tokens))
+    async with foreign_server(guarded) as first, foreign_server(one_face) as second:
+        targets = [
+            target_at(first.url, credentials=credentials),
+            target_at(second.url, preference=1),
+        ]
+        async with CloudDetectionService(targets=targets) as cloud:
+            for _ in range(3):
+                assert (await look(cloud)).faces
+            statuses = cloud.target_statuses()
+        assert [(status.failed, status.answered) for status in statuses] == [(0, 3), (0, 0)]
+        assert len(first.requests) == 4

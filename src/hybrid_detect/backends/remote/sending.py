@@ -64,6 +64,10 @@ class ShareRefusedError(BackendUnavailableError):
         self.refused = refused
 
 
+class _RenewedError(Exception):
+    """The target did not accept a secret that is renewed before the next request."""
+
+
 def is_about_sharing(error: BaseException) -> bool:
     """Whether `error` may come of several pictures in one request: each alone may be answered."""
     return isinstance(error, BackendResponseError) and error.refusal in _ABOUT_SHARING
@@ -141,19 +145,20 @@ class Sender:
         Raises:
             BackendError: If the request as a whole was not answered.
         """
-        for is_renewed in (False, True):
-            try:
-                return await self._attempt(target, shares, out)
-            except BackendResponseError as error:
-                can_renew = self._backend.signs_requests and not is_renewed
-                if not (can_renew and target.can_renew(error)):
-                    raise
-                for share in shares:
-                    share.place = None
-        raise AssertionError  # pragma: no cover - the second attempt returns or raises
+        try:
+            return await self._attempt(target, shares, out, may_renew=self._backend.signs_requests)
+        except _RenewedError:
+            for share in shares:
+                share.place = None
+        return await self._attempt(target, shares, out, may_renew=False)
 
     async def _attempt(
-        self, target: Target, shares: Sequence[Share], out: Sequence[Target]
+        self,
+        target: Target,
+        shares: Sequence[Share],
+        out: Sequence[Target],
+        *,
+        may_renew: bool,
     ) -> list[Answer | BackendError]:
         backend, pool = self._backend, self._backend.pool
         began_s = time.monotonic()
@@ -194,7 +199,10 @@ class Sender:
             if len(shares) == 1 and isinstance(replies[0], BackendError):
                 raise replies[0]
         except BaseException as error:
-            self._on_error(error, target, upload, shares, ends_s=ends_s)
+            is_renewed = may_renew and target.can_renew(error)
+            self._on_error(error, target, upload, shares, ends_s=ends_s, is_renewed=is_renewed)
+            if is_renewed:
+                raise _RenewedError from None
             raise
         backend.has_answered = True
         results = [reply for reply in replies if isinstance(reply, ResultReply)]
@@ -225,6 +233,7 @@ class Sender:
         shares: Sequence[Share],
         *,
         ends_s: float,
+        is_renewed: bool,
     ) -> None:
         """Learn from an attempt that brought no reply."""
         pool = self._backend.pool
@@ -239,8 +248,8 @@ class Sender:
                 upload.failed()
         if isinstance(error, asyncio.CancelledError) and time.monotonic() >= ends_s:
             pool.failed(target, BackendTimeoutError())
-        elif is_withheld or (is_shared and is_about_sharing(error)):
-            pool.left(target)  # not the target's doing; or each picture alone will tell
+        elif is_withheld or is_renewed or (is_shared and is_about_sharing(error)):
+            pool.left(target)  # not the target's doing; or the next requests will tell
         elif isinstance(error, BackendError):
             self._backend.judge(error)
             pool.failed(target, error)
