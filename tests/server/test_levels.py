@@ -355,7 +355,7 @@ async def test_an_idle_extra_level_ends_and_gives_its_memory_back(
         assert (await pool.detect(asking(MAX))).quality is MAX, "and starts again"
 
 
-@pytest.mark.parametrize("cause", ["memory", "start"])
+@pytest.mark.parametrize("cause", ["memory", "start", "file"])
 async def test_an_extra_level_that_cannot_start_leaves_the_others_alone(
     made: list[Worker],
     monkeypatch: pytest.MonkeyPatch,
@@ -365,11 +365,14 @@ async def test_an_extra_level_that_cannot_start_leaves_the_others_alone(
     async with pool_of(2) as pool:
         if cause == "start":
             made[-1].start_error = BackendUnavailableError("no process to be had")
+        elif cause == "file":
+            made[-1].start_error = ModelError("its file has gone", name="centerface")
         else:
             monkeypatch.setattr(detectors, "_affordable", lambda *_, **__: 1)
         with caplog.at_level(logging.WARNING):
             assert (await pool.detect(asking(MAX))).quality is HIGH
-        assert "level 'max' cannot be had now" in caplog.text
+            assert (await pool.detect(asking(MAX))).quality is HIGH, "without another start"
+        assert caplog.text.count("level 'max' cannot be had now") == 1
         assert started(made) == [192, 640, 192, 640], "what had started is ended"
 
 

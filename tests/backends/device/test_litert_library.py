@@ -6,7 +6,7 @@ import io
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -134,9 +134,12 @@ def test_a_damaged_model_is_refused(usable: None, model: bytes, damaged: object)
         LibraryNetwork(broken)
 
 
-def test_memory_that_is_too_small_is_refused(usable: None, model: bytes) -> None:
+@pytest.mark.parametrize("make", [LibraryNetwork, BindingNetwork])
+def test_memory_that_is_too_small_is_refused(
+    usable: None, model: bytes, make: Callable[..., object]
+) -> None:
     with pytest.raises(ModelError, match="more than there is room for"):
-        LibraryNetwork(model, memory=mmap.mmap(-1, 4096))
+        make(model, memory=mmap.mmap(-1, 4096))
 
 
 def test_tensors_lie_one_after_the_other_at_aligned_places() -> None:

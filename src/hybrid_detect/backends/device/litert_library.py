@@ -26,7 +26,7 @@ from typing import Any
 from hybrid_detect.errors import BackendUnavailableError, ModelError
 from hybrid_detect.types import BackendKind
 
-__all__ = ["LibraryNetwork", "library_reason", "library_version", "tensor_layout"]
+__all__ = ["LibraryNetwork", "library_reason", "library_version", "room_for", "tensor_layout"]
 
 TRIED_RELEASES = ("2.2.", "2.3.")
 """How the versions begin whose C library was tried: all answers of `test_litert.py` are its."""
@@ -112,6 +112,20 @@ def tensor_layout(shapes: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...],
     return tuple(offsets), end
 
 
+def room_for(size: int, memory: mmap.mmap | None) -> mmap.mmap:
+    """`memory`, if it has room for `size` bytes of tensors; some of its own for `None`.
+
+    Raises:
+        ModelError: If it has not.
+    """
+    if memory is None:
+        return mmap.mmap(-1, size)
+    if len(memory) < size:
+        msg = f"LiteRT: the model's tensors take {size} bytes, more than there is room for"
+        raise ModelError(msg)
+    return memory
+
+
 def library_reason() -> str:
     """Why the C library is not used here; empty if it is."""
     try:
@@ -175,12 +189,7 @@ class LibraryNetwork:
         self.shapes = tuple(_shape(of) for of in types)
         """Of the tensors, the input first."""
         offsets, size = tensor_layout(self.shapes)
-        if memory is None:
-            memory = mmap.mmap(-1, size)
-        elif len(memory) < size:
-            msg = f"LiteRT: the model's tensors take {size} bytes, more than there is room for"
-            raise ModelError(msg)
-        self.memory = memory
+        self.memory = memory = room_for(size, memory)
         """Where the tensors lie."""
         start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         buffers = [

@@ -15,6 +15,7 @@ from hybrid_detect.backends.device.litert_library import (
     LibraryNetwork,
     library_reason,
     library_version,
+    room_for,
     tensor_layout,
 )
 from hybrid_detect.errors import BackendUnavailableError, ModelError
@@ -89,7 +90,7 @@ class BindingNetwork:
             raise ModelError(msg) from exc
         self.shapes = tuple(tuple(map(int, tensor["shape"])) for tensor in details)
         offsets, size = tensor_layout(self.shapes)
-        self.memory = mmap.mmap(-1, size) if memory is None else memory
+        self.memory = room_for(size, memory)
         self._interpreter = interpreter
         self._tensors = [
             (tensor["index"], shape, offset)
