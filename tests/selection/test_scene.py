@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid_detect.selection import scene as scene_module
 from hybrid_detect.selection.conditions import SceneConditions
-from hybrid_detect.selection.scene import EMPTY_SHARE, PRIOR_SHARE, SceneEstimator, recall_at
+from hybrid_detect.selection.scene import (
+    EMPTY_SHARE,
+    PRIOR_SHARE,
+    Recall,
+    SceneEstimator,
+    recall_at,
+)
 
 DEVICE = ((70 / 1280, 0.19), (120 / 1280, 0.85))
 SERVER = ((0.0, 0.59), (20 / 1280, 0.93), (70 / 1280, 1.0))
@@ -257,3 +264,29 @@ def test_what_is_kept_of_a_crowd_is_bounded(heights: list[float]) -> None:
         estimator.server_looked(heights, frame=frame, at_s=0.1 * frame)
         estimator.device_looked(heights, frame=frame, at_s=0.1 * frame)
     assert believed(estimator, 0.3).faces == 64
+
+
+def test_a_crowd_is_looked_up_once_and_not_for_each_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a decision would take twice its time on the scenes with the most to gain."""
+    asked: list[float] = []
+
+    def counted(recall: Recall, height: float) -> float:
+        asked.append(height)
+        return recall_at(recall, height)
+
+    monkeypatch.setattr(scene_module, "recall_at", counted)
+    estimator = SceneEstimator(device=((0.0, 0.1), (0.1, 0.7)), server=((0.0, 0.5), (0.05, 1.0)))
+    crowd = [0.02 + 0.002 * face for face in range(60)]
+    estimator.server_looked(crowd, frame=0, at_s=0.0)
+    first = estimator.conditions(now_s=0.0)
+    assert first is not None
+    shares = [0.1 / 0.5 if h < 0.05 else 0.1 if h < 0.1 else 0.7 for h in crowd]
+    assert first.device_share == pytest.approx(sum(shares) / 60)
+    del asked[:]
+    for frame in range(1, 5):
+        estimator.device_looked([0.1], frame=frame, at_s=frame / 10)
+        estimator.conditions(now_s=frame / 10)
+    assert not asked
+    estimator.server = ((0.0, 1.0),)
+    assert estimator.conditions(now_s=0.5) is not None
+    assert asked, "another table is looked up"

@@ -16,10 +16,12 @@ Pure: frames are named by increasing numbers, and time comes in from outside.
 from __future__ import annotations
 
 import math
+import operator
 from bisect import bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from hybrid_detect.selection.conditions import SceneConditions
 
@@ -99,6 +101,16 @@ class _Look:
     heights: tuple[float, ...]
 
 
+class _Group(NamedTuple):
+    """Faces that the device is as likely to find."""
+
+    step: int
+    """Of the device's table."""
+    by_table: float
+    """The device's recall of those that the server finds, by the tables alone."""
+    faces: int
+
+
 @dataclass(slots=True)
 class SceneEstimator:
     """Predicts the device's share of the faces of one stream's next frame.
@@ -129,6 +141,8 @@ class SceneEstimator:
     """By step of the device's table: looks at faces of it, and the share that was found, summed."""
     _counted_s: float = field(default=-math.inf, init=False)
     """When the last of those looks was."""
+    _grouped: tuple[tuple[object, ...], tuple[_Group, ...]] = field(default=((), ()), init=False)
+    """What `_groups` was asked last, and its answer."""
 
     def server_looked(self, heights: Iterable[float], *, frame: int, at_s: float) -> None:
         """Take in an answer of the server.
@@ -202,25 +216,41 @@ class SceneEstimator:
         if not heights:
             return 1.0, 1.0
         share = at_best = 0.0
-        for height in heights:
-            mean, looks = self._recall(height, kept)
-            share += mean
-            at_best += (mean * (TABLE_LOOKS + looks) + 1.0) / (TABLE_LOOKS + looks + 1.0)
+        for group in self._groups(heights):
+            mean, looks = self._recall(group, kept)
+            share += mean * group.faces
+            best = (mean * (TABLE_LOOKS + looks) + 1.0) / (TABLE_LOOKS + looks + 1.0)
+            at_best += best * group.faces
         return share / len(heights), at_best / len(heights)
 
     def _kept_share(self, now_s: float) -> float:
         """How much of `_found` still counts."""
         return float(0.5 ** (max(now_s - self._counted_s, 0.0) / FORGET_S))
 
-    def _recall(self, height: float, kept: float) -> tuple[float, float]:
-        """The device's recall of a face of `height` that the server saw, and looks behind it."""
+    def _groups(self, heights: tuple[float, ...]) -> tuple[_Group, ...]:
+        """The faces of a look by what the tables say of them: a crowd has a few such groups.
+
+        A camera asks about the same look with every frame, so the last answer is kept.
+        """
+        asked, known = (heights, self.device, self.server), self._grouped
+        if len(known[0]) == len(asked) and all(map(operator.is_, known[0], asked)):
+            return known[1]
+        counts = Counter((self._step(height), self._by_table(height)) for height in heights)
+        groups = tuple(_Group(*key, faces) for key, faces in counts.items())
+        self._grouped = asked, groups
+        return groups
+
+    def _by_table(self, height: float) -> float:
         assert self.device is not None  # noqa: S101 - asked by the callers
         by_server = 1.0 if self.server is None else recall_at(self.server, height)
         # Of the faces that the server finds: what it misses is mostly missed by the device, too.
-        by_table = min(recall_at(self.device, height) / max(by_server, 0.05), 1.0)
-        looks, found = self._found.get(self._step(height), (0.0, 0.0))
+        return min(recall_at(self.device, height) / max(by_server, 0.05), 1.0)
+
+    def _recall(self, group: _Group, kept: float) -> tuple[float, float]:
+        """The device's recall of a face that the server saw, and the looks behind it."""
+        looks, found = self._found.get(group.step, (0.0, 0.0))
         looks, found = looks * kept, found * kept
-        return (TABLE_LOOKS * by_table + found) / (TABLE_LOOKS + looks), looks
+        return (TABLE_LOOKS * group.by_table + found) / (TABLE_LOOKS + looks), looks
 
     def _step(self, height: float) -> int:
         assert self.device is not None  # noqa: S101 - asked by the callers
@@ -254,10 +284,10 @@ class SceneEstimator:
         """Probability of another scene after a look that found `found` of `heights`, and more."""
         mean = spread = 0.0
         kept = self._kept_share(at_s)
-        for height in heights:
-            recall, _ = self._recall(height, kept)
-            mean += recall
-            spread += recall * (1.0 - recall)
+        for group in self._groups(heights):
+            recall, _ = self._recall(group, kept)
+            mean += recall * group.faces
+            spread += recall * (1.0 - recall) * group.faces
         surprise = (found - mean) ** 2 / max(spread, SPREAD_FLOOR)
         same = max(math.exp(-0.5 * surprise), 1e-6) * UNEXPLAINED ** min(surplus, 3)
         change = 1.0 - math.exp(-max(at_s - self._compared_s, 0.0) / SCENE_S)
