@@ -146,7 +146,7 @@ def main() -> None:
     finally:
         server.terminate()
         server.join()
-    with ServerProcess() as real:
+    with ServerProcess(model="full_range") as real:
         print("real detector:   ", json.dumps(asyncio.run(measure(real.url, rounds))))
 
 

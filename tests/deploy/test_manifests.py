@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hybrid_detect.backends.device.models import MODELS
 from hybrid_detect.cli import serve
 from hybrid_detect.exchange.wire import HEALTH_PATH
 from hybrid_detect.server.listening import GRACE_S
@@ -99,6 +101,24 @@ def test_the_server_takes_the_options_it_is_started_with(where: str) -> None:
     options = parser.parse_args(commands()[where])
     if where != "container":
         assert options.api_keys is not None
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes", "systemd"])
+def test_where_memory_is_limited_so_are_the_detectors(where: str) -> None:
+    # One for each core, the default, would not fit into 1 GiB on a machine of eight.
+    parser = argparse.ArgumentParser()
+    serve.add_parser(parser.add_subparsers(required=True))
+    detectors = parser.parse_args(commands()[where]).detectors
+    levels = (MODELS["full_range"], MODELS["centerface"])
+    each_bytes = sum(model.input().needed_bytes for model in levels)
+    assert detectors * each_bytes < 2**30
+
+
+@pytest.mark.parametrize("path", [CONTAINERFILE, UNIT], ids=["container", "systemd"])
+def test_what_is_installed_can_look_on_the_default_level(path: Path) -> None:
+    extras = re.findall(r"hybrid-detect\[([\w,-]+)\]", path.read_text(encoding="utf-8"))
+    assert extras
+    assert all({"server", "device-lite", "centerface"} <= set(each.split(",")) for each in extras)
 
 
 def test_no_container_runs_as_root_or_writes_to_its_image() -> None:
