@@ -23,7 +23,12 @@ from hybrid_detect.backends.device.model_choice import (
 )
 from hybrid_detect.backends.device.models import MODELS, load_model
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
-from hybrid_detect.errors import ConfigurationError, ModelError, ModelIntegrityError
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    ModelError,
+    ModelIntegrityError,
+)
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.system.memory_probe import MemoryReading
@@ -135,7 +140,7 @@ class Timed:
     def kill(self) -> None:
         """It cannot be killed."""
 
-    stop = kill
+    stop = ping = kill
 
     def close(self) -> None:
         self.is_closed = True
@@ -204,6 +209,18 @@ async def test_a_slow_model_is_used_where_no_quicker_one_is_to_be_had() -> None:
         await engine.detect(FRAME, 0.0, when_done=lambda: None)
     assert engine.model == "full_range"
     assert made == ["full_range", "short_range", "full_range"]
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_model_that_was_too_slow_stays_so_after_a_failed_start_of_the_other() -> None:
+    full, short = Timed(0.1, None), Timed(0.03, BackendUnavailableError("memory is short"))
+    engine = engine_of(full_range=full, short_range=short)
+    with pytest.raises(BackendUnavailableError):
+        await engine.ready()
+    short.error = None
+    await engine.ready()
+    assert engine.model == "short_range"
     await engine.aclose()
 
 

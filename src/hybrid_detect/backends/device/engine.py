@@ -108,6 +108,7 @@ class Engine:
         self._guard = guard
         self._quality = quality
         self._instead = list(instead)
+        self._slow: list[str] = []  # of the models, those that were too slow here
         self._is_quick_enough = is_quick_enough
         self._make = make
         self._memory_timer: asyncio.TimerHandle | None = None
@@ -316,7 +317,6 @@ class Engine:
         if self.is_loaded:
             return
         failed: list[str] = []
-        slow: list[str] = []
         while True:
             detector = self._worker.detector
             if not detector.has_process:
@@ -338,9 +338,9 @@ class Engine:
                 # A process that was killed, for example, is started again by the next frame.
                 self.is_loaded = error.retryable and detector.has_process
                 raise
-            if set(self._instead) <= {*slow} or self._is_quick_enough(detector.look_s):
+            if set(self._instead) <= {*self._slow} or self._is_quick_enough(detector.look_s):
                 break
-            slow.append(self.model)
+            self._slow.append(self.model)
             self._instead.append(self.model)  # If no quicker one is to be had.
             self._take_another(f"a look takes {detector.look_s * 1000:.0f} ms here")
         self._instead.clear()
