@@ -281,6 +281,23 @@ async def test_the_next_target_gets_the_frames_together_as_well() -> None:
     assert widths(results) == [64, 72, 80, 88]
 
 
+async def test_a_target_that_hangs_leaves_each_frame_of_a_request_its_time_for_the_next() -> None:
+    hanging, working = Server(), Server()
+    hanging.waits = asyncio.Event().wait
+
+    async def both(request: httpx.Request) -> httpx.Response:
+        return await (hanging if request.url.host == "one.example" else working)(request)
+
+    targets = [Target(url="https://one.example"), Target(url="https://two.example", preference=1)]
+    transport = httpx.MockTransport(both)
+    async with CloudDetectionService(targets=targets, transport=transport) as cloud:
+        results = await asyncio.gather(
+            cloud.detect(frame(64), plan(deadline_s=6.0)), cloud.detect(frame(72), plan())
+        )
+    assert hanging.sizes == [2]
+    assert widths(results) == [64, 72]
+
+
 async def test_a_picture_that_may_not_leave_any_more_does_not_leave_with_the_others() -> None:
     server = Server()
     closed = {"now": False}

@@ -189,7 +189,7 @@ class Sender:
                 gate = _SharedGate(shares, target.price_nanos)
             upload = meter.upload(sent, probe=shares[0].job.plan.probe, gate=gate)
             _require_open(target, shares)  # for a channel that does not ask it itself
-            limit_s = pool.limit_s(target, ends_s - time.monotonic(), out)
+            limit_s = self._limit_s(target, shares, out)
             response = await backend.exchange(request, deadline_s=limit_s, upload=upload)
             arrived_s = meter.clock()
             upload.has_left()
@@ -224,6 +224,15 @@ class Sender:
             else Answer(reply, share.picture, target, share.bytes_sent)
             for share, reply in zip(shares, replies, strict=True)
         ]
+
+    def _limit_s(self, target: Target, shares: Sequence[Share], out: Sequence[Target]) -> float:
+        """Seconds that the request gets: each frame keeps its time for the next target."""
+        now_s = time.monotonic()
+        lefts_s = [share.job.ends_s - now_s for share in shares]
+        limits_s = [self._backend.pool.limit_s(target, left_s, out) for left_s in lefts_s]
+        # Where there is no next target, the one with the most time counts.
+        cut = (limit for limit, left in zip(limits_s, lefts_s, strict=True) if limit < left)
+        return min(cut, default=max(limits_s))
 
     def _on_error(
         self,

@@ -75,7 +75,8 @@ def target_of(settings: Mapping[str, Any] | Target) -> Target:
         credentials=values.pop("credentials", None),
     )
     values["region"] = _region(values.get("region", ""), getattr(protocol, "region", ""))
-    _require_same_region(endpoint, getattr(protocol, "region", ""))
+    if protocol.name == "aws":
+        _require_same_region(endpoint, values["region"])
     files = {name: values.pop(name, None) for name in ("ca_file", "client_cert", "client_key")}
     return Target(
         url=endpoint,
@@ -104,6 +105,6 @@ def _require_same_region(endpoint: str, region: str) -> None:
         host = (urlsplit(endpoint).hostname or "").rstrip(".")
     except ValueError:
         return  # the target tells what is wrong with it
-    if region and host.endswith(_HOSTS_WITH_REGION) and region not in host.split("."):
+    if host.endswith(_HOSTS_WITH_REGION) and region not in host.split("."):
         msg = f"endpoint: {host} is not in the region {region!r}, for which requests are signed"
         raise ConfigurationError(msg)

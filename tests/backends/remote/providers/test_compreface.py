@@ -60,6 +60,20 @@ def test_the_request() -> None:
     assert signed.headers == {"x-api-key": "k"}
 
 
+@pytest.mark.parametrize(
+    ("detector", "model"),
+    [
+        ("facenet.FaceDetector", "facenet.FaceDetector"),
+        ("", "compreface"),
+        (f"{CANARY}\n\x1b[31m", "compreface"),
+        ("x" * 101, "compreface"),
+    ],
+)
+def test_the_model_is_the_detector_s_name_and_no_other_text(detector: str, model: str) -> None:
+    (reply,) = CompreFace().decode(json_response(answer(detector=detector)), (PICTURE,))
+    assert reply.model == model
+
+
 def test_code_28_is_an_answer_without_faces() -> None:
     body = {"message": "No face is found in the given image", "code": 28}
     (reply,) = CompreFace().decode(json_response(body, 400), (PICTURE,))

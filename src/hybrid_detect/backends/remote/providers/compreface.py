@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, Self
@@ -42,6 +43,9 @@ __all__ = ["CompreFace"]
 _SIDES = ("x_min", "y_min", "x_max", "y_max")
 
 _NO_FACE = "28"
+
+_NAME = re.compile(r"[A-Za-z0-9_.]{1,100}")
+"""A detector's name such as ``facenet.FaceDetector``: results and events repeat no other text."""
 
 _FACENET_MARGIN_PX = 16
 """What the detector of the FaceNet plugin adds to each side of a box, in the pixels that it looks
@@ -151,7 +155,7 @@ class CompreFace:
                 width=picture.width,
                 height=picture.height,
                 faces=faces_of(_face(each, picture, margin_px) for each in found),
-                model=detector[:100] or "compreface",
+                model=detector if _NAME.fullmatch(detector) else "compreface",
             ),
         )
 
