@@ -169,3 +169,16 @@ def test_nearly_nothing_is_sent_of_an_empty_scene_and_all_that_fits_of_a_crowd(d
     world = Environment(DRIVE, device, scenes=Scenes(kind="crowd"))
     assert results["empty"].remote_share < 0.25
     assert results["crowd"].server_answers > 0.85 * oracle(world).server_answers
+
+
+def test_a_selfie_stays_on_a_device_that_sees_it_and_a_crowd_is_sent() -> None:
+    results = {
+        kind: simulate(
+            Environment(DRIVE, "desktop", scenes=Scenes(kind=kind, device="full_range")),
+            AutoPolicy(),
+            receive_times=True,
+        )
+        for kind in ("selfie", "crowd")
+    }
+    assert results["selfie"].remote_share < 0.05
+    assert results["crowd"].remote_share > 0.9
