@@ -15,7 +15,8 @@ from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.providers.face_mapping import FaceMapping
 from hybrid_detect.backends.remote.providers.json_endpoint import JsonEndpoint
 from hybrid_detect.backends.remote.targets import Target
-from hybrid_detect.errors import AllBackendsFailedError
+from hybrid_detect.destination import Destination
+from hybrid_detect.errors import AllBackendsFailedError, BackendUnavailableError
 from hybrid_detect.monitoring.events import FrameEvent
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
@@ -198,3 +199,45 @@ async def test_a_failure_elsewhere_is_not_held_against_a_target_that_consent_den
                 await service.process_image(IMAGE, deadline_s=DEADLINE_S)
             (status,) = service.status().backends
     assert [(each.answered, each.failed) for each in status.targets] == [(0, 0), (5, 0)]
+
+
+class Elsewhere(FakeBackend):
+    """A cloud backend of the app's own, which does not ask before it sends."""
+
+    def __init__(self, *regions: str) -> None:
+        super().__init__(BackendKind.CLOUD)
+        self.regions = regions
+
+    @property
+    def destinations(self) -> tuple[Destination, ...]:
+        return tuple(
+            Destination(host=f"{region}.example", provider="own", region=region)
+            for region in self.regions
+        )
+
+
+@pytest.mark.parametrize("regions", [("us",), ("us", "eu")], ids=["denied", "denied in part"])
+async def test_a_backend_of_one_s_own_gets_no_frame_for_a_region_without_consent(
+    regions: tuple[str, ...],
+) -> None:
+    """Neither in the place of one that is out, nor because one of its regions may have it."""
+    ledger = ConsentLedger()
+    ledger.grant("visit", version="1", recorded_by="test", regions=["eu"])
+    near, far = Elsewhere("eu"), Elsewhere(*regions)
+    async with HybridDetectionService(
+        mode="cloud",
+        session_id="visit",
+        backends=[near, far],
+        privacy=PrivacyPolicy(require_consent=True, consent_version="1"),
+        consent=ledger,
+    ) as service:
+        await service.wait_ready()
+        await service.process_image(IMAGE, deadline_s=DEADLINE_S)
+        near.error = BackendUnavailableError("down")
+        for _ in range(5):
+            with pytest.raises(AllBackendsFailedError):
+                await service.process_image(IMAGE, deadline_s=0.5)
+        statuses = service.status().backends
+    assert near.plans
+    assert far.plans == []
+    assert statuses[1].failed == 0, "it was not asked"

@@ -136,14 +136,14 @@ class BackendGroup:
             BackendError: The last backend's, if none could answer.
         """
         ends_s = self._clock() + plan.deadline_s
-        tried = [
+        denied = [
             index
             for index, member in enumerate(self._members)
             if all(gate.denied_reason(destination) for destination in member.destinations)
         ]
-        if len(tried) == len(self._members):
-            gate.require_open()
-            tried.clear()
+        if len(denied) == len(self._members):
+            raise gate.refuse(gate.denied_reason(self.destinations[0]))
+        tried = list(denied)
         while True:
             index = self._pick(tried)
             self._present = index
@@ -154,8 +154,9 @@ class BackendGroup:
                 result = await self._members[index].detect(frame, plan, gate)
             except SupersededError:
                 raise
-            except BackendError:
-                self._latencies[index].observe(FAILED_S, now_s=self._clock())
+            except BackendError as error:
+                if error is not gate.refusal:
+                    self._latencies[index].observe(FAILED_S, now_s=self._clock())
                 left_s = ends_s - self._clock()
                 if left_s <= 0 or not self._usable(tried):
                     raise
@@ -183,8 +184,10 @@ class BackendGroup:
 
     def _pick(self, tried: Sequence[int]) -> int:
         usable = self._usable(tried)
-        if not usable:
-            return self._preview()
+        if not usable:  # one that was not tried, and may have the frame, says why it cannot
+            preview = self._preview()
+            others = (index for index in range(len(self._members)) if index not in tried)
+            return next(others, preview) if preview in tried else preview
         return pick(self._costs(usable), present=self._present, choice=self._choice)
 
     def _preview(self) -> int:

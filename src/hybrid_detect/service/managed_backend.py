@@ -284,6 +284,9 @@ class ManagedBackend:
         """Ask a backend that does not tell when it sends: what it did send is recorded for it."""
         if self.kind is BackendKind.DEVICE:
             return await self._backend.detect(frame, plan)
+        for destination in self.destinations:  # it may use any of them
+            gate.destination = destination
+            gate.require_open()
         request = SentRequest(at_s=time.time(), backend=self.kind.value, target=self.host)
         try:
             result = await self._backend.detect(frame, plan)
