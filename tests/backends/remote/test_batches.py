@@ -200,6 +200,23 @@ async def test_one_picture_that_cannot_be_looked_at_leaves_the_others_their_answ
     assert error.status_code == 422
 
 
+async def test_a_reply_that_cannot_be_read_leaves_the_others_their_answers() -> None:
+    class Broken(Server):
+        @staticmethod
+        def _answer(status: int, body: bytes, kind: str) -> httpx.Response:
+            if kind == BATCH_CONTENT_TYPE:
+                replies = decode_batch(body)
+                body = encode_batch([replies[0], b"nonsense", *replies[2:]])
+            return Server._answer(status, body, kind)
+
+    server = Broken()
+    async with cloud_of(server) as cloud:
+        results = await look(cloud, 3)
+    assert server.sizes == [3]
+    assert widths(results) == [64, -1, 80]
+    assert isinstance(results[1], ProtocolError)
+
+
 async def test_a_server_without_batches_is_asked_for_each_picture_from_then_on() -> None:
     server = Server()
     server.refuses_batches = 404

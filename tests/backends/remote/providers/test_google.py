@@ -169,6 +169,18 @@ def test_one_picture_fails_and_the_others_keep_their_answers() -> None:
     assert CANARY not in f"{second} {fourth}"
 
 
+def test_an_answer_that_cannot_be_read_is_one_pictures_own() -> None:
+    bad = {"faceAnnotations": [{"fdBoundingPoly": {"vertices": "canary"}}]}
+    told = json_response({"responses": [{}, bad, {}]})
+    first, second, third = GoogleVision().decode(told, [PICTURE] * 3)
+    assert isinstance(second, ProtocolError)
+    assert "canary" not in str(second)
+    assert isinstance(first, ResultReply)
+    assert isinstance(third, ResultReply)
+    with pytest.raises(ProtocolError):
+        GoogleVision().decode(json_response({"responses": [bad]}), [PICTURE])
+
+
 @pytest.mark.parametrize(
     "response",
     [

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpResponse
 from hybrid_detect.backends.remote.providers.kserve import KServe
 from hybrid_detect.errors import ProtocolError
+from hybrid_detect.exchange.wire import ResultReply
 
 from .protocol_contract import PICTURE, json_response
 from .tensor_messages import LENGTH, answer, asked, binary, output
@@ -190,3 +191,14 @@ def test_outputs_that_cannot_be_shared_out_are_told() -> None:
     three = answer([[8, 8, 24, 24]] * 3, [0.5] * 3)
     with pytest.raises(ProtocolError, match="for each of 2 pictures"):
         KServe(**BATCHED).decode(three, (PICTURE, PICTURE))
+
+
+def test_numbers_that_cannot_be_read_are_one_pictures_own() -> None:
+    boxes = output("boxes", [1, 2, 30, 40, 1, 2, 30, 40], shape=[2, 1, 4])
+    scores = output("scores", [0.5, 7.0], shape=[2, 1])
+    told = json_response({"outputs": [boxes, scores]})
+    made = KServe(model="m", batched=True, max_pictures=2)
+    good, bad = made.decode(told, [PICTURE] * 2)
+    assert isinstance(bad, ProtocolError)
+    assert isinstance(good, ResultReply)
+    assert len(good.faces) == 1

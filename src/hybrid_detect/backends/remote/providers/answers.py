@@ -9,13 +9,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any, Never
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Never, TypeVar
 
 from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.errors import ProtocolError
 
-__all__ = ["MAX_FACES", "items_of", "json_of", "number_of", "numbers_of", "object_of", "text_of"]
+__all__ = [
+    "MAX_FACES",
+    "each_apart",
+    "items_of",
+    "json_of",
+    "number_of",
+    "numbers_of",
+    "object_of",
+    "text_of",
+]
+
+Part = TypeVar("Part")
+Read = TypeVar("Read")
 
 MAX_NUMBER = 1e9
 """Nothing near it is a place in a picture; an integer of JSON may have thousands of digits."""
@@ -102,6 +114,29 @@ def numbers_of(
 def text_of(value: Any) -> str:
     """`value` if it is a text; else an empty one."""
     return value if isinstance(value, str) else ""
+
+
+def each_apart(
+    read: Callable[[Part], Read], parts: Iterable[Part]
+) -> tuple[Read | ProtocolError, ...]:
+    """What `read` makes of each of `parts`, the answers about the pictures of one request.
+
+    One that cannot be read has its error in its place, so that the others keep their faces.
+
+    Raises:
+        ProtocolError: If it is the only one.
+    """
+    every = tuple(parts)
+    if len(every) == 1:
+        return (read(every[0]),)
+    return tuple(_read_or_error(read, part) for part in every)
+
+
+def _read_or_error(read: Callable[[Part], Read], part: Part) -> Read | ProtocolError:
+    try:
+        return read(part)
+    except ProtocolError as error:
+        return error.with_traceback(None)
 
 
 def _fail(expected: str, name: str, value: Any) -> Never:

@@ -17,6 +17,7 @@ from hybrid_detect.backends.remote.protocol import (
     HttpRequest,
     HttpResponse,
 )
+from hybrid_detect.backends.remote.providers.answers import each_apart
 from hybrid_detect.backends.remote.refusals import refusal
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import (
@@ -140,7 +141,7 @@ class CustomProtocol:
         if len(messages) != len(pictures):
             msg = f"expected {len(pictures)} replies in a batch, got {len(messages)}"
             raise ProtocolError(msg)
-        return tuple(map(_reply, messages))
+        return each_apart(_reply, messages)
 
     @staticmethod
     def model_info(response: HttpResponse) -> ModelInfo | None:

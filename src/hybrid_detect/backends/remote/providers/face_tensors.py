@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.backends.remote.providers.answers import MAX_FACES
+from hybrid_detect.backends.remote.providers.answers import MAX_FACES, each_apart
 from hybrid_detect.backends.remote.providers.found_faces import (
     BOX_FORMATS,
     Point,
@@ -66,15 +66,19 @@ class FaceTensors:
 
     def read(
         self, outputs: Mapping[str, NDArray[np.float64]], pictures: Sequence[CompressedImage]
-    ) -> list[tuple[Face, ...]]:
+    ) -> tuple[tuple[Face, ...] | ProtocolError, ...]:
         """The faces in `outputs` for each of `pictures`, in that picture's pixels.
 
         A row of zeros is no face: models of a fixed number of rows fill up with them, as any does
         for the pictures of a batch that have fewer faces than others.
 
+        Returns:
+            For each picture its faces; or, of several, the error of one whose boxes or scores
+            cannot be read.
+
         Raises:
-            ProtocolError: If an output is missing, the outputs are of different lengths, or the
-                boxes cannot be in this unit.
+            ProtocolError: If an output is missing, the outputs are of different lengths, or those
+                of a lone picture cannot be read.
         """
         for name in self.names:
             if name not in outputs:
@@ -84,10 +88,12 @@ class FaceTensors:
                 msg = f"expected as many numbers for each of {len(pictures)} pictures in {name!r}"
                 raise ProtocolError(msg)
         parts = {name: np.split(outputs[name], len(pictures)) for name in self.names}
-        return [
-            self._one({name: part[number] for name, part in parts.items()}, picture)
-            for number, picture in enumerate(pictures)
-        ]
+        return each_apart(
+            lambda number: self._one(
+                {name: part[number] for name, part in parts.items()}, pictures[number]
+            ),
+            range(len(pictures)),
+        )
 
     def _one(
         self, outputs: Mapping[str, NDArray[np.float64]], picture: CompressedImage

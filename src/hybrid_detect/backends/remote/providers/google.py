@@ -16,6 +16,7 @@ from hybrid_detect.backends.remote.protocol import (
     HttpResponse,
 )
 from hybrid_detect.backends.remote.providers.answers import (
+    each_apart,
     items_of,
     json_of,
     numbers_of,
@@ -180,9 +181,9 @@ class GoogleVision:
         if len(found) != len(pictures):
             msg = f"expected {len(pictures)} answers from Google, got {len(found)}"
             raise ProtocolError(msg)
-        return tuple(
-            self._reply(object_of(each, "responses"), picture, response)
-            for each, picture in zip(found, pictures, strict=True)
+        return each_apart(
+            lambda part: self._reply(object_of(part[0], "responses"), part[1], response),
+            zip(found, pictures, strict=True),
         )
 
     def _reply(

@@ -33,7 +33,13 @@ from hybrid_detect.backends.remote.providers.tensors import (
     unpacked,
 )
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.errors import BackendResponseError, ConfigurationError, ProtocolError, Refusal
+from hybrid_detect.errors import (
+    BackendError,
+    BackendResponseError,
+    ConfigurationError,
+    ProtocolError,
+    Refusal,
+)
 from hybrid_detect.exchange.wire import ResultReply
 
 __all__ = ["KServe"]
@@ -164,7 +170,7 @@ class KServe:
 
     def decode(
         self, response: HttpResponse, pictures: Sequence[CompressedImage]
-    ) -> tuple[ResultReply, ...]:
+    ) -> tuple[ResultReply | BackendError, ...]:
         """The faces in the output tensors; of `health`, whether the tensors are there.
 
         Raises:
@@ -178,7 +184,9 @@ class KServe:
             return ()
         found = self._faces.read(unpacked(response), pictures)
         return tuple(
-            ResultReply(
+            faces
+            if isinstance(faces, BackendError)
+            else ResultReply(
                 request_id=0,
                 width=picture.width,
                 height=picture.height,
