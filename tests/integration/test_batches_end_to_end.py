@@ -41,7 +41,8 @@ class Watched(CloudDetectionService):
 async def test_faces_are_the_same_in_a_request_of_their_own_and_in_a_shared_one(
     server: ServerProcess, astronaut: np.ndarray
 ) -> None:
-    images = [np.ascontiguousarray(astronaut[16 * n :, 8 * n :]) for n in range(6)]
+    # Half the size: within the bytes that are sent at most, so that both times the same picture is.
+    images = [np.ascontiguousarray(astronaut[16 * n :: 2, 8 * n :: 2]) for n in range(6)]
     cloud = Watched(endpoint=server.url, auth_token="test-token")
     async with HybridDetectionService(
         mode="cloud", backends=[cloud], policy=FixedPolicy(backend="cloud")
