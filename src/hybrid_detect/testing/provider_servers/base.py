@@ -8,6 +8,7 @@ import json
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -164,7 +165,7 @@ def json_answer(value: object, status: int = 200, **headers: str) -> Answer:
     return Answer(status, body, {"Content-Type": "application/json", **named})
 
 
-class ProviderServer:
+class ProviderServer(ABC):
     """A provider's server on loopback, in threads of its own: for async and blocking clients alike.
 
     A subclass gives `answer` and `error_answer`. An exception of a subclass is raised again when
@@ -196,17 +197,17 @@ class ProviderServer:
 
     # ---- what a subclass says
 
+    @abstractmethod
     def answer(self, request: ReceivedRequest) -> Answer:
         """The answer to a request that is not made to fail.
 
         Raises:
             Refused: If the provider would refuse it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def error_answer(self, status: int, code: str, message: str) -> Answer:
         """An error in the provider's own form."""
-        raise NotImplementedError
 
     def see(self, data: bytes) -> SeenPicture | None:
         """The picture in `data`, recorded; `None` if it cannot be read."""
