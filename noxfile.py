@@ -189,7 +189,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def reference(session: nox.Session) -> None:
     """Write the reference pages that are made from the code."""
-    session.install("-e", ".[server]")
+    session.install("-e", ".[otel,prometheus,server]")
     session.run("python", "tests/reference_pages.py")
 
 

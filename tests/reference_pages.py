@@ -20,6 +20,11 @@ from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.server.config import ServerConfig
 
+if __package__:
+    from .metrics_page import metrics
+else:  # run as a script
+    from metrics_page import metrics
+
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
 
 HEAD = """\
@@ -251,7 +256,12 @@ providers_package = protocol_of.__module__
 
 ARGUMENT = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
 
-PAGES = {"settings.md": settings, "events.md": events, "providers.md": providers}
+PAGES = {
+    "settings.md": settings,
+    "events.md": events,
+    "metrics.md": metrics,
+    "providers.md": providers,
+}
 
 if __name__ == "__main__":
     for name, make in PAGES.items():

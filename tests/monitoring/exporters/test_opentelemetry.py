@@ -9,6 +9,7 @@ pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is an extra o
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from hybrid_detect.charges import SentRequest
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.monitoring.exporters.opentelemetry import OpenTelemetryHook
 from hybrid_detect.types import Attempt, BackendKind
@@ -57,7 +58,7 @@ def test_every_counter_is_zero_before_anything_happens(measured: Measured) -> No
     counters = [
         metric for metric in measured.metrics().values() if hasattr(metric.data, "is_monotonic")
     ]
-    assert len(counters) == 8
+    assert len(counters) == 11
     assert all(point.value == 0 for metric in counters for point in metric.data.data_points)
 
 
@@ -98,6 +99,27 @@ def test_attempts_carry_the_type_of_their_error(measured: Measured) -> None:
     assert measured.value("failed_attempts", backend="cloud", error="BackendTimeoutError") == 1
     assert measured.value("failed_attempts", backend="streaming", error="given_up") == 1
     assert measured.value("failed_attempts", backend="cloud", error="other") == 1
+
+
+def test_what_was_sent_is_counted_and_paid_in_its_currency(measured: Measured) -> None:
+    sent = [
+        SentRequest(at_s=1.0, backend="cloud", price_nanos=1_500_000, answered=True),
+        SentRequest(at_s=1.0, backend="cloud", price_nanos=500_000, currency="EUR"),
+        SentRequest(at_s=1.0, backend="streaming", answered=True),
+    ]
+    measured.hook.on_frame(frame(backend=BackendKind.CLOUD, requests=tuple(sent)))
+    assert measured.value("requests", backend="cloud", answered=True) == 1
+    assert measured.value("requests", backend="cloud", answered=False) == 1
+    assert measured.value("requests", backend="streaming", answered=True) == 1
+    assert measured.value("cost", backend="cloud", currency="USD") == pytest.approx(0.0015)
+    assert measured.value("cost", backend="cloud", currency="EUR") == pytest.approx(0.0005)
+    assert measured.value("cost", backend="streaming", currency="USD") == 0
+
+
+def test_answers_by_another_backend_than_before_are_switches(measured: Measured) -> None:
+    for backend in (BackendKind.CLOUD, BackendKind.CLOUD, BackendKind.DEVICE):
+        measured.hook.on_frame(frame(backend=backend))
+    assert measured.value("switches") == 1
 
 
 def test_a_backend_that_goes_and_comes_back_is_counted(measured: Measured) -> None:

@@ -19,6 +19,7 @@ from hybrid_detect import (  # noqa: E402
     HybridDetectionService,
     InvalidFrameError,
 )
+from hybrid_detect.charges import SentRequest  # noqa: E402
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome  # noqa: E402
 from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook  # noqa: E402
 from hybrid_detect.testing import FakeBackend  # noqa: E402
@@ -129,6 +130,26 @@ def test_answers_by_another_backend_than_before_are_switches(exported: Exported)
         exported.hook.on_frame(frame(backend=backend))
     exported.hook.on_frame(frame(FrameOutcome.FAILED))
     assert exported.value("switches_total") == 2
+
+
+def test_what_was_sent_is_counted_and_paid_in_its_currency() -> None:
+    registry = prometheus_client.CollectorRegistry()
+    hook = PrometheusHook(registry, currency="EUR")
+
+    def count(name: str, **labels: str) -> float | None:
+        value: float | None = registry.get_sample_value(f"hybrid_detect_{name}_total", labels)
+        return value
+
+    assert count("cost", backend="cloud", currency="EUR") == 0
+    sent = [
+        SentRequest(at_s=1.0, backend="cloud", price_nanos=1_500_000, currency="EUR"),
+        SentRequest(at_s=1.0, backend="streaming", answered=True),
+    ]
+    hook.on_frame(frame(backend=BackendKind.CLOUD, requests=tuple(sent)))
+    assert count("requests", backend="cloud", answered="false") == 1
+    assert count("requests", backend="streaming", answered="true") == 1
+    assert count("cost", backend="cloud", currency="EUR") == pytest.approx(0.0015)
+    assert count("cost", backend="streaming", currency="EUR") == 0
 
 
 def test_a_backend_is_told_usable_only_once_it_is_known(exported: Exported) -> None:

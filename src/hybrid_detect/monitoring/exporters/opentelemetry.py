@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hybrid_detect.charges import DEFAULT_CURRENCY
 from hybrid_detect.extras import require
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.monitoring.exporters.series import (
     DURATION_BOUNDS_S,
     ERROR_NAMES,
+    REMOTE,
     SIZE_BOUNDS_BYTES,
     STAGES,
+    Switches,
     error_name,
 )
 from hybrid_detect.types import BackendKind
@@ -31,6 +34,8 @@ _BACKEND = "hybrid_detect.backend"
 _OUTCOME = "hybrid_detect.outcome"
 _STAGE = "hybrid_detect.stage"
 _USABLE = "hybrid_detect.usable"
+_ANSWERED = "hybrid_detect.answered"
+_CURRENCY = "hybrid_detect.currency"
 _ERROR = "error.type"
 
 
@@ -41,6 +46,8 @@ class OpenTelemetryHook:
 
     Args:
         meter_provider: The provider of the meter; the app's global one if `None`.
+        currency: The currency whose costs are there at zero from the start; costs in another one
+            appear with the first.
 
     Raises:
         MissingExtraError: If ``opentelemetry-api`` is not installed.
@@ -49,7 +56,9 @@ class OpenTelemetryHook:
     blocking: ClassVar[bool] = False
     """Called on the event loop: an SDK exports from a thread of its own."""
 
-    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+    def __init__(
+        self, meter_provider: MeterProvider | None = None, *, currency: str = DEFAULT_CURRENCY
+    ) -> None:
         metrics: Any = require(
             "opentelemetry.metrics", extra="otel", purpose="measuring with OpenTelemetry"
         )
@@ -79,6 +88,17 @@ class OpenTelemetryHook:
             "dropped_frames", "{frame}", "Frames that sources dropped for newer ones."
         )
         self._faces = counter("faces", "{face}", "Faces found, by backend.")
+        self._switches = counter(
+            "switches", "{frame}", "Answers by another backend than the answer before."
+        )
+        self._requests = counter(
+            "requests",
+            "{request}",
+            "Requests with pictures that left the device, failed and given up ones included.",
+        )
+        self._cost = counter(
+            "cost", "{currency}", "What these requests cost, in units of the currency."
+        )
         self._changes = counter(
             "backend.changes",
             "{change}",
@@ -110,9 +130,10 @@ class OpenTelemetryHook:
             SIZE_BOUNDS_BYTES,
             "Bytes that left the device for a frame that was sent.",
         )
-        self._start_at_zero()
+        self._switch = Switches()
+        self._start_at_zero(currency)
 
-    def _start_at_zero(self) -> None:
+    def _start_at_zero(self, currency: str) -> None:
         """Make every counter known: one that appears with its first failure hides it from rates."""
         for outcome in FrameOutcome:
             self._frames.add(0, {_OUTCOME: outcome.value})
@@ -123,8 +144,12 @@ class OpenTelemetryHook:
                 self._attempts.add(0, {_BACKEND: backend.value, _ERROR: name})
             for usable in (False, True):
                 self._changes.add(0, {_BACKEND: backend.value, _USABLE: usable})
-        self._degraded.add(0)
-        self._dropped.add(0)
+        for remote in REMOTE:
+            self._cost.add(0.0, {_BACKEND: remote, _CURRENCY: currency})
+            for answered in (False, True):
+                self._requests.add(0, {_BACKEND: remote, _ANSWERED: answered})
+        for alone in (self._degraded, self._dropped, self._switches):
+            alone.add(0)
 
     def on_frame(self, event: FrameEvent) -> None:
         """Measure what became of a frame."""
@@ -137,10 +162,19 @@ class OpenTelemetryHook:
             self._bytes.record(event.bytes_sent)
         for attempt in event.attempts:
             self._attempts.add(1, {_BACKEND: attempt.backend, _ERROR: error_name(attempt)})
+        for request in event.requests:
+            sent_by = request.backend
+            self._requests.add(1, {_BACKEND: sent_by, _ANSWERED: request.answered})
+            if request.price_nanos:
+                cost = {_BACKEND: sent_by, _CURRENCY: request.currency}
+                self._cost.add(request.price_nanos / 1e9, cost)
         if event.outcome is FrameOutcome.ANSWERED and event.backend is not None:
-            self._measure_answer(event, {_BACKEND: event.backend.value})
+            self._measure_answer(event, event.backend)
 
-    def _measure_answer(self, event: FrameEvent, attributes: dict[str, str]) -> None:
+    def _measure_answer(self, event: FrameEvent, backend: BackendKind) -> None:
+        attributes = {_BACKEND: backend.value}
+        if self._switch.is_one(backend):
+            self._switches.add(1)
         self._answers.add(1, attributes)
         self._faces.add(event.faces, attributes)
         if event.degraded:

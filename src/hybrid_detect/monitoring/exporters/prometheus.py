@@ -8,16 +8,18 @@ that are set are used, which all work over several processes (``PROMETHEUS_MULTI
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hybrid_detect.charges import DEFAULT_CURRENCY
 from hybrid_detect.extras import require
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.monitoring.exporters.series import (
     DURATION_BOUNDS_S,
     ERROR_NAMES,
+    REMOTE,
     SIZE_BOUNDS_BYTES,
     STAGES,
+    Switches,
     error_name,
 )
 from hybrid_detect.types import BackendKind
@@ -36,6 +38,8 @@ class PrometheusHook:
 
     Args:
         registry: The registry; `prometheus_client.REGISTRY` if `None`.
+        currency: The currency whose costs are there at zero from the start; costs in another one
+            appear with the first.
 
     Raises:
         MissingExtraError: If ``prometheus-client`` is not installed.
@@ -45,7 +49,9 @@ class PrometheusHook:
     blocking: ClassVar[bool] = False
     """Called on the event loop: it only counts."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, currency: str = DEFAULT_CURRENCY
+    ) -> None:
         client: Any = require(
             "prometheus_client", extra="prometheus", purpose="exporting to Prometheus"
         )
@@ -86,6 +92,18 @@ class PrometheusHook:
         )
         self._switches = client.Counter(
             "hybrid_detect_switches", "Answers by another backend than the answer before.", **made
+        )
+        self._requests = client.Counter(
+            "hybrid_detect_requests",
+            "Requests with pictures that left the device, failed and given up ones included.",
+            ["backend", "answered"],
+            **made,
+        )
+        self._cost = client.Counter(
+            "hybrid_detect_cost",
+            "What these requests cost, in units of the currency.",
+            ["backend", "currency"],
+            **made,
         )
         self._bytes = client.Histogram(
             "hybrid_detect_sent_bytes",
@@ -133,10 +151,13 @@ class PrometheusHook:
                 self._attempts.labels(backend, error)
             for usable in ("true", "false"):
                 self._changes.labels(backend, usable)
+        for backend in REMOTE:
+            self._cost.labels(backend, currency)
+            for answered in ("true", "false"):
+                self._requests.labels(backend, answered)
         for stage in STAGES:
             self._stages.labels(stage)
-        self._lock = threading.Lock()
-        self._latest: BackendKind | None = None
+        self._switch = Switches()
 
     def on_frame(self, event: FrameEvent) -> None:
         """Count what became of a frame."""
@@ -149,16 +170,17 @@ class PrometheusHook:
             self._bytes.observe(event.bytes_sent)
         for attempt in event.attempts:
             self._attempts.labels(attempt.backend, error_name(attempt)).inc()
+        for request in event.requests:
+            self._requests.labels(request.backend, "true" if request.answered else "false").inc()
+            if request.price_nanos:
+                self._cost.labels(request.backend, request.currency).inc(request.price_nanos / 1e9)
         if event.outcome is FrameOutcome.ANSWERED and event.backend is not None:
             self._count_answer(event, event.backend)
 
     def _count_answer(self, event: FrameEvent, backend: BackendKind) -> None:
         if event.degraded:
             self._degraded.inc()
-        with self._lock:
-            switched = self._latest not in {None, backend}
-            self._latest = backend
-        if switched:
+        if self._switch.is_one(backend):
             self._switches.inc()
         self._answers.labels(backend.value).inc()
         self._faces.labels(backend.value).inc(event.faces)

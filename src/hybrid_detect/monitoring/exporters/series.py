@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from hybrid_detect.errors import BackendError
-from hybrid_detect.types import Attempt
+import threading
 
-__all__ = ["DURATION_BOUNDS_S", "ERROR_NAMES", "SIZE_BOUNDS_BYTES", "STAGES", "error_name"]
+from hybrid_detect.errors import BackendError
+from hybrid_detect.types import Attempt, BackendKind
+
+__all__ = [
+    "DURATION_BOUNDS_S",
+    "ERROR_NAMES",
+    "REMOTE",
+    "SIZE_BOUNDS_BYTES",
+    "STAGES",
+    "Switches",
+    "error_name",
+]
+
+REMOTE = (BackendKind.CLOUD.value, BackendKind.STREAMING.value)
+"""The backends that send requests, and can cost money."""
 
 DURATION_BOUNDS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 """Upper bounds of histograms of durations, in seconds. 0.2 s is the mission's bound for an answer:
@@ -41,3 +54,18 @@ def error_name(attempt: Attempt) -> str:
     if not attempt.error:
         return _GIVEN_UP
     return attempt.error if attempt.error in ERROR_NAMES else _OTHER
+
+
+class Switches:
+    """Tells answers by another backend than the answer before. May be used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._latest: BackendKind | None = None
+
+    def is_one(self, backend: BackendKind) -> bool:
+        """Whether an answer by `backend` is a switch; it is remembered for the next."""
+        with self._lock:
+            switched = self._latest not in {None, backend}
+            self._latest = backend
+        return switched
