@@ -29,6 +29,7 @@ JWT = ["--jwt-issuer", "https://id", "--jwt-audience", "faces", "--jwt-jwks", "h
     [
         ([], {"rate_per_s": 30.0, "burst": 60, "tls": None, "jwt": None, "allowed_origins": ()}),
         (["--rate", "0", "--burst", "5"], {"rate_per_s": 0.0, "burst": 5}),
+        (["--stream-rate", "12.5"], {"stream_rate_per_s": 12.5}),
         (["--connections-per-peer", "9"], {"max_connections_per_peer": 9}),
         (["--api-keys", "keys.json"], {"api_keys": Path("keys.json")}),
         (

@@ -22,7 +22,8 @@ class NewestWinsSlots:
 
     def __init__(self, kind: BackendKind, *, places: int) -> None:
         self._kind = kind
-        self._free = places
+        self._places = places
+        self._taken = 0
         self._waiting: asyncio.Future[None] | None = None
         self._waiting_order = 0
 
@@ -35,8 +36,8 @@ class NewestWinsSlots:
         Raises:
             SupersededError: If a newer frame waits already, or comes while this one waits.
         """
-        if self._free:
-            self._free -= 1
+        if self._taken < self._places:
+            self._taken += 1
             return
         if self._waiting is not None and not self._waiting.done():
             if self._waiting_order > order:
@@ -56,10 +57,22 @@ class NewestWinsSlots:
 
     def leave(self) -> None:
         """Give a place back; the frame that waits gets it."""
-        turn, self._waiting = self._waiting, None
-        if turn is None or turn.done():
-            self._free += 1
-        else:
+        self._taken -= 1
+        self._fill()
+
+    def limit(self, places: int) -> None:
+        """Have `places` places from now on; frames that have one keep it."""
+        self._places = places
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give a place that is free to the frame that waits."""
+        turn = self._waiting
+        if turn is None or self._taken >= self._places:
+            return
+        self._waiting = None
+        if not turn.done():
+            self._taken += 1
             turn.set_result(None)
 
     def refuse_waiting(self, error: BackendError | Exception) -> None:

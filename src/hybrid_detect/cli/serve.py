@@ -87,6 +87,12 @@ def add_parser(commands: Any) -> None:
         "--burst", type=int, metavar="N", help="pictures that may come at once (default: 60)"
     )
     gate.add_argument(
+        "--stream-rate",
+        type=float,
+        metavar="N",
+        help="pictures a second of each stream (default: as many as its caller may send)",
+    )
+    gate.add_argument(
         "--connections-per-peer",
         type=int,
         metavar="N",
@@ -144,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
         "detectors": arguments.detectors,
         "rate_per_s": arguments.rate,
         "burst": arguments.burst,
+        "stream_rate_per_s": arguments.stream_rate,
         "max_connections_per_peer": arguments.connections_per_peer,
         "history_retention_s": arguments.retention_hours and arguments.retention_hours * 3600,
     }

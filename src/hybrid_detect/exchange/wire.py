@@ -47,6 +47,7 @@ __all__ = [
     "CREDENTIAL_ENDED",
     "DETECT_PATH",
     "HEALTH_PATH",
+    "IN_FLIGHT_HEADER",
     "STREAM_PATH",
     "SUBPROTOCOL",
     "DetectRequest",
@@ -68,6 +69,10 @@ SUBPROTOCOL = "hybrid-detect.v1"
 DETECT_PATH = "/v1/detect"
 STREAM_PATH = "/v1/stream"
 HEALTH_PATH = "/v1/health"
+
+IN_FLIGHT_HEADER = "X-Stream-In-Flight"
+"""Of the response that opens a stream: the pictures of it that the server looks at at the same
+time. A client that has more under way makes them wait at the server, where they only get older."""
 
 CREDENTIAL_ENDED = "the credential is not valid any more"
 """What the server gives as the reason when it closes a stream with 1008 because a token has expired

@@ -6,12 +6,11 @@ a bare picture and answers in JSON.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -21,7 +20,6 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hybrid_detect.errors import (
     BackendUnavailableError,
@@ -31,17 +29,14 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.exchange.batch import BATCH_PATH
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
-from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
     HEALTH_PATH,
     MAX_FACES,
     STREAM_PATH,
-    SUBPROTOCOL,
     DetectRequest,
     ErrorReply,
     ResultReply,
-    announced_request_id,
     decode_request,
     encode_reply,
     peek_request_id,
@@ -60,10 +55,11 @@ from hybrid_detect.server.bodies import (
     TooManyUploadsError,
 )
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.connections import IS_GONE, STOPPING
+from hybrid_detect.server.connections import STOPPING
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.gate import OPENAPI_PATH, Gate
+from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.openapi import openapi
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.picture_requests import (
@@ -76,20 +72,15 @@ from hybrid_detect.server.picture_requests import (
 from hybrid_detect.server.replies import BUG, error_reply, http_response
 from hybrid_detect.server.retention import Retention, owner_of
 from hybrid_detect.server.sealing import Sealing, SealRefusedError
+from hybrid_detect.server.streams import Streams
 from hybrid_detect.types import Face
 
 __all__ = ["create_app"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
-SERVICE_RESTART = 1012
-"""The close code of a server that stops (IANA's registry for RFC 6455). It comes as the code of an
-ASGI disconnect, too, while the peer still takes answers."""
-
 RETRY_AFTER_S = 1.0
 """Seconds an overloaded server asks for: about what 32 waiting pictures take on two cores."""
-
-_INFO_HEADER = MODEL_INFO_HEADER.lower().encode()
 
 TOO_SLOW = ErrorReply(
     request_id=0, status=408, code="too_slow", detail="the body did not come in time"
@@ -127,7 +118,7 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
             Route(HEALTH_PATH, app.health, methods=["GET"]),
             Route(OPENAPI_PATH, app.description, methods=["GET"]),
             Route(KEYS_PATH, app.keys, methods=["GET"]),
-            WebSocketRoute(STREAM_PATH, app.stream),
+            WebSocketRoute(STREAM_PATH, app.streams.serve),
             *app.retention.routes,
         ],
         middleware=[gate],
@@ -151,6 +142,7 @@ class _App:
         self._description = openapi(config)
         self._sealing = Sealing(config.keys_path, require=config.require_encryption)
         self.retention = Retention(config, respond=http_response)
+        self.streams = Streams(config, answer=self._answer_to, info=lambda: detector.info)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
     @contextlib.asynccontextmanager
@@ -211,7 +203,7 @@ class _App:
             peek_request_id(body) if is_wire else 0,
             receive_s,
             owner=owner_of(request),
-            is_abandoned=_hang_up_of(request),
+            is_abandoned=hang_up_of(request),
         )
         return http_response(request, reply, received)
 
@@ -233,51 +225,21 @@ class _App:
         if isinstance(read_body, Response):
             return read_body
         body, receive_s = read_body
-        return await batch_response(
-            request, body, lambda message: self._answer_to(message, receive_s, request)
+        answer = partial(
+            self._answer_to,
+            receive_s=receive_s,
+            connection=request,
+            is_abandoned=hang_up_of(request),
         )
-
-    async def stream(self, websocket: WebSocket) -> None:
-        info = self._detector.info
-        await websocket.accept(
-            subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None,
-            headers=[] if info is None else [(_INFO_HEADER, info.to_header().encode())],
-        )
-        is_abandoned = _hang_up_of(websocket)
-        under_way: set[asyncio.Task[None]] = set()
-        places = asyncio.Semaphore(self._config.stream_in_flight)
-        announced: tuple[int, float] | None = None
-        async with asyncio.TaskGroup() as answers:
-            while True:
-                message = await websocket.receive()
-                if message["type"] == "websocket.disconnect":
-                    if message.get("code") != SERVICE_RESTART or await is_abandoned():
-                        for answer in under_way:
-                            answer.cancel()  # what waits is not looked at any more
-                    break
-                data = message.get("bytes") or b""
-                now_s = time.monotonic()
-                if (request_id := announced_request_id(data)) is not None:
-                    announced = (request_id, now_s)
-                    continue
-                receive_s = None
-                if announced is not None and announced[0] == peek_request_id(data):
-                    receive_s = now_s - announced[1]
-                # Not reading further while the places are taken lets TCP hold the sender back.
-                await places.acquire()
-                answer = answers.create_task(self._answer(websocket, data, receive_s))
-                under_way.add(answer)
-                answer.add_done_callback(under_way.discard)
-                answer.add_done_callback(lambda _: places.release())
-
-    async def _answer(self, websocket: WebSocket, data: bytes, receive_s: float | None) -> None:
-        reply = await self._answer_to(data, receive_s, websocket)
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            # The client may have gone meanwhile; Starlette then raises either of the two.
-            await websocket.send_bytes(reply)
+        return await batch_response(request, body, answer)
 
     async def _answer_to(
-        self, data: bytes, receive_s: float | None, connection: HTTPConnection
+        self,
+        data: bytes,
+        receive_s: float | None,
+        connection: HTTPConnection,
+        *,
+        is_abandoned: Callable[[], Awaitable[bool]],
     ) -> bytes:
         """The message that answers `data`, one of a stream or a batch; sealed if that was."""
         if (keys := self._sealing.answer(data)) is not None:
@@ -291,7 +253,7 @@ class _App:
             peek_request_id(data),
             receive_s,
             owner=owner_of(connection),
-            is_abandoned=_hang_up_of(connection),
+            is_abandoned=is_abandoned,
         )
         return received.protected(encode_reply(reply))
 
@@ -362,21 +324,6 @@ def _most_certain(faces: tuple[Face, ...]) -> tuple[Face, ...]:
     if len(faces) <= MAX_FACES:
         return faces
     return tuple(sorted(faces, key=lambda face: face.score or 0.0, reverse=True)[:MAX_FACES])
-
-
-def _hang_up_of(connection: HTTPConnection) -> Callable[[], Awaitable[bool]]:
-    """Tells whether the peer of `connection` has hung up.
-
-    `Server` knows at any time. Another ASGI server tells of a request's peer only.
-    """
-    is_gone: Callable[[], bool] | None = connection.scope.get(IS_GONE)
-
-    async def is_abandoned() -> bool:
-        if is_gone is not None:
-            return is_gone()
-        return isinstance(connection, Request) and await connection.is_disconnected()
-
-    return is_abandoned
 
 
 async def _no_such_thing(request: Request, error: Exception) -> Response:

@@ -126,7 +126,11 @@ class ServerConfig:
     history_max_bytes: int = DEFAULT_MAX_BYTES
     """The most the file may hold; the oldest make place for the newest."""
     stream_in_flight: int = 2
-    """Pictures of one stream that are looked at at the same time; later ones wait in TCP."""
+    """Pictures of one stream that are looked at at the same time; later ones wait in TCP. Clients
+    are told it, and ours has no more under way."""
+    stream_rate_per_s: float = 0.0
+    """Pictures a second of each stream, two seconds of them at once; 0 leaves it to `rate_per_s`,
+    which counts all that a caller sends."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quality", quality_level(self.quality))
@@ -153,6 +157,9 @@ class ServerConfig:
             raise ConfigurationError(msg)
         if not 0 <= self.rate_per_s < math.inf:
             msg = f"rate_per_s: expected 0 or more, got {self.rate_per_s}"
+            raise ConfigurationError(msg)
+        if not 0 <= self.stream_rate_per_s < math.inf:
+            msg = f"stream_rate_per_s: expected 0 or more, got {self.stream_rate_per_s}"
             raise ConfigurationError(msg)
         if not 0 < self.stream_idle_s < math.inf:
             msg = f"stream_idle_s: expected seconds above 0, got {self.stream_idle_s}"

@@ -26,6 +26,7 @@ from hybrid_detect.backends.remote.websocket_link import (
     Pulse,
     link_error,
     open_link,
+    told_in_flight,
     told_model,
 )
 from hybrid_detect.config import Endpoint
@@ -81,7 +82,8 @@ class StreamingService(RemoteBackend):
         allow_insecure_http: Whether plain ``http`` may leave this machine.
         ssl_context: Which CAs to believe and which certificate to show over https; `None` for the
             system's CAs and no certificate.
-        max_in_flight: Frames that may be under way at the same time.
+        max_in_flight: Frames that may be under way at the same time; fewer where the server says
+            that it looks at fewer.
         heartbeat_s: Seconds between pings, and for a ping's answer.
         **options: `min_confidence`, `session_id`, `quality`, `compressor` and `encryption`, as in
             `RemoteBackend`.
@@ -317,6 +319,9 @@ class StreamingService(RemoteBackend):
             max_replies=self._max_in_flight,  # more cannot be on their way
         )
         self.told_ladders.learn(self.targets[0], told_model(link))
+        # More than the server looks at would wait there, where they only get older.
+        told = told_in_flight(link) or self._max_in_flight
+        self._slots.limit(min(told, self._max_in_flight))
         return link, round_trip_s
 
     async def _read(self, link: ClientConnection) -> None:

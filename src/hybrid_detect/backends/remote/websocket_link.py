@@ -25,13 +25,13 @@ from hybrid_detect.backends.remote.providers.custom import own_refusal
 from hybrid_detect.backends.remote.retry_after import retry_after_s
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ProtocolError
 from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER, ModelInfo
-from hybrid_detect.exchange.wire import SUBPROTOCOL
+from hybrid_detect.exchange.wire import IN_FLIGHT_HEADER, SUBPROTOCOL
 
 if sys.platform == "linux":
     import fcntl
     import termios
 
-__all__ = ["Pulse", "link_error", "open_link", "told_model"]
+__all__ = ["Pulse", "link_error", "open_link", "told_in_flight", "told_model"]
 
 CLOSE_TIMEOUT_S = 0.3
 """Seconds the closing handshake may take. websockets' default of 10 would stretch noticing a dead
@@ -119,6 +119,12 @@ async def open_link(
         msg = "the server opened a link, but does not speak this library's protocol on it"
         raise ProtocolError(msg)
     return link, opened_s - connected_s
+
+
+def told_in_flight(link: ClientConnection) -> int | None:
+    """Frames of a stream that the server looks at at the same time; `None` if it did not say."""
+    text = link.response.headers.get(IN_FLIGHT_HEADER, "") if link.response else ""
+    return int(text) if text.isascii() and text.isdigit() and int(text[:9]) > 0 else None
 
 
 def told_model(link: ClientConnection) -> ModelInfo | None:
