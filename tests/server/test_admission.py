@@ -27,7 +27,7 @@ from hybrid_detect.exchange.wire import (
     encode_request,
 )
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.server import gate
+from hybrid_detect.server import gate, shared_state
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -205,16 +205,16 @@ async def test_wrong_credentials_of_an_address_are_limited_but_right_ones_come_i
     async with client_of(app) as client:
         statuses = [
             (await client.post("/v1/detect", headers={"X-API-Key": f"guess {n}"})).status_code
-            for n in range(gate.FAILURES_AT_ONCE + 20)
+            for n in range(shared_state.FAILURES_AT_ONCE + 20)
         ]
-        assert statuses[: gate.FAILURES_AT_ONCE] == [401] * gate.FAILURES_AT_ONCE
+        assert statuses[: shared_state.FAILURES_AT_ONCE] == [401] * shared_state.FAILURES_AT_ONCE
         assert statuses[-1] == 429
         good = await client.post("/v1/detect", content=jpeg(), headers={"X-API-Key": TOKEN})
         assert good.status_code == 200
     async with client_of(app, host="198.51.100.1") as another:
         assert (await another.post("/v1/detect")).status_code == 401
     assert "guess" not in caplog.text
-    assert caplog.text.count("from 203.0.113.7") < gate.FAILURES_AT_ONCE + 5
+    assert caplog.text.count("from 203.0.113.7") < shared_state.FAILURES_AT_ONCE + 5
 
 
 class Slow(OneFace):

@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, decode_reply, encode_request
-from hybrid_detect.server import gate
+from hybrid_detect.server import shared_state
 from hybrid_detect.server.config import ServerConfig
 
 from .loopback import Served, jpeg, served_beside
@@ -30,7 +30,7 @@ GOOD = f"Authorization: Bearer {TOKEN}".encode()
 def running() -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         # Its own test is in test_admission.py; here each attack is to be answered for itself.
-        patch.setattr(gate, "FAILURES_AT_ONCE", 10_000)
+        patch.setattr(shared_state, "FAILURES_AT_ONCE", 10_000)
         with served_beside(CONFIG) as server:
             yield server
 

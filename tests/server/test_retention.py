@@ -26,7 +26,7 @@ from hybrid_detect.exchange.wire import (
     DetectRequest,
     encode_request,
 )
-from hybrid_detect.server import retention
+from hybrid_detect.server import retention, shared_state
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -187,7 +187,7 @@ def test_the_limits_are_the_configuration_s(serve: Serve, monkeypatch: pytest.Mo
             seen.update(options)
             super().__init__(path, **options)
 
-    monkeypatch.setattr(retention, "DetectionHistory", Recording)
+    monkeypatch.setattr(shared_state, "DetectionHistory", Recording)
     with serve(history_retention_s=60.0, history_max_bytes=1_000_000):
         assert seen == {"retention_s": 60.0, "max_bytes": 1_000_000}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid_detect.server import gate
+from hybrid_detect.server import shared_state
 from hybrid_detect.server.config import ServerConfig
 
 from ..fuzzing import examples
@@ -29,7 +29,7 @@ CHECKS = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "FAILURES_AT_ONCE", 10**9)
+        patch.setattr(shared_state, "FAILURES_AT_ONCE", 10**9)
         config = ServerConfig(
             auth_token=TOKEN,
             rate_per_s=0,

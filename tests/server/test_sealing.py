@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 from collections.abc import AsyncIterator
@@ -39,7 +40,8 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
-from hybrid_detect.server.sealing import RELOAD_S, Sealing, SealRefusedError
+from hybrid_detect.server.sealing import RELOAD_S, Received, Sealing, SealRefusedError
+from hybrid_detect.server.shared_state import LocalState
 from hybrid_detect.types import BoundingBox, Face
 
 from ..clock import FakeClock
@@ -115,9 +117,17 @@ def client(private: PrivateKey, clock: FakeClock) -> Sealer:
     return Sealer(private.public, clock=clock)
 
 
+def memory(clock: FakeClock, steady: FakeClock) -> LocalState:
+    return LocalState(ServerConfig(), clock=clock, steady_clock=steady)
+
+
+def receive(sealing: Sealing, data: bytes) -> Received:
+    return asyncio.run(sealing.receive(data))
+
+
 def refusal(sealing: Sealing, data: bytes) -> ErrorReply:
     with pytest.raises(SealRefusedError) as caught:
-        sealing.receive(data)
+        receive(sealing, data)
     return caught.value.reply
 
 
@@ -126,7 +136,7 @@ def refusal(sealing: Sealing, data: bytes) -> ErrorReply:
 
 def test_a_sealed_message_is_opened_and_its_reply_sealed(sealing: Sealing, client: Sealer) -> None:
     sealed = client.seal(message())
-    received = sealing.receive(with_request_id(sealed.data, 9))
+    received = receive(sealing, with_request_id(sealed.data, 9))
     assert received.is_sealed
     assert received.message == message()
     reply = received.protected(b"faces")
@@ -135,7 +145,7 @@ def test_a_sealed_message_is_opened_and_its_reply_sealed(sealing: Sealing, clien
 
 
 def test_a_plain_message_passes_where_that_is_allowed(sealing: Sealing) -> None:
-    received = sealing.receive(message())
+    received = receive(sealing, message())
     assert not received.is_sealed
     assert received.message == message()
     assert received.protected(b"faces") == b"faces"
@@ -150,7 +160,7 @@ def test_plaintext_is_refused_where_encryption_is_required(path: Path, clock: Fa
 
 def test_a_replay_is_refused(sealing: Sealing, client: Sealer, clock: FakeClock) -> None:
     sealed = client.seal(message())
-    sealing.receive(sealed.data)
+    receive(sealing, sealed.data)
     for number in (0, 1):  # the number on the link makes it no other request
         reply = refusal(sealing, with_request_id(sealed.data, number))
         assert (reply.status, reply.code, reply.request_id) == (409, "replayed", number)
@@ -165,7 +175,7 @@ def test_requests_may_come_in_another_order(
     clock.now_s += 1
     second = client.seal(message())
     for sealed in (second, first):
-        received = sealing.receive(sealed.data)
+        received = receive(sealing, sealed.data)
         assert open_reply(received.protected(b"faces"), sealed).message == b"faces"
 
 
@@ -175,7 +185,7 @@ def test_a_refused_forgery_does_not_use_up_the_true_requests_nonce(
     sealed = client.seal(message())
     forged = sealed.data[:-1] + bytes([sealed.data[-1] ^ 1])
     assert refusal(sealing, forged).code == "bad_seal"
-    assert sealing.receive(sealed.data).message == message()
+    assert receive(sealing, sealed.data).message == message()
 
 
 @pytest.mark.parametrize("offset_s", [-31, 31, -3600, 1e8])
@@ -195,11 +205,11 @@ def test_a_clock_that_is_put_right_locks_no_client_out(
 ) -> None:
     steady = FakeClock(0)
     clock.now_s += ahead_s
-    sealing = Sealing(path, clock=clock, steady_clock=steady)
+    sealing = Sealing(path, clock=clock, state=memory(clock, steady))
     steady.now_s += 10
     clock.now_s += 10 - ahead_s
     sealed = client.seal(message())
-    assert sealing.receive(sealed.data).message == message()
+    assert receive(sealing, sealed.data).message == message()
     assert refusal(sealing, sealed.data).code == "replayed"
     assert [record.getMessage() for record in caplog.records] == [
         f"the clock was set back by {ahead_s:.0f} s: sealed requests start over"
@@ -207,7 +217,7 @@ def test_a_clock_that_is_put_right_locks_no_client_out(
     for clock_s in (0.5, 1.0):  # and goes on as before
         clock.now_s += clock_s
         steady.now_s += clock_s
-        sealing.receive(client.seal(message()).data)
+        receive(sealing, client.seal(message()).data)
     assert len(caplog.records) == 1
 
 
@@ -215,12 +225,12 @@ def test_a_clock_that_is_set_forward_or_slewed_starts_nothing_over(
     path: Path, client: Sealer, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     steady = FakeClock(0)
-    sealing = Sealing(path, clock=clock, steady_clock=steady)
+    sealing = Sealing(path, clock=clock, state=memory(clock, steady))
     early = client.seal(message())
     for clock_s, steady_s in ((3600, 1), (10, 10.9), (10, 10.9)):
         clock.now_s += clock_s
         steady.now_s += steady_s
-        sealing.receive(client.seal(message()).data)
+        receive(sealing, client.seal(message()).data)
         assert refusal(sealing, early.data).code == "stale"
     assert caplog.records == []
 
@@ -237,7 +247,7 @@ def test_a_server_without_keys_opens_nothing_and_publishes_nothing(
     sealing = Sealing(None, clock=clock)
     assert refusal(sealing, client.seal(message()).data).code == "unknown_key"
     assert sealing.published() == []
-    assert sealing.receive(message()).message == message()
+    assert receive(sealing, message()).message == message()
 
 
 def test_a_suite_named_wrongly_is_refused(sealing: Sealing, client: Sealer) -> None:
@@ -257,7 +267,7 @@ def test_a_suite_named_wrongly_is_refused(sealing: Sealing, client: Sealer) -> N
 def test_whatever_comes_it_passes_or_is_refused(sealing: Sealing, data: bytes) -> None:
     sealing.answer(data)
     try:
-        assert sealing.receive(data).message == data
+        assert receive(sealing, data).message == data
     except SealRefusedError as refused:
         assert 400 <= refused.reply.status < 500  # noqa: PT017 - both are right
 
@@ -295,10 +305,10 @@ def test_a_rotation_is_noticed_and_the_old_key_goes_on(
     assert published_over_the_link(sealing) == [new.public.id, private.public.id]
 
     sealed = client.seal(message())
-    assert client.open(sealing.receive(sealed.data).protected(b"faces"), sealed) == b"faces"
+    assert client.open(receive(sealing, sealed.data).protected(b"faces"), sealed) == b"faces"
     assert client.public_key == new.public, "the reply has named the successor"
     sealed = client.seal(message())
-    assert client.open(sealing.receive(sealed.data).protected(b"faces"), sealed) == b"faces"
+    assert client.open(receive(sealing, sealed.data).protected(b"faces"), sealed) == b"faces"
     assert client.public_key == new.public
 
 
@@ -314,7 +324,7 @@ def test_a_client_is_named_a_newer_key_of_its_own_suite_or_the_post_quantum_one(
         write_key_file(path, KeyRing(ring))
         sealing = Sealing(path, clock=clock)
         sealed = Sealer(used.public, clock=clock).seal(message())
-        return open_reply(sealing.receive(sealed.data).protected(b""), sealed).successor
+        return open_reply(receive(sealing, sealed.data).protected(b""), sealed).successor
 
     for suite in Suite:
         assert successor_of(old[suite], *old.values()) is None
@@ -341,7 +351,7 @@ def test_a_key_opens_a_grace_longer_than_it_is_published(path: Path, clock: Fake
     client = Sealer(ending.public, clock=late)
     clock.now_s = late.now_s + 20
     assert sealing.published() == []
-    assert sealing.receive(client.seal(message()).data).is_sealed
+    assert receive(sealing, client.seal(message()).data).is_sealed
     clock.now_s += GRACE.total_seconds()
     assert refusal(sealing, client.seal(message()).data).code == "unknown_key"
 
@@ -355,11 +365,11 @@ def test_a_damaged_key_file_does_not_end_a_server_that_works(
 ) -> None:
     path.write_text("{")
     clock.now_s += RELOAD_S
-    assert sealing.receive(client.seal(message()).data).is_sealed
+    assert receive(sealing, client.seal(message()).data).is_sealed
     assert "old ones stay" in caplog.text
     path.unlink()
     clock.now_s += RELOAD_S
-    assert sealing.receive(client.seal(message()).data).is_sealed
+    assert receive(sealing, client.seal(message()).data).is_sealed
 
 
 def test_a_server_does_not_start_with_keys_it_cannot_use(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hybrid_detect.server import gate, http_connection
+from hybrid_detect.server import gate, http_connection, shared_state
 from hybrid_detect.server.config import ServerConfig
 
 from ..waiting import LIMIT_S
@@ -134,7 +134,7 @@ async def test_wrong_credentials_are_held_back_the_longer_the_more_come_at_once(
         waits.append(seconds)
         await sleep(0)
 
-    monkeypatch.setattr(gate, "FAILURES_AT_ONCE", 1)
+    monkeypatch.setattr(shared_state, "FAILURES_AT_ONCE", 1)
     config = ServerConfig(auth_token="the-token-of-the-others")
     asked = b"GET /v1/keys HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     async with served(config) as server, asyncio.timeout(LIMIT_S):

@@ -72,6 +72,7 @@ from hybrid_detect.server.picture_requests import (
 from hybrid_detect.server.replies import BUG, error_reply, http_response
 from hybrid_detect.server.retention import Retention, owner_of
 from hybrid_detect.server.sealing import Sealing, SealRefusedError
+from hybrid_detect.server.shared_state import LocalState, SharedState
 from hybrid_detect.server.streams import Streams
 from hybrid_detect.types import Face
 
@@ -95,7 +96,9 @@ TOO_MANY_UPLOADS = ErrorReply(
 )
 
 
-def create_app(config: ServerConfig, detector: Detector | None = None) -> Starlette:
+def create_app(
+    config: ServerConfig, detector: Detector | None = None, *, state: SharedState | None = None
+) -> Starlette:
     """The server as an ASGI app.
 
     Its ``state.drain()`` refuses what waits for a detector, and everything that comes later, with
@@ -104,13 +107,20 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
     Args:
         config: Limits, token and model.
         detector: What looks at the pictures, instead of detectors in processes.
+        state: What it shares with other servers; `None` if it is alone.
     """
     log = PeerLog(logger)
+    state = state or LocalState(config)
     gate = Middleware(
-        Gate, config=config, credentials=Credentials(config), respond=http_response, log=log
+        Gate,
+        config=config,
+        credentials=Credentials(config),
+        respond=http_response,
+        state=state,
+        log=log,
     )
     admission = Admission(max_waiting=config.max_waiting)
-    app = _App(config, detector or DetectorPool(config, admission), admission, log)
+    app = _App(config, detector or DetectorPool(config, admission), admission, log, state)
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
@@ -132,7 +142,12 @@ def create_app(config: ServerConfig, detector: Detector | None = None) -> Starle
 
 class _App:
     def __init__(
-        self, config: ServerConfig, detector: Detector, admission: Admission, log: PeerLog
+        self,
+        config: ServerConfig,
+        detector: Detector,
+        admission: Admission,
+        log: PeerLog,
+        state: SharedState,
     ) -> None:
         self._config = config
         self._detector = detector
@@ -140,8 +155,8 @@ class _App:
         self._log = log
         self._version = version("hybrid-detect")
         self._description = openapi(config)
-        self._sealing = Sealing(config.keys_path, require=config.require_encryption)
-        self.retention = Retention(config, respond=http_response)
+        self._sealing = Sealing(config.keys_path, require=config.require_encryption, state=state)
+        self.retention = Retention(config, state, respond=http_response)
         self.streams = Streams(config, answer=self._answer_to, info=lambda: detector.info)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
@@ -181,7 +196,7 @@ class _App:
         if (keys := self._sealing.answer(body)) is not None:
             return Response(keys, media_type=SEALED_CONTENT_TYPE)
         try:
-            received = self._sealing.receive(body)
+            received = await self._sealing.receive(body)
         except SealRefusedError as refused:
             return http_response(request, refused.reply)
         message = received.message
@@ -245,7 +260,7 @@ class _App:
         if (keys := self._sealing.answer(data)) is not None:
             return keys
         try:
-            received = self._sealing.receive(data)
+            received = await self._sealing.receive(data)
         except SealRefusedError as refusal:
             return encode_reply(refusal.reply)
         reply = await self._reply(

@@ -31,8 +31,8 @@ async def batch_response(
         messages = decode_batch(body)
     except ProtocolError as error:
         return http_response(request, error_reply(0, 400, "bad_request", str(error)))
-    take: Callable[[], float] = request.scope[TAKE_PICTURE]
-    waits_s = [0.0, *(take() for _ in messages[1:])]
+    take: Callable[[], Awaitable[float]] = request.scope[TAKE_PICTURE]
+    waits_s = [0.0, *await asyncio.gather(*(take() for _ in messages[1:]))]
 
     async def reply(message: bytes, wait_s: float) -> bytes:
         if wait_s:

@@ -28,8 +28,8 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
 from hybrid_detect.server.peer_log import PeerLog
-from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.server.replies import SECURITY_HEADERS
+from hybrid_detect.server.shared_state import Limit, LocalState, SharedState
 
 __all__ = [
     "CALLER",
@@ -48,18 +48,12 @@ CALLER = "hybrid_detect.caller"
 """Where the caller's name is in the ASGI scope of what it has let in."""
 
 TAKE_PICTURE = "hybrid_detect.take_picture"
-"""Where the ASGI scope has what counts one more picture of a request against the caller's rate: it
-gives the seconds to wait, or 0 if the picture may be looked at."""
+"""Where the ASGI scope has what counts one more picture of a request against the caller's rate: a
+coroutine function that gives the seconds to wait, or 0 if the picture may be looked at."""
 
 PUBLIC_PATHS = frozenset({HEALTH_PATH, OPENAPI_PATH})
 """Read without a credential: a load balancer has none, and the description is no secret. A wrong
 credential is refused here as well, so that a client can learn whether its own fits."""
-
-FAILURES_PER_S = 1.0
-FAILURES_AT_ONCE = 20
-"""Wrong credentials of one address that are answered with 401. Beyond it 429 tells a misconfigured
-client to slow down; guessing is hopeless at any rate. A right credential is let in
-all the same, or one could shut out everyone behind the same proxy."""
 
 FAILURE_PAUSE_S = 0.02
 """Seconds that such an answer is held back for each that is held back already, of the same address.
@@ -104,6 +98,7 @@ class Gate:
         config: The limits.
         credentials: Who may come in.
         respond: Makes an HTTP answer of an error.
+        state: Counts rates; `None` for counts of its own.
         log: Tells of wrong credentials.
         clock: Seconds that only grow.
     """
@@ -115,6 +110,7 @@ class Gate:
         config: ServerConfig,
         credentials: Credentials,
         respond: Callable[[HTTPConnection, ErrorReply], Response],
+        state: SharedState | None = None,
         log: PeerLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -123,10 +119,7 @@ class Gate:
         self._credentials = credentials
         self._clock = clock
         self._respond = respond
-        self._rates = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
-        self._failures = RateLimiter(rate_per_s=FAILURES_PER_S, burst=FAILURES_AT_ONCE, clock=clock)
-        # Apart: pictures must not make probes fail, nor probes pictures.
-        self._probes = RateLimiter(rate_per_s=config.rate_per_s, burst=config.burst, clock=clock)
+        self._state = state or LocalState(config, steady_clock=clock)
         self._log = log or PeerLog(logger, clock=clock)
         self._under_way: Counter[str] = Counter()
         self._held_back: Counter[str] = Counter()
@@ -142,7 +135,7 @@ class Gate:
         try:
             caller = await self._admitted(connection)
             scope[CALLER] = caller
-            scope[TAKE_PICTURE] = partial(self._rates.take, caller)
+            scope[TAKE_PICTURE] = partial(self._state.take, Limit.PICTURES, caller)
             is_probe = scope["path"] in PUBLIC_PATHS
             async with self._place(
                 caller, is_stream=scope["type"] == "websocket", is_probe=is_probe
@@ -170,13 +163,13 @@ class Gate:
         except WrongCredentialError:
             peer = peer_of(connection)
             self._log.note("no or a wrong credential", peer)
-            wait_s = self._failures.take(peer)
-            if wait_s:
+            if wait_s := await self._state.take(Limit.FAILURES, peer):
                 await self._hold_back(peer)
                 raise _RefusedError(too_fast(0, wait_s)) from None
             raise _RefusedError(UNAUTHORIZED) from None
-        rates = self._probes if is_public else self._rates
-        if connection.scope["type"] == "http" and (wait_s := rates.take(caller)):
+        limit = Limit.PROBES if is_public else Limit.PICTURES
+        is_http = connection.scope["type"] == "http"
+        if is_http and (wait_s := await self._state.take(limit, caller)):
             raise _RefusedError(too_fast(0, wait_s))
         return caller
 
@@ -250,7 +243,7 @@ class Gate:
                 # Each picture has one announcement for nothing; more count as pictures.
                 is_free = is_announcement and not was_announced
                 was_announced = is_announcement
-                if is_free or not (wait_s := self._rates.take(caller)):
+                if is_free or not (wait_s := await self._state.take(Limit.PICTURES, caller)):
                     return message
                 reply = too_fast(peek_request_id(data), wait_s)
                 with _client_may_be_gone():  # `receive` says so next

@@ -22,7 +22,7 @@ from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, ResultReply
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import CALLER
 from hybrid_detect.server.replies import reply_to_values
-from hybrid_detect.storage.history import DetectionHistory
+from hybrid_detect.server.shared_state import ResultHistory, SharedState
 
 __all__ = ["Retention", "owner_of"]
 
@@ -69,16 +69,22 @@ class Retention:
     """Keeps results where `config` says so, and hands them out or erases them on request.
 
     Args:
-        config: Where to keep what, and for how long.
+        config: What to keep.
+        state: Where to keep it, and for how long.
         respond: Makes an HTTP answer of an error.
     """
 
     def __init__(
-        self, config: ServerConfig, *, respond: Callable[[HTTPConnection, ErrorReply], Response]
+        self,
+        config: ServerConfig,
+        state: SharedState,
+        *,
+        respond: Callable[[HTTPConnection, ErrorReply], Response],
     ) -> None:
         self._config = config
+        self._state = state
         self._respond = respond
-        self._history: DetectionHistory | None = None
+        self._history: ResultHistory | None = None
         # One thread: an erasure comes after everything that was to be written before it.
         self._writer = ThreadPoolExecutor(1, "hybrid-detect-retention")
         self._waiting = 0
@@ -100,15 +106,7 @@ class Retention:
         Raises:
             StorageError: If it cannot be opened.
         """
-        path = self._config.history_path
-        if path is not None:
-            self._history = await self._run(
-                lambda: DetectionHistory(
-                    path,
-                    retention_s=self._config.history_retention_s,
-                    max_bytes=self._config.history_max_bytes,
-                )
-            )
+        self._history = await self._run(self._state.open_history)
 
     def keep(self, owner: str, request: DetectRequest, reply: ResultReply) -> None:
         """Have a result written; its picture only if the configuration asks for it.
@@ -157,7 +155,7 @@ class Retention:
             return self._respond(request, SEALED_ONLY)
         session, owner = request.path_params["session"], owner_of(request)
 
-        def begin(history: DetectionHistory) -> Response:
+        def begin(history: ResultHistory) -> Response:
             if next(history.results(session, owner=owner, images=False), None) is None:
                 return self._respond(request, NOT_FOUND)
             if request.method == "HEAD":  # nothing is handed out, so that nothing is noted either
@@ -173,15 +171,13 @@ class Retention:
     async def _erase(self, request: Request) -> Response:
         session, owner = request.path_params["session"], owner_of(request)
 
-        def erase(history: DetectionHistory) -> Response:
+        def erase(history: ResultHistory) -> Response:
             erased = history.erase(session, owner=owner, who=owner)
             return JSONResponse({"results": erased.results, "images": erased.images})
 
         return await self._answer(request, erase)
 
-    async def _answer(
-        self, request: Request, act: Callable[[DetectionHistory], Response]
-    ) -> Response:
+    async def _answer(self, request: Request, act: Callable[[ResultHistory], Response]) -> Response:
         if self._history is None:  # being closed
             return self._respond(request, FAILED)
         try:

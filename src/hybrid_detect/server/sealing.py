@@ -20,9 +20,10 @@ from hybrid_detect.exchange.envelope import Kind, encode_keys, kind_of
 from hybrid_detect.exchange.key_files import read_key_file
 from hybrid_detect.exchange.key_ring import KeyRing
 from hybrid_detect.exchange.keys import PublicKey
-from hybrid_detect.exchange.replays import ReplayGuard
 from hybrid_detect.exchange.sealing import OpenedRequest, open_request, seal_reply
 from hybrid_detect.exchange.wire import ErrorReply, peek_request_id
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.shared_state import LocalState, SharedState, StateUnavailableError
 from hybrid_detect.storage.private_files import remove_leftovers
 
 __all__ = ["Received", "SealRefusedError", "Sealing"]
@@ -32,9 +33,8 @@ logger = logging.getLogger("hybrid_detect.server")
 RELOAD_S = 5.0
 """How soon a rotation is noticed: at once for people, and a `stat` in 5 s costs nothing."""
 
-STEP_S = 1.0
-"""A clock set back by more than this is noticed. NTP daemons step a clock that is off by more than
-0.128 s (ntpd) or about a second (chrony), and slew it below, which moves both clocks alike."""
+UNKNOWN_RETRY_S = 1.0
+"""Seconds to wait when nothing can tell a replay: a new owner of the state starts in about that."""
 
 
 class SealRefusedError(Exception):
@@ -67,14 +67,14 @@ class Sealing:
 
     The key file is read again when it changes, so that rotating needs no restart.
 
-    What has been seen is remembered by this process alone: behind a load balancer, send a client's
-    requests to one process if a replay at another one matters.
+    What has been seen is remembered by `state`. That of a server alone is this process's own: of
+    several behind a load balancer, each would answer a copy. A cluster shares one state.
 
     Args:
         keys_path: The key file; `None` opens nothing.
         require: Whether to refuse what is not sealed.
         clock: Seconds since 1970.
-        steady_clock: Seconds that are never set: tells when `clock` was set back.
+        state: Remembers what was seen; `None` for a memory of its own.
 
     Raises:
         ConfigurationError: If the key file cannot be used.
@@ -86,14 +86,12 @@ class Sealing:
         *,
         require: bool = False,
         clock: Callable[[], float] = time.time,
-        steady_clock: Callable[[], float] = time.monotonic,
+        state: SharedState | None = None,
     ) -> None:
         self._path = keys_path
         self._require = require
         self._clock = clock
-        self._steady_clock = steady_clock
-        self._offset_s = clock() - steady_clock()
-        self._replays = ReplayGuard(started_at_s=clock())
+        self._state = state or LocalState(ServerConfig(), clock=clock)
         self._ring: KeyRing | None = None
         self._stamp: tuple[int, int, int] | None = None
         self._looked_at_s = clock()
@@ -115,7 +113,7 @@ class Sealing:
             return None
         return encode_keys(self.published(), number=peek_request_id(data))
 
-    def receive(self, data: bytes) -> Received:
+    async def receive(self, data: bytes) -> Received:
         """The message in `data`, opened if it is sealed.
 
         Raises:
@@ -133,8 +131,7 @@ class Sealing:
             ring = self._current()
             keys = {} if ring is None else ring.accepted(self._now())
             request = open_request(data, keys)
-            now_s = self._noticed_time()
-            self._replays.admit(request.nonce, sealed_at_ms=request.sealed_at_ms, now_s=now_s)
+            await self._state.admit(request.nonce, sealed_at_ms=request.sealed_at_ms)
         except UnknownKeyError as error:
             raise _refused(number, 421, "unknown_key", str(error)) from None
         except StaleRequestError as error:
@@ -143,6 +140,10 @@ class Sealing:
             raise _refused(number, 409, "replayed", str(error)) from None
         except EncryptionError as error:
             raise _refused(number, 400, "bad_seal", str(error)) from None
+        except StateUnavailableError:
+            # Answered all the same, it could be answered twice.
+            detail = "whether this came before cannot be told now; try again"
+            raise _refused(number, 503, "unavailable", detail, UNKNOWN_RETRY_S) from None
         successor = self._successor(request)
         return Received(
             request.message,
@@ -161,17 +162,6 @@ class Sealing:
     def _published(self) -> tuple[PublicKey, ...]:
         ring = self._current()
         return () if ring is None else ring.published(self._now())
-
-    def _noticed_time(self) -> float:
-        """The clock's time; if it was set back, what was sealed by the wrong time is forgotten."""
-        now_s = self._clock()
-        offset_s = now_s - self._steady_clock()
-        if offset_s < self._offset_s - STEP_S:
-            back_s = self._offset_s - offset_s
-            logger.warning("the clock was set back by %.0f s: sealed requests start over", back_s)
-            self._replays.start_over(now_s=now_s)
-        self._offset_s = offset_s
-        return now_s
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
@@ -203,5 +193,10 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _refused(number: int, status: int, code: str, detail: str) -> SealRefusedError:
-    return SealRefusedError(ErrorReply(request_id=number, status=status, code=code, detail=detail))
+def _refused(
+    number: int, status: int, code: str, detail: str, retry_after_s: float | None = None
+) -> SealRefusedError:
+    reply = ErrorReply(
+        request_id=number, status=status, code=code, detail=detail, retry_after_s=retry_after_s
+    )
+    return SealRefusedError(reply)
