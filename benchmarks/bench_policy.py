@@ -3,14 +3,16 @@
 Every trace in ../shared/traces beside the repository (or in the folder given), three classes of
 device, three seeds, the uplink as it is, halved and doubled, with and without the server's receive
 times; and what is filmed: scenes of the photos in ../shared/faces with cuts between them (mixed),
-selfies and crowds, or nothing in particular, with a device that is always worth 0.8 (constant).
+selfies and crowds, or nothing in particular, with a device that is always worth 0.8 (constant). The
+server says that it gains by pictures of 640 pixels (centerface), or tells nothing (usual).
 For each kind of scene 972 runs of up to 300 s, some seconds of processor time each, in one process
 for each processor: half an hour on two. Every second trace was used to choose constants; --half
 takes those (chosen) or the others (held-out).
 
     python benchmarks/bench_policy.py [--traces DIR] [--faces PATH] [--scenes mixed ...] [--seeds 3]
                                       [--uplinks 1 0.5 2] [--policy ...] [--half all]
-                                      [--devices phone pi5 desktop] [--processes N] [--json FILE]
+                                      [--server centerface] [--devices phone pi5 desktop]
+                                      [--processes N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 
 from hybrid_detect.cli.bench_policy import summary_table
 from hybrid_detect.simulation.comparison import Row, Scenario, Summary, compare, summarise
+from hybrid_detect.simulation.pictures import LADDERS
 from hybrid_detect.simulation.scenes import CONSTANT, SCENES, Scenes, read_scenes
 from hybrid_detect.simulation.traces import read_traces
 
@@ -61,6 +64,7 @@ def main() -> int:
             seed=seed,
             uplink=uplink,
             scenes=Scenes(kind=kind, photos=photos),
+            ladder=LADDERS[arguments.server],
         )
         for kind in arguments.scenes
         for uplink in arguments.uplinks
@@ -92,6 +96,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--traces", type=Path, default=TRACES)
     parser.add_argument("--faces", type=Path, default=FACES, help="labels of photos")
     parser.add_argument("--scenes", nargs="+", default=["mixed"], choices=SCENES)
+    parser.add_argument("--server", default="centerface", choices=LADDERS)
     parser.add_argument("--half", default="all", choices=["all", "chosen", "held-out"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--uplinks", type=float, nargs="+", default=[1.0, 0.5, 2.0])

@@ -38,6 +38,8 @@ SCENES = ("mixed", "selfie", "group", "crowd", "empty", "constant")
 SYNTHETIC_S = 60.0
 """Seconds of each trace that is made when none is given."""
 
+SERVERS = ("centerface", "usual")
+
 HEADER = (
     "policy",
     "utility",
@@ -83,6 +85,13 @@ def add_parser(actions: Any) -> None:
         help="what is filmed: one kind of scene, all kinds with cuts between them (mixed), or "
         "nothing in particular, with a device that is always worth 0.8 (constant); "
         "default: %(default)s",
+    )
+    parser.add_argument(
+        "--server",
+        choices=SERVERS,
+        default="centerface",
+        help="which pictures the server says it gains by: those of this project's, with CenterFace "
+        "(default), or the usual ones of a server that tells nothing",
     )
     parser.add_argument(
         "--faces",
@@ -179,6 +188,7 @@ def run_policy(arguments: argparse.Namespace) -> int:
 
 def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
     from hybrid_detect.simulation.comparison import Scenario
+    from hybrid_detect.simulation.pictures import LADDERS
     from hybrid_detect.simulation.scenes import Scenes, read_scenes
     from hybrid_detect.simulation.synthetic_traces import synthetic_traces
     from hybrid_detect.simulation.traces import read_traces
@@ -197,6 +207,7 @@ def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
             seed=seed,
             uplink=arguments.uplink,
             scenes=scenes,
+            ladder=LADDERS[arguments.server],
             sizes=arguments.sizes,
             device_end=arguments.device_end,
         )

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
 from hybrid_detect.cli.plotting import BLUE, GREY, GRID, INK, ORANGE, ticks, write
-from hybrid_detect.selection.rungs import RUNGS
+from hybrid_detect.selection.rungs import Rung
 from hybrid_detect.simulation.environment import DEADLINE_S, GRID_PER_S, STALE_S
 from hybrid_detect.simulation.simulated_run import SimulatedResult
 
@@ -84,11 +84,12 @@ def timeline(outcome: SimulatedResult, policy: str) -> Image.Image:
     capacity = _Panel(pen, 0, "uplink, Mbit/s", marks, seconds)
     capacity.line((np.arange(len(mbit)) / 5).tolist(), mbit.tolist(), BLUE)
 
-    labels = [f"q{rung.quality} {rung.max_side_px} px" for rung in RUNGS]
-    marks = [(0, "device"), *((4 - index, label) for index, label in enumerate(labels))]
+    rungs = world.pictures.ladder.rungs
+    labels = [f"q{rung.quality} {rung.max_side_px} px" for rung in rungs]
+    marks = [(0, "device"), *((len(rungs) - index, label) for index, label in enumerate(labels))]
     choices = _Panel(pen, 1, "chosen", marks, seconds)
     was_sent = outcome.sent_bits > 0
-    rows = [4 - _nearest_rung(accuracy) for accuracy in outcome.accuracy[was_sent]]
+    rows = [len(rungs) - _nearest_rung(accuracy, rungs) for accuracy in outcome.accuracy[was_sent]]
     choices.dots(frames_s[was_sent].tolist(), rows, BLUE)
     by_device = np.isfinite(outcome.device_s)
     choices.dots(frames_s[by_device].tolist(), [0.0] * int(by_device.sum()), ORANGE)
@@ -126,6 +127,6 @@ def _averages(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     return sums / (np.array(ends) - starts)
 
 
-def _nearest_rung(accuracy: float) -> int:
-    gaps = [abs(rung.accuracy - accuracy) for rung in RUNGS]
+def _nearest_rung(accuracy: float, rungs: Sequence[Rung]) -> int:
+    gaps = [abs(rung.accuracy - accuracy) for rung in rungs]
     return gaps.index(min(gaps))

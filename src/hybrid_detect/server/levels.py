@@ -27,6 +27,7 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.extras import is_installed
+from hybrid_detect.selection.rungs import CENTERFACE_LADDER
 from hybrid_detect.server.config import AUTO_MODEL, ServerConfig
 from hybrid_detect.types import QualityLevel
 
@@ -81,7 +82,9 @@ LEVELS = (
         side_px=640,
         picture_px=640,
         picture_bytes=40 * KIB,
-        rungs=((80, 640, 1.0), (50, 640, 0.998), (50, 480, 0.964), (50, 320, 0.915)),
+        rungs=tuple(
+            (rung.quality, rung.max_side_px, rung.accuracy) for rung in CENTERFACE_LADDER.rungs
+        ),
         guess_s=0.052,
     ),
     Level(

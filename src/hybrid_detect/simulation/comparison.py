@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
 from hybrid_detect.simulation.environment import Environment
 from hybrid_detect.simulation.oracle import oracle
 from hybrid_detect.simulation.policy_names import FIXED, make_policy
@@ -44,6 +45,7 @@ class Scenario:
     uplink: float = 1.0
     device_accuracy: float | None = None
     scenes: Scenes = field(default_factory=Scenes)
+    ladder: PictureLadder = USUAL_LADDER
     sizes: Literal["this", "previous"] = "this"
     device_end: Literal["predicted", "known"] = "predicted"
 
@@ -56,6 +58,7 @@ class Scenario:
             uplink=self.uplink,
             device_accuracy=self.device_accuracy,
             scenes=self.scenes,
+            ladder=self.ladder,
         )
 
     def run(self, name: str, environment: Environment | None = None) -> SimulatedResult:

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
+from hybrid_detect.simulation.pictures import MAX_BITS, Pictures
 from hybrid_detect.simulation.scenes import CONSTANT, SceneDraws, Scenes
 from hybrid_detect.simulation.traces import RTT_MODELS, Trace
 
@@ -23,7 +25,6 @@ __all__ = [
     "DEADLINE_S",
     "DEVICES",
     "ENCODE_S",
-    "MAX_BITS",
     "PRICE_PER_BIT",
     "STALE_S",
     "TIMEOUT_S",
@@ -53,12 +54,6 @@ TIMEOUT_S = 3.0
 RAW_BITS, RAW_SPREAD = 8 * 100e3, 0.20
 """Median of a 1280x720 JPEG of quality 80 (photos with faces, `docs/explanation/compression.md`),
 and the standard deviation of its logarithm."""
-
-MAX_BITS = 8 * 80e3
-"""The mission's most for a picture, 80 KB."""
-
-FRAMING_BITS = 8 * 300
-"""Headers of a message, TLS and TCP."""
 
 PRICE_PER_BIT = 0.04 / MAX_BITS
 """Of an upload, in perfect answers."""
@@ -117,7 +112,8 @@ class Environment:
     Attributes are open, for oracles and for tests: `capacity` (bit/s) and `rtt_s` on a grid of
     10 ms; `raw_bits` (the frame at 1280 pixels and quality 80), `server_s`, `device_s` and the
     shares of the faces that either finds (`server_share`, `device_share`) for each of the `frames`
-    frames; `draws`, the scenes. A policy sees none of it.
+    frames; `draws`, the scenes; `pictures`, what the server makes of a picture. A policy sees none
+    of it but the ladder.
 
     Args:
         trace: The network.
@@ -127,6 +123,7 @@ class Environment:
         device_accuracy: In place of the profile's, where there are no scenes.
         scenes: What is in front of the camera; by default the device's answers are always worth
             `device_accuracy`.
+        ladder: The pictures that the server says it gains by.
         fps: Frames in a second.
         max_s: Seconds of the trace to use.
 
@@ -143,6 +140,7 @@ class Environment:
         uplink: float = 1.0,
         device_accuracy: float | None = None,
         scenes: Scenes | None = None,
+        ladder: PictureLadder = USUAL_LADDER,
         fps: float = FPS,
         max_s: float = 300.0,
     ) -> None:
@@ -155,6 +153,7 @@ class Environment:
         profile = DEVICES[device]
         self.trace, self.device, self.seed = trace, device, seed
         self.profile = profile
+        self.pictures = Pictures(ladder)
         self.device_accuracy = profile.accuracy if device_accuracy is None else device_accuracy
         self.interval_s = 1 / fps
         length_s = float(min(trace.t_s[-1], max_s))

@@ -1,7 +1,7 @@
 """The best that could have been done with everything known in advance.
 
 A dynamic programme over the frames, backwards, whose state is how far ahead the uplink and the
-device are booked, in steps of 20 ms. Its choices at each frame are the four `RUNGS` or nothing,
+device are booked, in steps of 20 ms. Its choices at each frame are the four rungs or nothing,
 with or without the device at once. Because of the steps its value is not exact; what counts is
 the replay of its choices under the exact dynamics (`SimulatedResult.utility`).
 """
@@ -13,7 +13,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.selection.rungs import RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     DECAY_S,
@@ -28,7 +27,6 @@ from hybrid_detect.simulation.environment import (
 from hybrid_detect.simulation.simulated_run import (
     SimulatedResult,
     SimulatedRun,
-    compressed,
     slow_start_rounds,
 )
 from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind
@@ -72,9 +70,9 @@ def oracle(environment: Environment) -> SimulatedResult:
 
 
 def _upload_of(environment: Environment, frame: int, rung: int) -> tuple[float, float]:
-    step = RUNGS[rung]
+    step = environment.pictures.ladder.rungs[rung]
     raw_bits = float(environment.raw_bits[frame])
-    return compressed(raw_bits, step.quality, step.max_side_px, BUDGET)
+    return environment.pictures.compressed(raw_bits, step.quality, step.max_side_px, BUDGET)
 
 
 def _plan(environment: Environment) -> tuple[NDArray[np.uint8], Floats, Floats]:
@@ -132,12 +130,14 @@ def _uploads(environment: Environment, uplink_s: Floats) -> tuple[tuple[Floats, 
     began_s = np.maximum(now_s + ENCODE_S, now_s + uplink_s)
     carried = np.interp(began_s, environment.grid_s, environment.carried)
     is_idle = uplink_s <= IDLE_OFFSET_S + 1e-9
-    shape = (environment.frames, len(RUNGS) + 1, len(uplink_s))
+    sendings = len(environment.pictures.ladder.rungs) + 1
+    shape = (environment.frames, sendings, len(uplink_s))
     worths, rows = np.zeros(shape), np.zeros(shape, np.intp)
-    costs = np.zeros((environment.frames, len(RUNGS) + 1, 1))
+    costs = np.zeros((environment.frames, sendings, 1))
     rows[:, 0] = row_of(uplink_s - environment.interval_s)
-    for number in range(len(RUNGS)):
-        uploads = [_upload_of(environment, frame, number) for frame in range(environment.frames)]
+    for number in range(1, sendings):
+        frames = range(environment.frames)
+        uploads = [_upload_of(environment, frame, number - 1) for frame in frames]
         bits = np.array([each for each, _ in uploads])[:, None]
         accuracy = uploads[0][1] * environment.server_share[:, None]
         rounds = np.array([slow_start_rounds(float(each)) for each in bits[:, 0]])[:, None]
@@ -149,7 +149,7 @@ def _uploads(environment: Environment, uplink_s: Floats) -> tuple[tuple[Floats, 
         latency_s = ended_s - now_s + rtt_at(ended_s) + environment.server_s[:, None]
         late = np.exp(-(latency_s - DEADLINE_S) / DECAY_S)
         kept = np.where(latency_s > STALE_S, 0, np.where(latency_s <= DEADLINE_S, 1, late))
-        worths[:, number + 1] = accuracy * kept * ~is_lost
-        costs[:, number + 1] = PRICE_PER_BIT * bits
-        rows[:, number + 1] = row_of(ended_s - now_s - environment.interval_s)
+        worths[:, number] = accuracy * kept * ~is_lost
+        costs[:, number] = PRICE_PER_BIT * bits
+        rows[:, number] = row_of(ended_s - now_s - environment.interval_s)
     return (worths, costs), rows

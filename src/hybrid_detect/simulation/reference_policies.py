@@ -10,22 +10,20 @@ from dataclasses import dataclass, replace
 
 from hybrid_detect.selection.auto import AutoPolicy
 from hybrid_detect.selection.conditions import Conditions
-from hybrid_detect.selection.rungs import RUNGS
+from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,
-    MAX_BITS,
     RAW_BITS,
     TIMEOUT_S,
 )
+from hybrid_detect.simulation.pictures import MAX_BITS
 from hybrid_detect.types import BackendKind, Plan
 
 __all__ = ["AlwaysCloud", "AlwaysDevice", "AutoWithoutScene", "EwmaHysteresis", "LastLatency"]
 
 MAX_IN_FLIGHT = 2
 """Frames in flight before one is left out."""
-
-_SHARES = tuple(rung.share for rung in RUNGS)
 
 
 @dataclass(slots=True)
@@ -51,6 +49,7 @@ class _Watcher:
 
     def __init__(self) -> None:
         self._now_s = 0.0
+        self._ladder = USUAL_LADDER
         self._in_flight: dict[int, _Sent] = {}
         self._ended: list[_Sent] = []
 
@@ -72,26 +71,35 @@ class _Watcher:
         sent.ended_s = now_s
         self._ended.append(sent)
 
-    def _news(self, now_s: float) -> list[_Sent]:
+    def _news(self, conditions: Conditions) -> list[_Sent]:
         """What has ended since the last frame, in the order of sending."""
-        self._now_s = now_s
+        self._now_s = conditions.now_s
+        self._ladder = _ladder(conditions)
         news, self._ended = sorted(self._ended, key=lambda sent: sent.request_id), []
         return news
 
     def _send(self, step: int, *, probe: bool = False, hedge: bool = False) -> Plan:
         """Send at a rung, unless too many are in flight."""
-        quality, side_px = RUNGS[step].quality, RUNGS[step].max_side_px
+        rung = self._ladder.rungs[step]
         is_full = len(self._in_flight) >= MAX_IN_FLIGHT
         return Plan(
             backend=None if is_full else BackendKind.STREAMING,
             skip=is_full,
-            quality=quality,
-            max_side_px=side_px,
+            quality=rung.quality,
+            max_side_px=rung.max_side_px,
             probe=probe,
             hedge=BackendKind.DEVICE if hedge else None,
             deadline_s=1.0,
             reason="comparison",
         )
+
+
+def _ladder(conditions: Conditions) -> PictureLadder:
+    """What the server tells."""
+    (ladder,) = (
+        backend.ladder for backend in conditions.backends if backend.kind is not BackendKind.DEVICE
+    )
+    return ladder
 
 
 _DEVICE = Plan(backend=BackendKind.DEVICE, deadline_s=1.0, reason="comparison")
@@ -117,7 +125,7 @@ class AlwaysDevice:
 
 
 class AlwaysCloud(_Watcher):
-    """Everything is sent, at one rung (0 to 3, see `RUNGS`)."""
+    """Everything is sent, at one rung of the server's ladder (0 to 3)."""
 
     def __init__(self, rung: int = 0) -> None:
         super().__init__()
@@ -125,7 +133,7 @@ class AlwaysCloud(_Watcher):
 
     def decide(self, conditions: Conditions) -> Plan:
         """The same again."""
-        self._news(conditions.now_s)
+        self._news(conditions)
         return self._send(self._rung)
 
 
@@ -141,7 +149,7 @@ class LastLatency(_Watcher):
     def decide(self, conditions: Conditions) -> Plan:
         """As the last answer was."""
         now_s = conditions.now_s
-        for sent in self._news(now_s):
+        for sent in self._news(conditions):
             self._is_remote = sent.server_s is not None and sent.latency_s <= DEADLINE_S
             if not self._is_remote:
                 self._failed_s = now_s
@@ -187,7 +195,7 @@ class EwmaHysteresis(_Watcher):
     def decide(self, conditions: Conditions) -> Plan:
         """The largest rung that is predicted to be in time, or the device."""
         now_s = conditions.now_s
-        for sent in self._news(now_s):
+        for sent in self._news(conditions):
             self._learn(sent, max(conditions.interval_s, now_s - self._learned_s))
             self._learned_s = now_s
         bits_per_s = min(self._throughputs, default=self.PRIOR_BITS_PER_S)
@@ -198,7 +206,7 @@ class EwmaHysteresis(_Watcher):
         step = self._largest(bits_per_s * safety, conditions.interval_s)
         if (step is not None) is not self._is_remote and now_s - self._switched_s >= self.DWELL_S:
             self._is_remote, self._switched_s = step is not None, now_s
-        last = len(RUNGS) - 1
+        last = len(self._ladder.rungs) - 1
         if self._is_remote:
             return self._send(last if step is None else step)
         if now_s - self._probed_s >= self.PROBE_S and not self._in_flight:
@@ -222,8 +230,8 @@ class EwmaHysteresis(_Watcher):
 
     def _largest(self, bits_per_s: float, interval_s: float) -> int | None:
         fixed_s = ENCODE_S + self._rtt_s + self._server_s
-        for step, share in enumerate(_SHARES):
-            upload_s = min(RAW_BITS * share, MAX_BITS) / bits_per_s
+        for step, rung in enumerate(self._ladder.rungs):
+            upload_s = min(RAW_BITS * rung.share, MAX_BITS) / bits_per_s
             if fixed_s + upload_s <= DEADLINE_S and upload_s <= 1.5 * interval_s:
                 return step
         return None

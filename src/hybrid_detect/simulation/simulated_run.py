@@ -14,15 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid_detect.compression.size_law import quality_within, size_share
-from hybrid_detect.selection.rungs import FULL_SIDE_PX, RUNGS
 from hybrid_detect.simulation.environment import (
     DEADLINE_S,
     ENCODE_S,
-    FRAMING_BITS,
     IDLE_S,
     INITIAL_WINDOW_BITS,
-    MAX_BITS,
     PRICE_PER_BIT,
     STALE_S,
     TIMEOUT_S,
@@ -35,60 +31,12 @@ __all__ = [
     "SimulatedResult",
     "SimulatedRun",
     "Upload",
-    "compressed",
     "slow_start_rounds",
 ]
 
 
 ALL_FACES = 0.98
 """A device that finds so many of the faces finds all of them; the rest is flicker."""
-
-_ACCURACIES = {(rung.quality, rung.max_side_px): rung.accuracy for rung in RUNGS}
-_FULL, _LOW, _MIDDLE, _SMALL = RUNGS
-_QUALITY_LOSS = _FULL.accuracy - _LOW.accuracy
-_QUALITY_STEP = _FULL.quality - _LOW.quality
-_MIDDLE_LOSS, _SMALL_LOSS = (1 - rung.accuracy / _LOW.accuracy for rung in (_MIDDLE, _SMALL))
-_MIDDLE_STEP, _SMALL_STEP = (
-    math.log(FULL_SIDE_PX / rung.max_side_px) for rung in (_MIDDLE, _SMALL)
-)
-_SIDE_POWER = math.log(_SMALL_LOSS / _MIDDLE_LOSS) / math.log(_SMALL_STEP / _MIDDLE_STEP)
-_SIDE_LOSS = _SMALL_LOSS / math.pow(_SMALL_STEP, _SIDE_POWER)
-
-
-def compressed(
-    raw_bits: float, quality: int, max_side_px: int | None, target_bytes: int
-) -> tuple[float, float]:
-    """Bits of a picture on the wire, and the accuracy of the server's answer to it.
-
-    The bytes follow the law that the rate control uses (`compression.size_law`). The accuracies of
-    the four `RUNGS` are exact. Between them the accuracy lost is cubic in the quality below 80
-    (assumed: so steep that the rungs stay the better bargain, as they are in practice), and a
-    power of the logarithm of the side below 1280, through the same four. A picture of more than
-    quality 80 or 1280 pixels has more bytes and the same accuracy. The encoder cuts to MAX_BITS
-    at no loss, at each rung; a budget below the rung's bytes costs the quality that the cut takes.
-
-    Args:
-        raw_bits: The picture at 1280 pixels and quality 80, uncut.
-        quality: JPEG quality, 1 to 95.
-        max_side_px: Longest side; `None` for 1280.
-        target_bytes: The most the picture may weigh.
-    """
-    side_px = FULL_SIDE_PX if max_side_px is None else max(max_side_px, 1)
-    share = size_share(quality, side_px / FULL_SIDE_PX)
-    accuracy = _ACCURACIES.get((quality, side_px)) or _accuracy(quality, side_px)
-    bits = min(raw_bits * share, MAX_BITS)
-    budget = 8.0 * max(target_bytes, 1)
-    if budget < bits:
-        accuracy = _accuracy(quality_within(budget / bits, quality), side_px)
-        bits = budget
-    return bits + FRAMING_BITS, accuracy
-
-
-def _accuracy(quality: float, side_px: int) -> float:
-    by_quality = 1 - _QUALITY_LOSS * (max(_FULL.quality - quality, 0.0) / _QUALITY_STEP) ** 3
-    smaller = math.log(FULL_SIDE_PX / min(max(side_px, 1), FULL_SIDE_PX))
-    by_side = 1 - _SIDE_LOSS * math.pow(smaller, _SIDE_POWER)
-    return max(by_quality, 0.0) * max(by_side, 0.0)
 
 
 def slow_start_rounds(bits: float) -> int:

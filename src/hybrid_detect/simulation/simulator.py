@@ -24,7 +24,7 @@ from hybrid_detect.selection.link import LinkEstimator
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.selection.scene import SceneEstimator
 from hybrid_detect.simulation.environment import ENCODE_S, STALE_S, TIMEOUT_S, Environment
-from hybrid_detect.simulation.simulated_run import SimulatedResult, SimulatedRun, compressed
+from hybrid_detect.simulation.simulated_run import SimulatedResult, SimulatedRun
 from hybrid_detect.simulation.traces import Trace, read_traces
 from hybrid_detect.types import BackendKind, Plan
 
@@ -185,6 +185,7 @@ class _Run:
                     kind=_STREAMING,
                     usable=True,
                     latency_s=self._remote_s.predict_s(now_s=now_s),
+                    ladder=environment.pictures.ladder,
                 ),
                 BackendConditions(
                     kind=_DEVICE,
@@ -286,7 +287,11 @@ class _Run:
 
     def _upload(self, plan: Plan, frame: int, at_s: float) -> float:
         raw_bits = float(self._environment.raw_bits[frame])
-        bits, accuracy = compressed(raw_bits, plan.quality, plan.max_side_px, plan.target_bytes)
+        pictures = self._environment.pictures
+        plan = pictures.ladder.limited(plan)
+        bits, accuracy = pictures.compressed(
+            raw_bits, plan.quality, plan.max_side_px, plan.target_bytes
+        )
         upload = self.run.upload(frame, at_s, bits, accuracy)
         size = round(bits / 8)
         self._at(
