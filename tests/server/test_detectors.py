@@ -13,7 +13,11 @@ from PIL import Image
 
 from hybrid_detect.backends.device import supervised_worker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
-from hybrid_detect.errors import BackendUnavailableError, MissingExtraError
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    InvalidFrameError,
+    MissingExtraError,
+)
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server import detectors, levels
 from hybrid_detect.server.app import create_app
@@ -314,6 +318,15 @@ async def test_the_score_that_a_client_asks_for_is_applied_and_told(
 
 
 # -- pictures that are dear to decode --------------------------------------------------------
+
+
+async def test_a_picture_with_too_many_pixels_takes_no_place(workers: list[Worker]) -> None:
+    async with pool_of(1, max_pixels=48 * 64) as pool:
+        with pytest.raises(InvalidFrameError, match="at most 3072 pixels"):
+            await pool.detect(DetectRequest(request_id=1, image=jpeg(65)))
+        assert looks(workers[:1]) == [0]
+        await pool.detect(PICTURE)
+        assert looks(workers[:1]) == [1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is for POSIX")

@@ -22,6 +22,7 @@ from hybrid_detect.frames.layout import Layout
 from hybrid_detect.frames.pillow_errors import damage_reported
 from hybrid_detect.frames.raster import Raster, Scratch, raster_of
 from hybrid_detect.frames.scaling import fitted_size
+from hybrid_detect.frames.turbo import factor_for, turbo_pixels, turned
 from hybrid_detect.frames.upright import UPRIGHT, check_mode, turned_size, upright, without_info
 
 __all__ = ["EncodedPicture", "check_pixels"]
@@ -123,13 +124,15 @@ class EncodedPicture:
         """
         enough = fitted_size(self.width, self.height, max_side_px=enough_px)
         stored_size = turned_size(enough, self.orientation)
+        if (pixels := self._turbo_pixels(stored_size)) is not None:
+            return pixels
         with damage_reported(self.format):
             image = self._opened()
             image.draft(image.mode, stored_size)
             is_large = max(image.size) >= 2 * max(stored_size)
             size = stored_size if is_large else image.size
-            turned = upright(image, size, self.orientation)
-            return pixels_of(turned if turned.mode == "RGB" else turned.convert("RGB"))
+            done = upright(image, size, self.orientation)
+            return pixels_of(done if done.mode == "RGB" else done.convert("RGB"))
 
     def raster(self, size: tuple[int, int], *, scratch: Scratch | None = None) -> Raster:
         """The upright picture at `size` (width, height), not larger than it is.
@@ -162,6 +165,17 @@ class EncodedPicture:
     def _opened(self) -> ImageFile:
         """The picture alone, its header read and its pixels not yet."""
         return opened(self.layout.picture(self.data), self.format)
+
+    def _turbo_pixels(self, stored_size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        """What `rgb` gives, without Pillow; `None` for what only Pillow can do."""
+        if self.format != "JPEG":
+            return None
+        size = turned_size((self.width, self.height), self.orientation)
+        factor = factor_for(size, stored_size)
+        if max(size) // factor >= 2 * max(stored_size):
+            return None  # to be shrunk further
+        pixels = turbo_pixels(self.layout.picture(self.data), size, factor=factor)
+        return None if pixels is None else turned(pixels, self.orientation)
 
     def _sized(self, upright_size: tuple[int, int]) -> Image.Image:
         size = turned_size(upright_size, self.orientation)

@@ -23,6 +23,7 @@ from hybrid_detect.frames.jpeg_segments import jpeg_layout, jpeg_profile
 from hybrid_detect.frames.layout import Layout
 from hybrid_detect.frames.png_chunks import png_layout, png_profile
 from hybrid_detect.frames.tiff_directory import tiff_layout
+from hybrid_detect.frames.turbo import load_turbo
 from hybrid_detect.frames.webp_chunks import webp_layout, webp_profile
 
 __all__ = ["LAYOUTS", "PROFILES", "format_of", "load_decoders", "opened"]
@@ -69,6 +70,7 @@ def load_decoders() -> None:
     """Load the decoder of every format, for a process that soon may open no file any more."""
     for name in _PLUGINS:
         _plugin(name)
+    load_turbo()
 
 
 def _plugin(name: str) -> Any:

@@ -26,6 +26,8 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
+from hybrid_detect.frames.announced_size import announced_size
+from hybrid_detect.frames.decoding import check_pixels
 from hybrid_detect.server.admission import Admission, Look
 from hybrid_detect.server.batch_detector import BatchDetector
 from hybrid_detect.server.config import ServerConfig
@@ -257,10 +259,12 @@ class DetectorPool:
             OverloadedError: If it could not be looked at in time.
             TooLateError: If its deadline passed, or its client went, while it waited.
             StoppingError: If the server is being stopped.
-            InvalidFrameError: If it is not an image.
+            InvalidFrameError: If it is not an image, or has too many pixels.
             BackendUnavailableError: If the detector's process died, or hung and was killed, and
                 there was no time for another, or that one failed as well.
         """
+        if (size := announced_size(request.image)) is not None:
+            check_pixels(*size, max_pixels=self._config.max_pixels)  # before it takes a place
         asked = request.quality or self._usual
         came_s = time.monotonic()
         await self._extra.want(asked, request.deadline_s)
