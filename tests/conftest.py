@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+from hybrid_detect.backends.device import model_choice
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.errors import ModelError
 from hybrid_detect.extras import is_installed
@@ -52,6 +53,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True)
+def same_on_a_desktop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``model="auto"`` stands for the same models on every machine that runs the tests."""
+    monkeypatch.setattr(model_choice, "has_time_to_spare", lambda: False)
 
 
 @pytest.fixture

@@ -186,7 +186,9 @@ class ServiceConfig:
     that it was made under. Some phones have sensors of 108 and 200 million."""
     model: str = AUTO_MODEL
     """The on-device model: a name from ``hybrid-detect models list``, or ``auto`` for
-    ``full_range`` where a look takes a third of a frame's time at most, else ``short_range``."""
+    ``full_range`` where a look takes a third of a frame's time at most, else ``short_range``; on a
+    desktop with four cores, no battery, 2 GiB to spare, ONNX Runtime and no `memory_budget_bytes`,
+    ``centerface``."""
     model_path: Path | None = None
     """A model file to use instead of looking for one; it must be the published file of `model`."""
     model_fetch: bool = True

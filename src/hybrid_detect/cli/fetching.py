@@ -41,7 +41,12 @@ def fetch_for_device(config: ServiceConfig) -> None:
     if config.mode in {DetectionMode.CLOUD, DetectionMode.STREAMING}:
         return
     try:
-        spec, *others = candidates(config.model, config.model_path)
+        spec, *others = candidates(
+            config.model,
+            config.model_path,
+            runtime=config.runtime,
+            memory_budget_bytes=config.memory_budget_bytes,
+        )
         choose_runtime(config.runtime, runtimes=spec.runtimes)
     except ConfigurationError:
         return  # the service says so, and how to get one

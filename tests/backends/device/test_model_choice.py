@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import pytest
 
 from hybrid_detect import ServiceConfig
 from hybrid_detect.backends.device import engine as engine_module
-from hybrid_detect.backends.device import model_choice
+from hybrid_detect.backends.device import model_choice, runtimes
 from hybrid_detect.backends.device.engine import Engine
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
 from hybrid_detect.backends.device.model_choice import (
-    FRAME_SHARE,
+    MOST_CENTERFACE_S,
     MOST_LOOK_S,
     candidates,
+    has_time_to_spare,
     is_quick_enough,
     load_candidate,
 )
@@ -43,26 +45,66 @@ FULL, SHORT = MODELS["full_range"], MODELS["short_range"]
 
 
 @pytest.mark.parametrize(
-    ("look_s", "frame_s", "is_quick"),
+    ("model", "most_s"), [("full_range", MOST_LOOK_S), ("centerface", MOST_CENTERFACE_S)]
+)
+def test_a_look_may_take_a_share_of_a_frame_s_time(model: str, most_s: float) -> None:
+    assert is_quick_enough(model, 0.0)
+    assert is_quick_enough(model, most_s)
+    assert not is_quick_enough(model, most_s * 1.01)
+    assert most_s < 0.1, "at ten frames a second"
+
+
+READING = MemoryReading(available_bytes=4 * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("cores", "reading", "battery", "is_desktop"),
     [
-        (0.005, 1 / 15, True),  # a desktop
-        (0.012, 1 / 15, True),
-        (0.030, 1 / 15, False),
-        (0.030, 1 / 5, True),  # a slow device has time at 5 frames a second
-        (0.012, 1 / 30, False),
-        (0.0, 1 / 15, True),
+        (4, READING, None, True),
+        (3, READING, None, False),
+        (8, READING, (1.0, True), False),  # a laptop, even plugged in
+        (8, MemoryReading(available_bytes=2**30), None, False),
+        (8, MemoryReading(), None, False),  # a platform that does not tell
     ],
 )
-def test_a_look_may_take_a_share_of_a_frame_s_time(
-    look_s: float, frame_s: float, is_quick: bool
+def test_a_desktop_has_cores_and_memory_and_no_battery(
+    cores: int,
+    reading: MemoryReading,
+    battery: tuple[float, bool] | None,
+    is_desktop: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert is_quick_enough(look_s, frame_s=frame_s) is is_quick
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr(model_choice.MemoryProbe, "read", lambda _: reading)
+    monkeypatch.setattr(model_choice, "system_battery", lambda: battery)
+    assert has_time_to_spare() is is_desktop
 
 
-def test_the_limit_is_that_share() -> None:
-    assert is_quick_enough(MOST_LOOK_S)
-    assert not is_quick_enough(MOST_LOOK_S * 1.01)
-    assert 0 < FRAME_SHARE < 1
+@pytest.mark.parametrize(
+    ("options", "spare", "installed", "is_taken"),
+    [
+        ({}, True, True, True),
+        ({"runtime": "onnxruntime"}, True, True, True),
+        ({}, False, True, False),
+        ({}, True, False, False),
+        ({"runtime": "litert"}, True, True, False),
+        ({"memory_budget_bytes": 2**40}, True, True, False),
+    ],
+)
+def test_auto_stands_for_centerface_as_well_on_a_desktop(
+    options: dict[str, Any],
+    spare: bool,
+    installed: bool,
+    is_taken: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_choice, "has_time_to_spare", lambda: spare)
+    monkeypatch.setattr(
+        runtimes, "is_installed", lambda module: installed or module != "onnxruntime"
+    )
+    expected = (MODELS["centerface"], FULL, SHORT) if is_taken else (FULL, SHORT)
+    assert candidates("auto", **options) == expected
+    assert candidates("full_range", **options) == (FULL,)
 
 
 def test_a_name_stands_for_itself_and_auto_for_two() -> None:
@@ -196,6 +238,15 @@ async def test_a_wrong_file_is_told_and_not_hidden_behind_another_model() -> Non
 
 
 @pytest.mark.anyio
+async def test_a_model_whose_runtime_is_broken_gives_way() -> None:
+    broken = BackendUnavailableError("ONNX Runtime does not load")
+    engine = engine_of(full_range=Timed(0.0, broken), short_range=Timed(0.005, None))
+    await engine.ready()
+    assert engine.model == "short_range"
+    await engine.aclose()
+
+
+@pytest.mark.anyio
 async def test_a_slow_model_is_used_where_no_quicker_one_is_to_be_had() -> None:
     made: list[str] = []
     gone = ModelError("none to be had", name="short_range")
@@ -266,7 +317,7 @@ async def test_the_device_takes_the_model_that_suits_it(
         pytest.skip(f"no model to be had: {error}")
     most_s = 100.0 if is_quick else 1e-9
     on_device = "hybrid_detect.backends.device.on_device.is_quick_enough"
-    monkeypatch.setattr(on_device, lambda look_s: 0 < look_s <= most_s)
+    monkeypatch.setattr(on_device, lambda _, look_s: 0 < look_s <= most_s)
     async with OnDeviceDetectionService(isolation=isolation) as device:
         result = await device.process_image(astronaut, deadline_s=30)
         told = device.recall_by_height
@@ -275,6 +326,29 @@ async def test_the_device_takes_the_model_that_suits_it(
     assert result.model == spec.name
     assert result.min_face_px == spec.min_face_px(512, 512)
     assert len(result.faces) == 1
+
+
+@pytest.mark.device
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_quick", [True, False])
+async def test_a_desktop_takes_centerface_while_it_is_quick_enough(
+    is_quick: bool, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_installed("onnxruntime"):
+        pytest.skip("ONNX Runtime is not installed")
+    try:
+        for name in ("centerface", "full_range"):
+            load_model(name)
+    except ModelError as error:
+        pytest.skip(f"no model to be had: {error}")
+    monkeypatch.setattr(model_choice, "has_time_to_spare", lambda: True)
+    on_device = "hybrid_detect.backends.device.on_device.is_quick_enough"
+    monkeypatch.setattr(on_device, lambda model, _: model != "centerface" or is_quick)
+    async with OnDeviceDetectionService() as device:
+        result = await device.process_image(astronaut, deadline_s=30)
+        runtime = device.runtime
+    assert (result.model, len(result.faces)) == ("centerface" if is_quick else "full_range", 1)
+    assert ("ONNX" in runtime) is is_quick
 
 
 def test_both_models_run_on_the_same_runtimes() -> None:

@@ -144,7 +144,8 @@ def test_a_leak_that_was_ended_does_not_keep_a_fresh_one_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     memory = Memory()
-    guard = memory_guard.MemoryGuard(read=memory.read, recycle_bytes=128 * MIB)
+    guard = memory_guard.MemoryGuard(read=memory.read)
+    guard.expect(needed_bytes=90 * MIB, recycle_bytes=128 * MIB)
     memory.reading = SHORT
     monkeypatch.setattr(memory_guard, "process_private_bytes", lambda _: 120 * MIB)
     assert guard.reason_to_stop(1)

@@ -13,8 +13,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from hybrid_detect.backends.device.detection import Detection
 from hybrid_detect.backends.device.looks import affordable
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
 from hybrid_detect.backends.device.models import Progress
@@ -31,9 +31,9 @@ from hybrid_detect.errors import (
     ModelIntegrityError,
 )
 from hybrid_detect.frames.frame import Frame
-from hybrid_detect.types import BackendKind, Face, QualityLevel
+from hybrid_detect.types import BackendKind, QualityLevel
 
-__all__ = ["Detection", "Engine", "closed_error"]
+__all__ = ["Engine", "closed_error"]
 
 logger = logging.getLogger("hybrid_detect.device")
 
@@ -63,19 +63,6 @@ LOOK_GUESS_S = 0.03
 RESTARTED = "the detector's process died and was started again"
 
 
-@dataclass(frozen=True, slots=True)
-class Detection:
-    """The faces in a frame, in its pixels, and how they were found."""
-
-    faces: tuple[Face, ...]
-    detect_s: float
-    """Seconds for decoding and detecting."""
-    level: QualityLevel = QualityLevel.FAST
-    """How thoroughly it was looked at."""
-    note: str = ""
-    """What came between, for the result's reason; empty if nothing did."""
-
-
 class Engine:
     """One detector that is given one frame at a time. Belongs to one event loop.
 
@@ -88,7 +75,7 @@ class Engine:
         guard: Judges whether there is memory for it.
         quality: How thoroughly to look at a frame whose deadline leaves the time (`looks`).
         instead: Models to take, in order, if `model` cannot be had or is too slow here.
-        is_quick_enough: Whether a detector whose look takes that many seconds is not.
+        is_quick_enough: Whether a model whose look takes that many seconds is not.
     """
 
     def __init__(
@@ -100,7 +87,7 @@ class Engine:
         guard: MemoryGuard,
         quality: QualityLevel = QualityLevel.FAST,
         instead: Sequence[str] = (),
-        is_quick_enough: Callable[[float], bool] = lambda _: True,
+        is_quick_enough: Callable[[str, float], bool] = lambda *_: True,
     ) -> None:
         self.model = model
         self._idle_s = idle_s
@@ -335,16 +322,22 @@ class Engine:
                     self._take_another("none is to be had, and the next load begins anew")
                 raise
             except BackendUnavailableError as error:
+                if self._others() and not (error.retryable or self._shortage):
+                    self._take_another(str(error))  # It may run on something that is not broken.
+                    continue
                 # A process that was killed, for example, is started again by the next frame.
                 self.is_loaded = error.retryable and detector.has_process
                 raise
-            if set(self._instead) <= {*self._slow} or self._is_quick_enough(detector.look_s):
+            if not self._others() or self._is_quick_enough(self.model, detector.look_s):
                 break
             self._slow.append(self.model)
             self._instead.append(self.model)  # If no quicker one is to be had.
             self._take_another(f"a look takes {detector.look_s * 1000:.0f} ms here")
         self._instead.clear()
         self.is_loaded = True
+
+    def _others(self) -> set[str]:
+        return {*self._instead} - {*self._slow}
 
     def _take_another(self, reason: str) -> bool:
         """Go on with the next model; False if there is none."""

@@ -23,8 +23,6 @@ class MemoryGuard:
         memory_budget_bytes: The most that the app grants itself and its children, in bytes;
             `None` for all that the system or the cgroup has.
         read: Gives a reading whose `process_bytes` includes the children.
-        needed_bytes: What a detector that is about to start takes (`InputSize.needed_bytes`).
-        recycle_bytes: The most that one may hold (`InputSize.recycle_bytes`).
     """
 
     def __init__(
@@ -32,13 +30,20 @@ class MemoryGuard:
         *,
         memory_budget_bytes: int | None = None,
         read: Callable[[], MemoryReading] | None = None,
-        needed_bytes: int = DEVICE_DETECTOR_BYTES,
-        recycle_bytes: int = RECYCLE_BYTES,
     ) -> None:
         self._budget_bytes = memory_budget_bytes
         self._read = read or MemoryProbe().read
-        self._needed_bytes = needed_bytes
-        self._recycle_bytes = recycle_bytes
+        self._needed_bytes = DEVICE_DETECTOR_BYTES
+        self._recycle_bytes = RECYCLE_BYTES
+
+    def expect(self, *, needed_bytes: int, recycle_bytes: int) -> None:
+        """Judge from now on for a detector of this size.
+
+        Args:
+            needed_bytes: What it takes when it starts (`InputSize.needed_bytes`).
+            recycle_bytes: The most that it may hold (`InputSize.recycle_bytes`).
+        """
+        self._needed_bytes, self._recycle_bytes = needed_bytes, recycle_bytes
 
     def reason_not_to_start(self) -> str:
         """Why a detector should not be started now; empty if it may be."""

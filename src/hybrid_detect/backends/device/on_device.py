@@ -63,7 +63,8 @@ class OnDeviceDetectionService(Backend):
 
     Args:
         model: A name from the models' table: ``short_range``, ``full_range`` or ``centerface``; or
-            ``auto`` for full range where it is quick enough, else short range (`model_choice`).
+            ``auto`` for full range where it is quick enough, else short range; on a desktop with
+            time to spare that has ONNX Runtime, CenterFace (`model_choice`).
         side_px: Longer side of the picture that the model's network is given, one of its
             `ModelSpec.inputs`; `None` for its default.
         model_path: The model's file, instead of looking for it.
@@ -111,10 +112,15 @@ class OnDeviceDetectionService(Backend):
         memory_budget_bytes: int | None = None,
         read_memory: Callable[[], MemoryReading] | None = None,
     ) -> None:
-        specs = candidates(model, model_path)
+        specs = candidates(
+            model, model_path, runtime=runtime, memory_budget_bytes=memory_budget_bytes
+        )
         self._side_px = side_px
-        sizes = [spec.input(side_px) for spec in specs]
-        self._runtime = choose_runtime(runtime, runtimes=specs[0].runtimes)
+        for spec in specs:
+            spec.input(side_px)  # refuses a side that it does not have
+        self._runtimes = {
+            spec.name: choose_runtime(runtime, runtimes=spec.runtimes) for spec in specs
+        }
         if min_confidence is not None and not 0 <= min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {min_confidence!r}"
             raise ConfigurationError(msg)
@@ -127,6 +133,11 @@ class OnDeviceDetectionService(Backend):
         def make(name: str, progress: Progress, before_start: Callable[[], None]) -> Detector:
             spec = model_spec(name)
             size = spec.input(side_px)
+            runs_on = self._runtimes[name].name
+            guard.expect(
+                needed_bytes=size.needed_bytes - RUNTIMES[runs_on].saves_bytes,
+                recycle_bytes=size.recycle_bytes,
+            )
             load = partial(
                 load_candidate,
                 spec,
@@ -142,14 +153,14 @@ class OnDeviceDetectionService(Backend):
                     load,
                     min_confidence=lowest,
                     enough_px=size.enough_px,
-                    runtime=self._runtime.name,
+                    runtime=runs_on,
                     side_px=size.side_px,
                 )
             return DetectorWorker(
                 load,
                 min_confidence=lowest,
                 enough_px=size.enough_px,
-                runtime=self._runtime.name,
+                runtime=runs_on,
                 side_px=size.side_px,
                 memory_cap_bytes=(
                     size.memory_cap_bytes if memory_cap_bytes is None else memory_cap_bytes
@@ -158,17 +169,12 @@ class OnDeviceDetectionService(Backend):
                 before_start=before_start,
             )
 
-        saved_bytes = RUNTIMES[self._runtime.name].saves_bytes
+        guard = MemoryGuard(memory_budget_bytes=memory_budget_bytes, read=read_memory)
         self._engine = Engine(
             specs[0].name,
             make,
             idle_s=idle_s,
-            guard=MemoryGuard(
-                memory_budget_bytes=memory_budget_bytes,
-                read=read_memory,
-                needed_bytes=max(size.needed_bytes for size in sizes) - saved_bytes,
-                recycle_bytes=max(size.recycle_bytes for size in sizes),
-            ),
+            guard=guard,
             quality=quality_level(quality),
             instead=[spec.name for spec in specs[1:]],
             is_quick_enough=is_quick_enough,
@@ -178,7 +184,7 @@ class OnDeviceDetectionService(Backend):
     @property
     def runtime(self) -> str:
         """What runs the model here, and why."""
-        return self._runtime.told(self._engine.runs_on)
+        return self._runtimes[self._engine.model].told(self._engine.runs_on)
 
     @property
     def recall_by_height(self) -> tuple[tuple[float, float], ...]:
