@@ -17,7 +17,12 @@ from hybrid_detect.backends.remote.providers import PROVIDERS, protocol_of
 from hybrid_detect.charges import SentRequest
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
-from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
+from hybrid_detect.monitoring.events import (
+    BackendEvent,
+    FrameEvent,
+    FrameOutcome,
+    SettingsEvent,
+)
 from hybrid_detect.server.config import ServerConfig
 
 if __package__:
@@ -164,6 +169,14 @@ changes. That is noticed when a frame is decided on, and when a check or an atte
 
 """
 
+SETTINGS_EVENT = """
+## `SettingsEvent`
+
+Emitted to `on_settings(event)` once `set_mode()` or `set_privacy()` of an open service has taken
+effect.
+
+"""
+
 
 def events() -> str:
     """`docs/reference/events.md`."""
@@ -182,6 +195,8 @@ def events() -> str:
         + table(SentRequest, prefix=None)
         + BACKENDS
         + table(BackendEvent, prefix=None)
+        + SETTINGS_EVENT
+        + table(SettingsEvent, prefix=None)
     )
 
 

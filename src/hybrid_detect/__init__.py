@@ -77,10 +77,15 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
     from hybrid_detect.monitoring.costs import CostMeter, CostSummary
-    from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
+    from hybrid_detect.monitoring.events import (
+        BackendEvent,
+        FrameEvent,
+        FrameOutcome,
+        SettingsEvent,
+    )
     from hybrid_detect.monitoring.exporters.opentelemetry import OpenTelemetryHook
     from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook
-    from hybrid_detect.monitoring.hooks import BackendHook, FrameHook
+    from hybrid_detect.monitoring.hooks import BackendHook, FrameHook, SettingsHook
     from hybrid_detect.monitoring.json_lines import JsonLinesHook
     from hybrid_detect.monitoring.logging_hook import LoggingHook
     from hybrid_detect.monitoring.monitor import BackendProcessingMonitor, MonitorFigures
@@ -179,10 +184,10 @@ _HOMES = {
     "frames.frame": ("Frame", "PixelFormat"),
     "monitoring.costs": ("CostMeter", "CostSummary"),
     "monitoring.prices": ("PRICE_TABLES", "PriceTable", "PriceTier"),
-    "monitoring.events": ("BackendEvent", "FrameEvent", "FrameOutcome"),
+    "monitoring.events": ("BackendEvent", "FrameEvent", "FrameOutcome", "SettingsEvent"),
     "monitoring.exporters.opentelemetry": ("OpenTelemetryHook",),
     "monitoring.exporters.prometheus": ("PrometheusHook",),
-    "monitoring.hooks": ("BackendHook", "FrameHook"),
+    "monitoring.hooks": ("BackendHook", "FrameHook", "SettingsHook"),
     "monitoring.json_lines": ("JsonLinesHook",),
     "monitoring.logging_hook": ("LoggingHook",),
     "monitoring.monitor": ("BackendProcessingMonitor", "MonitorFigures"),
@@ -341,6 +346,8 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "SentRequest",
     "ServiceConfig",
     "ServiceStatus",
+    "SettingsEvent",
+    "SettingsHook",
     "SourceError",
     "StaleRequestError",
     "StorageError",

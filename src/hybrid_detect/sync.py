@@ -145,6 +145,14 @@ class HybridDetectionService:
 
         return self._require_open().call(status)
 
+    def set_mode(self, mode: DetectionMode | str) -> None:
+        """Go on with another mode; see the async method of this name."""
+        self._require_open().call(partial(self._service.set_mode, mode))
+
+    def set_privacy(self, privacy: PrivacyPolicy | FramePrivacy | str) -> None:
+        """Go on with another privacy policy; see the async method of this name."""
+        self._require_open().call(partial(self._service.set_privacy, privacy))
+
     def wait_ready(self) -> None:
         """Wait until every backend has either become ready or failed to for the first time."""
         self._require_open().call(self._service.wait_ready)

@@ -1,4 +1,4 @@
-"""What happened, as frozen values: one event for each frame, one for each change of a backend.
+"""What happened, as frozen values: an event for each frame and each change of a backend or setting.
 
 An event holds no pixel, no key, no token and no body of a message, so that a hook may write all
 of it anywhere. Making one does no I/O.
@@ -11,9 +11,15 @@ from enum import StrEnum
 from typing import Any
 
 from hybrid_detect.charges import SentRequest
-from hybrid_detect.types import Attempt, BackendKind, DetectionResult, DetectionStatus
+from hybrid_detect.types import (
+    Attempt,
+    BackendKind,
+    DetectionMode,
+    DetectionResult,
+    DetectionStatus,
+)
 
-__all__ = ["BackendEvent", "FrameEvent", "FrameOutcome", "frame_event"]
+__all__ = ["BackendEvent", "FrameEvent", "FrameOutcome", "SettingsEvent", "frame_event"]
 
 
 class FrameOutcome(StrEnum):
@@ -125,6 +131,24 @@ class BackendEvent:
     """If not usable: why."""
     breaker: str = ""
     """``closed``, ``open`` or ``half_open``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsEvent:
+    """The app has changed the mode or the privacy policy of an open service."""
+
+    at_s: float
+    """When it took effect, in seconds since 1970."""
+    mode: DetectionMode
+    """The mode that holds from then on."""
+    may_leave: bool
+    """Whether any frame may leave the device from then on."""
+    session_id: str | None = None
+    """The caller's name for this run of the app."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values by name."""

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.monitoring.events import BackendEvent, FrameEvent
+from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, SettingsEvent
 
-__all__ = ["BackendHook", "Dispatcher", "FrameHook", "Hook"]
+__all__ = ["BackendHook", "Dispatcher", "FrameHook", "Hook", "SettingsHook"]
 
 logger = logging.getLogger("hybrid_detect.hooks")
 
@@ -60,8 +60,17 @@ class BackendHook(Protocol):
         ...
 
 
-Hook: TypeAlias = FrameHook | BackendHook
-"""A hook has one of the two methods, or both."""
+@runtime_checkable
+class SettingsHook(Protocol):
+    """A hook that is told when the app changes the mode or the privacy policy."""
+
+    def on_settings(self, event: SettingsEvent) -> None:
+        """Take an event, once the change has taken effect."""
+        ...
+
+
+Hook: TypeAlias = FrameHook | BackendHook | SettingsHook
+"""A hook has one of the three methods, or several."""
 
 
 class Dispatcher:
@@ -71,17 +80,18 @@ class Dispatcher:
         hooks: The hooks, told in this order.
 
     Raises:
-        ConfigurationError: If one has neither ``on_frame`` nor ``on_backend``.
+        ConfigurationError: If one has none of a hook's methods.
     """
 
     def __init__(self, hooks: Iterable[Hook] = ()) -> None:
         hooks = tuple(hooks)
         for hook in hooks:
-            if not isinstance(hook, FrameHook | BackendHook) or isinstance(hook, type):
+            if not isinstance(hook, Hook) or isinstance(hook, type):
                 msg = f"hooks: expected on_frame(event) or on_backend(event), got {hook!r:.80}"
                 raise ConfigurationError(msg)
         self._frame = [_Listener(hook, hook.on_frame) for hook in _of(hooks, FrameHook)]
         self._backend = [_Listener(hook, hook.on_backend) for hook in _of(hooks, BackendHook)]
+        self._settings = [_Listener(hook, hook.on_settings) for hook in _of(hooks, SettingsHook)]
         self.wants_frames = bool(self._frame)
         """Whether a hook takes `FrameEvent`; else none need be made."""
         self.wants_backends = bool(self._backend)
@@ -97,9 +107,14 @@ class Dispatcher:
         for listener in self._backend:
             listener.tell(event)
 
+    def settings(self, event: SettingsEvent) -> None:
+        """Tell the hooks of a change of mode or privacy."""
+        for listener in self._settings:
+            listener.tell(event)
+
     async def aclose(self) -> None:
         """Wait until the blocking hooks have taken what is queued, at most `DRAIN_S` seconds."""
-        listeners = (*self._frame, *self._backend)
+        listeners = (*self._frame, *self._backend, *self._settings)
         for listener in listeners:
             listener.close()
         ends_s = time.monotonic() + DRAIN_S

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from hybrid_detect.errors import ConfigurationError, StorageError
-from hybrid_detect.monitoring.events import BackendEvent, FrameEvent
+from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, SettingsEvent
 
 __all__ = ["JsonLinesHook"]
 
@@ -21,9 +21,9 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 class JsonLinesHook:
     """Appends a line for each event to a file that its owner alone can read.
 
-    A line is the event's `to_dict()` with a ``type`` of ``frame`` or ``backend`` before it. Once
-    the file holds `max_bytes`, it becomes ``NAME.1``, replacing an older one, and a new one
-    begins. May be used from any thread.
+    A line is the event's `to_dict()` with a ``type`` of ``frame``, ``backend`` or ``settings``
+    before it. Once the file holds `max_bytes`, it becomes ``NAME.1``, replacing an older one, and a
+    new one begins. May be used from any thread.
 
     Args:
         path: The file, made with mode 0600. Its folder has to be there.
@@ -53,6 +53,10 @@ class JsonLinesHook:
     def on_backend(self, event: BackendEvent) -> None:
         """Write a change of a backend."""
         self._write({"type": "backend", **event.to_dict()})
+
+    def on_settings(self, event: SettingsEvent) -> None:
+        """Write a change of the mode or of privacy."""
+        self._write({"type": "settings", **event.to_dict()})
 
     def close(self) -> None:
         """Close the file; later events are dropped. May be called more than once."""

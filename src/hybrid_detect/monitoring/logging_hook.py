@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
+from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome, SettingsEvent
 
 __all__ = ["LoggingHook"]
 
@@ -19,7 +19,7 @@ class LoggingHook:
     """Logs a line for each event.
 
     Frames that failed or were invalid, and backends that are out, are warnings; a backend that
-    is back is info; other frames are debug.
+    is back and changed settings are info; other frames are debug.
 
     Args:
         logger: The logger to write to; ``hybrid_detect.events`` if `None`.
@@ -52,3 +52,8 @@ class LoggingHook:
             self._logger.info("backend %s is usable", event.backend.value)
         else:
             self._logger.warning("backend %s is not usable: %s", event.backend.value, event.reason)
+
+    def on_settings(self, event: SettingsEvent) -> None:
+        """Log a change of the mode or of privacy."""
+        leaves = "may leave the device" if event.may_leave else "stay on the device"
+        self._logger.info("mode %s, frames %s", event.mode.value, leaves)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+import time
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
-from urllib.parse import urlsplit
 
-from hybrid_detect.backends import create_backend
 from hybrid_detect.backends.base import Backend
-from hybrid_detect.backends.remote.link_meter import LinkMeters
-from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.config import ServiceConfig, detection_mode
-from hybrid_detect.destination import Destination
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.selection.policy import ORDERS
-from hybrid_detect.service.backend_group import BackendGroup, grouped
+from hybrid_detect.service.backend_factory import BackendFactory, Made, Member
 from hybrid_detect.service.ledger import Ledger
-from hybrid_detect.service.managed_backend import BackendStatus, ManagedBackend
+from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.types import BackendKind, DetectionMode
 
 __all__ = ["BackendSet"]
@@ -31,7 +28,10 @@ LOOK_S = 0.05
 
 
 class BackendSet:
-    """The backends of one service.
+    """The backends of one service, which a new mode or privacy policy may change while it is open.
+
+    What a new mode no longer needs is closed once the frames that were under way have ended; what
+    a new privacy policy denies is closed at once. Backends that the app brought stay open.
 
     Args:
         config: Says which backends there are and how they work.
@@ -55,68 +55,149 @@ class BackendSet:
         on_change: Callable[[BackendEvent], None] | None,
         ledger: Ledger,
     ) -> None:
-        self.missing: dict[BackendKind, str] = {}
-        """Why the other kinds of the mode are not there."""
-        self._denied: list[Backend] = []
-        host = urlsplit(config.endpoint).hostname if config.endpoint else None
-        if given is None:
-            backends = self._create(config, privacy, host=host or "localhost")
-        else:
-            backends = self._permitted(given, privacy, default_host=host or "localhost")
-        self.by_kind = grouped(
-            backends, clock=clock, on_change=on_change, unaffordable=ledger.refusal
+        self._factory = BackendFactory(
+            config, privacy=privacy, clock=clock, on_change=on_change, ledger=ledger
         )
+        self._is_given = given is not None
+        if given is None:
+            made = self._factory.create(ORDERS[detection_mode(config.mode)])
+            made.require_one(config.mode)
+        else:
+            made = self._factory.permit(given)
+        self.by_kind = made.members
         """The backends; those of one kind are a group that stands in for each other."""
-        self.meters = LinkMeters(host or "", clock=clock)
+        self.missing = made.missing
+        """Why the other kinds of the mode are not there."""
+        self.meters = self._factory.meters
         """Know the links to the hosts of the remote backends."""
-        for backend in backends:  # those of one host share what is known of its link
-            if isinstance(backend, RemoteBackend):
-                backend.meters = self.meters
-                ledger.know(backend.kind, backend.targets)
+        self._leaving: dict[BackendKind, Member] = {}
+        self.reachable: Mapping[BackendKind, Member] = ChainMap(self.by_kind, self._leaving)
+        """`by_kind`, and what only the frames may use that were under way when the mode changed."""
+        self._frames: set[asyncio.Event] = set()
+        self._retiring: dict[BackendKind, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
-    def _permitted(
-        self, backends: Iterable[Backend], privacy: PrivacyPolicy, *, default_host: str
-    ) -> list[Backend]:
-        """Those of `backends` that may have a frame; each leaves out where it may send none.
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A block in which a frame is looked at: no backend that leaves meanwhile is closed."""
+        self._frames.add(frame := asyncio.Event())
+        try:
+            yield
+        finally:
+            self._frames.discard(frame)
+            frame.set()
 
-        The others are not started, so that not even a connection is made.
+    async def add_for(self, mode: DetectionMode, *, may_wait: bool) -> None:
+        """Add what `mode` needs and what is not there, or only leaving.
+
+        Args:
+            mode: The mode.
+            may_wait: Whether to wait until a backend of `mode` is usable, or all have failed.
+                Nothing is added before, and an error adds nothing. Without it backends are added
+                as they are, and none working is no error.
+
+        Raises:
+            ConfigurationError: If no backend of `mode` can work as configured.
         """
-        permitted = []
-        for backend in backends:
+        kinds = ORDERS[mode]
+        if self._is_given:
+            waiting, self._factory.denied = self._factory.denied, []
+            made = self._factory.permit(waiting)
+            kept = dict(self.by_kind)
+            made.members = {k: m for k, m in made.members.items() if k not in kept}
+        else:
+            kept = {kind: self.reachable[kind] for kind in kinds if kind in self.reachable}
+            made = self._factory.create(kind for kind in kinds if kind not in kept)
+            denied, self._factory.denied = self._factory.denied, []
+            await _close(denied)
+        try:
+            await _start(made)
+            if may_wait:
+                made.require_one(mode, kept)
+                await _usable(kept | made.members, mode)
+        except BaseException:
+            await _close(made.members.values())
+            raise
+        await self._join(made, kept)
 
-            def denied_reason(destination: Destination, kind: BackendKind = backend.kind) -> str:
-                host = destination.host or default_host
-                return privacy.destination_denied_reason(kind, replace(destination, host=host))
+    async def _join(self, made: Made, kept: Mapping[BackendKind, Member]) -> None:
+        """Take in what was made, except what privacy has denied while it started."""
+        denied = {}
+        for kind, member in made.members.items():
+            if reason := self._why_denied(member):
+                made.missing[kind] = reason
+                denied[kind] = member
+        self.missing.clear()
+        self.missing.update(made.missing)
+        for kind, member in kept.items():
+            if self._leaving.get(kind) is member:
+                self._retiring.pop(kind).cancel()
+                del self._leaving[kind]
+                self.by_kind[kind] = member
+        self.by_kind.update({k: m for k, m in made.members.items() if k not in denied})
+        await _close(denied.values())
 
-            if reason := backend.restrict(denied_reason):
-                self.missing[backend.kind] = reason
-                self._denied.append(backend)
-            else:
-                permitted.append(backend)
-        for backend in permitted:
-            self.missing.pop(backend.kind, None)
-        return permitted
+    def retire_for(self, mode: DetectionMode) -> None:
+        """Close what `mode` does not need once the frames that are under way have ended."""
+        for kind in () if self._is_given else tuple(self.by_kind):
+            if kind not in ORDERS[mode]:
+                member = self._leaving[kind] = self.by_kind.pop(kind)
+                self._retiring[kind] = asyncio.create_task(self._retire(member, mode))
 
-    def _create(self, config: ServiceConfig, privacy: PrivacyPolicy, *, host: str) -> list[Backend]:
-        made = []
-        errors = []
-        for kind in ORDERS[detection_mode(config.mode)]:
-            if reason := privacy.always_denied_reason(kind):
-                self.missing[kind] = reason  # so that not even a connection is made
-                continue
-            try:
-                made.append(create_backend(kind, config))
-            except ConfigurationError as error:
-                self.missing[kind] = str(error)
-                errors.append(error)
-        made = self._permitted(made, privacy, default_host=host)
-        if made:
-            return made
-        if len(errors) == len(self.missing) == 1:
-            raise errors[0]
-        reasons = "; ".join(f"{kind.value}: {reason}" for kind, reason in self.missing.items())
-        msg = f"no backend of mode {str(config.mode)!r} can work: {reasons}"
-        raise ConfigurationError(msg)
+    async def _retire(self, member: Member, mode: DetectionMode) -> None:
+        for frame in tuple(self._frames):
+            await frame.wait()
+        # From here on it cannot be taken back.
+        del self._leaving[member.kind]
+        self._closing.add(task := self._retiring.pop(member.kind))
+        task.add_done_callback(self._closing.discard)
+        self._tell_gone(member, f"mode {mode.value} does not use it")
+        await member.aclose()
+
+    def set_privacy(self, privacy: PrivacyPolicy) -> frozenset[BackendKind]:
+        """Go by `privacy` from now on.
+
+        Returns:
+            The kinds that may have no frames any more, or for other destinations than before.
+        """
+        self._factory.privacy = privacy
+        return frozenset(
+            kind
+            for kind, member in self.reachable.items()
+            # One of several targets has left out those that were not allowed when it was made.
+            if self._why_denied(member) or any(len(each.targets) > 1 for each in member.statuses())
+        )
+
+    async def withdraw(self, kinds: Iterable[BackendKind]) -> None:
+        """Close backends at once; `add_for` makes anew those that may still have frames."""
+        if self._is_given:
+            return
+        gone = []
+        for kind in kinds:
+            member = self.by_kind.pop(kind, None)
+            if member is None:
+                member = self._leaving.pop(kind)
+                self._retiring.pop(kind).cancel()
+            self.missing[kind] = self._why_denied(member) or "it is made anew"
+            self._tell_gone(member, self.missing[kind])
+            gone.append(member)
+        await _close(gone)
+
+    def _why_denied(self, member: Member) -> str:
+        """Why `member` may send no frame to one of its destinations; empty if to all."""
+        reasons = (self._factory.denied_reason(member.kind, d) for d in member.destinations)
+        return next(filter(None, reasons), "")
+
+    def _tell_gone(self, member: Member, reason: str) -> None:
+        if self._factory.on_change is not None:
+            event = BackendEvent(
+                at_s=time.time(),
+                backend=member.kind,
+                host=member.host,
+                usable=False,
+                reason=reason,
+            )
+            self._factory.on_change(event)
 
     async def start(self) -> None:
         """Start all of them, without waiting for any; one that cannot work is left out.
@@ -135,16 +216,7 @@ class BackendSet:
 
     async def usable(self, mode: DetectionMode) -> None:
         """Wait until one can take a frame, or all have failed their first check."""
-        device = self.by_kind.get(BackendKind.DEVICE)
-        if device is not None and mode is DetectionMode.PREFER_ON_DEVICE:
-            # A server may be ready sooner, but sending pictures is not what was preferred.
-            await device.checked.wait()
-        unchecked = list(self.by_kind.values())
-        while unchecked and not any(
-            backend.conditions().usable for backend in self.by_kind.values()
-        ):
-            await _first(backend.checked for backend in unchecked)
-            unchecked = [backend for backend in unchecked if not backend.checked.is_set()]
+        await _usable(self.by_kind, mode)
 
     async def all_checked(self) -> None:
         """Wait until each has either become ready or failed to for the first time."""
@@ -154,7 +226,7 @@ class BackendSet:
         """Pictures that one request of a backend may carry, at most."""
         return max((backend.most_pictures for backend in self.by_kind.values()), default=1)
 
-    def starting(self) -> list[ManagedBackend | BackendGroup]:
+    def starting(self) -> list[Member]:
         """Those that are on their way up: whether they work is not known yet."""
         return [backend for backend in self.by_kind.values() if not backend.settled.is_set()]
 
@@ -193,8 +265,37 @@ class BackendSet:
 
     async def aclose(self) -> None:
         """Stop all of them."""
-        backends = (*self.by_kind.values(), *self._denied)
-        await asyncio.gather(*(backend.aclose() for backend in backends))
+        for task in tuple(self._retiring.values()):
+            task.cancel()
+        members = (*self.by_kind.values(), *self._leaving.values())
+        await _close((*members, *self._factory.denied))
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+
+async def _start(made: Made) -> None:
+    """Start what was made; what turns out not to work as configured is missing then."""
+    for kind, member in tuple(made.members.items()):
+        try:
+            await member.start()
+        except ConfigurationError as error:
+            made.missing[kind] = str(error)
+            await made.members.pop(kind).aclose()
+
+
+async def _close(backends: Iterable[Member | Backend]) -> None:
+    await asyncio.gather(*(backend.aclose() for backend in backends))
+
+
+async def _usable(backends: Mapping[BackendKind, Member], mode: DetectionMode) -> None:
+    """Wait until one of `backends` can take a frame, or all have failed their first check."""
+    device = backends.get(BackendKind.DEVICE)
+    if device is not None and mode is DetectionMode.PREFER_ON_DEVICE:
+        # A server may be ready sooner, but sending pictures is not what was preferred.
+        await device.checked.wait()
+    unchecked = list(backends.values())
+    while unchecked and not any(backend.conditions().usable for backend in backends.values()):
+        await _first(backend.checked for backend in unchecked)
+        unchecked = [backend for backend in unchecked if not backend.checked.is_set()]
 
 
 class _Waitable(Protocol):

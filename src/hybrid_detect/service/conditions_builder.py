@@ -30,7 +30,7 @@ from hybrid_detect.service.managed_backend import ManagedBackend
 from hybrid_detect.system.power import PowerProbe
 from hybrid_detect.types import BackendKind, Plan
 
-__all__ = ["ConditionsBuilder", "FrameContext", "frame_privacy"]
+__all__ = ["ConditionsBuilder", "FrameContext", "checked_deadline_s", "frame_privacy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,8 @@ class ConditionsBuilder:
         self._backends = backends
         self._missing = missing
         self._meters = meters
-        self._privacy = privacy
+        self.privacy = privacy
+        """What may leave the device; may be changed."""
         self._consent = consent
         self._ledger = ledger
         self._clock = clock
@@ -171,7 +172,7 @@ class ConditionsBuilder:
         record = self._consent_record()
         now = datetime.now(UTC)
         reasons = (
-            self._privacy.denied_reason(
+            self.privacy.denied_reason(
                 kind,
                 # A backend that the app brings need not use the configured endpoint.
                 host=each.host or self._host or "localhost",
@@ -195,7 +196,7 @@ class ConditionsBuilder:
     def consent_left_s(self) -> float:
         """Seconds until the consent that lets frames leave expires; infinite if it does not."""
         record = self._consent_record()
-        if not self._privacy.require_consent or record is None or record.expires_at is None:
+        if not self.privacy.require_consent or record is None or record.expires_at is None:
             return math.inf
         return (record.expires_at - datetime.now(UTC)).total_seconds()
 
@@ -204,7 +205,7 @@ class ConditionsBuilder:
         if self._consent is None or not source:
             return None
         return self._consent.current(
-            source, scope=self._privacy.consent_scope, version=self._privacy.consent_version
+            source, scope=self.privacy.consent_scope, version=self.privacy.consent_version
         )
 
     def _link(self, host: str, now_s: float) -> LinkConditions:
@@ -246,3 +247,16 @@ def frame_privacy(value: str) -> FramePrivacy:
         names = ", ".join(privacy.value for privacy in FramePrivacy)
         msg = f"privacy: expected one of {names}, got {value!r}"
         raise ConfigurationError(msg) from None
+
+
+def checked_deadline_s(value: float | None, config: ServiceConfig) -> float:
+    """The seconds that a frame has: `value`, or those of `config` if it is `None`.
+
+    Raises:
+        ConfigurationError: If it is no number of seconds.
+    """
+    deadline_s = config.deadline_s if value is None else value
+    if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
+        msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
+        raise ConfigurationError(msg)
+    return deadline_s

@@ -5,43 +5,44 @@ For each frame: observe, decide, detect, fall back, feed back.
 
 from __future__ import annotations
 
-import asyncio
-import math
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from hybrid_detect.backends.base import Backend
 from hybrid_detect.config import ServiceConfig, detection_mode
 from hybrid_detect.errors import (
-    AllBackendsFailedError,
     ClosedError,
-    ConfigurationError,
 )
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Dispatcher, Hook
 from hybrid_detect.monitoring.prices import PriceTable
 from hybrid_detect.privacy.consent import ConsentLedger
-from hybrid_detect.privacy.consent_record import ConsentRecord
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.service.accounts import Accounts
 from hybrid_detect.service.backend_set import BackendSet
-from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext, frame_privacy
-from hybrid_detect.service.deciding import Decider
+from hybrid_detect.service.conditions_builder import (
+    ConditionsBuilder,
+    FrameContext,
+    checked_deadline_s,
+    frame_privacy,
+)
 from hybrid_detect.service.default_policy import default_policy
-from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.frame_runs import FrameRuns
-from hybrid_detect.service.loop_thread import FORKED, call_in_loop
+from hybrid_detect.service.loop_thread import FORKED
 from hybrid_detect.service.plan_executor import PlanExecutor
+from hybrid_detect.service.planning import Planner
+from hybrid_detect.service.processing import FrameProcessor
 from hybrid_detect.service.status import ServiceStatus, Traffic
 from hybrid_detect.service.streams import SILENCE_S, Stream
-from hybrid_detect.sources.sources import FrameSource, OpenSource
-from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Plan
+from hybrid_detect.service.switching import Settings, within_config
+from hybrid_detect.service.withdrawals import Withdrawals
+from hybrid_detect.sources.sources import FrameSource
+from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus
 
 __all__ = ["HybridDetectionService"]
 
@@ -94,13 +95,9 @@ class HybridDetectionService:
         explicit = {name: value for name, value in given.items() if value is not None}
         self.config = replace(config or ServiceConfig(), **explicit)
         self._clock = clock
-        self._decider = Decider(policy or default_policy(self.config))
         self._accounts = Accounts(self.config, prices)
         self._hooks = Dispatcher(self._accounts.with_meter(hooks))
-        privacy = (privacy or PrivacyPolicy()).within(
-            allowed_providers=self.config.allowed_providers,
-            allowed_regions=self.config.allowed_regions,
-        )
+        privacy = within_config(privacy or PrivacyPolicy(), self.config)
         self._backends = BackendSet(
             self.config,
             backends,
@@ -111,12 +108,12 @@ class HybridDetectionService:
         )
         self._runs = FrameRuns(
             process=self._process,
-            failed=self._failed,
+            failed=lambda execution, error: self._processor.failed(execution, error),
             deadline_s=self.config.deadline_s,
             require_open=self._require_open,
             clock=clock,
         )
-        self._conditions_builder = ConditionsBuilder(
+        self._conditions = ConditionsBuilder(
             self.config,
             self._backends.by_kind,
             self._backends.missing,
@@ -126,21 +123,44 @@ class HybridDetectionService:
             ledger=self._accounts.ledger,
             clock=clock,
         )
+        self._planner = Planner(
+            policy or default_policy(self.config),
+            backends=self._backends,
+            conditions=self._conditions,
+            clock=clock,
+        )
         self._executor = PlanExecutor(
-            self._backends.by_kind,
+            self._backends.reachable,
             self._backends.missing,
             clock=clock,
             spawn=self._runs.spawn,
-            denied_reason=self._conditions_builder.denied_reason,
-            consent_left_s=self._conditions_builder.consent_left_s,
+            denied_reason=self._conditions.denied_reason,
+            consent_left_s=self._conditions.consent_left_s,
             charge=self._accounts.ledger.charge,
+            in_use=self._backends.in_use,
         )
-        self._consent = consent
-        self._consent_stops: Callable[[], None] | None = None
+        self._processor = FrameProcessor(
+            self.config,
+            planner=self._planner,
+            executor=self._executor,
+            conditions=self._conditions,
+            hooks=self._hooks,
+            clock=clock,
+        )
+        self._settings = Settings(
+            self.config,
+            privacy,
+            backends=self._backends,
+            conditions=self._conditions,
+            planner=None if policy else self._planner,
+            executor=self._executor,
+            on_change=self._hooks.settings,
+        )
+        self._withdrawals = Withdrawals(
+            consent, subject=self.config.session_id, recall=self._executor.recall
+        )
         self._is_open = self._was_entered = False
-        self._owner = self._dropped = 0
-        self._streams: set[asyncio.Task[Any]] = set()
-        self._sources: set[OpenSource] = set()
+        self._owner = 0
 
     async def process_image(
         self,
@@ -167,19 +187,12 @@ class HybridDetectionService:
             InvalidFrameError: If it is not an image this library can look at.
             AllBackendsFailedError: If no backend could answer inside the deadline.
         """
-        ends_s = self._clock() + self._checked_deadline_s(deadline_s)
+        ends_s = self._clock() + checked_deadline_s(deadline_s, self.config)
         context = FrameContext(ends_s=ends_s, privacy=frame_privacy(privacy))
         result = await self._process(image, pixel_format, context)
         if result.status is DetectionStatus.FAILED:
             result.raise_for_status()
         return result
-
-    def _checked_deadline_s(self, deadline_s: float | None) -> float:
-        deadline_s = self.config.deadline_s if deadline_s is None else deadline_s
-        if not isinstance(deadline_s, int | float) or not math.isfinite(deadline_s):
-            msg = f"deadline_s: expected a number of seconds, got {deadline_s!r}"
-            raise ConfigurationError(msg)
-        return deadline_s
 
     async def _process(
         self,
@@ -188,45 +201,8 @@ class HybridDetectionService:
         context: FrameContext,
         stream: Stream | None = None,
     ) -> DetectionResult:
-        """Observe, decide, detect (and fall back), feed back; then tell the hooks."""
         self._require_open()
-        execution = Execution(started_s=self._clock(), context=context)
-        try:
-            frame = await execution.open(
-                image, pixel_format, now_s=self._clock(), max_pixels=self.config.max_pixels
-            )
-            if stream and (known := stream.unchanged(frame, context, now_s=self._clock())):
-                result = known
-            else:
-                execution.context = replace(
-                    context,
-                    captured_at_s=frame.captured_at_s,
-                    side_px=max(frame.width, frame.height),
-                )
-                execution.plan = await self._decide(execution.context)
-                await self._executor.execute(execution)
-                result = execution.to_result(now_s=self._clock(), session_id=self.config.session_id)
-                self._conditions_builder.on_plan(execution.plan)
-        except AllBackendsFailedError as error:
-            result = self._failed(execution, error)
-        except BaseException as error:
-            self._tell(execution, self._failed(execution, error), error)
-            raise
-        self._tell(execution, result)
-        if stream is None or execution.frame is None:
-            return result
-        return stream.with_frame(result, execution.frame, now_s=self._clock())
-
-    def _failed(self, execution: Execution, error: BaseException) -> DetectionResult:
-        return execution.failed(error, now_s=self._clock(), session_id=self.config.session_id)
-
-    def _tell(
-        self, execution: Execution, result: DetectionResult, error: BaseException | None = None
-    ) -> None:
-        """Tell the hooks what became of a frame, once: all that left for it has left."""
-        if self._hooks.wants_frames:
-            event = partial(execution.to_event, result, error, now_s=self._clock())
-            execution.when_all_has_left(lambda: self._hooks.frame(event()))
+        return await self._processor.process(image, pixel_format, context, stream)
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -234,16 +210,6 @@ class HybridDetectionService:
             raise ClosedError(msg)
         if os.getpid() != self._owner:
             raise ClosedError(FORKED)
-
-    async def _decide(self, context: FrameContext) -> Plan:
-        """Observe and decide; wait for a backend that is starting if no other can answer."""
-        while True:
-            plan = await self._decider.plan(self._conditions_builder.build(context))
-            if plan.backend is not None or plan.skip:
-                return plan
-            left_s = context.ends_s - self._clock()
-            if not await self._backends.one_may_come(left_s, is_patient=context.is_patient):
-                return plan
 
     def start_detection(
         self,
@@ -329,7 +295,7 @@ class HybridDetectionService:
         return self._runs.of_pictures(
             images,
             pixel_format=pixel_format,
-            deadline_s=self._checked_deadline_s(deadline_s),
+            deadline_s=checked_deadline_s(deadline_s, self.config),
             privacy=frame_privacy(privacy),
             max_in_flight=max_in_flight,
             most_pictures=self._backends.most_pictures(),
@@ -340,13 +306,49 @@ class HybridDetectionService:
         context = FrameContext(ends_s=self._clock() + self.config.deadline_s)
         return ServiceStatus(
             mode=detection_mode(self.config.mode),
-            plan=self._decider.decide(self._conditions_builder.build(context)),
+            plan=self._planner.preview(context),
             backends=self._backends.status(),
             frames_dropped=self._runs.dropped,
             hedges=replace(self._executor.hedges),
             traffic=Traffic.of(self._backends.meters),
             budgets=self._accounts.ledger.status(),
+            privacy=self._settings.privacy,
         )
+
+    async def set_mode(self, mode: DetectionMode | str) -> None:
+        """Go on with another mode; streams and frames under way are not interrupted.
+
+        Returns once a backend of the new mode is usable, or all have failed to become so; until
+        then the old mode decides. Frames under way keep their plan (`set_privacy` recalls them),
+        and what the new mode does not use is closed after the last of them, the app's own
+        backends aside. A policy of the app's own goes on deciding.
+
+        Raises:
+            ConfigurationError: If there is no such mode, or no backend of it can work: the old
+                mode stays.
+            ClosedError: If the service is not open.
+        """
+        self._require_open()
+        await self._settings.set_mode(mode)
+        self.config = self._settings.config
+
+    async def set_privacy(self, privacy: PrivacyPolicy | FramePrivacy | str) -> None:
+        """Go on with another privacy policy; streams are not interrupted.
+
+        It holds at once. Pictures under way that may not leave any more are recalled, and none
+        is handed to a socket once this has returned. Connections that have become useless are
+        closed, those of the app's own backends aside.
+
+        Args:
+            privacy: A policy; ``local_only`` to keep every frame on the device; or ``default``
+                for the last policy, with which frames may leave again.
+
+        Raises:
+            ConfigurationError: If it is no privacy: nothing has changed then.
+            ClosedError: If the service is not open.
+        """
+        self._require_open()
+        await self._settings.set_privacy(privacy)
 
     async def __aenter__(self) -> Self:
         if self._was_entered:
@@ -355,11 +357,7 @@ class HybridDetectionService:
             raise ClosedError(msg)
         self._was_entered, self._owner = True, os.getpid()
         try:
-            if self._consent is not None:
-                loop = asyncio.get_running_loop()
-                self._consent_stops = self._consent.on_withdrawal(
-                    partial(self._on_withdrawal, loop)
-                )
+            self._withdrawals.start()
             await self._accounts.start()
             await self._backends.start()
             self._is_open = True
@@ -368,11 +366,6 @@ class HybridDetectionService:
             await self.aclose()
             raise
         return self
-
-    def _on_withdrawal(self, loop: asyncio.AbstractEventLoop, record: ConsentRecord) -> None:
-        """Called in the thread that withdraws: recalls the frames under way before it returns."""
-        if record.subject == self.config.session_id:
-            call_in_loop(loop, self._executor.recall)
 
     async def wait_ready(self) -> None:
         """Wait until every backend has either become ready or failed to for the first time."""
@@ -389,9 +382,7 @@ class HybridDetectionService:
     async def aclose(self) -> None:
         """Stop everything; frames under way fail. May be called more than once."""
         self._is_open = False
-        if self._consent_stops is not None:
-            self._consent_stops()
-            self._consent_stops = None
+        self._withdrawals.stop()
         await self._runs.aclose()
         await self._backends.aclose()
         await self._hooks.aclose()

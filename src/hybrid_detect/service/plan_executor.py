@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -61,6 +61,7 @@ class PlanExecutor:
             destination of it; empty if it may.
         consent_left_s: Seconds until the consent that lets frames leave expires.
         charge: Puts the price on each request that leaves, and refuses it if the budget is spent.
+        in_use: A block in which a plan is carried out, and its backends stay open.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class PlanExecutor:
         denied_reason: Callable[[BackendKind, FramePrivacy, Destination | None], str],
         consent_left_s: Callable[[], float] = lambda: math.inf,
         charge: Charge | None = None,
+        in_use: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._backends = backends
         self._missing = missing
@@ -81,6 +83,7 @@ class PlanExecutor:
         self._denied_reason = denied_reason
         self._consent_left_s = consent_left_s
         self._charge = charge
+        self._in_use = in_use
         self._budget = HedgeBudget()
         self._remote: set[_Recallable] = set()
         self.hedges = HedgeCounts()
@@ -91,11 +94,14 @@ class PlanExecutor:
         The attempts and the answer are recorded in `execution`, so that a caller that is
         cancelled still knows of them.
         """
-        plan = execution.plan
-        if plan is None or plan.backend is None:
+        if execution.plan is None or execution.plan.backend is None:
             return
+        with self._in_use():
+            await self._carry_out(execution, execution.plan, execution.plan.backend)
+
+    async def _carry_out(self, execution: Execution, plan: Plan, first: BackendKind) -> None:
         self._budget.on_frame()
-        kinds = [plan.backend, *plan.fallbacks]
+        kinds = [first, *plan.fallbacks]
         if plan.hedge and plan.hedge in self._backends:
             await self._race(execution, plan)
             kinds = [kind for kind in kinds if kind not in {plan.backend, plan.hedge}]
@@ -167,13 +173,18 @@ class PlanExecutor:
         finally:
             timer.cancel()
 
-    def recall(self) -> None:
-        """Give up every remote attempt under way: bytes that have not left yet do not leave.
+    def recall(self, *, denied: Container[BackendKind] | None = None) -> None:
+        """Give up remote attempts under way: bytes that have not left yet do not leave.
 
         It takes effect before it returns. Call it in the event loop's thread.
+
+        Args:
+            denied: Only attempts of these kinds, and those that may not go anywhere any more;
+                `None` for all.
         """
         for attempt in tuple(self._remote):
-            attempt.recall()
+            if denied is None or attempt.kind in denied or attempt.is_denied():
+                attempt.recall()
         for backend in self._backends.values():
             backend.recall()
 
@@ -258,6 +269,15 @@ class _Recallable:
         self._task = asyncio.current_task()
         self._is_recalled = False
         self._cancelling = 0
+
+    @property
+    def kind(self) -> BackendKind:
+        """The backend that the block asks."""
+        return self._gate.backend
+
+    def is_denied(self) -> bool:
+        """Whether its frame may not be given to any destination of the backend now."""
+        return bool(self._gate.denied_reason(None))
 
     def recall(self) -> None:
         """Cancel the block, unless it is what calls this: then its gate is asked next."""

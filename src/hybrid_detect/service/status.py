@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from hybrid_detect.backends.remote.link_meter import LinkMeters
+from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.service.ledger import BudgetStatus
 from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.service.plan_executor import HedgeCounts
@@ -43,6 +44,7 @@ class ServiceStatus:
     """What the service would do now, and why."""
 
     mode: DetectionMode
+    """The mode that holds now."""
     plan: Plan
     """The plan the next frame would get."""
     backends: tuple[BackendStatus, ...]
@@ -54,3 +56,5 @@ class ServiceStatus:
     """What went over the network."""
     budgets: tuple[BudgetStatus, ...] = ()
     """What may be spent and what was; empty without a budget."""
+    privacy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
+    """What may leave the device now."""
