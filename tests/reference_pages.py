@@ -18,7 +18,9 @@ from hybrid_detect.charges import SentRequest
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.monitoring.events import (
+    Answer,
     BackendEvent,
+    FeedbackEvent,
     FrameEvent,
     FrameOutcome,
     SettingsEvent,
@@ -161,6 +163,20 @@ the amount in units of the currency as a text.
 
 """
 
+ANSWERS = """
+## `Answer`
+
+In `FrameEvent.answers`: what each backend that answered said of the frame.
+
+"""
+
+FEEDBACK = """
+## `FeedbackEvent`
+
+Emitted to `on_feedback(event)` when the app calls `report_feedback(result, verdict)`.
+
+"""
+
 BACKENDS = """
 ## `BackendEvent`
 
@@ -193,10 +209,14 @@ def events() -> str:
         + "\n"
         + REQUESTS
         + table(SentRequest, prefix=None)
+        + ANSWERS
+        + table(Answer, prefix=None)
         + BACKENDS
         + table(BackendEvent, prefix=None)
         + SETTINGS_EVENT
         + table(SettingsEvent, prefix=None)
+        + FEEDBACK
+        + table(FeedbackEvent, prefix=None)
     )
 
 

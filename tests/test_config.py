@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from hybrid_detect.config import Endpoint, ServiceConfig
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.types import DetectionMode
 
@@ -102,6 +103,8 @@ def test_both_remote_ways_share_the_endpoint(url: str, http: str, websocket: str
     ("name", "good"),
     [
         ("deadline_s", [0.001, 1, 60.0]),
+        ("names_kept_s", [1, 8 * 24 * 3600.0]),
+        ("user_region", ["", "DE", "x" * 32]),
         ("min_confidence", [None, 0, 0.5, 1]),
         ("target_file_size_kb", [0.1, 80, 4000]),
         ("quality", [1, 95]),
@@ -120,6 +123,8 @@ def test_values_inside_their_range_are_taken(name: str, good: list[Any]) -> None
     ("name", "bad"),
     [
         ("deadline_s", [0, -1, math.nan]),
+        ("names_kept_s", [0, -1, math.nan, math.inf]),
+        ("user_region", ["x" * 33, "Berlin\n"]),
         ("min_confidence", [-0.1, 1.1, math.nan]),
         ("target_file_size_kb", [0, -5, math.nan]),
         ("quality", [0, 96, -1]),

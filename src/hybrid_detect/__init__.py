@@ -78,18 +78,21 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.frame import Frame, PixelFormat
     from hybrid_detect.monitoring.costs import CostMeter, CostSummary
     from hybrid_detect.monitoring.events import (
+        Answer,
         BackendEvent,
+        FeedbackEvent,
         FrameEvent,
         FrameOutcome,
         SettingsEvent,
     )
     from hybrid_detect.monitoring.exporters.opentelemetry import OpenTelemetryHook
     from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook
-    from hybrid_detect.monitoring.hooks import BackendHook, FrameHook, SettingsHook
+    from hybrid_detect.monitoring.hooks import BackendHook, FeedbackHook, FrameHook, SettingsHook
     from hybrid_detect.monitoring.json_lines import JsonLinesHook
     from hybrid_detect.monitoring.logging_hook import LoggingHook
     from hybrid_detect.monitoring.monitor import BackendProcessingMonitor, MonitorFigures
     from hybrid_detect.monitoring.prices import PRICE_TABLES, PriceTable, PriceTier
+    from hybrid_detect.monitoring.usage_meter import UsageMeter
     from hybrid_detect.privacy.consent import ConsentLedger
     from hybrid_detect.privacy.consent_record import ConsentRecord
     from hybrid_detect.privacy.filter import PrivacyFilter
@@ -124,12 +127,14 @@ if TYPE_CHECKING:
         DetectionResult,
         DetectionStatus,
         Face,
+        FeedbackVerdict,
         Keypoint,
         Plan,
         PowerConditions,
         QualityLevel,
         Timings,
     )
+    from hybrid_detect.usage import Measure, UsageKey, UsageRow
 
 _HOMES = {
     "backends.base": ("Backend",),
@@ -184,13 +189,22 @@ _HOMES = {
     "frames.frame": ("Frame", "PixelFormat"),
     "monitoring.costs": ("CostMeter", "CostSummary"),
     "monitoring.prices": ("PRICE_TABLES", "PriceTable", "PriceTier"),
-    "monitoring.events": ("BackendEvent", "FrameEvent", "FrameOutcome", "SettingsEvent"),
+    "monitoring.events": (
+        "Answer",
+        "BackendEvent",
+        "FeedbackEvent",
+        "FrameEvent",
+        "FrameOutcome",
+        "SettingsEvent",
+    ),
     "monitoring.exporters.opentelemetry": ("OpenTelemetryHook",),
     "monitoring.exporters.prometheus": ("PrometheusHook",),
-    "monitoring.hooks": ("BackendHook", "FrameHook", "SettingsHook"),
+    "monitoring.hooks": ("BackendHook", "FeedbackHook", "FrameHook", "SettingsHook"),
     "monitoring.json_lines": ("JsonLinesHook",),
     "monitoring.logging_hook": ("LoggingHook",),
     "monitoring.monitor": ("BackendProcessingMonitor", "MonitorFigures"),
+    "monitoring.usage_meter": ("UsageMeter",),
+    "usage": ("Measure", "UsageKey", "UsageRow"),
     "privacy.filter": ("PrivacyFilter",),
     "compression.rate_control": ("RateController",),
     "storage.cost_store": ("CostStore",),
@@ -225,6 +239,7 @@ _HOMES = {
         "DetectionResult",
         "DetectionStatus",
         "Face",
+        "FeedbackVerdict",
         "Keypoint",
         "Plan",
         "PowerConditions",
@@ -239,6 +254,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "AccessToken",
     "AllBackendsFailedError",
+    "Answer",
     "ApiKeyHeader",
     "Attempt",
     "AutoPolicy",
@@ -286,6 +302,9 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Face",
     "FaceDetector",
     "FaceMapping",
+    "FeedbackEvent",
+    "FeedbackHook",
+    "FeedbackVerdict",
     "FixedPolicy",
     "Frame",
     "FrameEvent",
@@ -306,6 +325,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Keypoint",
     "LinkConditions",
     "LoggingHook",
+    "Measure",
     "MissingExtraError",
     "ModelError",
     "ModelIntegrityError",
@@ -361,6 +381,9 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Traffic",
     "TrustedKey",
     "UnknownKeyError",
+    "UsageKey",
+    "UsageMeter",
+    "UsageRow",
     "Utility",
     "WheelMember",
 ]

@@ -6,21 +6,20 @@ caller passes explicitly wins over it.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from hybrid_detect.charges import to_nanos
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.environment import ENV_PREFIX, from_text, resolved_targets, warn_of_unknown
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode, QualityLevel
 
-__all__ = ["Endpoint", "ServiceConfig", "detection_mode", "quality_level"]
+__all__ = ["ServiceConfig", "detection_mode", "quality_level"]
 
 AUTO_MODEL = "auto"
 """The on-device model that suits this device."""
@@ -48,78 +47,11 @@ DEFAULT_DEVICE_COST = 0.03
 """Of a Raspberry Pi 5; a desktop's is nearer 0.01, a slow phone's 0.06. Assumed, as in the
 project's simulator."""
 
+DEFAULT_NAMES_KEPT_S = 24 * 3600.0
+"""As long as results are kept by default."""
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """The address of a detection server, such as ``https://faces.example.com``.
-
-    The two remote backends share it: HTTP requests go to ``<url>/v1/detect``, the stream to
-    ``<url>/v1/stream`` with ``http`` replaced by ``ws``.
-    """
-
-    url: str
-
-    @classmethod
-    def parse(cls, text: str, *, allow_insecure_http: bool = False) -> Self:
-        """Check `text` and drop its trailing slash.
-
-        Args:
-            text: Absolute URL with scheme ``https`` (or ``http``), without user, query or fragment.
-            allow_insecure_http: Whether plain ``http`` may go to a host other than this machine.
-
-        Raises:
-            ConfigurationError: If it is not such a URL, or would send pictures in the clear.
-        """
-        try:
-            parts = urlsplit(text)
-            port = parts.port  # raises ValueError for a port that is none
-        except ValueError:
-            # Its message repeats parts of the text, and there may be a password in it.
-            msg = "expected an endpoint like 'https://host[:port]', got an unreadable URL"
-            raise ConfigurationError(msg) from None
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            msg = f"expected an endpoint like 'https://host[:port]', got scheme {parts.scheme!r}"
-            raise ConfigurationError(msg)
-        if parts.username or parts.password or parts.query or parts.fragment:
-            # A key in a URL ends up in proxies' and servers' logs.
-            msg = "the endpoint may not carry a user, query or fragment; pass auth_token= instead"
-            raise ConfigurationError(msg)
-        if parts.scheme == "http" and not allow_insecure_http and not _is_loopback(parts.hostname):
-            msg = (
-                f"refusing to send pictures in the clear to {parts.hostname!r}: use https, "
-                "or pass allow_insecure_http=True if that network is yours"
-            )
-            raise ConfigurationError(msg)
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        netloc = host if port is None else f"{host}:{port}"
-        return cls(f"{parts.scheme}://{netloc}{parts.path.rstrip('/')}")
-
-    @property
-    def host(self) -> str:
-        """Its host's name or address."""
-        return urlsplit(self.url).hostname or ""
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is on this machine, where no proxy may come between."""
-        return _is_loopback(self.host)
-
-    def http(self, path: str) -> str:
-        """The HTTP URL of `path`, which starts with a slash."""
-        return self.url + path
-
-    def websocket(self, path: str) -> str:
-        """The WebSocket URL of `path`, which starts with a slash."""
-        return "ws" + self.url.removeprefix("http") + path
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+MAX_USER_REGION_CHARS = 32
+"""A country or a part of the world; more would be an address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +163,11 @@ class ServiceConfig:
     keeps nothing: then each budget begins at 0 with each service."""
     user_id: str | None = None
     """Whose costs are kept in that file, if that is not `session_id`; never sent anywhere."""
+    user_region: str = ""
+    """Where the user is, as coarsely as the report is to tell it, such as ``DE`` or ``Europe``:
+    kept in that file beside the sums, never derived by this library and never sent anywhere."""
+    names_kept_s: float = DEFAULT_NAMES_KEPT_S
+    """Seconds for which that file tells apart whose the sums are; then they stay without names."""
     allow_insecure_http: bool = False
     """Whether plain ``http`` may leave this machine. Pictures and token would be readable."""
     server_public_key: str | None = field(default=None, repr=False)
@@ -254,7 +191,15 @@ class ServiceConfig:
         if self.server_quality is not None:
             object.__setattr__(self, "server_quality", quality_level(self.server_quality))
         object.__setattr__(self, "device_quality", quality_level(self.device_quality))
-        _check(0 < self.deadline_s < math.inf, "deadline_s", "seconds above 0", self.deadline_s)
+        for name in ("deadline_s", "names_kept_s"):
+            value = getattr(self, name)
+            _check(0 < value < math.inf, name, "seconds above 0", value)
+        _check(
+            len(self.user_region) <= MAX_USER_REGION_CHARS and self.user_region.isprintable(),
+            "user_region",
+            f"at most {MAX_USER_REGION_CHARS} printable characters",
+            self.user_region,
+        )
         lowest = self.min_confidence
         _check(lowest is None or 0 <= lowest <= 1, "min_confidence", "0 to 1", lowest)
         _check(

@@ -28,7 +28,7 @@ from hybrid_detect.service.loop_thread import LoopThread
 from hybrid_detect.service.status import ServiceStatus
 from hybrid_detect.service.streams import SILENCE_S
 from hybrid_detect.sources.sources import FrameSource
-from hybrid_detect.types import DetectionMode, DetectionResult
+from hybrid_detect.types import DetectionMode, DetectionResult, FeedbackVerdict
 
 __all__ = ["HybridDetectionService"]
 
@@ -144,6 +144,16 @@ class HybridDetectionService:
             return self._service.status()
 
         return self._require_open().call(status)
+
+    def report_feedback(
+        self, result: DetectionResult, verdict: FeedbackVerdict | str, *, face: int | None = None
+    ) -> None:
+        """Tell what is said of a result; see the async method of this name."""
+
+        async def report() -> None:
+            self._service.report_feedback(result, verdict, face=face)
+
+        self._require_open().call(report)
 
     def set_mode(self, mode: DetectionMode | str) -> None:
         """Go on with another mode; see the async method of this name."""

@@ -28,6 +28,7 @@ __all__ = [
     "DetectionResult",
     "DetectionStatus",
     "Face",
+    "FeedbackVerdict",
     "Keypoint",
     "Plan",
     "PowerConditions",
@@ -93,6 +94,17 @@ class DetectionStatus(StrEnum):
     """No backend looked at this frame: a newer one took its place, or the policy left it out."""
     FAILED = "failed"
     """No backend could look at this frame."""
+
+
+class FeedbackVerdict(StrEnum):
+    """What is said of a result by those who saw the picture."""
+
+    CORRECT = "correct"
+    """The faces are right."""
+    FALSE_POSITIVE = "false_positive"
+    """A face was reported where there is none."""
+    MISSED_FACE = "missed_face"
+    """A face in the picture was not reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

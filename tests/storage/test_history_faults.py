@@ -109,7 +109,7 @@ def test_damage_that_shows_later_is_a_typed_error(path: Path, clock: FakeClock) 
         for number in range(50):
             kept.add({"n": number}, session="ann", image=bytes(5000))
     with path.open("r+b") as file:
-        file.seek(12 * KIB)
+        file.seek(20 * KIB)  # behind the schema
         file.write(b"\xff" * 200 * KIB)
     with (
         DetectionHistory(path, clock=clock, sweeps=False) as kept,

@@ -17,9 +17,18 @@ from hybrid_detect.types import (
     DetectionMode,
     DetectionResult,
     DetectionStatus,
+    FeedbackVerdict,
 )
 
-__all__ = ["BackendEvent", "FrameEvent", "FrameOutcome", "SettingsEvent", "frame_event"]
+__all__ = [
+    "Answer",
+    "BackendEvent",
+    "FeedbackEvent",
+    "FrameEvent",
+    "FrameOutcome",
+    "SettingsEvent",
+    "frame_event",
+]
 
 
 class FrameOutcome(StrEnum):
@@ -37,6 +46,24 @@ class FrameOutcome(StrEnum):
     """No backend could answer inside its deadline."""
     CANCELLED = "cancelled"
     """The caller, or closing the service, gave it up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one backend answered about a frame, whether or not its answer was the frame's."""
+
+    backend: BackendKind
+    """The backend."""
+    faces: int
+    """Number of faces it found."""
+    confidence: float | None
+    """Score of its best face, 0 to 1; `None` without a face or a score."""
+    elapsed_s: float
+    """Seconds from asking it to its answer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +102,8 @@ class FrameEvent:
     """Class of the error that ended it, such as ``AllBackendsFailedError``."""
     attempts: tuple[Attempt, ...] = ()
     """The attempts that brought no answer."""
+    answers: tuple[Answer, ...] = ()
+    """Every answer that came: several if the frame was hedged, probed or looked at twice."""
     width: int = 0
     """Width of the upright picture in pixels."""
     height: int = 0
@@ -108,6 +137,7 @@ class FrameEvent:
         """Plain JSON-able values by name, without the whole `result`."""
         values = {name: getattr(self, name) for name in _PLAIN}
         values["attempts"] = [attempt.to_dict() for attempt in self.attempts]
+        values["answers"] = [answer.to_dict() for answer in self.answers]
         values["requests"] = [request.to_dict() for request in self.requests]
         return values
 
@@ -155,6 +185,35 @@ class SettingsEvent:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackEvent:
+    """A person, or a check of the app's, has judged a result."""
+
+    at_s: float
+    """When it was reported, in seconds since 1970."""
+    verdict: FeedbackVerdict
+    """What the judgement is."""
+    face: int | None = None
+    """Which of the result's faces it is about, from 0; `None` for all of it."""
+    session_id: str | None = None
+    """The caller's name for this run of the app."""
+    frame_id: int
+    """Number of the frame in its process."""
+    captured_at_s: float | None = None
+    """When the source gave the frame, in seconds of `time.monotonic`; with `frame_id` it tells the
+    frame from one of another process."""
+    backend: BackendKind
+    """The backend whose answer it is about."""
+    model: str = ""
+    """The model that had looked."""
+    confidence: float | None = None
+    """Score of that face, else of the best; `None` without a face or a score."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 _OUTCOMES = {
     DetectionStatus.OK: FrameOutcome.ANSWERED,
     DetectionStatus.DEGRADED: FrameOutcome.ANSWERED,
@@ -174,6 +233,7 @@ def frame_event(
     error: BaseException | None = None,
     bytes_sent: int = 0,
     requests: tuple[SentRequest, ...] = (),
+    answers: tuple[Answer, ...] = (),
 ) -> FrameEvent:
     """The event for a frame that ended in `result`.
 
@@ -186,6 +246,7 @@ def frame_event(
         error: What the frame raised instead of giving a result to its caller, if it did.
         bytes_sent: Bytes that left the device for it.
         requests: The requests that left the device for it.
+        answers: Every answer that came.
     """
     timings = result.timings
     return FrameEvent(
@@ -205,6 +266,7 @@ def frame_event(
         reason=result.reason,
         error=_class_name(error or result.error),
         attempts=result.attempts,
+        answers=answers,
         width=result.width,
         height=result.height,
         faces=len(result.faces),

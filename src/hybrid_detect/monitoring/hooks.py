@@ -17,9 +17,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, SettingsEvent
+from hybrid_detect.monitoring.events import (
+    BackendEvent,
+    FeedbackEvent,
+    FrameEvent,
+    SettingsEvent,
+)
 
-__all__ = ["BackendHook", "Dispatcher", "FrameHook", "Hook", "SettingsHook"]
+__all__ = ["BackendHook", "Dispatcher", "FeedbackHook", "FrameHook", "Hook", "SettingsHook"]
 
 logger = logging.getLogger("hybrid_detect.hooks")
 
@@ -69,8 +74,17 @@ class SettingsHook(Protocol):
         ...
 
 
-Hook: TypeAlias = FrameHook | BackendHook | SettingsHook
-"""A hook has one of the three methods, or several."""
+@runtime_checkable
+class FeedbackHook(Protocol):
+    """A hook that is told what was said of results with `report_feedback`."""
+
+    def on_feedback(self, event: FeedbackEvent) -> None:
+        """Take an event, after that of the frame it is about."""
+        ...
+
+
+Hook: TypeAlias = FrameHook | BackendHook | SettingsHook | FeedbackHook
+"""A hook has one of the four methods, or several."""
 
 
 class Dispatcher:
@@ -89,9 +103,12 @@ class Dispatcher:
             if not isinstance(hook, Hook) or isinstance(hook, type):
                 msg = f"hooks: expected on_frame(event) or on_backend(event), got {hook!r:.80}"
                 raise ConfigurationError(msg)
-        self._frame = [_Listener(hook, hook.on_frame) for hook in _of(hooks, FrameHook)]
-        self._backend = [_Listener(hook, hook.on_backend) for hook in _of(hooks, BackendHook)]
-        self._settings = [_Listener(hook, hook.on_settings) for hook in _of(hooks, SettingsHook)]
+        listeners = [(hook, _Listener(hook)) for hook in hooks]
+        self._listeners = [listener for _hook, listener in listeners]
+        self._frame = _methods(listeners, FrameHook, "on_frame")
+        self._backend = _methods(listeners, BackendHook, "on_backend")
+        self._settings = _methods(listeners, SettingsHook, "on_settings")
+        self._feedback = _methods(listeners, FeedbackHook, "on_feedback")
         self.wants_frames = bool(self._frame)
         """Whether a hook takes `FrameEvent`; else none need be made."""
         self.wants_backends = bool(self._backend)
@@ -99,40 +116,46 @@ class Dispatcher:
 
     def frame(self, event: FrameEvent) -> None:
         """Tell the hooks what became of a frame."""
-        for listener in self._frame:
-            listener.tell(event)
+        for listener, method in self._frame:
+            listener.tell(method, event)
 
     def backend(self, event: BackendEvent) -> None:
         """Tell the hooks of a change of a backend."""
-        for listener in self._backend:
-            listener.tell(event)
+        for listener, method in self._backend:
+            listener.tell(method, event)
 
     def settings(self, event: SettingsEvent) -> None:
         """Tell the hooks of a change of mode or privacy."""
-        for listener in self._settings:
-            listener.tell(event)
+        for listener, method in self._settings:
+            listener.tell(method, event)
+
+    def feedback(self, event: FeedbackEvent) -> None:
+        """Tell the hooks what was said of a result."""
+        for listener, method in self._feedback:
+            listener.tell(method, event)
 
     async def aclose(self) -> None:
         """Wait until the blocking hooks have taken what is queued, at most `DRAIN_S` seconds."""
-        listeners = (*self._frame, *self._backend, *self._settings)
-        for listener in listeners:
+        for listener in self._listeners:
             listener.close()
         ends_s = time.monotonic() + DRAIN_S
         # Polled, because a thread that hangs in a hook cannot say so.
-        while any(map(_Listener.is_running, listeners)) and time.monotonic() < ends_s:  # noqa: ASYNC110
+        while any(map(_Listener.is_running, self._listeners)) and time.monotonic() < ends_s:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_STEP_S)
 
 
-def _of(hooks: Iterable[Any], kind: type) -> list[Any]:
-    return [hook for hook in hooks if isinstance(hook, kind)]
+def _methods(
+    listeners: Iterable[tuple[Any, _Listener]], kind: type, name: str
+) -> list[tuple[_Listener, Callable[[Any], None]]]:
+    """The method `name` of each hook that has it, and who calls it."""
+    return [(each, getattr(hook, name)) for hook, each in listeners if isinstance(hook, kind)]
 
 
 class _Listener:
-    """One method of one hook, called inline or from a thread."""
+    """The methods of one hook, called in the order of the events, inline or from one thread."""
 
-    def __init__(self, hook: Any, method: Callable[[Any], None]) -> None:
+    def __init__(self, hook: Any) -> None:
         self._name = type(hook).__name__
-        self._method = method
         declared = getattr(hook, "blocking", None)
         self._is_blocking = bool(declared)
         self._may_move = declared is None
@@ -143,13 +166,13 @@ class _Listener:
         self._thread: threading.Thread | None = None
         self._closing = False
 
-    def tell(self, event: Any) -> None:
-        """Hand `event` to the hook."""
+    def tell(self, method: Callable[[Any], None], event: Any) -> None:
+        """Hand `event` to the hook's `method`."""
         if self._is_blocking:
-            self._enqueue(event)
+            self._enqueue(method, event)
             return
         began_s = time.perf_counter()
-        self._call(event)
+        self._call(method, event)
         took_s = time.perf_counter() - began_s
         self._slow_calls = self._slow_calls + 1 if took_s > SLOW_S else 0
         if self._may_move and self._slow_calls == SLOW_CALLS:
@@ -161,20 +184,20 @@ class _Listener:
                 took_s * 1000,
             )
 
-    def _call(self, event: Any) -> None:
+    def _call(self, method: Callable[[Any], None], event: Any) -> None:
         try:
-            self._method(event)
+            method(event)
         except Exception:
             if not self._has_failed:
                 self._has_failed = True
                 logger.exception("the hook %s failed; this is logged once", self._name)
 
-    def _enqueue(self, event: Any) -> None:
+    def _enqueue(self, method: Callable[[Any], None], event: Any) -> None:
         with self._changed:
             if len(self._queue) == QUEUE_EVENTS and not self._has_failed:
                 self._has_failed = True
                 logger.error("the hook %s is too slow: it misses events", self._name)
-            self._queue.append(event)
+            self._queue.append((method, event))
             self._changed.notify()
             if self._thread is None:
                 self._closing = False
@@ -192,8 +215,8 @@ class _Listener:
                         self._thread = None
                         return
                     self._changed.wait()
-                event = self._queue.popleft()
-            self._call(event)
+                method, event = self._queue.popleft()
+            self._call(method, event)
 
     def close(self) -> None:
         """Let the thread end once it has nothing left to do; a later event starts another."""

@@ -10,7 +10,12 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from hybrid_detect.errors import ConfigurationError, StorageError
-from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, SettingsEvent
+from hybrid_detect.monitoring.events import (
+    BackendEvent,
+    FeedbackEvent,
+    FrameEvent,
+    SettingsEvent,
+)
 
 __all__ = ["JsonLinesHook"]
 
@@ -21,8 +26,8 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 class JsonLinesHook:
     """Appends a line for each event to a file that its owner alone can read.
 
-    A line is the event's `to_dict()` with a ``type`` of ``frame``, ``backend`` or ``settings``
-    before it. Once the file holds `max_bytes`, it becomes ``NAME.1``, replacing an older one, and a
+    A line is the event's `to_dict()` with a ``type`` of ``frame``, ``backend``,
+    ``settings`` or ``feedback`` before it. Once the file holds `max_bytes`, it becomes ``NAME.1``, replacing an older one, and a
     new one begins. May be used from any thread.
 
     Args:
@@ -57,6 +62,10 @@ class JsonLinesHook:
     def on_settings(self, event: SettingsEvent) -> None:
         """Write a change of the mode or of privacy."""
         self._write({"type": "settings", **event.to_dict()})
+
+    def on_feedback(self, event: FeedbackEvent) -> None:
+        """Write what was said of a result."""
+        self._write({"type": "feedback", **event.to_dict()})
 
     def close(self) -> None:
         """Close the file; later events are dropped. May be called more than once."""

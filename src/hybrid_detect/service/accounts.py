@@ -19,6 +19,7 @@ from hybrid_detect.monitoring.costs import CostMeter
 from hybrid_detect.monitoring.hooks import Hook
 from hybrid_detect.monitoring.periods import Period, hour_of
 from hybrid_detect.monitoring.prices import PriceTable
+from hybrid_detect.monitoring.usage_meter import UsageMeter
 from hybrid_detect.service.ledger import Ledger, Totals
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.storage.cost_store import CostStore
@@ -59,7 +60,10 @@ class Accounts:
         self._clock = clock
         self._path = config.costs_path
         user = config.user_id
-        self._meter = CostMeter(user_of=None if user is None else lambda _session: user)
+        user_of = None if user is None else lambda _session: user
+        self._meter = CostMeter(user_of=user_of)
+        self._usage = UsageMeter(user_of=user_of, user_region=config.user_region)
+        self._names_kept_s = config.names_kept_s
         self._store: CostStore | None = None
         self._read_since: int | None = None
         self._written: dict[tuple[int, str], tuple[int, int]] = {}
@@ -68,8 +72,9 @@ class Accounts:
         self._trouble = ""
 
     def with_meter(self, hooks: Iterable[Hook]) -> tuple[Hook, ...]:
-        """`hooks`, and the one that adds up what is to be kept."""
-        return tuple(hooks) if self._path is None else (*hooks, self._meter)
+        """`hooks`, and those that add up what is to be kept."""
+        own = () if self._path is None else (self._meter, self._usage)
+        return (*hooks, *own)
 
     async def start(self) -> None:
         """Open the file and learn what was spent before.
@@ -79,7 +84,9 @@ class Accounts:
         """
         if self._path is None:
             return
-        self._store = await in_daemon_thread(CostStore, self._path, clock=self._clock)
+        self._store = await in_daemon_thread(
+            CostStore, self._path, names_kept_s=self._names_kept_s, clock=self._clock
+        )
         await self._exchange_with(self._store)
         self._exchanging = asyncio.create_task(
             self._keep_exchanging(self._store), name="hybrid-detect-costs"
@@ -107,12 +114,13 @@ class Accounts:
 
     def _exchange(self, store: CostStore) -> Totals | None:
         """Write what was spent, and read what others have spent, if they did. Runs in a thread."""
-        rows = self._meter.take()
-        if rows:
+        rows, usage = self._meter.take(), self._usage.take()
+        if rows or usage:
             try:
-                store.add(rows)
+                store.add(rows, usage=usage)
             except BaseException:
                 self._meter.add(rows)
+                self._usage.add(usage)
                 raise
             for key, (images, nanos) in self._totals(rows).items():
                 known = self._written.get(key, (0, 0))

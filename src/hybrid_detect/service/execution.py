@@ -17,7 +17,7 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
-from hybrid_detect.monitoring.events import FrameEvent, FrameOutcome, frame_event
+from hybrid_detect.monitoring.events import Answer, FrameEvent, FrameOutcome, frame_event
 from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.types import Attempt, DetectionResult, DetectionStatus, Plan, Timings
 
@@ -215,6 +215,7 @@ class Execution:
             error=error,
             bytes_sent=self.bytes_sent,
             requests=self.requests,
+            answers=self.answers,
         )
 
     def when_all_has_left(self, tell: Callable[[], None]) -> None:
@@ -233,6 +234,20 @@ class Execution:
     def requests(self) -> tuple[SentRequest, ...]:
         """The requests that all attempts together handed to a network."""
         return tuple(request for attempt in self.attempts for request in attempt.gate.requests)
+
+    @property
+    def answers(self) -> tuple[Answer, ...]:
+        """Every answer that came, that of the frame among them."""
+        return tuple(
+            Answer(
+                backend=attempt.gate.backend,
+                faces=len(attempt.result.faces),
+                confidence=attempt.result.faces[0].score if attempt.result.faces else None,
+                elapsed_s=(attempt.ended_s or attempt.started_s) - attempt.started_s,
+            )
+            for attempt in self.attempts
+            if attempt.result is not None
+        )
 
     def _unused_attempts(self, *, now_s: float) -> tuple[Attempt, ...]:
         """The attempts that failed, and those that sent the picture without bringing the answer."""

@@ -9,14 +9,11 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import replace
-from types import TracebackType
 from typing import Any, Self
 
 from hybrid_detect.backends.base import Backend
 from hybrid_detect.config import ServiceConfig, detection_mode
-from hybrid_detect.errors import (
-    ClosedError,
-)
+from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Dispatcher, Hook
 from hybrid_detect.monitoring.prices import PriceTable
@@ -32,6 +29,7 @@ from hybrid_detect.service.conditions_builder import (
     frame_privacy,
 )
 from hybrid_detect.service.default_policy import default_policy
+from hybrid_detect.service.feedback import feedback_event
 from hybrid_detect.service.frame_runs import FrameRuns
 from hybrid_detect.service.loop_thread import FORKED
 from hybrid_detect.service.plan_executor import PlanExecutor
@@ -42,7 +40,7 @@ from hybrid_detect.service.streams import SILENCE_S, Stream
 from hybrid_detect.service.switching import Settings, within_config
 from hybrid_detect.service.withdrawals import Withdrawals
 from hybrid_detect.sources.sources import FrameSource
-from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus
+from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, FeedbackVerdict
 
 __all__ = ["HybridDetectionService"]
 
@@ -65,8 +63,8 @@ class HybridDetectionService:
         policy: Decides instead of the mode's own.
         privacy: What may leave the device; by default every frame may go to the endpoint.
         consent: The consents that `privacy` asks for, of the subject named by `session_id`.
-        hooks: Objects with ``on_frame(event)`` or ``on_backend(event)``, told what became of
-            each frame and of each change of a backend. They are not closed with the service.
+        hooks: Objects with ``on_frame(event)``, ``on_backend(event)`` and so on, told what became
+            of each frame and what has changed. They are not closed with the service.
         prices: Prices by the number of pictures in a month, which replace the targets' own.
         clock: Monotonic time in seconds.
 
@@ -315,6 +313,23 @@ class HybridDetectionService:
             privacy=self._settings.privacy,
         )
 
+    def report_feedback(
+        self, result: DetectionResult, verdict: FeedbackVerdict | str, *, face: int | None = None
+    ) -> None:
+        """Tell the report (with `costs_path`) and a `DetectionHistory` what is said of a result.
+
+        Args:
+            result: The result, as the service gave it.
+            verdict: ``correct``, ``false_positive`` (no face there) or ``missed_face``.
+            face: Which of ``result.faces`` it is about, from 0; `None` for all of it.
+
+        Raises:
+            ConfigurationError: If there is no such verdict or face, or no backend looked.
+            ClosedError: If the service is not open.
+        """
+        self._require_open()
+        self._hooks.feedback(feedback_event(result, verdict, face=face, at_s=time.time()))
+
     async def set_mode(self, mode: DetectionMode | str) -> None:
         """Go on with another mode; streams and frames under way are not interrupted.
 
@@ -371,12 +386,7 @@ class HybridDetectionService:
         """Wait until every backend has either become ready or failed to for the first time."""
         await self._backends.all_checked()
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -10,6 +10,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from hybrid_detect.charges import CostRow, amount
 from hybrid_detect.storage.records import StoredResult
+from hybrid_detect.usage import UsageRow
 
 __all__ = ["archive"]
 
@@ -25,8 +26,9 @@ def archive(
     results: Callable[[], Iterator[StoredResult]],
     *,
     costs: Sequence[CostRow] = (),
+    usage: Sequence[UsageRow] = (),
 ) -> Iterator[bytes]:
-    """The pieces of a ZIP archive: ``results.json``, a folder of ``images``, ``costs.json``.
+    """The pieces of a ZIP archive: results, a folder of images, costs and usage.
 
     What is deleted meanwhile is left out, wherever the archive has got to.
 
@@ -34,6 +36,7 @@ def archive(
         session: The session's name, for the archive's reader.
         results: Reads the session's results; called twice.
         costs: What the session's frames have cost.
+        usage: How they fared.
     """
     sink = _Sink()
     names: dict[int, str] = {}
@@ -61,18 +64,28 @@ def archive(
             file.write(_TAIL.encode())
         if costs:
             bundle.writestr(ZipInfo("costs.json"), json.dumps([_plain(row) for row in costs]))
+        if usage:
+            bundle.writestr(ZipInfo("usage.json"), json.dumps([_counted(row) for row in usage]))
     yield sink.take()
 
 
 def _plain(row: CostRow) -> dict[str, Any]:
-    hour = datetime.fromtimestamp(row.key.hour * 3600, UTC).isoformat()
     return {
-        "hour": hour,
+        "hour": _hour(row.key.hour),
         **{name: getattr(row.key, name) for name in ("backend", "target", "provider", "region")},
         **{name: getattr(row, name) for name in ("frames", "requests", "images", "bytes_sent")},
         "price": f"{amount(row.price_nanos):f}",
         "currency": row.key.currency,
     }
+
+
+def _counted(row: UsageRow) -> dict[str, Any]:
+    what = {name: getattr(row.key, name) for name in ("user_region", "measure", "backend", "label")}
+    return {"hour": _hour(row.key.hour), **what, "count": row.number}
+
+
+def _hour(hour: int) -> str:
+    return datetime.fromtimestamp(hour * 3600, UTC).isoformat()
 
 
 def _suffix(image: bytes) -> str:

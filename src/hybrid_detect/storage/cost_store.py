@@ -1,8 +1,9 @@
-"""What was spent, in a file that survives the process and that several processes share.
+"""What was spent and how frames fared, in a file that several processes may share.
 
-The file is a `DetectionHistory`'s: the two may be the same one, and then exporting and erasing a
-session takes its costs along. Each addition is one transaction, which adds to the sums that are
-there, so that writers lose nothing of each other's, and a killed one leaves all or nothing.
+It survives the process. The file is a `DetectionHistory`'s: the two may be the same one, and then
+exporting and erasing a session takes its costs along. Each addition is one transaction, which adds
+to the sums that are there, so that writers lose nothing of each other's, and a killed one leaves
+all or nothing.
 """
 
 from __future__ import annotations
@@ -15,22 +16,21 @@ from types import TracebackType
 from typing import Self
 
 from hybrid_detect.charges import CostRow
+from hybrid_detect.config import DEFAULT_NAMES_KEPT_S
 from hybrid_detect.errors import ConfigurationError, StorageError
-from hybrid_detect.storage import cost_table
+from hybrid_detect.storage import cost_table, usage_table
 from hybrid_detect.storage.database import Database
-from hybrid_detect.storage.tables import SCHEMA, seals_of
+from hybrid_detect.storage.tables import SCHEMA, forget_old_names, forget_session, seals_of
+from hybrid_detect.usage import UsageRow
 
 __all__ = ["CostStore"]
-
-NAMES_KEPT_S = 24 * 3600.0
-"""Seconds for which costs tell whose they are: as long as results are kept by default."""
 
 SWEEP_EVERY_S = 600.0
 """Seconds between two looks at whose time is over."""
 
 
 class CostStore:
-    """Keeps sums of what was spent.
+    """Keeps sums of what was spent, and counts of how frames fared.
 
     May be used from any thread. Methods take a few milliseconds of disk time, so call them off an
     event loop.
@@ -49,7 +49,7 @@ class CostStore:
         self,
         path: str | Path,
         *,
-        names_kept_s: float = NAMES_KEPT_S,
+        names_kept_s: float = DEFAULT_NAMES_KEPT_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not 0 < names_kept_s < math.inf:
@@ -66,22 +66,18 @@ class CostStore:
             self._file.close()
             raise
 
-    def add(self, rows: Iterable[CostRow]) -> None:
-        """Add `rows`, with the names of their sessions and users: all of them, or none.
+    def add(self, rows: Iterable[CostRow], *, usage: Iterable[UsageRow] = ()) -> None:
+        """Add `rows` and `usage`, with the names of sessions and users: all of them, or none.
 
         Raises:
             StorageError: If they cannot be written.
         """
         rows = tuple(rows)
         self.sweep_if_due()  # first: whoever is told that it failed may add the same rows again
+        now, kept_s = self._clock(), self._names_kept_s
         with self._file.writing() as db:
-            cost_table.add(
-                db,
-                rows,
-                tag=self._seals.cost_tag,
-                now=self._clock(),
-                kept_s=self._names_kept_s,
-            )
+            cost_table.add(db, rows, tag=self._seals.cost_tag, now=now, kept_s=kept_s)
+            usage_table.add(db, usage, tag=self._seals.cost_tag, now=now, kept_s=kept_s)
 
     def rows(self, *, from_hour: int = 0) -> list[CostRow]:
         """What is kept, oldest first. Names are what stands for them: see `tag`.
@@ -95,6 +91,19 @@ class CostStore:
         with self._file.reading() as db:
             return cost_table.rows(db, from_hour=from_hour)
 
+    def usage(self, *, from_hour: int = 0, end_hour: int | None = None) -> list[UsageRow]:
+        """How frames fared, oldest first. Names are what stands for them: see `tag`.
+
+        Args:
+            from_hour: The first hour, in whole hours since 1970.
+            end_hour: The hour after the last one; `None` for all.
+
+        Raises:
+            StorageError: If the file cannot be read or is damaged.
+        """
+        with self._file.reading() as db:
+            return usage_table.rows(db, from_hour=from_hour, end_hour=end_hour)
+
     def tag(self, kind: str, name: str) -> str:
         """What stands in the file for the ``session`` or ``user`` (`kind`) called `name`.
 
@@ -104,7 +113,7 @@ class CostStore:
         return self._seals.cost_tag(kind, name).hex()
 
     def erase(self, session: str) -> int:
-        """Forget whose the costs of `session` are; how many rows there were.
+        """Forget whose the sums of `session` are; how many rows of costs there were.
 
         `DetectionHistory.erase` does the same, and deletes the session's results.
 
@@ -112,20 +121,20 @@ class CostStore:
             StorageError: If it cannot be done.
         """
         digest = self._seals.cost_tag("session", session)
-        count = self._file.must_write(lambda db: cost_table.forget_session(db, digest))
+        count = self._file.must_write(lambda db: forget_session(db, digest))
         if not self._file.forget():
             msg = f"erased, but another process reads {self._file.path} and keeps its older state"
             raise StorageError(msg)
         return count
 
     def sweep(self) -> None:
-        """Forget whose the costs are whose time is over; called by itself in between.
+        """Forget whose the sums are whose time is over; called by itself in between.
 
         Raises:
             StorageError: If it cannot be done.
         """
         now = self._clock()
-        if self._file.must_write(lambda db: cost_table.sweep(db, now)):
+        if self._file.must_write(lambda db: forget_old_names(db, now)):
             self._file.forget()
         self._swept_at = now
 

@@ -39,8 +39,9 @@ PAGE_BYTES = 1024
 APPLICATION_ID = 0x68644831
 """``hdH1``: says that the file is ours. Source: SQLite, "PRAGMA application_id"."""
 
-VERSION = 3
-"""Since 2, each row carries a digest that binds it to its session; since 3 there are costs."""
+VERSION = 4
+"""Since 2, each row carries a digest that binds it to its session; since 3 there are costs, since 4
+counts of how frames fared."""
 
 OLDEST_VERSION = 2
 """A file of this version and later is brought up to date when it is opened: tables are added."""

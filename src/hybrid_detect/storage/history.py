@@ -20,14 +20,24 @@ from types import TracebackType
 from typing import Any, Self
 
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError, StorageError
-from hybrid_detect.storage import cost_table
+from hybrid_detect.storage import cost_table, usage_table
 from hybrid_detect.storage.archive import archive
 from hybrid_detect.storage.audit import AuditLine, audit_lines, note
 from hybrid_detect.storage.database import PAGE_BYTES, Database, used_bytes
 from hybrid_detect.storage.deletion import BATCH, HISTORY, delete_all
+from hybrid_detect.storage.judgements import judge
 from hybrid_detect.storage.private_files import remove_leftovers, replace_file
 from hybrid_detect.storage.records import Deleted, StoredResult
-from hybrid_detect.storage.tables import EXPIRED, SCHEMA, count, date_anew, delete, seals_of
+from hybrid_detect.storage.tables import (
+    EXPIRED,
+    SCHEMA,
+    count,
+    date_anew,
+    delete,
+    forget_old_names,
+    forget_session,
+    seals_of,
+)
 from hybrid_detect.types import DetectionResult
 
 __all__ = ["DEFAULT_MAX_BYTES", "DEFAULT_RETENTION_S", "MIN_MAX_BYTES", "DetectionHistory"]
@@ -165,6 +175,14 @@ class DetectionHistory:
         if event.result is not None:
             self.add(event.result)
 
+    def on_feedback(self, event: Any) -> None:
+        """Keep what was said of a result with its record, as a hook."""
+        tag = self._seals.tag(event.session_id, "")
+        with self._file.writing() as db:
+            is_kept = judge(db, self._seals, tag, event)
+        if not is_kept:
+            logger.warning("feedback for frame %d: there is no record of it", event.frame_id)
+
     def results(
         self, session: str, *, owner: str = "", images: bool = True
     ) -> Iterator[StoredResult]:
@@ -198,7 +216,7 @@ class DetectionHistory:
     def export(
         self, session: str, destination: str | Path, *, owner: str = "", who: str = "app"
     ) -> Path:
-        """Write what is kept of `session` to a ZIP file: its results, images and costs.
+        """Write what is kept of `session` to a ZIP file: its results, images, costs and usage.
 
         Args:
             session: Whose results.
@@ -232,7 +250,9 @@ class DetectionHistory:
                 session=digest.hex(),
             )
             costs = cost_table.rows(db, session=digest)
-        return archive(session, partial(self.results, session, owner=owner), costs=costs)
+            usage = usage_table.rows(db, session=digest)
+        results = partial(self.results, session, owner=owner)
+        return archive(session, results, costs=costs, usage=usage)
 
     def erase(self, session: str, *, owner: str = "", who: str = "app") -> Deleted:
         """Delete what is kept of `session`, so that the file does not hold it any more.
@@ -256,7 +276,7 @@ class DetectionHistory:
             action="erased",
             session=digest.hex(),
         )
-        self._file.must_write(lambda db: cost_table.forget_session(db, digest))
+        self._file.must_write(lambda db: forget_session(db, digest))
         if not self._forget():
             msg = (
                 f"erased, but another process reads {self._file.path} and keeps its older state in "
@@ -286,7 +306,7 @@ class DetectionHistory:
         except StorageError:
             self._has_remains = True  # of the batches that went through
             raise
-        forgotten = self._file.must_write(lambda db: cost_table.sweep(db, now))
+        forgotten = self._file.must_write(lambda db: forget_old_names(db, now))
         self._has_remains |= bool(total.results or forgotten)
         if self._has_remains and not self._forget():
             logger.warning("%s: another process keeps an older state of it", self._file.path)

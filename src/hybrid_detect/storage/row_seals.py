@@ -73,6 +73,10 @@ class RowSeals:
         """What binds a result and its picture to the session of `tag`."""
         return self._digest(tag, text.encode(), b"result") + self._image_digest(tag, image)
 
+    def seal_again(self, tag: bytes, text: str, seal: bytes) -> bytes:
+        """The `seal` of a row whose result has become `text`, while its picture stays."""
+        return self._digest(tag, text.encode(), b"result") + seal[SEAL_BYTES:]
+
     def stored(
         self,
         tag: bytes,

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import sqlite3
 
+from hybrid_detect.storage import cost_table, usage_table
 from hybrid_detect.storage.audit import AUDIT_TABLE
 from hybrid_detect.storage.cost_table import COSTS_TABLE
 from hybrid_detect.storage.database import Database
 from hybrid_detect.storage.records import Deleted
 from hybrid_detect.storage.row_seals import RowSeals
+from hybrid_detect.storage.usage_table import USAGE_TABLES
 
-__all__ = ["EXPIRED", "SCHEMA", "count", "date_anew", "delete", "seals_of"]
+__all__ = [
+    "EXPIRED",
+    "SCHEMA",
+    "count",
+    "date_anew",
+    "delete",
+    "forget_old_names",
+    "forget_session",
+    "seals_of",
+]
 
 EXPIRED = "recorded_at <= ? ORDER BY recorded_at"
 
@@ -30,6 +41,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS exports (folder TEXT PRIMARY KEY)",
     AUDIT_TABLE,
     COSTS_TABLE,
+    *USAGE_TABLES,
 )
 
 
@@ -47,6 +59,17 @@ def seals_of(file: Database) -> RowSeals:
             db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (RowSeals.new_key(),))
             found = db.execute(query).fetchone()
     return RowSeals(found[0] if found else None)  # a damaged table may find no row
+
+
+def forget_session(db: sqlite3.Connection, session: bytes) -> int:
+    """Take a session out of the sums of costs and usage; how many rows of costs there were."""
+    usage_table.forget_session(db, session)
+    return cost_table.forget_session(db, session)
+
+
+def forget_old_names(db: sqlite3.Connection, now: float) -> int:
+    """Take the names out of the sums whose time is over; how many there were."""
+    return cost_table.sweep(db, now) + usage_table.sweep(db, now)
 
 
 def count(db: sqlite3.Connection, where: str, value: object) -> Deleted:

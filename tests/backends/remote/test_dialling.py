@@ -11,7 +11,7 @@ import pytest
 
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.proxies import Proxy
-from hybrid_detect.config import Endpoint
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import BackendError, BackendResponseError, BackendUnavailableError
 
 from ...waiting import LIMIT_S

@@ -19,7 +19,7 @@ from hybrid_detect.backends.remote.http_connections import (
     _Reader,
     _Stream,
 )
-from hybrid_detect.config import Endpoint
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import BackendError
 
 from ...waiting import LIMIT_S, until

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hybrid_detect.backends.remote.proxies import Proxy, is_excepted, proxy_for
-from hybrid_detect.config import Endpoint
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import ConfigurationError
 
 PROXY = "http://proxy.example.com:3128"

@@ -21,7 +21,7 @@ import h11
 from hybrid_detect.backends.remote.addresses import Resolver, connect_first
 from hybrid_detect.backends.remote.proxies import HTTP_PORTS, Proxy, proxy_for, system_settings
 from hybrid_detect.backends.remote.tls import certificate_trouble, client_context
-from hybrid_detect.config import Endpoint
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import BackendError, BackendResponseError, BackendUnavailableError
 
 __all__ = ["Dialler", "connection_error", "proxy_authorization", "proxy_refusal"]

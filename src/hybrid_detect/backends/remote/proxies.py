@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from hybrid_detect.config import Endpoint
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import ConfigurationError
 
 __all__ = ["Proxy", "is_excepted", "proxy_for", "system_settings"]

@@ -29,7 +29,7 @@ from hybrid_detect.backends.remote.websocket_link import (
     told_in_flight,
     told_model,
 )
-from hybrid_detect.config import Endpoint
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,

@@ -12,8 +12,8 @@ from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, Pr
 from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.charges import DEFAULT_CURRENCY, Price, SentRequest, to_nanos
 from hybrid_detect.compression.compressed_image import CompressedImage
-from hybrid_detect.config import Endpoint
 from hybrid_detect.destination import Destination
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
