@@ -27,8 +27,8 @@ class JsonLinesHook:
     """Appends a line for each event to a file that its owner alone can read.
 
     A line is the event's `to_dict()` with a ``type`` of ``frame``, ``backend``,
-    ``settings`` or ``feedback`` before it. Once the file holds `max_bytes`, it becomes ``NAME.1``, replacing an older one, and a
-    new one begins. May be used from any thread.
+    ``settings`` or ``feedback`` before it. Once the file holds `max_bytes`, it becomes
+    ``NAME.1``, replacing an older one, and a new one begins. May be used from any thread.
 
     Args:
         path: The file, made with mode 0600. Its folder has to be there.
