@@ -92,7 +92,6 @@ if TYPE_CHECKING:
     from hybrid_detect.monitoring.logging_hook import LoggingHook
     from hybrid_detect.monitoring.monitor import BackendProcessingMonitor, MonitorFigures
     from hybrid_detect.monitoring.prices import PRICE_TABLES, PriceTable, PriceTier
-    from hybrid_detect.monitoring.usage_meter import UsageMeter
     from hybrid_detect.privacy.consent import ConsentLedger
     from hybrid_detect.privacy.consent_record import ConsentRecord
     from hybrid_detect.privacy.filter import PrivacyFilter
@@ -134,7 +133,6 @@ if TYPE_CHECKING:
         QualityLevel,
         Timings,
     )
-    from hybrid_detect.usage import Measure, UsageKey, UsageRow
 
 _HOMES = {
     "backends.base": ("Backend",),
@@ -203,8 +201,6 @@ _HOMES = {
     "monitoring.json_lines": ("JsonLinesHook",),
     "monitoring.logging_hook": ("LoggingHook",),
     "monitoring.monitor": ("BackendProcessingMonitor", "MonitorFigures"),
-    "monitoring.usage_meter": ("UsageMeter",),
-    "usage": ("Measure", "UsageKey", "UsageRow"),
     "privacy.filter": ("PrivacyFilter",),
     "compression.rate_control": ("RateController",),
     "storage.cost_store": ("CostStore",),
@@ -325,7 +321,6 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Keypoint",
     "LinkConditions",
     "LoggingHook",
-    "Measure",
     "MissingExtraError",
     "ModelError",
     "ModelIntegrityError",
@@ -381,9 +376,6 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Traffic",
     "TrustedKey",
     "UnknownKeyError",
-    "UsageKey",
-    "UsageMeter",
-    "UsageRow",
     "Utility",
     "WheelMember",
 ]
