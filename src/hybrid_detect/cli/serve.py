@@ -133,6 +133,34 @@ def add_parser(commands: Any) -> None:
         metavar="H",
         help="hours that results and pictures are kept (default: 24)",
     )
+    seen = parser.add_argument_group(
+        "what operators see",
+        "The token for /metrics alone is read from HYBRID_DETECT_METRICS_TOKEN.",
+    )
+    seen.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="PORT",
+        help="serve /metrics and the probes at this port; 0 takes a free one (default: /metrics is "
+        "beside the pictures if it has a token, else nowhere)",
+    )
+    seen.add_argument(
+        "--metrics-host",
+        metavar="HOST",
+        help="address of that port (default: 127.0.0.1)",
+    )
+    seen.add_argument(
+        "--log-format",
+        choices=["text", "json", "logfmt"],
+        default="text",
+        help="how the log is written to standard error (default: %(default)s)",
+    )
+    seen.add_argument(
+        "--log-requests",
+        choices=["none", "refused", "all"],
+        default="none",
+        help="requests and streams that get a line in the log (default: %(default)s)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -141,17 +169,23 @@ def run(arguments: argparse.Namespace) -> int:
     for module in ("starlette", "httptools"):
         require(module, extra="server", purpose="'hybrid-detect serve'")
     from hybrid_detect.server.config import ServerConfig
-    from hybrid_detect.server.serving import TOKEN_VARIABLE, serve
+    from hybrid_detect.server.logs import set_up_logging
+    from hybrid_detect.server.serving import METRICS_TOKEN_VARIABLE, TOKEN_VARIABLE, serve
 
     if arguments.retention_hours is not None and arguments.history is None:
         msg = "--retention-hours: expected --history FILE as well, got none"
         raise ConfigurationError(msg)
+    if arguments.metrics_host is not None and arguments.metrics_port is None:
+        msg = "--metrics-host: expected --metrics-port as well, got none"
+        raise ConfigurationError(msg)
+    set_up_logging(arguments.log_format)
     limits = {
         "detectors": arguments.detectors,
         "rate_per_s": arguments.rate,
         "burst": arguments.burst,
         "stream_rate_per_s": arguments.stream_rate,
         "max_connections_per_peer": arguments.connections_per_peer,
+        "metrics_host": arguments.metrics_host,
         "history_retention_s": arguments.retention_hours and arguments.retention_hours * 3600,
     }
     config = ServerConfig(
@@ -171,6 +205,9 @@ def run(arguments: argparse.Namespace) -> int:
         jwt=_jwt(arguments),
         allowed_origins=tuple(arguments.allow_origin),
         tls=_tls(arguments),
+        metrics_port=arguments.metrics_port,
+        metrics_token=os.environ.get(METRICS_TOKEN_VARIABLE) or None,
+        request_log=arguments.log_requests,
         **{name: value for name, value in limits.items() if value is not None},
     )
     fetch_for_server(config)

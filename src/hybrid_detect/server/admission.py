@@ -138,6 +138,11 @@ class Admission:
         """Pictures that wait."""
         return len(self._waiting)
 
+    @property
+    def looking(self) -> int:
+        """Pictures that are looked at."""
+        return len(self._running)
+
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
         self._places = places

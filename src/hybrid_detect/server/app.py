@@ -11,8 +11,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,7 +29,6 @@ from hybrid_detect.exchange.batch import BATCH_PATH
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
-    HEALTH_PATH,
     MAX_FACES,
     STREAM_PATH,
     DetectRequest,
@@ -58,8 +55,11 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import STOPPING
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
-from hybrid_detect.server.gate import OPENAPI_PATH, Gate
+from hybrid_detect.server.gate import Gate
 from hybrid_detect.server.hang_ups import hang_up_of
+from hybrid_detect.server.health import Health
+from hybrid_detect.server.management import Management
+from hybrid_detect.server.observation import OPENAPI_PATH, note_reply
 from hybrid_detect.server.openapi import openapi
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.picture_requests import (
@@ -102,7 +102,8 @@ def create_app(
     """The server as an ASGI app.
 
     Its ``state.drain()`` refuses what waits for a detector, and everything that comes later, with
-    503: `Server` calls it first when it stops.
+    503: `Server` calls it first when it stops. Its ``state.management`` is told of connections that
+    are refused without it, and has the app of the metrics' own port, if there is to be one.
 
     Args:
         config: Limits, token and model.
@@ -111,31 +112,37 @@ def create_app(
     """
     log = PeerLog(logger)
     state = state or LocalState(config)
+    admission = Admission(max_waiting=config.max_waiting)
+    detector = detector or DetectorPool(config, admission)
+    health = Health(detector, admission)
+    management = Management(config, admission=admission, detector=detector, health=health, log=log)
     gate = Middleware(
         Gate,
         config=config,
         credentials=Credentials(config),
         respond=http_response,
         state=state,
+        metrics=management.credentials,
         log=log,
     )
-    admission = Admission(max_waiting=config.max_waiting)
-    app = _App(config, detector or DetectorPool(config, admission), admission, log, state)
+    app = _App(config, detector, management, log, state)
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
             Route(BATCH_PATH, app.detect_batch, methods=["POST"]),
-            Route(HEALTH_PATH, app.health, methods=["GET"]),
+            *health.routes,
             Route(OPENAPI_PATH, app.description, methods=["GET"]),
             Route(KEYS_PATH, app.keys, methods=["GET"]),
             WebSocketRoute(STREAM_PATH, app.streams.serve),
             *app.retention.routes,
+            *management.routes,
         ],
-        middleware=[gate],
+        middleware=[*management.middleware, gate],
         lifespan=app.lifespan,
         exception_handlers={HTTPException: _no_such_thing, Exception: _bug},
     )
     made.state.drain = admission.close
+    made.state.management = management
     made.router.redirect_slashes = False  # a redirect would name the host that the client named
     return made
 
@@ -145,15 +152,14 @@ class _App:
         self,
         config: ServerConfig,
         detector: Detector,
-        admission: Admission,
+        management: Management,
         log: PeerLog,
         state: SharedState,
     ) -> None:
         self._config = config
         self._detector = detector
-        self._admission = admission
+        self._management = management
         self._log = log
-        self._version = version("hybrid-detect")
         self._description = openapi(config)
         self._sealing = Sealing(config.keys_path, require=config.require_encryption, state=state)
         self.retention = Retention(config, state, respond=http_response)
@@ -165,20 +171,12 @@ class _App:
         try:
             await self.retention.start()
             await self._detector.start()
+            self._management.started()
             yield
         finally:
             await self._detector.aclose()
             await self.retention.aclose()
             self._log.flush()
-
-    async def health(self, request: Request) -> Response:
-        if self._admission.is_closed:
-            return http_response(request, STOPPING)
-        detector = self._detector
-        body: dict[str, Any] = {"status": "ok", "model": detector.model, "version": self._version}
-        if detector.info is not None:
-            body["model_info"] = detector.info.to_values()
-        return JSONResponse(body)
 
     async def description(self, request: Request) -> Response:
         return JSONResponse(self._description)
@@ -262,6 +260,7 @@ class _App:
         try:
             received = await self._sealing.receive(data)
         except SealRefusedError as refusal:
+            note_reply(connection, refusal.reply)
             return encode_reply(refusal.reply)
         reply = await self._reply(
             lambda: decode_request(received.message),
@@ -270,6 +269,7 @@ class _App:
             owner=owner_of(connection),
             is_abandoned=is_abandoned,
         )
+        note_reply(connection, reply)
         return received.protected(encode_reply(reply))
 
     async def _reply(

@@ -12,6 +12,7 @@ from hybrid_detect.errors import ProtocolError
 from hybrid_detect.exchange.batch import BATCH_CONTENT_TYPE, decode_batch, encode_batch
 from hybrid_detect.exchange.wire import encode_reply, peek_request_id
 from hybrid_detect.server.gate import TAKE_PICTURE, too_fast
+from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.replies import SECURITY_HEADERS, error_reply, http_response
 
 __all__ = ["batch_response"]
@@ -36,7 +37,9 @@ async def batch_response(
 
     async def reply(message: bytes, wait_s: float) -> bytes:
         if wait_s:
-            return encode_reply(too_fast(peek_request_id(message), wait_s))
+            refusal = too_fast(peek_request_id(message), wait_s)
+            note_reply(request, refusal)
+            return encode_reply(refusal)
         return await answer(message)
 
     async with asyncio.TaskGroup() as group:

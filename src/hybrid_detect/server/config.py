@@ -20,13 +20,16 @@ from hybrid_detect.storage.history import (
 )
 from hybrid_detect.types import QualityLevel
 
-__all__ = ["AUTO_MODEL", "PROVIDERS", "ServerConfig"]
+__all__ = ["AUTO_MODEL", "PROVIDERS", "REQUEST_LOGS", "ServerConfig"]
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 """ONNX Runtime's execution providers that may be asked for."""
 
 AUTO_MODEL = "auto"
 """CenterFace where it can be had, and the full-range model for pictures with little time."""
+
+REQUEST_LOGS = ("none", "refused", "all")
+"""Which requests and streams have a line in the log: none, those with an error, or all."""
 
 MIN_TOKEN_CHARS = 16
 """Of a token that the network can try: 104 bits if it is random, beyond guessing at any rate."""
@@ -131,6 +134,16 @@ class ServerConfig:
     stream_rate_per_s: float = 0.0
     """Pictures a second of each stream, two seconds of them at once; 0 leaves it to `rate_per_s`,
     which counts all that a caller sends."""
+    metrics_port: int | None = None
+    """Port of ``/metrics`` and of the probes beside that of the pictures; 0 takes a free one.
+    `None` for no such port."""
+    metrics_host: str = "127.0.0.1"
+    """Name or address that `metrics_port` is listened on."""
+    metrics_token: str | None = field(default=None, repr=False)
+    """Bearer token for ``/metrics`` alone. With it and without `metrics_port`, ``/metrics`` is
+    beside the pictures."""
+    request_log: str = "none"
+    """Which requests and streams have a line in the log: ``none``, ``refused`` or ``all``."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quality", quality_level(self.quality))
@@ -167,9 +180,11 @@ class ServerConfig:
         if self.require_encryption and self.keys_path is None:
             msg = "require_encryption: expected keys_path as well, got none"
             raise ConfigurationError(msg)
-        if not 0 <= self.port <= 65535:
-            msg = f"port: expected 0 to 65535, got {self.port}"
-            raise ConfigurationError(msg)
+        for name in ("port", "metrics_port"):
+            if not 0 <= (getattr(self, name) or 0) <= 65535:
+                msg = f"{name}: expected 0 to 65535, got {getattr(self, name)}"
+                raise ConfigurationError(msg)
+        self._check_metrics()
         if not 0 <= self.min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {self.min_confidence}"
             raise ConfigurationError(msg)
@@ -193,12 +208,41 @@ class ServerConfig:
                 msg = f"{name}: expected at least 1, got {getattr(self, name)}"
                 raise ConfigurationError(msg)
 
+    def _check_metrics(self) -> None:
+        if self.request_log not in REQUEST_LOGS:
+            msg = f"request_log: expected one of {', '.join(REQUEST_LOGS)}, got {self.request_log}"
+            raise ConfigurationError(msg)
+        if self.metrics_port and self.metrics_port == self.port:
+            msg = f"metrics_port: expected another port than that of the pictures, {self.port}"
+            raise ConfigurationError(msg)
+        if self.metrics_token is not None:
+            checked_token(self.metrics_token)
+            if self.metrics_token == self.auth_token:
+                msg = "metrics_token: expected another token than that for pictures"
+                raise ConfigurationError(msg)
+        is_local = self.is_local if self.metrics_port is None else _is_local(self.metrics_host)
+        if not is_local and self.metrics_token is None and self.metrics_port is not None:
+            msg = f"metrics_host {self.metrics_host!r} is open to the network: set metrics_token"
+            raise ConfigurationError(msg)
+        if not is_local and 0 < len(self.metrics_token or "") < MIN_TOKEN_CHARS:
+            msg = f"metrics_token: expected at least {MIN_TOKEN_CHARS} characters on the network"
+            raise ConfigurationError(msg)
+
     @property
     def is_local(self) -> bool:
         """Whether it listens on this machine's own address alone."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_local(self.host)
+
+    @property
+    def has_metrics(self) -> bool:
+        """Whether ``/metrics`` is to be had anywhere; else nothing is counted."""
+        return self.metrics_port is not None or self.metrics_token is not None
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

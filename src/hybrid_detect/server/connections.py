@@ -153,6 +153,8 @@ class Context:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Runs of the app, one for each request or WebSocket under way."""
     is_stopping: bool = False
+    refused: Callable[[ErrorReply], object] = lambda _: None
+    """Told of each answer that the app knows nothing of."""
     malformed: RateLimiter = field(
         default_factory=lambda: RateLimiter(rate_per_s=MALFORMED_PER_S, burst=MALFORMED_AT_ONCE)
     )

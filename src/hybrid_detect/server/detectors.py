@@ -33,6 +33,7 @@ from hybrid_detect.server.batch_detector import BatchDetector
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.extra_levels import ExtraLevels
 from hybrid_detect.server.levels import ServedLevel, model_info, served_levels, usual_level
+from hybrid_detect.server.metrics import DetectorState
 from hybrid_detect.system.memory_probe import MemoryProbe
 from hybrid_detect.types import Face, QualityLevel
 
@@ -361,6 +362,22 @@ class DetectorPool:
             model=level.spec.name,
             quality=level.quality,
             min_face_px=level.min_face_px(found.width, found.height),
+        )
+
+    @property
+    def looks(self) -> list[tuple[str, str]]:
+        """The models and levels that pictures may be looked at with."""
+        return [(level.spec.name, level.quality.value) for level in self._levels.values()]
+
+    def state(self) -> DetectorState:
+        """The processes as they are now."""
+        levels = self._levels if self._places else ()
+        detectors = [worker.detector for level in levels for worker in self._workers(level)]
+        return DetectorState(
+            wanted=sum(len(self._workers(level)) for level in self._offered),
+            pids=tuple(detector.pid for detector in detectors if detector.pid is not None),
+            restarts=sum(detector.restarts for detector in detectors),
+            places=len(self._places),
         )
 
     async def aclose(self) -> None:

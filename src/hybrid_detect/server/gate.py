@@ -27,13 +27,13 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
+from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH, note_reply
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.replies import SECURITY_HEADERS
 from hybrid_detect.server.shared_state import Limit, LocalState, SharedState
 
 __all__ = [
     "CALLER",
-    "OPENAPI_PATH",
     "PUBLIC_PATHS",
     "TAKE_PICTURE",
     "Gate",
@@ -42,8 +42,6 @@ __all__ = [
 
 logger = logging.getLogger("hybrid_detect.server")
 
-OPENAPI_PATH = "/v1/openapi.json"
-
 CALLER = "hybrid_detect.caller"
 """Where the caller's name is in the ASGI scope of what it has let in."""
 
@@ -51,9 +49,12 @@ TAKE_PICTURE = "hybrid_detect.take_picture"
 """Where the ASGI scope has what counts one more picture of a request against the caller's rate: a
 coroutine function that gives the seconds to wait, or 0 if the picture may be looked at."""
 
-PUBLIC_PATHS = frozenset({HEALTH_PATH, OPENAPI_PATH})
+PUBLIC_PATHS = frozenset({HEALTH_PATH, LIVE_PATH, OPENAPI_PATH})
 """Read without a credential: a load balancer has none, and the description is no secret. A wrong
 credential is refused here as well, so that a client can learn whether its own fits."""
+
+_PROBES = PUBLIC_PATHS | {METRICS_PATH}
+"""Counted apart from pictures, and in need of none of their places."""
 
 FAILURE_PAUSE_S = 0.02
 """Seconds that such an answer is held back for each that is held back already, of the same address.
@@ -99,6 +100,7 @@ class Gate:
         credentials: Who may come in.
         respond: Makes an HTTP answer of an error.
         state: Counts rates; `None` for counts of its own.
+        metrics: Who may read the metrics, where they are beside the pictures.
         log: Tells of wrong credentials.
         clock: Seconds that only grow.
     """
@@ -111,12 +113,14 @@ class Gate:
         credentials: Credentials,
         respond: Callable[[HTTPConnection, ErrorReply], Response],
         state: SharedState | None = None,
+        metrics: Credentials | None = None,
         log: PeerLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._config = config
         self._credentials = credentials
+        self._metrics = metrics or credentials
         self._clock = clock
         self._respond = respond
         self._state = state or LocalState(config, steady_clock=clock)
@@ -136,7 +140,7 @@ class Gate:
             caller = await self._admitted(connection)
             scope[CALLER] = caller
             scope[TAKE_PICTURE] = partial(self._state.take, Limit.PICTURES, caller)
-            is_probe = scope["path"] in PUBLIC_PATHS
+            is_probe = scope["path"] in _PROBES
             async with self._place(
                 caller, is_stream=scope["type"] == "websocket", is_probe=is_probe
             ):
@@ -157,9 +161,10 @@ class Gate:
         origins = connection.headers.getlist("Origin")
         if any(origin not in self._config.allowed_origins for origin in origins):
             raise _RefusedError(WRONG_ORIGIN)
-        is_public = connection.scope["path"] in PUBLIC_PATHS
+        path = connection.scope["path"]
+        credentials = self._metrics if path == METRICS_PATH else self._credentials
         try:
-            caller = await self._credentials.caller(connection, is_public=is_public)
+            caller = await credentials.caller(connection, is_public=path in PUBLIC_PATHS)
         except WrongCredentialError:
             peer = peer_of(connection)
             self._log.note("no or a wrong credential", peer)
@@ -167,7 +172,7 @@ class Gate:
                 await self._hold_back(peer)
                 raise _RefusedError(too_fast(0, wait_s)) from None
             raise _RefusedError(UNAUTHORIZED) from None
-        limit = Limit.PROBES if is_public else Limit.PICTURES
+        limit = Limit.PROBES if path in _PROBES else Limit.PICTURES
         is_http = connection.scope["type"] == "http"
         if is_http and (wait_s := await self._state.take(limit, caller)):
             raise _RefusedError(too_fast(0, wait_s))
@@ -246,6 +251,7 @@ class Gate:
                 if is_free or not (wait_s := await self._state.take(Limit.PICTURES, caller)):
                     return message
                 reply = too_fast(peek_request_id(data), wait_s)
+                note_reply(connection, reply)
                 with _client_may_be_gone():  # `receive` says so next
                     await send({"type": "websocket.send", "bytes": encode_reply(reply)})
 

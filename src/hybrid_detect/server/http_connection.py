@@ -94,6 +94,7 @@ class HttpConnection(asyncio.Protocol):
         self._addresses = peer_addresses(transport)
         if not self._context.connections.add(self, self._addresses["peer"]):
             # Not lingered for: that would hold what there is no room for.
+            self._context.refused(TOO_MANY)
             transport.write(json_answer(TOO_MANY))
             self._close()
             return
@@ -334,6 +335,7 @@ class HttpConnection(asyncio.Protocol):
             if was_answered:
                 self._end()
                 return
+        self._context.refused(error)
         self.write(json_answer(error))
         self._end(lingers=True)
 

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import FrameType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from starlette.applications import Starlette
 
@@ -19,6 +19,9 @@ from hybrid_detect.server.connections import ConnectionLimits, Connections, Cont
 from hybrid_detect.server.http_connection import HttpConnection
 from hybrid_detect.server.tls import server_context
 from hybrid_detect.server.tls_greeting import TlsGreeting
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.management import Management
 
 __all__ = ["GRACE_S", "Server"]
 
@@ -42,10 +45,12 @@ class Server:
 
     Leaving stops it: no new connection is taken, what is being looked at is answered, what waits
     for a detector gets 503 with Retry-After, streams get their answers and are closed with 1012.
-    After `GRACE_S` whatever is left is ended.
+    After `GRACE_S` whatever is left is ended. Metrics and probes at a port of their own are served
+    until then.
 
     Args:
-        app: The app; its ``state.drain()``, if there is one, is called at the stop.
+        app: The app; its ``state.drain()``, if there is one, is called at the stop. Its
+            ``state.management`` is told of refused connections, and has the app of a second port.
         config: Address, TLS and limits.
         limits: Limits of connections, instead of those of `config`.
         grace_s: Seconds for what is under way at the end.
@@ -73,6 +78,8 @@ class Server:
         self._context: Context | None = None
         self.port = config.port
         """The port it listens on, once it does."""
+        self.management: Server | None = None
+        """What serves metrics and probes at a port of their own, once it does."""
 
     @property
     def url(self) -> str:
@@ -98,9 +105,15 @@ class Server:
             max_message_bytes=self._config.max_body_bytes,
             connections=Connections(self._limits),
         )
+        management: Management | None = getattr(self._app.state, "management", None)
+        if management is not None:
+            context.refused = management.refused
         async with AsyncExitStack() as ends:
             await ends.enter_async_context(self._app.router.lifespan_context(self._app))
             tls = self._tls
+
+            if management is not None and (own := management.own_port()) is not None:
+                self.management = await ends.enter_async_context(Server(*own))
 
             def connection() -> HttpConnection | TlsGreeting:
                 return HttpConnection(context) if tls is None else TlsGreeting(context, tls)

@@ -15,7 +15,7 @@ from hybrid_detect.exchange.wire import (
     SUBPROTOCOL,
 )
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.gate import OPENAPI_PATH
+from hybrid_detect.server.observation import LIVE_PATH, OPENAPI_PATH
 from hybrid_detect.server.picture_requests import (
     QUALITY_HEADER,
     SECOND_LOOK_HEADER,
@@ -138,6 +138,21 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                             "content": {"application/json": {"schema": _ref("Health")}},
                         },
                         **_errors("503"),
+                    },
+                }
+            },
+            LIVE_PATH: {
+                "get": {
+                    "operationId": "live",
+                    "summary": "Whether the server runs, a stopping one included. Public; a wrong "
+                    "credential is refused.",
+                    "security": [{}, {"bearer": []}, {"apiKey": []}],
+                    "responses": {
+                        "200": {
+                            "description": "The server runs.",
+                            "content": {"application/json": {"schema": {"type": "object"}}},
+                        },
+                        **_errors(),
                     },
                 }
             },

@@ -18,6 +18,7 @@ from hybrid_detect.exchange.wire import (
     reply_to_json,
 )
 from hybrid_detect.server.http1 import response_head
+from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.sealing import Received
 
 __all__ = [
@@ -57,6 +58,7 @@ def http_response(
     request: HTTPConnection, reply: ResultReply | ErrorReply, received: Received | None = None
 ) -> Response:
     """`reply` as HTTP: sealed if its request was, else in the format the client speaks."""
+    note_reply(request, reply)
     if received is not None and received.is_sealed:
         headers = _headers(reply)
         headers.pop("Server-Timing", None)  # it is inside; an intermediary needs no timings

@@ -17,8 +17,11 @@ from hybrid_detect.errors import BackendUnavailableError, ClosedError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import AUTO_MODEL, ServerConfig
 from hybrid_detect.server.listening import GRACE_S, Server
+from hybrid_detect.server.observation import METRICS_PATH
 
-__all__ = ["TOKEN_VARIABLE", "ServerProcess", "serve"]
+__all__ = ["METRICS_TOKEN_VARIABLE", "TOKEN_VARIABLE", "ServerProcess", "serve"]
+
+METRICS_TOKEN_VARIABLE = "HYBRID_DETECT_METRICS_TOKEN"  # noqa: S105 - a name, not a token
 
 TOKEN_VARIABLE = "HYBRID_DETECT_SERVER_TOKEN"  # noqa: S105 - a name, not a token
 """The environment, because arguments can be read by every user of the machine."""
@@ -26,6 +29,7 @@ TOKEN_VARIABLE = "HYBRID_DETECT_SERVER_TOKEN"  # noqa: S105 - a name, not a toke
 logger = logging.getLogger("hybrid_detect.server")
 
 LISTENING = "listening on "
+METRICS_AT = "metrics at "
 
 
 def serve(config: ServerConfig) -> bool:
@@ -42,15 +46,23 @@ def serve(config: ServerConfig) -> bool:
     if config.tls is None and not config.is_local:
         logger.warning("without TLS here, end it in front: credentials are sent in the clear")
 
-    def tell(address: str) -> None:
-        print(LISTENING + address, flush=True)  # noqa: T201 - for the program that started this one
-
     try:
-        Server(create_app(config), config).run(tell)
+        server = Server(create_app(config), config)
+
+        def tell(address: str) -> None:
+            if server.management is not None:
+                _say(f"{METRICS_AT}{server.management.url}{METRICS_PATH}")
+            _say(LISTENING + address)  # last: who waits for it may read no further
+
+        server.run(tell)
     except OSError as error:
         logger.error("%s:%d cannot be listened on: %s", config.host, config.port, error)
         return False
     return True
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - for the program that started this one
 
 
 class ServerProcess:
@@ -92,6 +104,7 @@ class ServerProcess:
         self._start_timeout_s = start_timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._url = ""
+        self._metrics_url = ""
 
     @property
     def url(self) -> str:
@@ -100,6 +113,11 @@ class ServerProcess:
             msg = "the server has not been started"
             raise ClosedError(msg)
         return self._url
+
+    @property
+    def metrics_url(self) -> str:
+        """Where its metrics are, if `options` give them a port of their own; empty if not."""
+        return self._metrics_url
 
     @property
     def pid(self) -> int | None:
@@ -140,9 +158,10 @@ class ServerProcess:
         msg = f"the server did not start: {last[0] if last else 'it said nothing'}"
         raise BackendUnavailableError(msg)
 
-    @staticmethod
-    def _read_address(process: subprocess.Popen[str]) -> str | None:
+    def _read_address(self, process: subprocess.Popen[str]) -> str | None:
         for line in process.stdout or ():
+            if line.startswith(METRICS_AT):
+                self._metrics_url = line.removeprefix(METRICS_AT).strip()
             if line.startswith(LISTENING):
                 return line.removeprefix(LISTENING).strip()
         return None

@@ -343,6 +343,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._hang_up(1008)
 
     def _refuse(self, error: ErrorReply) -> None:
+        self._context.refused(error)
         self._answer(json_answer(error))
         self._hang_up(1006)
 

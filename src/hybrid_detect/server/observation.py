@@ -1,0 +1,276 @@
+"""What becomes of requests, streams and pictures, told to the metrics and the request log.
+
+An outer ASGI middleware (`Observed`) keeps a `Record` of each request and stream. Where a reply
+leaves, `note_reply` adds it to the record of its connection, so that what counts needs no place of
+its own in the app. A record holds nothing that a caller chose: a route is one of `ROUTES`, a status
+and a code are the server's own, and the trace id is 32 hexadecimal digits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hybrid_detect.exchange.batch import BATCH_PATH
+from hybrid_detect.exchange.envelope import KEYS_PATH
+from hybrid_detect.exchange.wire import (
+    DETECT_PATH,
+    HEALTH_PATH,
+    STREAM_PATH,
+    ErrorReply,
+    ResultReply,
+)
+from hybrid_detect.server.credentials import peer_of
+
+__all__ = [
+    "CLIENT_GONE",
+    "LIVE_PATH",
+    "METRICS_PATH",
+    "OPENAPI_PATH",
+    "OTHER_ROUTE",
+    "PICTURE_ROUTES",
+    "REQUEST_ID_HEADER",
+    "ROUTES",
+    "SESSION_ROUTE",
+    "Observed",
+    "Observer",
+    "Record",
+    "note_reply",
+]
+
+LIVE_PATH = "/v1/health/live"
+METRICS_PATH = "/metrics"
+OPENAPI_PATH = "/v1/openapi.json"
+
+SESSION_ROUTE = "/v1/sessions/{session}"
+"""Stands for every path below ``/v1/sessions/``: sessions are names of people's visits."""
+
+OTHER_ROUTE = "other"
+"""Every path that the server does not have. Paths themselves would be as many as callers like."""
+
+PICTURE_ROUTES = (DETECT_PATH, BATCH_PATH, STREAM_PATH)
+
+ROUTES = (
+    *PICTURE_ROUTES,
+    KEYS_PATH,
+    HEALTH_PATH,
+    LIVE_PATH,
+    METRICS_PATH,
+    OPENAPI_PATH,
+    SESSION_ROUTE,
+    OTHER_ROUTE,
+)
+
+REQUEST_ID_HEADER = "X-Request-ID"
+"""Of an answer: the id that the request's line in the log has. One that comes with a request is not
+taken over, because it may be anything, a session's name or a token included."""
+
+CLIENT_GONE = 499
+"""The status of a request whose client went before there was an answer (nginx's number)."""
+
+_RECORD = "hybrid_detect.record"
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+"""W3C Trace Context, 3.2."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Record:
+    """A request, or a stream from its handshake to its end."""
+
+    route: str
+    """One of `ROUTES`."""
+    is_stream: bool
+    peer: str
+    """The address at the other end, as limits count it."""
+    request_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    trace_id: str = ""
+    """Of the caller's trace; empty without one."""
+    began_s: float = field(default_factory=time.monotonic)
+    duration_s: float = 0.0
+    """Until the answer was handed over, or the stream had ended."""
+    status: int = 0
+    """Of the answer; 101 for a stream that was let in."""
+    cause: str = ""
+    """The code of the last error reply; empty without one."""
+    close_code: int | None = None
+    """Of a stream that has ended."""
+    received_bytes: int = 0
+    """Of bodies and messages, without headers."""
+    sent_bytes: int = 0
+    answered: int = 0
+    """Pictures that were looked at."""
+    refused: int = 0
+    """Pictures, or the request itself, that got an error."""
+    level: str = ""
+    """The level that the last of them was looked at with."""
+    queue_s: float = 0.0
+    """Seconds that they waited, together."""
+    detect_s: float = 0.0
+    """Seconds that looking at them took, together."""
+
+
+class Observer(Protocol):
+    """Is told what happens; called on the event loop, so it must neither block nor raise."""
+
+    def on_begin(self, record: Record) -> None:
+        """A request has come, or a stream is asked for."""
+        ...
+
+    def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
+        """A reply leaves: the one of a request, or that of one picture of several."""
+        ...
+
+    def on_end(self, record: Record) -> None:
+        """A request has been answered, or a stream has ended."""
+        ...
+
+    def on_refused_connection(self, error: ErrorReply) -> None:
+        """A connection was refused before there was a request that the app could see."""
+        ...
+
+
+class Observed:
+    """ASGI middleware around everything else, the gate included.
+
+    Args:
+        app: What is observed.
+        observers: Who is told.
+        tells_ids: Whether answers carry `REQUEST_ID_HEADER`.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, observers: Sequence[Observer], tells_ids: bool = False
+    ) -> None:
+        self._app = app
+        self._observers = observers
+        self._tells_ids = tells_ids
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Keep a record of one request or stream."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        record = Record(
+            route=_route_of(scope["path"]),
+            is_stream=scope["type"] == "websocket",
+            peer=peer_of(HTTPConnection(scope)),
+            trace_id=_trace_id_of(scope),
+        )
+        scope[_RECORD] = _Noting(record, self._observers)
+        for observer in self._observers:
+            observer.on_begin(record)
+        identity = record.request_id.encode() if self._tells_ids else b""
+        try:
+            await self._app(
+                scope, _counted_receive(record, receive), _counted_send(record, send, identity)
+            )
+        except asyncio.CancelledError:  # the server ends what it has no time for
+            record.status = record.status or 503
+            record.cause = record.cause or "stopping"
+            raise
+        except Exception:
+            record.status = record.status or 500
+            record.cause = "internal"
+            raise
+        finally:
+            record.status = record.status or CLIENT_GONE
+            record.duration_s = time.monotonic() - record.began_s
+            for observer in self._observers:
+                observer.on_end(record)
+
+
+class _Noting:
+    """A record with those who are told of its replies."""
+
+    __slots__ = ("observers", "record")
+
+    def __init__(self, record: Record, observers: Sequence[Observer]) -> None:
+        self.record = record
+        self.observers = observers
+
+    def __call__(self, reply: ResultReply | ErrorReply) -> None:
+        record = self.record
+        if isinstance(reply, ErrorReply):
+            record.refused += 1
+            record.cause = reply.code
+        else:
+            record.answered += 1
+            record.level = reply.quality
+            record.queue_s += reply.queue_s or 0.0
+            record.detect_s += reply.detect_s or 0.0
+        for observer in self.observers:
+            observer.on_reply(record, reply)
+
+
+def note_reply(connection: HTTPConnection, reply: ResultReply | ErrorReply) -> None:
+    """Tell that `reply` leaves over `connection`; does nothing where nobody observes it."""
+    noting: _Noting | None = connection.scope.get(_RECORD)
+    if noting is not None:
+        noting(reply)
+
+
+def _route_of(path: str) -> str:
+    if path in _KNOWN:
+        return path
+    return SESSION_ROUTE if path.startswith("/v1/sessions/") else OTHER_ROUTE
+
+
+_KNOWN = frozenset(ROUTES) - {SESSION_ROUTE, OTHER_ROUTE}
+
+
+def _trace_id_of(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"traceparent":
+            found = _TRACEPARENT.fullmatch(value)
+            return "" if found is None else found[1].decode()
+    return ""
+
+
+def _counted_receive(record: Record, receive: Receive) -> Receive:
+    async def receive_counted() -> Message:
+        message = await receive()
+        kind = message["type"]
+        if kind == "http.request":
+            record.received_bytes += len(message.get("body", b""))
+        elif kind == "websocket.receive":
+            record.received_bytes += len(message.get("bytes") or b"")
+        elif kind == "websocket.disconnect" and record.close_code is None:
+            record.close_code = message.get("code", 1005)
+        return message
+
+    return receive_counted
+
+
+def _counted_send(record: Record, send: Send, identity: bytes) -> Send:
+    counted: dict[str, Callable[[Message], int]] = {
+        "http.response.body": lambda message: len(message.get("body", b"")),
+        "websocket.http.response.body": lambda message: len(message.get("body", b"")),
+        "websocket.send": lambda message: len(message.get("bytes") or b""),
+    }
+
+    async def send_counted(message: Message) -> None:
+        kind = message["type"]
+        if kind in counted:
+            record.sent_bytes += counted[kind](message)
+        elif kind in {"http.response.start", "websocket.http.response.start", "websocket.accept"}:
+            record.status = message.get("status", 101)
+            if identity:
+                headers = [*message.get("headers", ()), (_ID_NAME, identity)]
+                message = {**message, "headers": headers}
+        elif kind == "websocket.close":
+            record.close_code = message.get("code", 1000)
+        await send(message)
+
+    return send_counted
+
+
+_ID_NAME = REQUEST_ID_HEADER.lower().encode()
