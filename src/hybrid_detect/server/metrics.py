@@ -19,10 +19,18 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from hybrid_detect.exchange.batch import BATCH_PATH
 from hybrid_detect.exchange.wire import DETECT_PATH, STREAM_PATH, ErrorReply, ResultReply
 from hybrid_detect.extras import require
 from hybrid_detect.monitoring.exporters.series import DURATION_BOUNDS_S
-from hybrid_detect.server.observation import CLIENT_GONE, PICTURE_ROUTES, ROUTES, Record
+from hybrid_detect.server.observation import (
+    CLIENT_GONE,
+    OTHER_ROUTE,
+    PICTURE_ROUTES,
+    ROUTES,
+    SESSION_ROUTE,
+    Record,
+)
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -49,6 +57,7 @@ CAUSES = (
     "too_many",
     "too_slow",
     "unauthorized",
+    "unavailable",
     "unknown_key",
     "unsupported_body",
     "wrong_origin",
@@ -57,12 +66,17 @@ CAUSES = (
 
 _OTHER = "other"
 
+_ALWAYS = (401, 403, 405, 429, CLIENT_GONE, 500, 503)
 _STATUSES = {
-    DETECT_PATH: (200, 400, 401, 403, 408, 409, 412, 413, 415, 421, 422, 429, 499, 500, 503, 504),
-    STREAM_PATH: (101, 401, 403, 429, 499, 500, 503),
+    DETECT_PATH: (200, 400, 408, 409, 412, 413, 415, 421, 422, 504),
+    BATCH_PATH: (200, 400, 408, 413),
+    STREAM_PATH: (101, 404),
+    SESSION_ROUTE: (200, 400, 404),
+    OTHER_ROUTE: (404,),
 }
-_USUAL_STATUSES = (200, 401, 403, 404, 405, 429, 499, 500, 503)
-_ALL_STATUSES = {CLIENT_GONE, *_USUAL_STATUSES, *(s for each in _STATUSES.values() for s in each)}
+"""What each route answers with, beside `_ALWAYS`; the others answer 200 or 404."""
+
+_KNOWN_STATUSES = frozenset(_ALWAYS).union(*_STATUSES.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +177,7 @@ class ServerMetrics:
         )
 
         for route in ROUTES:
-            for status in _STATUSES.get(route, _USUAL_STATUSES):
+            for status in (*_ALWAYS, *_STATUSES.get(route, (200, 404))):
                 self._requests.labels(route, str(status))
             self._requests.labels(route, _OTHER)
             self._received.labels(route)
@@ -206,7 +220,7 @@ class ServerMetrics:
     def on_end(self, record: Record) -> None:
         """Count what has ended."""
         (self._streams if record.is_stream else self._under_way).dec()
-        status = str(record.status) if record.status in _ALL_STATUSES else _OTHER
+        status = str(record.status) if record.status in _KNOWN_STATUSES else _OTHER
         self._requests.labels(record.route, status).inc()
         self._received.labels(record.route).inc(record.received_bytes)
         self._sent.labels(record.route).inc(record.sent_bytes)
@@ -223,7 +237,7 @@ class _State:
     """Reads the gauges when they are asked for."""
 
     def __init__(self, client: Any, state: ServerState) -> None:
-        self._core = client.core
+        self._core = client.metrics_core
         self._state = state
         self._version = version("hybrid-detect")
 

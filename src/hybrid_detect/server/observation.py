@@ -76,6 +76,9 @@ taken over, because it may be anything, a session's name or a token included."""
 CLIENT_GONE = 499
 """The status of a request whose client went before there was an answer (nginx's number)."""
 
+CLIENT_CLOSED = 1006
+"""What `Server` gives as the code of a client that has closed, or has gone without a word."""
+
 _RECORD = "hybrid_detect.record"
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
@@ -102,7 +105,7 @@ class Record:
     cause: str = ""
     """The code of the last error reply; empty without one."""
     close_code: int | None = None
-    """Of a stream that has ended."""
+    """Of a stream that the server ended; `None` if its client did."""
     received_bytes: int = 0
     """Of bodies and messages, without headers."""
     sent_bytes: int = 0
@@ -243,8 +246,8 @@ def _counted_receive(record: Record, receive: Receive) -> Receive:
             record.received_bytes += len(message.get("body", b""))
         elif kind == "websocket.receive":
             record.received_bytes += len(message.get("bytes") or b"")
-        elif kind == "websocket.disconnect" and record.close_code is None:
-            record.close_code = message.get("code", 1005)
+        elif kind == "websocket.disconnect" and message.get("code") != CLIENT_CLOSED:
+            record.close_code = record.close_code or message.get("code")
         return message
 
     return receive_counted

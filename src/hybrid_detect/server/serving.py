@@ -48,6 +48,11 @@ def serve(config: ServerConfig) -> bool:
 
     try:
         server = Server(create_app(config), config)
+        if config.has_metrics:
+            import prometheus_client
+
+            # A second series for each, with the time of its start, that nearly no one asks for.
+            prometheus_client.disable_created_metrics()
 
         def tell(address: str) -> None:
             if server.management is not None:

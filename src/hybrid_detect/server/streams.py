@@ -22,6 +22,7 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import too_fast
 from hybrid_detect.server.hang_ups import hang_up_of
+from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.rate_limit import RateLimiter
 
 __all__ = ["SERVICE_RESTART", "Answering", "Streams"]
@@ -99,7 +100,9 @@ class Streams:
                     continue
                 request_id = peek_request_id(data)
                 if wait_s := take():
-                    await _send(websocket, encode_reply(too_fast(request_id, wait_s)))
+                    refusal = too_fast(request_id, wait_s)
+                    note_reply(websocket, refusal)
+                    await _send(websocket, encode_reply(refusal))
                     continue
                 receive_s = None
                 if announced is not None and announced[0] == request_id:
