@@ -8,29 +8,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.backends.device.model_registry import MODELS
 from hybrid_detect.charges import SentRequest
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.monitoring.exporters.opentelemetry import OpenTelemetryHook
 from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook
-from hybrid_detect.types import Attempt, BackendKind
+from hybrid_detect.server.metrics import DetectorState, ServerMetrics, ServerState
+from hybrid_detect.types import Attempt, BackendKind, QualityLevel
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
+
+def _of_server(registry: CollectorRegistry) -> ServerMetrics:
+    """The metrics of a server that stands still and has the models of this package."""
+    still = ServerState(
+        waiting=lambda: 0,
+        max_waiting=1,
+        looking=lambda: 0,
+        is_stopping=lambda: False,
+        detectors=lambda: DetectorState(wanted=0, pids=(), restarts=0, places=0),
+    )
+    made = ServerMetrics(still, registry)
+    made.offer((model, level.value) for model in MODELS for level in QualityLevel)
+    return made
+
+
 PROMETHEUS: dict[str, Callable[[CollectorRegistry], object]] = {
     "The client, for Prometheus": PrometheusHook,
+    "The server, for Prometheus": _of_server,
 }
 """By the title of their section: what registers the metrics in an empty registry."""
+
+INSTALLED = dict.fromkeys(("version", "python"), "the installed one")
+"""Labels with values that are not this page's."""
 
 HEAD = """\
 # Metrics
 
 <!-- Made from the metrics themselves by `nox -s reference`. -->
 
-[How to get them](../how-to/write-a-hook.md). Times are in seconds and sizes in bytes, by the
-conventions of Prometheus and OpenTelemetry; all else are counts, and what is paid is in units of
-its currency. Labels and attributes have few values, which are known beforehand: no session, host,
-message or picture is in any. Counters and histograms are there at zero before anything happens.
+How to get them: [of the client](../how-to/write-a-hook.md), [of the
+server](../how-to/serve.md#metrics), which has `prometheus_client`'s own of its process as well.
+Times are in seconds and sizes in bytes, by the conventions of Prometheus and OpenTelemetry; all
+else are counts, and what is paid is in units of its currency. Labels and attributes have few
+values, which are known beforehand: no session, host, message or picture is in any. Counters and
+histograms are there at zero before anything happens.
 """
 
 OPENTELEMETRY_HEAD = """
@@ -51,32 +74,32 @@ def _of_prometheus(title: str, make: Callable[[CollectorRegistry], object]) -> s
     registry = CollectorRegistry()
     made = make(registry)  # kept: a registry does not keep what fills it alive
     rows, values = [], dict[str, set[str]]()
-    for metric in sorted(_metrics_in(registry), key=lambda metric: str(metric._name)):
-        (family,) = metric.collect()
-        names = tuple(metric._labelnames)
+    for family in sorted(registry.collect(), key=lambda family: str(family.name)):
+        if family.name.startswith("process_"):  # prometheus_client's own, which differ by system
+            continue
+        collector = registry._names_to_collectors.get(family.name)
+        # In the order in which the metric has them; a gauge may have no sample yet.
+        labels: dict[str, None] = dict.fromkeys(getattr(collector, "_labelnames", ()))
+        bounds: dict[float, None] = {}
         for sample in family.samples:
-            for name in names:
-                values.setdefault(name, set()).add(sample.labels[name])
+            for name, value in sample.labels.items():
+                if name == "le":
+                    bounds[float(value)] = None
+                    continue
+                labels[name] = None
+                values.setdefault(name, set()).add(INSTALLED.get(name, f"`{value}`"))
         suffix = "_total" if family.type == "counter" else ""
-        labels = ", ".join(f"`{name}`" for name in names)
-        bounds = _bounds(getattr(metric, "_upper_bounds", ()))
-        about = f"{family.documentation}{bounds}"
-        rows.append((f"`{family.name}{suffix}`", family.type, labels, about))
+        told = ", ".join(f"`{name}`" for name in labels)
+        about = f"{family.documentation}{_bounds(bounds)}"
+        rows.append((f"`{family.name}{suffix}`", family.type, told, about))
     del made
-    listed = [
-        (f"`{name}`", ", ".join(f"`{value}`" for value in sorted(found)))
-        for name, found in sorted(values.items())
-    ]
+    listed = [(f"`{name}`", ", ".join(sorted(found))) for name, found in sorted(values.items())]
     return (
         f"\n## {title}\n\n"
         + _table(("metric", "type", "labels", "what it is"), rows)
         + "\n"
         + _table(("label", "its values"), listed)
     )
-
-
-def _metrics_in(registry: CollectorRegistry) -> list[Any]:
-    return list(registry._collector_to_names)
 
 
 def _bounds(bounds: Iterable[float]) -> str:

@@ -44,7 +44,7 @@ from .loopback import OneFace, jpeg, served
 pytestmark = pytest.mark.anyio
 
 TOKEN = "s3cret-token"
-OPEN_TO_ALL = {"/v1/health", "/v1/openapi.json"}
+OPEN_TO_ALL = {"/v1/health", "/v1/health/live", "/v1/openapi.json"}
 
 
 def app_of(config: ServerConfig, detector: OneFace | None = None) -> Starlette:

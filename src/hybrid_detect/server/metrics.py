@@ -107,18 +107,19 @@ class ServerState:
 
 
 class ServerMetrics:
-    """An `Observer` that counts into a registry of its own.
+    """An `Observer` that counts for Prometheus.
 
     Args:
         state: What is read when the metrics are.
+        registry: Where they are registered; `None` for a registry of its own.
 
     Raises:
         MissingExtraError: If ``prometheus-client`` is not installed.
     """
 
-    def __init__(self, state: ServerState) -> None:
+    def __init__(self, state: ServerState, registry: CollectorRegistry | None = None) -> None:
         client: Any = require("prometheus_client", extra="server", purpose="the server's metrics")
-        self.registry: CollectorRegistry = client.CollectorRegistry()
+        self.registry: CollectorRegistry = registry or client.CollectorRegistry()
         """All of the metrics."""
         made: dict[str, Any] = {"registry": self.registry}
         durations = {**made, "buckets": DURATION_BOUNDS_S}
