@@ -31,6 +31,11 @@ JWT = ["--jwt-issuer", "https://id", "--jwt-audience", "faces", "--jwt-jwks", "h
         (["--rate", "0", "--burst", "5"], {"rate_per_s": 0.0, "burst": 5}),
         (["--stream-rate", "12.5"], {"stream_rate_per_s": 12.5}),
         (["--connections-per-peer", "9"], {"max_connections_per_peer": 9}),
+        (
+            ["--metrics-port", "0", "--log-requests", "refused"],
+            {"metrics_port": 0, "metrics_host": "127.0.0.1", "request_log": "refused"},
+        ),
+        (["--metrics-port", "1", "--metrics-host", "::1"], {"metrics_host": "::1"}),
         (["--api-keys", "keys.json"], {"api_keys": Path("keys.json")}),
         (
             ["--allow-origin", "https://a", "--allow-origin", "https://b"],
@@ -51,6 +56,22 @@ def test_options_become_the_configuration(
     assert main(["serve", *options]) == 0
     (config,) = served
     assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_the_token_for_metrics_comes_from_the_environment(
+    served: list[ServerConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(serving.METRICS_TOKEN_VARIABLE, "a-token")
+    assert main(["serve"]) == 0
+    assert served[0].metrics_token == "a-token"
+
+
+def test_an_address_for_metrics_needs_a_port(
+    served: list[ServerConfig], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--metrics-host", "::1"]) == 1
+    assert "expected --metrics-port as well" in capsys.readouterr().err
+    assert served == []
 
 
 @pytest.mark.parametrize(
