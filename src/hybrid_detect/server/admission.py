@@ -143,6 +143,16 @@ class Admission:
         """Pictures that are looked at."""
         return len(self._running)
 
+    @property
+    def places(self) -> int:
+        """Pictures that can be looked at at the same time."""
+        return self._places
+
+    @property
+    def offered(self) -> tuple[QualityLevel, ...]:
+        """The levels that can be looked at now."""
+        return self._levels
+
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
         self._places = places

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -33,7 +33,6 @@ from hybrid_detect.server.batch_detector import BatchDetector
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.extra_levels import ExtraLevels
 from hybrid_detect.server.levels import ServedLevel, model_info, served_levels, usual_level
-from hybrid_detect.server.metrics import DetectorState
 from hybrid_detect.system.memory_probe import MemoryProbe
 from hybrid_detect.types import Face, QualityLevel
 
@@ -364,21 +363,11 @@ class DetectorPool:
             min_face_px=level.min_face_px(found.width, found.height),
         )
 
-    @property
-    def looks(self) -> list[tuple[str, str]]:
-        """The models and levels that pictures may be looked at with."""
-        return [(level.spec.name, level.quality.value) for level in self._levels.values()]
-
-    def state(self) -> DetectorState:
-        """The processes as they are now."""
-        levels = self._levels if self._places else ()
-        detectors = [worker.detector for level in levels for worker in self._workers(level)]
-        return DetectorState(
-            wanted=sum(len(self._workers(level)) for level in self._offered),
-            pids=tuple(detector.pid for detector in detectors if detector.pid is not None),
-            restarts=sum(detector.restarts for detector in detectors),
-            places=len(self._places),
-        )
+    def detectors(self) -> Iterator[tuple[ServedLevel, DetectorWorker]]:
+        """Every detector with its level, those included that have no process now."""
+        for quality, level in self._levels.items():
+            for worker in self._workers(quality):
+                yield level, worker.detector
 
     async def aclose(self) -> None:
         """Let running detections end, within `CLOSE_TIMEOUT_S`, then end every detector."""

@@ -33,9 +33,6 @@ __all__ = ["Management"]
 MAX_CONNECTIONS = 32
 """Of Prometheus and of probes at the port of their own, each of which needs one."""
 
-NO_PROCESSES = DetectorState(wanted=0, pids=(), restarts=0, places=0)
-"""Of a detector that is not a `DetectorPool`."""
-
 
 class Management:
     """Metrics and request log as `config` asks for them; nothing is observed if it does not.
@@ -73,7 +70,7 @@ class Management:
                 max_waiting=config.max_waiting,
                 looking=lambda: admission.looking,
                 is_stopping=lambda: admission.is_closed,
-                detectors=lambda: _state_of(detector),
+                detectors=lambda: _state_of(detector, admission),
             )
             self.metrics = ServerMetrics(state)
             self._observers.append(self.metrics)
@@ -124,7 +121,8 @@ class Management:
         """The detector is there: what it can look with has its series from now on."""
         info = self._detector.info
         if self.metrics is not None and isinstance(self._detector, DetectorPool):
-            self.metrics.offer(self._detector.looks)
+            served = (level for level, _ in self._detector.detectors())
+            self.metrics.offer((level.spec.name, level.quality.value) for level in served)
         elif self.metrics is not None:
             levels = ("none",) if info is None else info.qualities
             self.metrics.offer((self._detector.model, level) for level in levels)
@@ -152,8 +150,14 @@ class Management:
         )
 
 
-def _state_of(detector: Detector) -> DetectorState:
-    return detector.state() if isinstance(detector, DetectorPool) else NO_PROCESSES
+def _state_of(detector: Detector, admission: Admission) -> DetectorState:
+    detectors = list(detector.detectors()) if isinstance(detector, DetectorPool) else []
+    return DetectorState(
+        wanted=sum(level.quality in admission.offered for level, _ in detectors),
+        pids=tuple(pid for _, each in detectors if (pid := each.pid) is not None),
+        restarts=sum(each.restarts for _, each in detectors),
+        places=admission.places,
+    )
 
 
 def _metrics_route(registry: CollectorRegistry) -> Route:
