@@ -361,8 +361,12 @@ def test_detect_finds_the_face_on_the_device(
     path = tmp_path / "astronaut.png"
     Image.fromarray(astronaut).save(path)
     argv = ["detect", "--json", "--mode", "on_device", "--deadline", "20", str(path)]
-    assert main(argv) == 0
+    coco = tmp_path / "data" / "faces.json"
+    assert main([*argv, "--coco", str(coco)]) == 0
     (face,) = json.loads(capsys.readouterr().out)["faces"]
+    data = json.loads(coco.read_text())
+    assert [image["file_name"] for image in data["images"]] == [str(path)]
+    assert data["annotations"][0]["bbox"][:2] == [face["box"]["x_min"], face["box"]["y_min"]]
     found = BoundingBox(**face["box"])
     assert found.iou(BoundingBox(177, 82, 272, 177)) > 0.7
 

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 import math
 import pickle
@@ -7,13 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from hybrid_detect.errors import (
     AllBackendsFailedError,
     BackendTimeoutError,
     HybridDetectError,
     InvalidFrameError,
+    StorageError,
 )
+from hybrid_detect.frames.frame import Frame
 from hybrid_detect.selection.conditions import BackendConditions, Conditions
 from hybrid_detect.types import (
     KEYPOINT_NAMES,
@@ -170,6 +174,67 @@ def test_json_is_plain_and_whole() -> None:
 def test_the_error_is_named_in_json() -> None:
     failed = dataclasses.replace(result(DetectionStatus.FAILED), error=InvalidFrameError("bad"))
     assert failed.to_dict()["error"] == "InvalidFrameError: bad"
+
+
+@pytest.mark.parametrize("status", DetectionStatus)
+@pytest.mark.parametrize(
+    "error", [None, InvalidFrameError("bad: it is"), StorageError("disk"), ValueError("theirs")]
+)
+def test_a_result_comes_back_from_its_record(
+    status: DetectionStatus, error: Exception | None
+) -> None:
+    known = dataclasses.replace(
+        result(status, *([FACE] if status in ANSWERED else [])),
+        error=error,  # type: ignore[arg-type]
+        min_face_px=20.5,
+        timings=Timings(total_s=0.1, detect_s=0.05),
+    )
+    record = json.loads(known.to_json())
+    back = DetectionResult.from_dict({**record, "of a later version": 1})
+    assert back == known
+    assert isinstance(back.error, HybridDetectError if error else type(None))
+    if isinstance(error, HybridDetectError):
+        assert (type(back.error), str(back.error)) == (type(error), str(error))
+        assert back.to_dict() == record
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"status": "fine"},
+        {"backend": "moon"},
+        {"faces": [{}]},
+        {"faces": [{"box": {"x_min": 1}, "score": 1, "keypoints": {}}]},
+        {"faces": 3},
+        {"timings": {"total_s": 1, "of a later version": 2}},
+        {"attempts": [None]},
+        {"error": 3},
+    ],
+)
+def test_what_is_no_result_is_refused(broken: dict[str, object]) -> None:
+    with pytest.raises(StorageError, match="not a result"):
+        DetectionResult.from_dict({**result().to_dict(), **broken})
+    with pytest.raises(StorageError, match="not a result"):
+        DetectionResult.from_dict({})
+
+
+def test_a_notebook_shows_who_looked_and_each_face() -> None:
+    shown = dataclasses.replace(result(DetectionStatus.OK, FACE), reason="<b>fast & near</b>")
+    page = shown._repr_html_()
+    assert "ok, cloud" in page
+    assert "&lt;b&gt;fast &amp; near&lt;/b&gt;" in page
+    assert "<td>0.90</td><td>10</td><td>20</td><td>50</td><td>80</td>" in page
+    assert shown._repr_png_() is None, "there is no picture to show"
+    assert "<table>" not in result()._repr_html_()
+
+
+def test_a_notebook_shows_the_picture_that_was_kept() -> None:
+    frame = Frame.of(np.zeros((200, 100, 3), np.uint8))
+    png = dataclasses.replace(result(DetectionStatus.OK, FACE), frame=frame)._repr_png_()
+    assert png is not None
+    picture = Image.open(io.BytesIO(png))
+    assert picture.size == (100, 200)
+    assert np.asarray(picture).any(), "the face's box is on it"
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

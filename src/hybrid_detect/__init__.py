@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
+    from hybrid_detect.interchange import to_coco, to_records
     from hybrid_detect.monitoring.costs import CostMeter, CostSummary
     from hybrid_detect.monitoring.events import (
         Answer,
@@ -227,6 +228,7 @@ _HOMES = {
     "service.hybrid": ("HybridDetectionService",),
     "service.ledger": ("BudgetStatus",),
     "service.status": ("ServiceStatus", "Traffic"),
+    "interchange": ("to_coco", "to_records"),
     "types": (
         "Attempt",
         "BackendKind",
@@ -369,6 +371,8 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "StreamingService",
     "SupersededError",
     "sync",
+    "to_coco",
+    "to_records",
     "Target",
     "TargetStatus",
     "ThresholdPolicy",

@@ -346,3 +346,17 @@ class AllBackendsFailedError(HybridDetectError):
     def __init__(self, message: str = "", *, attempts: tuple[BackendError, ...] = ()) -> None:
         super().__init__(message)
         self.attempts = attempts
+
+
+def error_from_text(text: str | None) -> HybridDetectError | None:
+    """The error of ``"Name: message"``, without its other facts; `None` for no text.
+
+    One that has no name of `__all__` keeps it in its message.
+    """
+    if not text:
+        return None
+    name, _, message = text.partition(": ")
+    found = globals()[name] if name in __all__ else None
+    if isinstance(found, type) and issubclass(found, HybridDetectError):
+        return found(message)
+    return HybridDetectError(text)

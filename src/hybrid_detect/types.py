@@ -9,9 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from html import escape
 from typing import TYPE_CHECKING, Any, Self
 
-from hybrid_detect.errors import AllBackendsFailedError, BackendError, HybridDetectError
+from hybrid_detect.errors import (
+    AllBackendsFailedError,
+    BackendError,
+    HybridDetectError,
+    StorageError,
+    error_from_text,
+)
 from hybrid_detect.extras import require
 from hybrid_detect.geometry import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
@@ -324,6 +331,40 @@ class DetectionResult:
         """`to_dict()` as JSON text."""
         return json.dumps(self.to_dict(), indent=indent)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The result whose `to_dict` this was, less its frame; unknown fields are left out.
+
+        Raises:
+            StorageError: If `values` are not a result's.
+        """
+        known = {name: values[name] for name in cls.__slots__ if name in values}
+        try:
+            known["status"] = DetectionStatus(values["status"])
+            known["backend"] = BackendKind(values["backend"]) if values["backend"] else None
+            known["faces"] = tuple(map(_face_from_dict, values["faces"] or ()))
+            known["timings"] = Timings(**values.get("timings", {}))
+            known["attempts"] = tuple(Attempt(**each) for each in values.get("attempts", ()))
+            known["error"] = error_from_text(values.get("error"))
+            return cls(**known)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            msg = f"not a result: {type(error).__name__}: {error}"
+            raise StorageError(msg) from None
+
+    def _repr_html_(self) -> str:
+        """A notebook's view: who looked, and a row for each face."""
+        cells = [(f"{f.score or 0:.2f}", *(f"{v:.0f}" for v in f.box.xyxy)) for f in self.faces]
+        head = ("score", "x_min", "y_min", "x_max", "y_max")
+        rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells)
+        who = f"{self.status}, {self.backend or 'no backend'} {self.model}, {len(self.faces)} faces"
+        table = f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{rows}</table>" if rows else ""
+        return f"<p>{escape(who)}<br><small>{escape(self.reason)}</small></p>{table}"
+
+    def _repr_png_(self) -> bytes | None:
+        """A notebook's view of the faces in their picture, if the result keeps its frame."""
+        drawn: bytes | None = None if self.frame is None else self.frame.png_with(self)
+        return drawn
+
     def to_supervision(self) -> Any:
         """This result as a ``supervision.Detections``.
 
@@ -359,3 +400,8 @@ class DetectionResult:
 
 def _box_to_dict(box: BoundingBox) -> Mapping[str, float]:
     return {"x_min": box.x_min, "y_min": box.y_min, "x_max": box.x_max, "y_max": box.y_max}
+
+
+def _face_from_dict(values: Mapping[str, Any]) -> Face:
+    points = (Keypoint(name, *place) for name, place in values["keypoints"].items())
+    return Face(BoundingBox(**values["box"]), values["score"], tuple(points))

@@ -13,7 +13,7 @@ from typing import Any
 
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import fetch_for_device
-from hybrid_detect.cli.options import add_service_options, described, service_config
+from hybrid_detect.cli.options import add_service_options, can_write, described, service_config
 from hybrid_detect.cli.pictures import DrawnFiles, NamedPicture, named_pictures
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
@@ -25,6 +25,7 @@ from hybrid_detect.errors import (
     StorageError,
 )
 from hybrid_detect.frames.drawing import draw
+from hybrid_detect.interchange import to_coco
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.types import DetectionResult, QualityLevel
 
@@ -57,6 +58,12 @@ def add_parser(commands: Any) -> None:
         help="write each picture with its faces marked: into a folder, or to a file such as "
         "faces.jpg; no file is overwritten",
     )
+    parser.add_argument(
+        "--coco",
+        type=Path,
+        metavar="FILE",
+        help="write the faces of all pictures as a data set in COCO's format",
+    )
     parser.set_defaults(run=run)
 
 
@@ -72,14 +79,21 @@ def run(arguments: argparse.Namespace) -> int:
     if drawn is not None and drawn.is_one_file and len(pictures) > 1:
         print("--out: expected a folder for several pictures, got a file", file=sys.stderr)
         return ExitCode.USAGE
+    if arguments.coco is not None and not can_write(arguments.coco, option="--coco"):
+        return ExitCode.USAGE
     fetch_for_device(config)
-    return asyncio.run(_run(pictures, config, drawn, as_json=arguments.json))
+    results: list[tuple[str, DetectionResult]] = []
+    code = asyncio.run(_run(pictures, config, drawn, results, as_json=arguments.json))
+    if arguments.coco is not None:
+        arguments.coco.write_text(json.dumps(to_coco(results)), encoding="utf-8")
+    return code
 
 
 async def _run(
     pictures: list[NamedPicture],
     config: ServiceConfig,
     drawn: DrawnFiles | None,
+    results: list[tuple[str, DetectionResult]],
     *,
     as_json: bool,
 ) -> ExitCode:
@@ -95,6 +109,7 @@ async def _run(
                 if as_json:
                     print(_failure_as_json(picture, error))
                 continue
+            results.append((picture.name, result))
             print(_as_json(picture, result) if as_json else _as_text(picture, result))
             if drawn is not None:
                 try:

@@ -6,6 +6,7 @@ anew each time, so that a frame waiting in a queue takes no more memory than its
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import os
@@ -25,6 +26,7 @@ from hybrid_detect.frames.decoding import EncodedPicture, check_pixels
 from hybrid_detect.frames.pillow_picture import PillowPicture
 from hybrid_detect.frames.raster import Planes, Raster, Scratch
 from hybrid_detect.frames.reading import check_length, read_file, read_stream
+from hybrid_detect.types import DetectionResult
 
 __all__ = ["MAX_PIXELS", "Frame", "ImageLike", "PixelFormat", "opens_at_once"]
 
@@ -190,6 +192,14 @@ class Frame:
     def encoded(self) -> EncodedPicture | None:
         """The encoded image this frame was made from, metadata and all; `None` if from pixels."""
         return self._source if isinstance(self._source, EncodedPicture) else None
+
+    def png_with(self, result: DetectionResult) -> bytes:
+        """A PNG of the picture with the faces of `result` on it, for a notebook."""
+        from hybrid_detect.frames.drawing import draw
+
+        file = io.BytesIO()
+        draw(self.pil(), result).save(file, "PNG")
+        return file.getvalue()
 
     @property
     def has_planes(self) -> bool:
