@@ -8,7 +8,9 @@ right, y downward.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 __all__ = ["KEYPOINT_NAMES", "BoundingBox", "Face", "Keypoint"]
 
@@ -56,6 +58,10 @@ class BoundingBox:
     def xyxy(self) -> tuple[float, float, float, float]:
         """``(x_min, y_min, x_max, y_max)``."""
         return (self.x_min, self.y_min, self.x_max, self.y_max)
+
+    def to_dict(self) -> dict[str, float]:
+        """The four sides by name."""
+        return {"x_min": self.x_min, "y_min": self.y_min, "x_max": self.x_max, "y_max": self.y_max}
 
     @property
     def width(self) -> float:
@@ -115,6 +121,12 @@ class Face:
     """
     keypoints: tuple[Keypoint, ...] = ()
     """Up to six points named as in `KEYPOINT_NAMES`."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The face that ``DetectionResult.to_dict()["faces"]`` has as `values`."""
+        points = (Keypoint(name, *place) for name, place in values["keypoints"].items())
+        return cls(BoundingBox(**values["box"]), values["score"], tuple(points))
 
     def fitted(self, *, scale_x: float, scale_y: float, width: int, height: int) -> Face | None:
         """This face scaled into a picture of `width` by `height`, or `None` if outside it."""

@@ -318,8 +318,8 @@ class DetectionResult:
     def _face_to_dict(self, face: Face) -> dict[str, Any]:
         unit = face.box.normalized(self.width, self.height)
         return {
-            "box": _box_to_dict(face.box),
-            "box_normalized": _box_to_dict(unit),
+            "box": face.box.to_dict(),
+            "box_normalized": unit.to_dict(),
             "score": face.score,
             "keypoints": {p.name: [p.x, p.y] for p in face.keypoints},
             "keypoints_normalized": {
@@ -342,7 +342,7 @@ class DetectionResult:
         try:
             known["status"] = DetectionStatus(values["status"])
             known["backend"] = BackendKind(values["backend"]) if values["backend"] else None
-            known["faces"] = tuple(map(_face_from_dict, values["faces"] or ()))
+            known["faces"] = tuple(map(Face.from_dict, values["faces"] or ()))
             known["timings"] = Timings(**values.get("timings", {}))
             known["attempts"] = tuple(Attempt(**each) for each in values.get("attempts", ()))
             known["error"] = error_from_text(values.get("error"))
@@ -396,12 +396,3 @@ class DetectionResult:
                 "age_s": self.age_s,
             },
         )
-
-
-def _box_to_dict(box: BoundingBox) -> Mapping[str, float]:
-    return {"x_min": box.x_min, "y_min": box.y_min, "x_max": box.x_max, "y_max": box.y_max}
-
-
-def _face_from_dict(values: Mapping[str, Any]) -> Face:
-    points = (Keypoint(name, *place) for name, place in values["keypoints"].items())
-    return Face(BoundingBox(**values["box"]), values["score"], tuple(points))
