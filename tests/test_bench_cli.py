@@ -50,7 +50,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
     """A device without a detector, for what is not about detecting."""
     backend = FakeBackend("device")
     monkeypatch.setattr(
-        "hybrid_detect.service.backend_set.create_backend", lambda kind, config: backend
+        "hybrid_detect.service.backend_factory.create_backend", lambda kind, config: backend
     )
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
     return backend

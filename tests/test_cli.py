@@ -47,7 +47,7 @@ def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def create(kind: Any, config: Any) -> FakeBackend:
         return FakeBackend(kind, faces=[Face(BoundingBox(4, 5, 20, 30), 0.875)])
 
-    monkeypatch.setattr("hybrid_detect.service.backend_set.create_backend", create)
+    monkeypatch.setattr("hybrid_detect.service.backend_factory.create_backend", create)
     monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
 
 
@@ -57,11 +57,11 @@ def fake_backend_script() -> list[str]:
     code = (
         "import sys\n"
         "from hybrid_detect.cli import main\n"
-        "from hybrid_detect.service import backend_set\n"
+        "from hybrid_detect.service import backend_factory\n"
         "from hybrid_detect.testing import FakeBackend\n"
         "from hybrid_detect.types import BoundingBox, Face\n"
         "face = Face(BoundingBox(4, 5, 20, 30), 0.875)\n"
-        "backend_set.create_backend = lambda kind, config: FakeBackend(kind, faces=[face])\n"
+        "backend_factory.create_backend = lambda kind, config: FakeBackend(kind, faces=[face])\n"
         "sys.exit(main(['detect', '--mode', 'cloud', *sys.argv[1:]]))\n"
     )
     return [sys.executable, "-c", code]
@@ -721,7 +721,7 @@ def test_doctor_fetches_no_model_and_remembers_no_key(
             config.known_keys_path.write_text("{}")  # as a server met for the first time does
         return FakeBackend(kind)
 
-    monkeypatch.setattr("hybrid_detect.service.backend_set.create_backend", create)
+    monkeypatch.setattr("hybrid_detect.service.backend_factory.create_backend", create)
     monkeypatch.setenv("HYBRID_DETECT_TRUST_ON_FIRST_USE", "1")
     monkeypatch.setenv("HYBRID_DETECT_KNOWN_KEYS_PATH", str(known))
     main(["doctor", "--endpoint", "https://a.example"])
