@@ -55,7 +55,9 @@ class StandIn:
     async def start(self) -> None:
         self._admission.open(PLACES)
 
-    async def detect(self, request: DetectRequest, *, is_abandoned: object = None) -> Detection:
+    async def detect(
+        self, request: DetectRequest, *, is_abandoned: object = None, **_: object
+    ) -> Detection:
         async with self._admission.place(request.deadline_s) as look:
             self._looks += 1
             look_s = self._drawn.uniform(*LOOK_S)

@@ -56,7 +56,9 @@ class InstantDetector:
 
     async def start(self) -> None: ...
 
-    async def detect(self, request: DetectRequest, *, is_abandoned: object = None) -> Detection:
+    async def detect(
+        self, request: DetectRequest, *, is_abandoned: object = None, **_: object
+    ) -> Detection:
         return Detection(width=1280, height=720, faces=FOUND, queue_s=0.0, detect_s=0.0)
 
     async def aclose(self) -> None: ...

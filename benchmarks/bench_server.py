@@ -47,7 +47,9 @@ class Instant:
 
     async def start(self) -> None: ...
 
-    async def detect(self, request: DetectRequest, *, is_abandoned: Any = None) -> Detection:
+    async def detect(
+        self, request: DetectRequest, *, is_abandoned: Any = None, **_: object
+    ) -> Detection:
         await is_abandoned()
         return Detection(width=64, height=48, faces=FOUND, queue_s=0.0, detect_s=0.0)
 

@@ -63,7 +63,9 @@ class StandIn:
     async def start(self) -> None:
         self._admission.open(2)
 
-    async def detect(self, request: DetectRequest, *, is_abandoned: object = None) -> Detection:
+    async def detect(
+        self, request: DetectRequest, *, is_abandoned: object = None, **_: object
+    ) -> Detection:
         async with self._admission.place(request.deadline_s) as look:
             await asyncio.sleep(LOOK_S)
         return Detection(width=320, height=240, faces=(), queue_s=look.queue_s, detect_s=LOOK_S)

@@ -174,7 +174,7 @@ async def test_a_hang_up_reaches_the_server(gateway: Gateway, fake: Served) -> N
     """Or it would look at pictures for callers who have gone."""
     gone = asyncio.Event()
 
-    async def detect(request: object, *, is_abandoned: Callable[[], object]) -> None:
+    async def detect(request: object, *, is_abandoned: Callable[[], object], **_: object) -> None:
         while not await is_abandoned():  # type: ignore[misc]
             await asyncio.sleep(0.01)
         gone.set()

@@ -73,7 +73,9 @@ class FakeDetector:
 
     async def start(self) -> None: ...
 
-    async def detect(self, request: DetectRequest, *, is_abandoned: Any = None) -> Detection:
+    async def detect(
+        self, request: DetectRequest, *, is_abandoned: Any = None, **_: object
+    ) -> Detection:
         self.seen.append(request)
         frame = Frame.of(request.image)
         return Detection(

@@ -39,7 +39,11 @@ class Telling(OneFace):
         self.pictures: list[tuple[int, int]] = []
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> Detection:
         found = await super().detect(request, is_abandoned=is_abandoned)
         self.pictures.append((max(found.width, found.height), len(request.image)))

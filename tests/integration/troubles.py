@@ -55,7 +55,11 @@ class Detector(OneFace):
         self._turn = asyncio.Lock()
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> Detection:
         loop = asyncio.get_running_loop()
         came_s = loop.time()

@@ -49,7 +49,11 @@ class OneFace:
         pass
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> Detection:
         self.looks += 1
         frame = Frame.of(request.image, max_pixels=self._max_pixels)

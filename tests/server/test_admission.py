@@ -198,6 +198,36 @@ async def test_each_api_key_has_its_rate_wherever_it_comes_from(api_keys: ApiKey
     assert statuses == [200, 429, 200]
 
 
+class Noting(OneFace):
+    """Notes whose pictures it looks at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.callers: list[str] = []
+
+    async def detect(self, request: DetectRequest, **options: Any) -> Detection:
+        self.callers.append(options["caller"])
+        return await super().detect(request, **options)
+
+
+async def test_each_api_key_has_turns_of_its_own_at_the_detectors(api_keys: ApiKeyFile) -> None:
+    """How callers take turns is tested in test_looks_in_time.py."""
+    ann, bob = api_keys.add("Ann"), api_keys.add("Bob")
+    detector = Noting()
+    config = ServerConfig(api_keys=api_keys._path)
+    async with served(config, detector=detector) as server:
+        for key in (ann, ann, bob):
+            headers = {"X-API-Key": key}
+            async with httpx.AsyncClient(headers=headers) as client:
+                await client.post(f"http://127.0.0.1:{server.port}/v1/detect", content=jpeg())
+            url = f"ws://127.0.0.1:{server.port}/v1/stream"
+            async with connect(url, additional_headers=headers) as link:
+                await link.send(encode_request(DetectRequest(request_id=1, image=jpeg())))
+                await link.recv()
+    first, last = f"key {ann[4:16]}", f"key {bob[4:16]}"
+    assert detector.callers == [first] * 4 + [last] * 2
+
+
 async def test_wrong_credentials_of_an_address_are_limited_but_right_ones_come_in(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -78,7 +78,11 @@ class FakeDetector:
         pass
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> Detection:
         self.seen.append(request)
         if self.error is not None:
@@ -272,7 +276,7 @@ async def test_a_broken_wire_message_is_a_bad_request(
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
-        (OverloadedError(), 503, "overloaded"),
+        (OverloadedError(1.0), 503, "overloaded"),
         (TooLateError(), 504, "too_late"),
         (InvalidFrameError("no picture"), 422, "invalid_image"),
     ],
@@ -372,6 +376,9 @@ class Engine:
         return PictureFaces(64, 48, (FACE,))
 
     def kill(self) -> None:
+        pass
+
+    def drop(self) -> None:
         pass
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hybrid_detect.backends.device import supervised_worker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
+from hybrid_detect.backends.device.worker_messages import DroppedError
 from hybrid_detect.errors import (
     BackendUnavailableError,
     InvalidFrameError,
@@ -20,6 +21,7 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server import detectors, levels
+from hybrid_detect.server.admission import TooLateError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection, DetectorPool
@@ -56,6 +58,8 @@ class Worker:
         self.looked = 0
         self.confidences: list[float] = []
         self.kills = 0
+        self.may_be_dropped = False
+        self.dropped = threading.Event()
         self.is_closed = False
         self.hanging = threading.Event()
         self._killed = threading.Event()
@@ -73,6 +77,11 @@ class Worker:
     ) -> PictureFaces:
         self.looked += 1
         self.confidences.append(min_confidence)
+        if self.may_be_dropped:
+            self.hanging.set()
+            assert self.dropped.wait(LIMIT_S)
+            self.may_be_dropped = False
+            raise DroppedError
         if self.hangs:
             self._killed.clear()
             self.hanging.set()
@@ -86,6 +95,9 @@ class Worker:
     def kill(self) -> None:
         self.kills += 1
         self._killed.set()
+
+    def drop(self) -> None:
+        self.dropped.set()
 
     def close(self) -> None:
         self.is_closed = True
@@ -315,6 +327,39 @@ async def test_the_score_that_a_client_asks_for_is_applied_and_told(
         request = DetectRequest(request_id=1, image=jpeg(), min_confidence=asked)
         assert (await pool.detect(request)).min_confidence == applied
     assert workers[0].confidences == [applied]
+
+
+# -- clients that go while their picture is looked at ----------------------------------------
+
+
+async def test_a_look_is_dropped_when_its_client_has_gone(workers: list[Worker]) -> None:
+    has_gone = False
+
+    async def is_abandoned() -> bool:
+        return has_gone
+
+    async with pool_of(1) as pool:
+        workers[0].may_be_dropped = True
+        look = asyncio.create_task(pool.detect(PICTURE, is_abandoned=is_abandoned))
+        await until(workers[0].hanging.is_set)
+        assert not workers[0].dropped.is_set()
+        has_gone = True
+        with pytest.raises(TooLateError):
+            await look
+        assert isinstance(await pool.detect(PICTURE), Detection)
+    assert looks(workers[:1]) == [2], "a dropped picture is given to no other detector"
+
+
+async def test_a_look_is_dropped_when_its_stream_has_ended(workers: list[Worker]) -> None:
+    async with pool_of(1) as pool:
+        workers[0].may_be_dropped = True
+        look = asyncio.create_task(pool.detect(PICTURE))
+        await until(workers[0].hanging.is_set)
+        look.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await look
+        assert workers[0].dropped.is_set()
+        assert isinstance(await pool.detect(PICTURE), Detection)
 
 
 # -- pictures that are dear to decode --------------------------------------------------------

@@ -55,7 +55,11 @@ class Pool(OneFace):
         self.admission.open(1)
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> Detection:
         async with self.admission.place(request.deadline_s, is_abandoned=is_abandoned):
             found = await super().detect(request)

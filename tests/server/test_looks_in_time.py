@@ -8,14 +8,16 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hybrid_detect.server.admission import (
     Admission,
     OverloadedError,
-    ServiceTime,
     StoppingError,
     TooLateError,
 )
+from hybrid_detect.server.service_time import ServiceTime
 from hybrid_detect.types import QualityLevel
 
 from ..clock import FakeClock
@@ -53,14 +55,21 @@ class Looks:
         self._ends: dict[str, asyncio.Event] = {}
         self.order: list[str] = []
         self.results: dict[str, str] = {}
+        self.waits_s: dict[str, float] = {}
+        """Of those that were refused, what they were asked to wait."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def add(
-        self, name: str, deadline_s: float | None, *, is_gone: Callable[[], bool] = lambda: False
+        self,
+        name: str,
+        deadline_s: float | None,
+        *,
+        caller: str = "",
+        is_gone: Callable[[], bool] = lambda: False,
     ) -> None:
         """Let a picture come, and do what follows at once."""
         self._ends[name] = asyncio.Event()
-        self._tasks.append(asyncio.create_task(self._look(name, deadline_s, is_gone)))
+        self._tasks.append(asyncio.create_task(self._look(name, deadline_s, caller, is_gone)))
         await self.settle()
 
     async def end(self, name: str) -> None:
@@ -76,17 +85,25 @@ class Looks:
         for _ in range(10):
             await asyncio.sleep(0)
 
-    async def _look(self, name: str, deadline_s: float | None, is_gone: Callable[[], bool]) -> None:
+    async def _look(
+        self, name: str, deadline_s: float | None, caller: str, is_gone: Callable[[], bool]
+    ) -> None:
         async def is_abandoned() -> bool:
             return is_gone()
 
         try:
-            async with self._admission.place(deadline_s, is_abandoned=is_abandoned):
+            place = self._admission.place(deadline_s, caller=caller, is_abandoned=is_abandoned)
+            async with place:
                 self.order.append(name)
                 await self._ends[name].wait()
             self.results[name] = "looked at"
+        except asyncio.CancelledError:
+            self.results[name] = "cancelled"
+            raise
         except (OverloadedError, TooLateError, StoppingError) as refusal:
             self.results[name] = type(refusal).__name__
+            if isinstance(refusal, OverloadedError):
+                self.waits_s[name] = refusal.retry_after_s
 
 
 @asynccontextmanager
@@ -294,3 +311,160 @@ async def test_what_waits_for_the_detectors_to_start_is_let_in_when_they_have() 
     admission.open(1)
     await task
     assert looked
+
+
+# -- when to come again ----------------------------------------------------------------------
+
+
+async def test_what_is_refused_is_told_when_it_can_be_let_in(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.4)) as looks:
+        for name in "abc":
+            await looks.add(name, 1.0)
+        # Of 0.95 s, a and b take 0.8; c, behind them, would end at 1.2 s.
+        assert looks.waits_s == {"c": pytest.approx(0.4)}
+        clock.advance(0.25)
+        await looks.add("d", 1.0)
+        assert looks.results["d"] == "OverloadedError"
+        clock.advance(0.15)
+        await looks.end("a")
+        await looks.add("e", 1.0)
+        assert "e" not in looks.results, "after what c was told, one like it is let in"
+
+
+async def test_behind_a_full_queue_it_is_the_time_until_a_place_in_it_is_free(
+    clock: FakeClock,
+) -> None:
+    async with looks_at(opened(clock, look_s=2.0, waiting=2)) as looks:
+        for name in "abcd":
+            await looks.add(name, None)
+        assert looks.waits_s == {"d": pytest.approx(2.0)}
+        clock.advance(0.5)
+        await looks.add("e", None)
+        assert looks.waits_s["e"] == pytest.approx(2.0), "at least what a look takes"
+
+
+async def test_before_the_detectors_are_ready_it_is_a_second(clock: FakeClock) -> None:
+    async with looks_at(Admission(max_waiting=1, clock=clock)) as looks:
+        await looks.add("a", None)
+        await looks.add("b", None)
+        assert looks.waits_s == {"b": 1.0}
+
+
+# -- callers take turns ----------------------------------------------------------------------
+
+
+async def test_a_flood_delays_another_caller_by_the_look_that_has_begun(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.1)) as looks:
+        for number in range(8):
+            await looks.add(f"flood {number}", 5.0, caller="flood")
+        await looks.add("one", 9.0, caller="other")
+        await looks.add("two", 9.0, caller="other")
+        for name in ("flood 0", "one", "flood 1", "two", "flood 2"):
+            clock.advance(0.1)
+            await looks.end(name)
+        assert looks.order[:5] == ["flood 0", "one", "flood 1", "two", "flood 2"]
+
+
+async def test_a_flood_is_not_made_faster_by_short_deadlines(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.1)) as looks:
+        await looks.add("first", 9.0, caller="flood")
+        for name in ("one", "two", "three"):
+            await looks.add(name, 9.0, caller="other")
+        expected = ["first"]
+        for number, name in enumerate(("one", "two", "three")):
+            await looks.add(f"flood {number}", 0.6, caller="flood")
+            expected += [name, f"flood {number}"]
+            for ended in expected[-3:-1]:
+                clock.advance(0.1)
+                await looks.end(ended)
+        assert looks.order == expected
+
+
+async def test_a_flood_s_own_pictures_go_when_another_caller_s_comes(clock: FakeClock) -> None:
+    """Those that were let in are refused after all: else whoever fills the queue first has it."""
+    async with looks_at(opened(clock, look_s=0.1, waiting=4)) as looks:
+        for number in range(7):
+            await looks.add(f"flood {number}", 5.0, caller="flood")
+        assert sorted(looks.results) == ["flood 5", "flood 6"]
+        await looks.add("one", 5.0, caller="other")
+        await looks.add("two", 5.0, caller="other")
+        assert "one" not in looks.results
+        assert "two" not in looks.results
+        assert looks.results["flood 4"] == looks.results["flood 3"] == "OverloadedError"
+        await looks.add("three", 5.0, caller="other")
+        assert looks.results["three"] == "OverloadedError", "it has as many as the flood now"
+
+
+async def test_a_flood_that_fills_the_time_makes_room_as_well(clock: FakeClock) -> None:
+    async with looks_at(opened(clock, look_s=0.2)) as looks:
+        for number in range(6):
+            await looks.add(f"flood {number}", 1.0, caller="flood")
+        assert sorted(looks.results) == ["flood 4", "flood 5"]
+        await looks.add("one", 1.0, caller="other")
+        assert looks.results["flood 3"] == "OverloadedError"
+        for name in ("flood 0", "one", "flood 1", "flood 2"):
+            clock.advance(0.2)
+            await looks.end(name)
+        assert looks.results["one"] == looks.results["flood 2"] == "looked at"
+
+
+async def test_callers_with_one_picture_each_have_their_turns_by_their_deadlines(
+    clock: FakeClock,
+) -> None:
+    async with looks_at(opened(clock, look_s=0.1)) as looks:
+        for caller, deadline_s in (("a", 1.0), ("b", 9.0), ("c", 3.0), ("d", None), ("e", 1.0)):
+            await looks.add(caller, deadline_s, caller=caller)
+        for name in "aecbd":
+            await looks.end(name)
+        assert looks.order == list("aecbd")
+
+
+async def test_a_caller_of_long_looks_has_fewer_of_them(clock: FakeClock) -> None:
+    """What counts is the detectors' time: `slow` takes three times as long for each."""
+    async with looks_at(opened(clock, look_s=0.1)) as looks:
+        for number in range(6):
+            await looks.add(f"slow {number}", None, caller="slow")
+            await looks.add(f"quick {number}", None, caller="quick")
+        for _ in range(8):
+            clock.advance(0.3 if looks.order[-1].startswith("slow") else 0.1)
+            await looks.end(looks.order[-1])
+        assert Counter(name.split()[0] for name in looks.order[:8]) == {"quick": 6, "slow": 2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.none() | st.floats(0.05, 3.0),
+            st.floats(0.0, 0.3),
+            st.booleans(),
+        ),
+        max_size=40,
+    )
+)
+def test_each_picture_has_one_answer_and_no_place_is_lost(
+    steps: list[tuple[str, float | None, float, bool]],
+) -> None:
+    async def run() -> None:
+        clock = FakeClock()
+        admission = opened(clock, places=2, look_s=0.1, waiting=4)
+        async with looks_at(admission) as looks:
+            for number, (caller, deadline_s, pause_s, cancels) in enumerate(steps):
+                await looks.add(str(number), deadline_s, caller=caller)
+                clock.advance(pause_s)
+                under_way = [name for name in looks.order if name not in looks.results]
+                assert len(under_way) <= 2
+                assert admission.waiting <= 4
+                if cancels:
+                    await looks.cancel(number // 2)
+                elif under_way:
+                    await looks.end(under_way[0])
+            for _ in steps:
+                for name in [name for name in looks.order if name not in looks.results]:
+                    await looks.end(name)
+            assert admission.waiting == 0
+            await looks.add("last", 1.0)
+            assert looks.order[-1] == "last", "a place is free"
+
+    asyncio.run(run())

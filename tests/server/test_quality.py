@@ -45,7 +45,11 @@ class Levels(OneFace):
         self.turned: list[bool] = []
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> Detection:
         self.asked.append(request.quality)
         self.turned.append(request.second_look)

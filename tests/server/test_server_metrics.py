@@ -288,7 +288,7 @@ class Busy(OneFace):
         super().__init__()
         self.go = asyncio.Event()
 
-    async def detect(self, request, *, is_abandoned=None) -> Detection:
+    async def detect(self, request, *, is_abandoned=None, **_) -> Detection:
         self.looks += 1
         await self.go.wait()
         return await super().detect(request)
@@ -316,8 +316,8 @@ async def test_probes_are_answered_while_every_detector_is_busy() -> None:
 
 async def test_probes_are_answered_under_overload() -> None:
     class Overloaded(OneFace):
-        async def detect(self, request, *, is_abandoned=None) -> Detection:
-            raise OverloadedError
+        async def detect(self, request, *, is_abandoned=None, **_) -> Detection:
+            raise OverloadedError(1.0)
 
     config = dataclasses.replace(OWN_PORT, rate_per_s=0.001, burst=10)
     async with scraped(config, Overloaded()) as (_, scrape):

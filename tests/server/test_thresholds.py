@@ -38,7 +38,11 @@ class Thresholds(OneFace):
         self.asked: list[float | None] = []
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> Detection:
         self.asked.append(request.min_confidence)
         lowest = OWN if request.min_confidence is None else request.min_confidence

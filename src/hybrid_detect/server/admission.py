@@ -2,11 +2,13 @@
 
 A server that lets every picture wait answers none in time once it is overloaded. So a picture is
 let in only if it, and everything that is promised a turn already, is expected to end before its
-deadline; the rest is refused at once, while its client can still do something else. Among those
-that wait, the one with the least time left is next.
+deadline; the rest is refused at once, while its client can still do something else. Callers take
+turns (`fair_turns`), and among a caller's pictures the one with the least time left is next. A
+picture of a caller that has fewer waiting takes the place of one of a caller that has more, so that
+a flood is refused and not those beside it.
 
 How long a look takes is measured for each level, not configured: a smoothed mean and deviation of
-the looks that ended well (the estimator of RFC 6298, 2). A picture is let in if it and the others
+the looks that ended well (`service_time`). A picture is let in if it and the others
 can end in time at the quickest level; when its turn comes it gets the most thorough one, up to the
 one asked for, that leaves the others their time (`level_choice`).
 """
@@ -14,21 +16,23 @@ one asked for, that leaves the others their time (`level_choice`).
 from __future__ import annotations
 
 import asyncio
-import bisect
 import contextlib
 import heapq
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from hybrid_detect.server.fair_turns import FairTurns
 from hybrid_detect.server.level_choice import level_for, ranked
+from hybrid_detect.server.service_time import ServiceTime
 from hybrid_detect.types import QualityLevel
 
 __all__ = [
     "Admission",
     "Look",
     "OverloadedError",
-    "ServiceTime",
     "StoppingError",
     "TooLateError",
 ]
@@ -40,17 +44,30 @@ REPLY_SHARE = 0.05
 """Of a deadline, what is kept for the answer to get back. The server cannot know that time: its
 client measures the deadline on its own clock."""
 
-MEAN_GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4
-"""Of RFC 6298, 2: how much one look moves the estimate, and how many deviations make it safe."""
-
 
 FORGET_S = 10.0
 """Seconds after which an estimate of a level that was not used is forgotten. A level is left alone
 while it seems too slow; without this, one slow look would rule it out for ever."""
 
 
+MOST_DISPLACED = 3
+"""Pictures that may have to go for one of a caller with fewer: one makes room for one, but those
+behind it may have been promised more exactly than that."""
+
+STARTING_S = 1.0
+"""What a server asks for that is not ready yet."""
+
+
 class OverloadedError(Exception):
-    """It could not be looked at in time, or too many pictures are waiting already."""
+    """It could not be looked at in time, or too many pictures are waiting already.
+
+    Args:
+        retry_after_s: Seconds until one like it can be let in, if no other comes meanwhile.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
 
 
 class TooLateError(Exception):
@@ -59,35 +76,6 @@ class TooLateError(Exception):
 
 class StoppingError(Exception):
     """The server is being stopped."""
-
-
-class ServiceTime:
-    """What a look takes: a mean, and a bound that few looks exceed.
-
-    Args:
-        guess_s: What it is taken to be before the first look; 0 lets everything in.
-    """
-
-    def __init__(self, guess_s: float = 0.0) -> None:
-        self.guess_s = self.mean_s = guess_s
-        self._deviation_s = 0.0
-        self.is_known = False
-        """Whether a look was measured."""
-
-    @property
-    def safe_s(self) -> float:
-        """A bound that few looks exceed."""
-        return self.mean_s + DEVIATIONS * self._deviation_s
-
-    def observe(self, seconds: float) -> None:
-        """Take one look into account."""
-        if not self.is_known:
-            self.is_known = True
-            self.mean_s, self._deviation_s = seconds, seconds / 2
-            return
-        error_s = abs(seconds - self.mean_s)
-        self._deviation_s += DEVIATION_GAIN * (error_s - self._deviation_s)
-        self.mean_s += MEAN_GAIN * (seconds - self.mean_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +90,11 @@ class Look:
     level: QualityLevel
     """The level to look at, once it has begun."""
     came_s: float
+    caller: str = ""
+    """Who sent it."""
     began_s: float = 0.0
+    counted_s: float = 0.0
+    """What it counts for among its caller's looks while it goes on."""
     looks: int = 1
     """Looks that it may turn into: see `Admission.may_look_again`."""
 
@@ -110,6 +102,15 @@ class Look:
     def queue_s(self) -> float:
         """Seconds that it waited."""
         return self.began_s - self.came_s
+
+
+class _Ends(NamedTuple):
+    """What is expected of those that wait."""
+
+    begins_s: list[float]
+    """When each begins, in their order."""
+    free_s: list[float]
+    """When each place is free after them."""
 
 
 class Admission:
@@ -125,7 +126,8 @@ class Admission:
         self._clock = clock
         self._places = 0
         self._running: set[Look] = set()
-        self._waiting: list[Look] = []  # the least time left first
+        self._waiting: list[Look] = []
+        self._turns = FairTurns()
         self.is_closed = False
         """Whether nothing is let in any more."""
         self._levels: tuple[QualityLevel, ...] = (QualityLevel.FAST,)
@@ -178,7 +180,7 @@ class Admission:
         if looks * self.times[look.level].mean_s > look.ends_s - look.began_s:
             return False
         look.looks = looks
-        if self._can_all_end():
+        if self._first_late(self._ordered(self._waiting)) is None:
             return True
         look.looks = 1
         return False
@@ -197,6 +199,7 @@ class Admission:
         deadline_s: float | None = None,
         *,
         asked: QualityLevel = QualityLevel.FAST,
+        caller: str = "",
         is_abandoned: Callable[[], Awaitable[bool]] | None = None,
     ) -> AsyncIterator[Look]:
         """A place for one look, with the level to look at.
@@ -206,18 +209,20 @@ class Admission:
         Args:
             deadline_s: Seconds from now after which the answer is of no use; `None` if unknown.
             asked: The most thorough level that the look may have.
+            caller: Who sent the picture; callers take turns.
             is_abandoned: Asked at the turn, because a look for a client that has gone would only
                 delay the others.
 
         Raises:
-            OverloadedError: If it would not be its turn in time, or would make another one late.
+            OverloadedError: If it would not be its turn in time, would make another one late, or
+                had to go for a caller with fewer pictures.
             TooLateError: If its time ran out while it waited after all, or its client went.
             StoppingError: If the server is being stopped.
         """
         came_s = self._clock()
         patience_s = PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE)
         turn = asyncio.get_running_loop().create_future()
-        look = Look(came_s + patience_s, turn, asked, self._levels[0], came_s)
+        look = Look(came_s + patience_s, turn, asked, self._levels[0], came_s, caller)
         self._admit(look)
         try:
             await look.turn
@@ -228,7 +233,10 @@ class Admission:
         finally:
             if look in self._waiting:
                 self._waiting.remove(look)
-            self._running.discard(look)
+            if look in self._running:
+                self._running.remove(look)
+                took_s = self._clock() - look.began_s
+                self._turns.end(caller, counted_s=look.counted_s, took_s=took_s)
             self._fill()
 
     def _admit(self, look: Look) -> None:
@@ -240,12 +248,50 @@ class Admission:
             # A free detector is used, even if the estimate says no: it could not recover else.
             self._begin(look)
             return
-        if len(self._waiting) >= self._max_waiting:
-            raise OverloadedError
-        bisect.insort(self._waiting, look, key=lambda each: each.ends_s)
-        if self._places and not self._can_all_end():
-            self._waiting.remove(look)
-            raise OverloadedError
+        displaced = self._displaced_by(look)
+        if displaced is None:
+            raise OverloadedError(self._retry_after_s(look))
+        self._waiting.append(look)
+        for other in displaced:
+            self._waiting.remove(other)
+            if not other.turn.done():
+                other.turn.set_exception(OverloadedError(self._retry_after_s(other)))
+
+    def _displaced_by(self, look: Look) -> list[Look] | None:
+        """Those that must go so that `look` can wait; `None` if it cannot."""
+        order = self._ordered([*self._waiting, look])
+        displaced: list[Look] = []
+        while True:
+            too_late = self._first_late(order) if self._places else None
+            if too_late is None and len(order) > self._max_waiting:
+                too_late = len(order) - 1
+            if too_late is None:
+                return displaced
+            counts = Counter(each.caller for each in order)
+            most, count = counts.most_common(1)[0]
+            if count <= counts[look.caller] or len(displaced) == MOST_DISPLACED:
+                return None
+            # Those behind it keep their times; the last before would be as late as itself else.
+            theirs = [each for each in order[: too_late + 1] if each.caller == most]
+            if not theirs:
+                return None
+            displaced.append(theirs[-1])
+            order.remove(theirs[-1])
+
+    def _retry_after_s(self, look: Look) -> float:
+        """Seconds until a picture like `look` can be let in behind those that wait now."""
+        if not self._places:
+            return STARTING_S
+        now_s = self._clock()
+        order = self._ordered(self._waiting)
+        ends = self._ends(order)
+        safe_s = self._quickest.safe_s
+        wait_s = min(ends.free_s) + safe_s - look.ends_s
+        if len(order) >= self._max_waiting:
+            # A place among those that wait is free once so many have begun.
+            begun = len(order) - self._max_waiting
+            wait_s = max(wait_s, ends.begins_s[begun] - now_s)
+        return max(wait_s, self._quickest.mean_s)
 
     def _observe(self, look: Look) -> None:
         now_s = self._clock()
@@ -255,33 +301,46 @@ class Admission:
             time.observe(min(max(time.mean_s, took_s / look.looks), took_s))
             self._last_s[look.level] = now_s
 
-    def _can_all_end(self, first: QualityLevel | None = None) -> bool:
-        """Whether each that waits can end in time, in their order, at the quickest level.
+    def _ordered(self, looks: Iterable[Look]) -> list[Look]:
+        return self._turns.ordered(looks, look_s=self._quickest.mean_s)
+
+    def _can_all_end(self, first: QualityLevel) -> bool:
+        """Whether each that waits can end in time behind a look at that level."""
+        return self._first_late(self._ordered(self._waiting), first) is None
+
+    def _first_late(self, order: Sequence[Look], first: QualityLevel | None = None) -> int | None:
+        """Where in `order` the first is that could not end in time; `None` if all can.
 
         Args:
+            order: Those that wait, in the order of their turns.
             first: The level of a look that would begin before them.
         """
-        now_s = self._clock()
-        mean_s, margin_s = self._quickest.mean_s, self._quickest.safe_s - self._quickest.mean_s
-        ends = [
+        ends = self._ends(order, first)
+        safe_s = self._quickest.safe_s
+        for number, (look, begins_s) in enumerate(zip(order, ends.begins_s, strict=True)):
+            if begins_s + safe_s > look.ends_s:
+                return number
+        return None
+
+    def _ends(self, order: Sequence[Look], first: QualityLevel | None = None) -> _Ends:
+        """When each of `order` begins at the quickest level, and when places are free then."""
+        now_s, mean_s = self._clock(), self._quickest.mean_s
+        free_s = [
             max(look.began_s + look.looks * self.times[look.level].mean_s, now_s)
             for look in self._running
         ]
         if first is not None:
-            ends.append(now_s + self.times[first].mean_s)
-        ends += [now_s] * (self._places - len(ends))
-        heapq.heapify(ends)
-        for look in self._waiting:
-            end_s = ends[0] + mean_s
-            if end_s + margin_s > look.ends_s:
-                return False
-            heapq.heapreplace(ends, end_s)
-        return True
+            free_s.append(now_s + self.times[first].mean_s)
+        free_s += [now_s] * (self._places - len(free_s))
+        heapq.heapify(free_s)
+        begins_s = [heapq.heapreplace(free_s, free_s[0] + mean_s) for _ in order]
+        return _Ends(begins_s, free_s)
 
     def _fill(self) -> None:
         """Give free places to those that wait and can still end in time."""
         while self._waiting and len(self._running) < self._places:
-            look = self._waiting.pop(0)
+            look = self._ordered(self._waiting)[0]
+            self._waiting.remove(look)
             if look.turn.done():  # cancelled
                 continue
             if self._clock() + self._quickest.safe_s > look.ends_s:
@@ -311,5 +370,6 @@ class Admission:
     def _begin(self, look: Look) -> None:
         look.level = self._level_for(look)
         look.began_s = self._clock()
+        look.counted_s = self._turns.begin(look.caller, self.times[look.level].mean_s)
         self._running.add(look)
         look.turn.set_result(None)

@@ -55,7 +55,7 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import STOPPING
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
-from hybrid_detect.server.gate import Gate
+from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.health import Health
 from hybrid_detect.server.management import Management
@@ -81,7 +81,8 @@ __all__ = ["create_app"]
 logger = logging.getLogger("hybrid_detect.server")
 
 RETRY_AFTER_S = 1.0
-"""Seconds an overloaded server asks for: about what 32 waiting pictures take on two cores."""
+"""Seconds that a server with too many uploads asks for; how long others take to send is not known.
+"""
 
 TOO_SLOW = ErrorReply(
     request_id=0, status=408, code="too_slow", detail="the body did not come in time"
@@ -215,7 +216,7 @@ class _App:
             read,
             peek_request_id(body) if is_wire else 0,
             receive_s,
-            owner=owner_of(request),
+            connection=request,
             is_abandoned=hang_up_of(request),
         )
         return http_response(request, reply, received)
@@ -266,7 +267,7 @@ class _App:
             lambda: decode_request(received.message),
             peek_request_id(data),
             receive_s,
-            owner=owner_of(connection),
+            connection=connection,
             is_abandoned=is_abandoned,
         )
         note_reply(connection, reply)
@@ -278,7 +279,7 @@ class _App:
         request_id: int,
         receive_s: float | None,
         *,
-        owner: str,
+        connection: HTTPConnection,
         is_abandoned: Callable[[], Awaitable[bool]],
     ) -> ResultReply | ErrorReply:
         """The answer to a request, or the error that says why there is none."""
@@ -287,7 +288,8 @@ class _App:
             if request.deadline_s is not None and receive_s is not None:
                 # The client's clock has been running since it began to send.
                 request = replace(request, deadline_s=request.deadline_s - receive_s)
-            seen = await self._detector.detect(request, is_abandoned=is_abandoned)
+            caller: str = connection.scope.get(CALLER, "")
+            seen = await self._detector.detect(request, caller=caller, is_abandoned=is_abandoned)
         except ProtocolError as error:
             return error_reply(request_id, 400, "bad_request", str(error))
         except InvalidFrameError as error:
@@ -299,9 +301,10 @@ class _App:
                 "too_late",
                 "no detector was free in time",
             )
-        except OverloadedError:
+        except OverloadedError as error:
+            wait_s = round(error.retry_after_s, 3)
             return error_reply(
-                request_id, 503, "overloaded", "too many pictures are waiting", RETRY_AFTER_S
+                request_id, 503, "overloaded", "too many pictures are waiting", wait_s
             )
         except StoppingError:
             return replace(STOPPING, request_id=request_id)
@@ -326,7 +329,7 @@ class _App:
             quality=seen.quality or "",
             min_face_px=seen.min_face_px,
         )
-        self.retention.keep(owner, request, reply)
+        self.retention.keep(owner_of(connection), request, reply)
         return reply
 
     def _too_large(self, request_id: int) -> ErrorReply:

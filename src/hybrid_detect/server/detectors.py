@@ -11,13 +11,15 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
-from hybrid_detect.backends.device.supervised_worker import SupervisedWorker, outcome, retried_once
+from hybrid_detect.backends.device.supervised_worker import SupervisedWorker, retried_once
 from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.backends.device.worker_messages import DroppedError
 from hybrid_detect.config import quality_level
 from hybrid_detect.errors import (
     BackendUnavailableError,
@@ -28,11 +30,12 @@ from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.frames.announced_size import announced_size
 from hybrid_detect.frames.decoding import check_pixels
-from hybrid_detect.server.admission import Admission, Look
+from hybrid_detect.server.admission import Admission, Look, TooLateError
 from hybrid_detect.server.batch_detector import BatchDetector
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.extra_levels import ExtraLevels
 from hybrid_detect.server.levels import ServedLevel, model_info, served_levels, usual_level
+from hybrid_detect.server.places import IsAbandoned, Place
 from hybrid_detect.system.memory_probe import MemoryProbe
 from hybrid_detect.types import Face, QualityLevel
 
@@ -90,7 +93,7 @@ class Detector(Protocol):
         ...
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self, request: DetectRequest, *, caller: str = "", is_abandoned: IsAbandoned | None = None
     ) -> Detection:
         """Find the faces in a picture."""
         ...
@@ -98,21 +101,6 @@ class Detector(Protocol):
     async def aclose(self) -> None:
         """Stop; called after a failed `start`, too."""
         ...
-
-
-class _Place:
-    """One picture at a time: a detector for each level, each in a process of its own."""
-
-    def __init__(self, levels: Iterable[ServedLevel], config: ServerConfig) -> None:
-        self.workers = {
-            level.quality: SupervisedWorker(
-                level.worker(config),
-                thread_name=f"detector-{level.quality}",
-                grace_s=lambda: HANG_GRACE_S,
-            )
-            for level in levels
-            if level.most == 1
-        }
 
 
 class DetectorPool:
@@ -133,8 +121,8 @@ class DetectorPool:
         self._offered: dict[QualityLevel, float] = {}
         self._usual = quality_level(config.quality)
         self._batches: dict[QualityLevel, BatchDetector] = {}
-        self._places: list[_Place] = []
-        self._idle: deque[_Place] = deque()
+        self._places: list[Place] = []
+        self._idle: deque[Place] = deque()
         self._extra = ExtraLevels((), start=self._start_level, stop=self._stop_level)
         self._closing = False
 
@@ -183,7 +171,7 @@ class DetectorPool:
                 level.batch_worker(config),
                 most=level.most,
                 max_pixels=config.max_pixels,
-                grace_s=lambda: HANG_GRACE_S,
+                grace_s=_grace_s,
             )
             for level in levels
             if level.most > 1
@@ -193,7 +181,7 @@ class DetectorPool:
         else:
             needed_bytes = sum(level.size.needed_bytes for level in begun)
             places = _affordable(config.detectors, needed_bytes)
-        self._places = [_Place(levels, config) for _ in range(places)]
+        self._places = [Place(levels, config, grace_s=_grace_s) for _ in range(places)]
         await asyncio.gather(*(self._start_level(level.quality) for level in begun))
         self._extra = ExtraLevels(
             (level.quality for level in extra), start=self._start_extra, stop=self._stop_level
@@ -246,14 +234,15 @@ class DetectorPool:
         await asyncio.gather(*(worker.run(worker.detector.stop) for worker in workers))
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self, request: DetectRequest, *, caller: str = "", is_abandoned: IsAbandoned | None = None
     ) -> Detection:
         """Find the faces in the picture of `request` as soon as a detector is free.
 
         Args:
             request: The picture, how long its answer is of use, and how thoroughly to look.
-            is_abandoned: Asked once a detector is free, because work for a client that has gone
-                would only delay the others.
+            caller: Who sent it; callers take turns.
+            is_abandoned: Asked once a detector is free, and during a long look, because work for a
+                client that has gone would only delay the others.
 
         Raises:
             OverloadedError: If it could not be looked at in time.
@@ -271,11 +260,15 @@ class DetectorPool:
         if request.deadline_s is not None:
             left_s = request.deadline_s - (time.monotonic() - came_s)
             request = replace(request, deadline_s=left_s)
-        place = self._admission.place(request.deadline_s, asked=asked, is_abandoned=is_abandoned)
+        place = self._admission.place(
+            request.deadline_s, asked=asked, caller=caller, is_abandoned=is_abandoned
+        )
         async with place as look:
-            return await self._run(request, look)
+            return await self._run(request, look, is_abandoned)
 
-    async def _run(self, request: DetectRequest, look: Look) -> Detection:
+    async def _run(
+        self, request: DetectRequest, look: Look, is_abandoned: IsAbandoned | None
+    ) -> Detection:
         limit_s = DETECT_LIMIT_S
         if request.deadline_s is not None:
             limit_s = min(request.deadline_s - look.queue_s, limit_s)
@@ -285,7 +278,7 @@ class DetectorPool:
             return await self._batch_turn(request, look, due_s)
 
         async def turn() -> Detection:
-            return await self._turn(request, look, due_s)
+            return await self._turn(request, look, due_s, is_abandoned)
 
         def may_retry(error: BackendUnavailableError) -> bool:
             # It died, or may not be started again yet. The next in line may well be fine.
@@ -304,22 +297,27 @@ class DetectorPool:
         found = await detector.detect(request.image, min_confidence=applied, due_s=due_s)
         return self._detection(found, look, started_s, applied)
 
-    async def _turn(self, request: DetectRequest, look: Look, due_s: float) -> Detection:
+    async def _turn(
+        self,
+        request: DetectRequest,
+        look: Look,
+        due_s: float,
+        is_abandoned: IsAbandoned | None,
+    ) -> Detection:
         """Let the place that was idle longest look at a picture."""
         place = self._idle.popleft()
-        worker = place.workers[look.level]
         try:
             # To look at the turned picture as well is, to a worker, another level.
             turns = request.second_look and self._admission.may_look_again(look, TURNED_LOOKS)
             level = QualityLevel.HIGH if turns else QualityLevel.FAST
-            job = worker.submit(self._detect, worker.detector, request, look, level, due_s=due_s)
-            try:
-                return await outcome(job)
-            except asyncio.CancelledError:
-                # A thread cannot be stopped. If the caller goes away, the place is kept until the
-                # thread is free, so that each place has one picture at most.
-                await asyncio.wait([job])
-                raise
+            return await place.answer(
+                look.level,
+                partial(self._detect, request=request, look=look, level=level),
+                due_s=due_s,
+                is_abandoned=is_abandoned,
+            )
+        except DroppedError:
+            raise TooLateError from None
         finally:
             self._idle.append(place)
 
@@ -380,6 +378,10 @@ class DetectorPool:
         everything: list[SupervisedWorker[Any] | BatchDetector]
         everything = [*workers, *self._batches.values()]
         await asyncio.gather(*(each.aclose(timeout_s=CLOSE_TIMEOUT_S) for each in everything))
+
+
+def _grace_s() -> float:
+    return HANG_GRACE_S
 
 
 def _affordable(wanted: int, needed_bytes: int, *, at_least: int = 1) -> int:

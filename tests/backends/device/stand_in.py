@@ -2,7 +2,8 @@
 
 The first byte of a picture's pixels tells it how to misbehave, and so do some models. With ``dear
 pictures``, an encoded one that is `DEAR_SIDE_PX` wide takes longer to decode than any test waits;
-with ``tell the width``, a face's score is the width of what was looked at, in ten thousand pixels.
+with ``tell the width``, a face's score is the width of what was looked at, in ten thousand pixels;
+with ``slow``, a look takes 20 ms and finds nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class MediaPipeFaceDetector:
     runs_on = "a stand-in"
     def __init__(self, model, *, min_confidence, slim):
         self.tells_width = model == b"tell the width"
+        self.is_slow = model == b"slow"
         if model == b"refuse":
             raise ModelError("it is no model")
         if model == b"exit":
@@ -75,6 +77,9 @@ class MediaPipeFaceDetector:
                     continue
                 os._exit(9)
         height, width = image.shape[:2]
+        if self.is_slow:
+            time.sleep(0.02)
+            return ()
         if self.tells_width:
             return (Face(BoundingBox(0, 0, width, height), width / 10_000),)
         return (Face(BoundingBox(0, 0, width, height), float(image[-1, -1, -1]) / 255),)

@@ -12,12 +12,14 @@ from PIL import Image, features
 from hybrid_detect.backends.device import worker as worker_module
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.backends.device.worker_messages import DroppedError
 from hybrid_detect.errors import (
     BackendUnavailableError,
     InvalidFrameError,
 )
 from hybrid_detect.frames.decoding import EncodedPicture
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.types import QualityLevel
 
 from ...waiting import LIMIT_S, wait_until
 from .stand_in import (
@@ -140,4 +142,24 @@ def test_the_first_encoded_picture_is_answered_by_a_process_with_decoders(
     assert answers(worker)
     assert worker.pid == pid
     assert worker.restarts == 0
+    worker.close()
+
+
+def test_a_picture_that_is_not_wanted_any_more_is_dropped_before_the_next_look(
+    stand_in: None,
+) -> None:
+    worker = DetectorWorker(lambda: b"slow", decodes=True)
+    strip = file_of("PNG", 4000, 4)  # has more than a thousand tiles
+    with ThreadPoolExecutor(1) as thread:
+        worker.start()
+        pid = worker.pid
+        look = thread.submit(
+            worker.detect_encoded, strip, max_pixels=4000 * 4, level=QualityLevel.MAX
+        )
+        wait_until(lambda: worker.asked_since_s is not None)
+        worker.drop()
+        with pytest.raises(DroppedError):
+            look.result(LIMIT_S)
+    assert worker.detect_encoded(file_of("PNG"), max_pixels=1200).faces == ()
+    assert (worker.pid, worker.restarts) == (pid, 0)
     worker.close()

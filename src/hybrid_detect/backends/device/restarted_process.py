@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -14,8 +15,10 @@ from typing import Never
 from hybrid_detect.backends.device.processor import unsupported_instruction_message
 from hybrid_detect.backends.device.restart_pauses import RestartPauses
 from hybrid_detect.backends.device.worker_messages import (
+    DROPPED,
     READY,
     REFUSED,
+    DroppedError,
     Started,
     unpack_refusal,
     unpack_started,
@@ -119,6 +122,7 @@ class RestartedProcess:
 
         Raises:
             InvalidFrameError: If the process refuses the picture.
+            DroppedError: If the picture was not wanted any more.
             BackendUnavailableError: If it died, or failed and was ended, or does not start.
         """
         running = self.started()
@@ -129,6 +133,8 @@ class RestartedProcess:
             )
         finally:
             self.asked_since_s = None
+        if kind == DROPPED:
+            raise DroppedError
         if kind == REFUSED:
             self.pauses.forget_failures()
             raise unpack_refusal(body)
@@ -152,6 +158,13 @@ class RestartedProcess:
         running = self.running
         if running is not None and os.getpid() == self._owner:
             running.kill()
+
+    def drop(self) -> None:
+        """Tell the process that the picture under way is not wanted any more."""
+        running = self.running
+        if running is not None and os.getpid() == self._owner:
+            with contextlib.suppress(ValueError):  # it ends, and its memory is closed
+                running.slot.is_unwanted = True
 
     def end(self) -> None:
         """End the process if there is one; the next call starts another."""

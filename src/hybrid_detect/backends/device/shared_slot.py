@@ -47,15 +47,16 @@ class SharedSlot:
             raise
 
     def _map(self) -> mmap.mmap:
+        size = self.capacity + 1
         if self._fd == -1:
-            return mmap.mmap(-1, self.capacity, tagname=self._name)  # type: ignore[call-arg]
+            return mmap.mmap(-1, size, tagname=self._name)  # type: ignore[call-arg]
         if sys.platform == "linux":
-            os.ftruncate(self._fd, self.capacity)
+            os.ftruncate(self._fd, size)
         else:
             # A full disk has to fail here, and not as a bus error when the memory is touched.
             with open(self._fd, "wb", closefd=False) as file:
-                file.write(bytes(self.capacity))
-        return mmap.mmap(self._fd, self.capacity)
+                file.write(bytes(size))
+        return mmap.mmap(self._fd, size)
 
     @property
     def handle(self) -> int | str:
@@ -66,6 +67,15 @@ class SharedSlot:
     def inherited(self) -> tuple[int, ...]:
         """The file descriptors a child must inherit."""
         return () if self._fd == -1 else (self._fd,)
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the picture's answer is not wanted any more; the other process looks, too."""
+        return bool(self.memory[self.capacity])
+
+    @is_unwanted.setter
+    def is_unwanted(self, value: bool) -> None:
+        self.memory[self.capacity] = value
 
     def put(self, data: bytes | NDArray[np.uint8]) -> None:
         """Copy `data`, which must fit, to the start of the slot."""

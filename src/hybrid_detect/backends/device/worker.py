@@ -234,6 +234,7 @@ class DetectorWorker:
                 return faces
             pixels = _fitting(image_rgb)
             rows, columns = pixels.shape[:2]
+            running.slot.is_unwanted = False
             running.slot.put(pixels)
             found = self._found(DETECT, columns, rows, math.nan, level)
         return PictureFaces.seen_in(pixels, found.faces, width=width, height=height).faces
@@ -258,6 +259,7 @@ class DetectorWorker:
         Raises:
             InvalidFrameError: If it is no readable picture, or too large.
             BackendUnavailableError: If the process died or failed; the next picture gets a new one.
+            DroppedError: If it was dropped.
             ModelError: If the model cannot be had.
             ClosedError: If this is closed.
         """
@@ -270,7 +272,9 @@ class DetectorWorker:
             score = max(min_confidence, self._options.lowest_confidence)
         with self._usable():
             self._process.load_decoders()
-            self._process.started().slot.put(data)
+            slot = self._process.started().slot
+            slot.is_unwanted = False
+            slot.put(data)
             most = min(max_pixels, 2**32 - 1)
             return self._found(DETECT_ENCODED, len(data), most, score, level)
 
@@ -327,10 +331,17 @@ class DetectorWorker:
         if (process_private_bytes(self.pid) or 0) > self._recycle_bytes:
             self._process.end()
 
+    def drop(self) -> None:
+        """Have the picture that is being looked at dropped before its next look, if it has one.
+
+        The thread that asks for it gets a `DroppedError`. Like `kill`, this never waits.
+        """
+        self._process.drop()
+
     def kill(self) -> None:
         """End the process at once; a thread that waits for it gets a `BackendUnavailableError`.
 
-        Unlike the other methods this one never waits.
+        Unlike most methods this one never waits.
         """
         self._process.kill()
 

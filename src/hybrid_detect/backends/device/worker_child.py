@@ -34,12 +34,14 @@ from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_BATCH,
     DETECT_ENCODED,
+    DROPPED,
     FAILED,
     LEVELS,
     PING,
     READY,
     REQUEST,
     RUN,
+    DroppedError,
     Started,
     pack_found,
     pack_refusal,
@@ -102,6 +104,7 @@ def _text_of(error: Exception) -> bytes:
 class _Child:
     def __init__(self, options: dict[str, Any]) -> None:
         self._memory = _map(options["slot"], options["capacity"])
+        self._unwanted_at: int = options["capacity"]
         _leave_no_core_file()
         _end_with(options["parent"])
         self._model = self._memory[: options["model_bytes"]]
@@ -187,6 +190,8 @@ class _Child:
                     return self._batches.answer(self._memory, first, second)
         except InvalidFrameError as error:
             return pack_refusal(error)
+        except DroppedError:
+            return pack_reply(DROPPED, b"")
         except (HybridDetectError, MemoryError) as error:
             return pack_reply(FAILED, _text_of(error))
         return pack_reply(FAILED, b"unknown command")
@@ -211,7 +216,11 @@ class _Child:
     def _faces(
         self, pixels: NDArray[np.uint8], min_confidence: float, level: QualityLevel
     ) -> tuple[Face, ...]:
-        look = partial(self._seen_in, min_confidence=min_confidence)
+        def look(part: NDArray[np.uint8]) -> tuple[Face, ...]:
+            if self._memory[self._unwanted_at]:
+                raise DroppedError
+            return self._seen_in(part, min_confidence)
+
         return look(pixels) if level is QualityLevel.FAST else faces_at(level, look, pixels)
 
     def _seen_in(self, pixels: NDArray[np.uint8], min_confidence: float) -> tuple[Face, ...]:
@@ -277,8 +286,8 @@ def _load_decoders() -> None:
 
 def _map(slot: object, capacity: int) -> mmap.mmap:
     if isinstance(slot, int):
-        return mmap.mmap(slot, capacity)
-    return mmap.mmap(-1, capacity, tagname=slot)  # type: ignore[call-arg]
+        return mmap.mmap(slot, capacity + 1)
+    return mmap.mmap(-1, capacity + 1, tagname=slot)  # type: ignore[call-arg]
 
 
 def _private_stdout() -> int:

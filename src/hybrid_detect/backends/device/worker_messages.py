@@ -9,6 +9,7 @@
     found    width and height of the upright picture, then its faces
     face     box, score, number of keypoints, six keypoints (x, y), all as doubles
     refused  what was expected and what was given, with a null character between
+    dropped  nothing: the picture was not wanted any more (`shared_slot.SharedSlot.is_unwanted`)
 
 The picture itself lies in shared memory (`shared_slot`): RGB pixels for `DETECT`, whose two numbers
 are width and height; an encoded file for `DETECT_ENCODED`, whose two numbers are its length in
@@ -32,6 +33,7 @@ __all__ = [
     "DETECT",
     "DETECT_BATCH",
     "DETECT_ENCODED",
+    "DROPPED",
     "FAILED",
     "FOUND",
     "FOUND_BATCH",
@@ -42,6 +44,7 @@ __all__ = [
     "REPLY",
     "REQUEST",
     "RUN",
+    "DroppedError",
     "Started",
     "pack_found",
     "pack_refusal",
@@ -61,7 +64,11 @@ _SIZE = struct.Struct("<II")
 _FACE = struct.Struct(f"<{4 + 1 + 1 + 2 * len(KEYPOINT_NAMES)}d")
 
 PING, DETECT, DETECT_ENCODED, RUN, DETECT_BATCH = 1, 2, 3, 4, 5
-READY, FOUND, FAILED, REFUSED, FOUND_BATCH = 1, 2, 3, 4, 5
+READY, FOUND, FAILED, REFUSED, FOUND_BATCH, DROPPED = 1, 2, 3, 4, 5, 6
+
+
+class DroppedError(Exception):
+    """A picture was not looked at any further, because its answer is not wanted any more."""
 
 
 class Started(NamedTuple):

@@ -1,0 +1,82 @@
+"""Whose turn it is: callers take turns, whatever each of them sends.
+
+Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): each caller has a virtual time that
+grows with the seconds of looking that it was given, and the caller that is least ahead is next. So
+a flood of one caller delays another by no more than the looks that have begun. Among pictures of
+the same virtual time, as those of callers that send one each, the one with the least time left is
+next; among a caller's own, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, TypeVar
+
+__all__ = ["FairTurns", "Waiting"]
+
+LEAST_S = 0.001
+"""What a look counts for at least, before any was measured: else all turns would be equal."""
+
+MAX_CALLERS = 256
+"""Callers after which those are forgotten who are ahead of none."""
+
+
+class Waiting(Protocol):
+    """What waits for its turn."""
+
+    @property
+    def caller(self) -> str:
+        """Who sent it."""
+
+    @property
+    def ends_s(self) -> float:
+        """When its answer must have left."""
+
+
+_Waiting = TypeVar("_Waiting", bound=Waiting)
+
+
+class FairTurns:
+    """The callers' virtual times."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        self._ahead_s: dict[str, float] = {}
+
+    def ordered(self, waiting: Iterable[_Waiting], *, look_s: float) -> list[_Waiting]:
+        """`waiting` in the order of their turns.
+
+        Args:
+            waiting: In any order.
+            look_s: Seconds that a look is expected to take.
+        """
+        look_s = max(look_s, LEAST_S)
+        starts_s: dict[str, float] = {}
+        tagged = []
+        for each in sorted(waiting, key=lambda one: one.ends_s):
+            start_s = starts_s.get(each.caller)
+            if start_s is None:
+                start_s = self._start_s(each.caller)
+            starts_s[each.caller] = start_s + look_s
+            tagged.append((start_s, each))
+        tagged.sort(key=lambda pair: pair[0])  # stable: the least time left first among equals
+        return [each for _, each in tagged]
+
+    def begin(self, caller: str, look_s: float) -> float:
+        """A look for `caller` begins, which is expected to take that long; what it counts for."""
+        look_s = max(look_s, LEAST_S)
+        self._now_s = self._start_s(caller)
+        self._ahead_s[caller] = self._now_s + look_s
+        if len(self._ahead_s) > MAX_CALLERS:
+            self._ahead_s = {
+                name: time_s for name, time_s in self._ahead_s.items() if time_s > self._now_s
+            }
+        return look_s
+
+    def end(self, caller: str, *, counted_s: float, took_s: float) -> None:
+        """A look has ended: let it count for what it took, in place of what was expected."""
+        if caller in self._ahead_s:
+            self._ahead_s[caller] += max(took_s, LEAST_S) - counted_s
+
+    def _start_s(self, caller: str) -> float:
+        return max(self._now_s, self._ahead_s.get(caller, 0.0))

@@ -1,0 +1,37 @@
+"""What a look takes: measured, not configured."""
+
+from __future__ import annotations
+
+__all__ = ["ServiceTime"]
+
+MEAN_GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4
+"""Of RFC 6298, 2: how much one look moves the estimate, and how many deviations make it safe."""
+
+
+class ServiceTime:
+    """A smoothed mean of looks, and a bound that few of them exceed.
+
+    Args:
+        guess_s: What a look is taken to be before the first; 0 lets everything in.
+    """
+
+    def __init__(self, guess_s: float = 0.0) -> None:
+        self.guess_s = self.mean_s = guess_s
+        self._deviation_s = 0.0
+        self.is_known = False
+        """Whether a look was measured."""
+
+    @property
+    def safe_s(self) -> float:
+        """A bound that few looks exceed."""
+        return self.mean_s + DEVIATIONS * self._deviation_s
+
+    def observe(self, seconds: float) -> None:
+        """Take one look into account."""
+        if not self.is_known:
+            self.is_known = True
+            self.mean_s, self._deviation_s = seconds, seconds / 2
+            return
+        error_s = abs(seconds - self.mean_s)
+        self._deviation_s += DEVIATION_GAIN * (error_s - self._deviation_s)
+        self.mean_s += MEAN_GAIN * (seconds - self.mean_s)
