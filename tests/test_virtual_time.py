@@ -36,7 +36,7 @@ async def test_a_source_that_is_asked_for_its_next_image_takes_no_time() -> None
             yield np.zeros((8, 8, 3), np.uint8)
 
     began_s = time.monotonic()
-    async with open_source(slow_pictures(), max_fps=None, every_frame=True) as source:
+    async with open_source(slow_pictures(), max_fps=None, intent="every_frame") as source:
         async with asyncio.timeout(0.001):
             assert await source.take() is not None
             assert await source.take() is not None

@@ -76,6 +76,8 @@ if TYPE_CHECKING:
     from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
     from hybrid_detect.frames.drawing import draw
     from hybrid_detect.frames.frame import Frame, PixelFormat
+    from hybrid_detect.frames.overlay import Overlay
+    from hybrid_detect.frames.timed_image import TimedImage
     from hybrid_detect.interchange import to_coco, to_records
     from hybrid_detect.monitoring.costs import CostMeter, CostSummary
     from hybrid_detect.monitoring.events import (
@@ -112,11 +114,19 @@ if TYPE_CHECKING:
     from hybrid_detect.selection.rungs import RUNGS, Rung
     from hybrid_detect.selection.threshold import ThresholdPolicy
     from hybrid_detect.selection.utility import Utility
+    from hybrid_detect.service.detection_stream import DetectionStream
     from hybrid_detect.service.hybrid import HybridDetectionService
     from hybrid_detect.service.ledger import BudgetStatus
     from hybrid_detect.service.managed_backend import BackendStatus
     from hybrid_detect.service.plan_executor import HedgeCounts
     from hybrid_detect.service.status import ServiceStatus, Traffic
+    from hybrid_detect.sources.captured import CapturedFrame, DropCause, Intent, OpenSource
+    from hybrid_detect.sources.frame_feed import FrameFeed
+    from hybrid_detect.sources.opencv_source import OpenCVSource
+    from hybrid_detect.sources.picamera2_source import Picamera2Source
+    from hybrid_detect.sources.protocol import Camera, Reader, Source
+    from hybrid_detect.sources.pyav_source import PyAVSource
+    from hybrid_detect.sources.sources import open_source
     from hybrid_detect.storage.cost_store import CostStore
     from hybrid_detect.storage.history import DetectionHistory
     from hybrid_detect.types import (
@@ -186,6 +196,16 @@ _HOMES = {
     "compression.compressor": ("PRESETS", "CompressedImage", "ImageCompressionService"),
     "frames.drawing": ("draw",),
     "frames.frame": ("Frame", "PixelFormat"),
+    "frames.overlay": ("Overlay",),
+    "frames.timed_image": ("TimedImage",),
+    "sources.captured": ("CapturedFrame", "DropCause", "Intent", "OpenSource"),
+    "sources.frame_feed": ("FrameFeed",),
+    "sources.opencv_source": ("OpenCVSource",),
+    "sources.picamera2_source": ("Picamera2Source",),
+    "sources.protocol": ("Camera", "Reader", "Source"),
+    "sources.pyav_source": ("PyAVSource",),
+    "sources.sources": ("open_source",),
+    "service.detection_stream": ("DetectionStream",),
     "monitoring.costs": ("CostMeter", "CostSummary"),
     "monitoring.prices": ("PRICE_TABLES", "PriceTable", "PriceTier"),
     "monitoring.events": (
@@ -272,9 +292,11 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "BearerToken",
     "BoundingBox",
     "BudgetStatus",
+    "Camera",
     "CameraFormat",
     "CameraImage",
     "Capabilities",
+    "CapturedFrame",
     "CascadePolicy",
     "ClosedError",
     "CloudDetectionService",
@@ -292,8 +314,10 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "DetectionMode",
     "DetectionResult",
     "DetectionStatus",
+    "DetectionStream",
     "DetectParams",
     "draw",
+    "DropCause",
     "EncryptionError",
     "ErrorRule",
     "ErrorTable",
@@ -306,6 +330,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "FixedPolicy",
     "Frame",
     "FrameEvent",
+    "FrameFeed",
     "FrameHook",
     "FrameOutcome",
     "FramePrivacy",
@@ -317,6 +342,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "HybridDetectionService",
     "ImageCompressionService",
     "InputSize",
+    "Intent",
     "InvalidFrameError",
     "JsonEndpoint",
     "JsonLinesHook",
@@ -332,7 +358,12 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "MonitorFigures",
     "NetworkClass",
     "OnDeviceDetectionService",
+    "open_source",
+    "OpenCVSource",
+    "OpenSource",
     "OpenTelemetryHook",
+    "Overlay",
+    "Picamera2Source",
     "PixelFormat",
     "Plan",
     "Plane",
@@ -347,8 +378,10 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "PrometheusHook",
     "ProtocolError",
     "PublicKey",
+    "PyAVSource",
     "QualityLevel",
     "RateController",
+    "Reader",
     "RecordingPolicy",
     "Refusal",
     "register_model",
@@ -365,6 +398,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "ServiceStatus",
     "SettingsEvent",
     "SettingsHook",
+    "Source",
     "SourceError",
     "StaleRequestError",
     "StorageError",
@@ -374,6 +408,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Target",
     "TargetStatus",
     "ThresholdPolicy",
+    "TimedImage",
     "Timings",
     "to_coco",
     "to_records",

@@ -101,7 +101,19 @@ class InvalidFrameError(HybridDetectError, ValueError):
 
 
 class SourceError(HybridDetectError):
-    """A source of frames was lost, or has given none for a long time."""
+    """A source of frames was lost, or has given none for a long time.
+
+    Args:
+        message: What happened.
+        goes_on: See the attribute.
+    """
+
+    goes_on: bool
+    """Whether frames may still come: the source is silent, or it is being opened again."""
+
+    def __init__(self, message: str = "", *, goes_on: bool = False) -> None:
+        super().__init__(message)
+        self.goes_on = goes_on
 
 
 class ModelError(HybridDetectError):

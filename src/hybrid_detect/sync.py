@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
@@ -17,17 +17,18 @@ from typing import Self
 from hybrid_detect.backends.base import Backend
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ClosedError
-from hybrid_detect.frames.frame import ImageLike, PixelFormat
+from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Hook
 from hybrid_detect.monitoring.prices import PriceTable
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.service import hybrid as _async
+from hybrid_detect.service.detection_stream import DetectionStream
 from hybrid_detect.service.loop_thread import LoopThread
 from hybrid_detect.service.status import ServiceStatus
-from hybrid_detect.service.streams import SILENCE_S
-from hybrid_detect.sources.sources import FrameSource
+from hybrid_detect.sources.captured import Intent
+from hybrid_detect.sources.sources import SILENCE_S, FrameSource
 from hybrid_detect.types import DetectionMode, DetectionResult, FeedbackVerdict
 
 __all__ = ["HybridDetectionService"]
@@ -96,26 +97,26 @@ class HybridDetectionService:
         camera: FrameSource,
         *,
         max_fps: float | None = 10,
-        every_frame: bool | None = None,
+        intent: Intent | str = Intent.AUTO,
         pixel_format: PixelFormat | str = PixelFormat.RGB,
         privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
         skip_unchanged: bool = False,
         keep_frames: bool = False,
         silence_s: float | None = SILENCE_S,
-    ) -> Iterator[DetectionResult]:
-        """Yield a result for each frame of `camera`; see the async method of this name."""
+    ) -> SyncDetectionStream:
+        """Give a result for each frame of `camera`; see the async method of this name."""
         loop = self._require_open()
         results = self._service.start_detection(
             camera,
             max_fps=max_fps,
-            every_frame=every_frame,
+            intent=intent,
             pixel_format=pixel_format,
             privacy=privacy,
             skip_unchanged=skip_unchanged,
             keep_frames=keep_frames,
             silence_s=silence_s,
         )
-        return _blocking(loop, results)
+        return SyncDetectionStream(loop, results)
 
     def process_images(
         self,
@@ -201,9 +202,36 @@ class HybridDetectionService:
         self.close()
 
 
+class SyncDetectionStream(Iterator[DetectionResult]):
+    """Gives a result for each frame that was taken, in their order; see `start_detection`.
+
+    Leave the loop, or call `close`, to end it.
+    """
+
+    def __init__(self, loop: LoopThread, stream: DetectionStream) -> None:
+        self._stream = stream
+        self._results = _blocking(loop, stream)
+
+    def __next__(self) -> DetectionResult:
+        return next(self._results)
+
+    def with_frames(self) -> Iterator[tuple[Frame | None, DetectionResult]]:
+        """The same stream as pairs: ``for frame, result in ...with_frames()``.
+
+        The frame is `None` where there is none to look at. Call this before the first result is
+        asked for.
+        """
+        self._stream.with_frames()
+        return ((result.frame, result) for result in self)
+
+    def close(self) -> None:
+        """End it: the source is read no more, and frames under way are given up."""
+        self._results.close()
+
+
 def _blocking(
-    loop: LoopThread, results: AsyncGenerator[DetectionResult]
-) -> Iterator[DetectionResult]:
+    loop: LoopThread, results: AsyncGenerator[DetectionResult] | DetectionStream
+) -> Generator[DetectionResult]:
     try:
         while True:
             try:

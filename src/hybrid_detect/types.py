@@ -254,7 +254,10 @@ class DetectionResult:
     """Number of the frame in its source, from 0, dropped frames counted; `None` outside a
     stream."""
     captured_at_s: float | None = None
-    """When the source gave the frame, in seconds of `time.monotonic`; `None` if it is no image."""
+    """When the frame was taken, in seconds of `time.monotonic`; `None` if it is no image."""
+    source_time_s: float | None = None
+    """The source's own time of the frame, in seconds: from the start of a video, or of a camera's
+    clock; `None` if it tells none."""
     dropped_before: int = 0
     """Frames of the source that were dropped between the last result's frame and this one."""
     frame: Any = field(default=None, repr=False, compare=False)
@@ -310,6 +313,7 @@ class DetectionResult:
             "frame_id": self.frame_id,
             "source_index": self.source_index,
             "captured_at_s": self.captured_at_s,
+            "source_time_s": self.source_time_s,
             "dropped_before": self.dropped_before,
             "session_id": self.session_id,
             "error": f"{type(self.error).__name__}: {self.error}" if self.error else None,

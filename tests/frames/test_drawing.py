@@ -10,6 +10,7 @@ from PIL import Image
 
 from hybrid_detect.errors import BackendUnavailableError, InvalidFrameError
 from hybrid_detect.frames import drawing
+from hybrid_detect.frames.brush import Brush
 from hybrid_detect.frames.drawing import draw
 from hybrid_detect.types import (
     BackendKind,
@@ -64,7 +65,7 @@ def test_a_result_without_faces_draws_the_line_alone() -> None:
 
 def test_the_line_tells_way_status_faces_and_latency(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(drawing._Pen, "caption", lambda _pen, text: lines.append(text))
+    monkeypatch.setattr(drawing.Pen, "caption", lambda _pen, text: lines.append(text))
     picture = np.zeros((300, 400, 3), np.uint8)
     draw(picture, result())
     draw(picture, result(faces=()))
@@ -92,18 +93,18 @@ def test_a_line_that_is_cut_fills_the_picture_after_few_measurements(
 ) -> None:
     measured: list[str] = []
     drawn: list[str] = []
-    size_of, label = drawing._Pen._text_size, drawing._Pen._label
+    size_of, label = drawing.Pen._label_size, drawing.Pen._label
 
-    def counted(self: Any, text: str, font: Any) -> tuple[int, int]:
+    def counted(self: Any, text: str, size_px: int) -> tuple[int, int]:
         measured.append(text)
-        return size_of(self, text, font)
+        return size_of(self, text, size_px)
 
     def kept(self: Any, text: str, *where: Any) -> None:
         drawn.append(text)
         label(self, text, *where)
 
-    monkeypatch.setattr(drawing._Pen, "_text_size", counted)
-    monkeypatch.setattr(drawing._Pen, "_label", kept)
+    monkeypatch.setattr(drawing.Pen, "_label_size", counted)
+    monkeypatch.setattr(drawing.Pen, "_label", kept)
     reason = "The network is slow. " * 200
     draw(
         np.zeros((300, width, 3), np.uint8),
@@ -113,9 +114,9 @@ def test_a_line_that_is_cut_fills_the_picture_after_few_measurements(
     assert text.endswith("...")
     assert len(measured) < 20
     if width >= 400:
-        canvas = drawing._Pen(Image.new("RGB", (width, 300)), (0, 0, 0))
-        room = width - size_of(canvas, text, canvas._font(canvas._font_px))[0]
-        assert 0 <= room < 2 * canvas._font_px
+        pen = drawing.Pen(Brush(np.zeros((300, width, 3), np.uint8)), (0, 0, 0))
+        room = width - size_of(pen, text, pen._font_px)[0]
+        assert 0 <= room < 2 * pen._font_px
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (2000, 1500)])

@@ -339,7 +339,7 @@ async def watch(
             troubling = asyncio.create_task(trouble())
             try:
                 async for result in service.start_detection(
-                    camera(), max_fps=FPS, every_frame=False
+                    camera(), max_fps=FPS, intent="freshest"
                 ):
                     seen.append(Seen(loop.time(), result))  # noqa: PERF401 - watched as it grows
             finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import SourceError
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.frames.timed_image import TimedImage
 from hybrid_detect.monitoring.monitor import BackendProcessingMonitor
 from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.sources.sources import open_source
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BoundingBox, DetectionResult, Face
 
@@ -178,10 +181,98 @@ async def test_a_camera_that_is_lost_ends_the_stream_with_a_failed_result(
     monkeypatch.setattr("hybrid_detect.sources.camera_reads.MISS_PAUSE_S", 0.0)
     camera = Blocks(3)
     camera.go.set()
-    stream = service.start_detection(camera, max_fps=None, every_frame=True)
+    stream = service.start_detection(camera, max_fps=None, intent="every_frame")
     results = [result async for result in stream]
     assert [result.status for result in results] == ["ok", "ok", "ok", "failed"]
     assert isinstance(results[-1].error, SourceError)
     assert "lost" in results[-1].reason
     with pytest.raises(SourceError):
         results[-1].raise_for_status()
+
+
+async def test_a_stream_gives_each_frame_with_its_result(service: HybridDetectionService) -> None:
+    images = [image_of(0), b"no image", image_of(2)]
+    pairs = service.start_detection(images, max_fps=None).with_frames()
+    seen_frames = [(frame, result.source_index, result.status) async for frame, result in pairs]
+    assert [number_of(frame) if frame else None for frame, *_ in seen_frames] == [0, None, 2]
+    assert [rest for _, *rest in seen_frames] == [[0, "ok"], [1, "failed"], [2, "ok"]]
+
+
+async def test_a_source_is_given_with_settings_of_its_own(service: HybridDetectionService) -> None:
+    told: list[int | None] = []
+    camera = open_source(
+        [image_of(number) for number in range(4)],
+        intent="every_frame",
+        on_frame=lambda captured: told.append(captured.index),
+    )
+    times = [TimedImage(image_of(5), source_time_s=1.5)]
+    results = [result async for result in service.start_detection(camera, max_fps=None)]
+    assert [result.source_index for result in results] == told == [0, 1, 2, 3]
+    (result,) = [result async for result in service.start_detection(times)]
+    assert result.source_time_s == result.to_dict()["source_time_s"] == 1.5
+
+
+async def test_a_camera_that_comes_back_is_told_and_goes_on(
+    service: HybridDetectionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybrid_detect.sources.live.FIRST_PAUSE_S", 0.001)
+
+    class Flaky:
+        def __init__(self) -> None:
+            self.opened = 0
+
+        def open(self) -> Any:
+            self.opened += 1
+            if self.opened == 2:
+                raise OSError("busy")
+            return Connection(self.opened)
+
+    class Connection:
+        def __init__(self, number: int) -> None:
+            self._images = iter([image_of(number)])
+            self._number = number
+
+        def read(self) -> Any:
+            for image in self._images:
+                return image
+            raise EOFError if self._number == 3 else SourceError("unplugged")
+
+        def close(self) -> None:
+            pass
+
+    stream = service.start_detection(Flaky(), max_fps=None, intent="every_frame")
+    results = [result async for result in stream]
+    assert [result.status for result in results] == ["ok", "failed", "failed", "ok"]
+    assert [result.source_index for result in results] == [0, None, None, 1]
+    assert "unplugged; it is being opened again" in results[1].reason
+    assert "busy" in results[2].reason
+
+
+async def test_what_was_dropped_is_told_by_cause() -> None:
+    class Old:
+        reads = 0
+
+        def open(self) -> Any:
+            return self
+
+        def read(self) -> Any:
+            self.reads += 1
+            if self.reads > 4:
+                raise EOFError
+            age_s = 5.0 if self.reads < 4 else 0.0
+            return TimedImage(image_of(0), captured_at_s=time.monotonic() - age_s)
+
+        def close(self) -> None:
+            pass
+
+    class Source:
+        def open(self) -> Any:
+            return Old()
+
+    async with HybridDetectionService(backends=[FakeBackend("device")]) as service:
+        camera = open_source(Source(), intent="every_frame", max_age_s=1.0)
+        (result,) = [result async for result in service.start_detection(camera, max_fps=None)]
+        status = service.status()
+    assert result.dropped_before == 3
+    assert status.drops == {"stale": 3}
+    assert status.frames_dropped == 3

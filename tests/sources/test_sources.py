@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hybrid_detect.errors import ConfigurationError, MissingExtraError, SourceError
+from hybrid_detect.sources.names import image_files
 from hybrid_detect.sources.sources import open_source
-from hybrid_detect.sources.video import image_files
 
 from ..waiting import LIMIT_S, until
 
@@ -114,7 +114,7 @@ async def test_an_iterable_gives_every_image_in_order(make: Callable[[], Any]) -
 
 
 async def test_a_camera_with_every_frame_gives_every_image() -> None:
-    assert await taken(EagerCamera(20), every_frame=True) == list(range(20))
+    assert await taken(EagerCamera(20), intent="every_frame") == list(range(20))
 
 
 async def test_an_iterable_is_not_read_ahead() -> None:
@@ -191,10 +191,10 @@ def unplug() -> None:
     raise OSError("the camera was unplugged")
 
 
-@pytest.mark.parametrize("every_frame", [True, False, None])
-async def test_an_error_of_the_camera_reaches_whoever_takes(every_frame: bool | None) -> None:
+@pytest.mark.parametrize("intent", ["every_frame", "freshest", "auto"])
+async def test_an_error_of_the_camera_reaches_whoever_takes(intent: str) -> None:
     async with asyncio.timeout(LIMIT_S):
-        async with open_source(EagerCamera(0, then=unplug), every_frame=every_frame) as source:
+        async with open_source(EagerCamera(0, then=unplug), intent=intent) as source:
             with pytest.raises(OSError, match="unplugged"):
                 await source.take()
 
@@ -227,9 +227,9 @@ async def test_a_camera_that_blocks_does_not_hold_up_leaving(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("hybrid_detect.sources.thread_reader.LEAVE_S", 0.01)
-    for every_frame in (True, False):
+    for intent in ("every_frame", "freshest"):
         camera = SteppedCamera()
-        async with asyncio.timeout(LIMIT_S), open_source(camera, every_frame=every_frame) as source:
+        async with asyncio.timeout(LIMIT_S), open_source(camera, intent=intent) as source:
             taking = asyncio.create_task(source.take())
             await asyncio.to_thread(camera.wait_for_read, 1)
             taking.cancel()
@@ -363,7 +363,7 @@ async def test_a_camera_that_is_not_open_is_refused(is_open: bool) -> None:
             return is_open
 
     if is_open:
-        assert await taken(VideoCapture(2), every_frame=True) == [0, 1]
+        assert await taken(VideoCapture(2), intent="every_frame") == [0, 1]
         return
     with pytest.raises(ConfigurationError, match="the camera is not open"):
         await taken(VideoCapture(0))
@@ -407,7 +407,9 @@ class ReusingCamera:
 
 @pytest.mark.parametrize("make", [lambda: reused(6), lambda: reused_async(6), ReusingCamera])
 async def test_images_are_what_they_were_when_they_were_given(make: Callable[[], Any]) -> None:
-    assert [int(image[0, 0, 0]) for image in await taken(make(), every_frame=True)] == [*range(6)]
+    assert [int(image[0, 0, 0]) for image in await taken(make(), intent="every_frame")] == [
+        *range(6)
+    ]
 
 
 async def test_an_array_that_only_the_camera_s_caller_has_is_not_copied() -> None:
@@ -419,7 +421,7 @@ async def test_an_array_that_only_the_camera_s_caller_has_is_not_copied() -> Non
             addresses.append(image.ctypes.data)
             return True, image
 
-    async with asyncio.timeout(LIMIT_S), open_source(Fresh(), every_frame=True) as source:
+    async with asyncio.timeout(LIMIT_S), open_source(Fresh(), intent="every_frame") as source:
         for number in range(3):
             captured = await source.take()
             assert captured is not None
@@ -470,7 +472,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_pauses")
 async def test_a_camera_that_misses_a_few_goes_on() -> None:
     camera = Scripted(1, 2, None, 3, None, None, None, 4)
-    async with asyncio.timeout(LIMIT_S), open_source(camera, every_frame=True) as source:
+    async with asyncio.timeout(LIMIT_S), open_source(camera, intent="every_frame") as source:
         for expected in (1, 2, 3, 4):
             captured = await source.take()
             assert captured is not None
@@ -491,15 +493,15 @@ async def test_a_file_that_breaks_off_says_where() -> None:
         await taken(Scripted(1, 2, 3, frames=100))
 
 
-@pytest.mark.parametrize("every_frame", [True, None])
-async def test_a_read_may_give_the_image_alone(every_frame: bool | None) -> None:
+@pytest.mark.parametrize("intent", ["every_frame", "auto"])
+async def test_a_read_may_give_the_image_alone(intent: str) -> None:
     image = np.zeros((2, 2, 3), np.uint8)
 
     class Bare:
         def read(self) -> Any:
             return image
 
-    async with asyncio.timeout(LIMIT_S), open_source(Bare(), every_frame=every_frame) as source:
+    async with asyncio.timeout(LIMIT_S), open_source(Bare(), intent=intent) as source:
         captured = await source.take()
         assert captured is not None
         assert captured.image.shape == image.shape
@@ -535,50 +537,13 @@ async def test_a_name_that_opens_nothing_says_what_was_expected(tmp_path: Path) 
         await taken(tmp_path)
     with pytest.raises(ConfigurationError, match=r"there is no file 'clip.mp4'"):
         await taken(tmp_path / "clip.mp4")
-    with pytest.raises(ConfigurationError, match="the camera of index 0 is the number 0"):
-        await taken("0")
+    with pytest.raises(ConfigurationError, match="one of 'gopher'"):
+        await taken("gopher://192.0.2.1/camera")
 
 
-async def test_without_opencv_the_pip_line_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'hybrid-detect\[camera\]'"):
-        await taken("rtsp://user:secret@192.0.2.1/stream")
-
-
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    """A video of 12 frames; in the first row of each its number times 16."""
-    cv2 = pytest.importorskip("cv2")
-    path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30.0, (64, 48))
-    if not writer.isOpened():
-        pytest.skip("this OpenCV cannot write a video")
-    for number in range(12):
-        writer.write(np.full((48, 64, 3), (16 * number, 0, 0), np.uint8))
-    writer.release()
-    return path
-
-
-async def test_every_frame_of_a_video_file_is_taken_by_its_path(clip: Path) -> None:
-    async with asyncio.timeout(LIMIT_S), open_source(clip) as source:
-        assert not source.drops
-        assert not source.is_live
-        assert source.pixel_format == "bgr"
-        blues = []
-        while (captured := await source.take()) is not None:
-            blues.append(round(float(captured.image[:, :, 0].mean()) / 16))
-    assert blues == list(range(12))
-
-
-async def test_a_video_that_the_app_opened_is_taken_whole_too(clip: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
-    assert len(await taken(cv2.VideoCapture(str(clip)))) == 12
-
-
-async def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path) -> None:
-    pytest.importorskip("cv2")
-    (tmp_path / "notes.txt").write_text("no video", encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"^'notes.txt' cannot be opened as a video$"):
-        await taken(tmp_path / "notes.txt")
+async def test_without_a_library_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("av", "cv2", "picamera2"):
+        monkeypatch.setitem(sys.modules, module, None)
+    for name in ("rtsp://user:secret@192.0.2.1/stream", 0, "1", "picamera2"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'hybrid-detect\[camera\]'"):
+            await taken(name)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import bisect
-from typing import TypeAlias
+from collections.abc import Iterable
+from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from PIL import Image
 
+from hybrid_detect.frames.brush import Brush, Colour, text_size
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
-from hybrid_detect.types import BoundingBox, DetectionResult, DetectionStatus, Face
+from hybrid_detect.types import DetectionResult, DetectionStatus, Face
 
-__all__ = ["draw"]
+__all__ = ["COLOURS", "Pen", "Show", "draw", "fitted_faces"]
 
-_COLOURS = {
+COLOURS = {
     DetectionStatus.OK: (64, 255, 96),
     DetectionStatus.DEGRADED: (255, 200, 0),
     DetectionStatus.STALE: (190, 190, 190),
@@ -24,7 +27,17 @@ _COLOURS = {
 _EDGE = (16, 16, 16)
 _MIN_FONT_PX = 10
 
-_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Show:
+    """What is drawn beside the boxes."""
+
+    score: bool = True
+    """The score of each face, above its box."""
+    keypoints: bool = True
+    """Eyes, nose, mouth and ears."""
+    label: bool = True
+    """The line that says who looked and how that went, or how old it is."""
 
 
 def draw(
@@ -32,16 +45,23 @@ def draw(
     result: DetectionResult,
     *,
     pixel_format: PixelFormat | str = PixelFormat.RGB,
+    score: bool = True,
+    keypoints: bool = True,
+    label: bool = True,
 ) -> Image.Image:
     """A copy of the upright picture with the faces of `result` on it.
 
     Each face gets its box, its keypoints and its score; a line at the bottom says who looked,
-    how that went and how long it took, or why it could not be done.
+    how that went and how long it took, or why it could not be done. To draw on the frames of a
+    camera themselves, use an `Overlay`.
 
     Args:
         image: The picture the result is about: anything `Frame.of` takes. Not modified.
         result: What was found. If it speaks of another size, its faces are scaled.
         pixel_format: The channels of an array.
+        score: Whether to show the scores.
+        keypoints: Whether to show the keypoints.
+        label: Whether to show the line at the bottom.
 
     Returns:
         A new Pillow image of mode ``RGB``, as large as the upright picture.
@@ -49,24 +69,28 @@ def draw(
     Raises:
         InvalidFrameError: If `image` is not a readable image.
     """
-    picture = Frame.of(image, pixel_format=pixel_format).pil().convert("RGB")
-    pen = _Pen(picture, _COLOURS[result.status])
-    if result.width and result.height:
-        scale_x, scale_y = picture.width / result.width, picture.height / result.height
-        fitted = [
-            face.fitted(
-                scale_x=scale_x, scale_y=scale_y, width=picture.width, height=picture.height
-            )
-            for face in result.faces
-        ]
-        faces = [face for face in fitted if face is not None]
-        # In a crowd one face's label may lie on the next face: boxes go on top.
-        for face in faces:
-            pen.score(face)
-        for face in faces:
-            pen.face(face)
-    pen.caption(_caption(result))
-    return picture
+    pixels = np.array(Frame.of(image, pixel_format=pixel_format).pil().convert("RGB"))
+    height, width = pixels.shape[:2]
+    pen = Pen(Brush(pixels), COLOURS[result.status])
+    pen.faces(
+        fitted_faces(result, width, height),
+        Show(score=score, keypoints=keypoints),
+    )
+    if label:
+        pen.caption(_caption(result))
+    return Image.fromarray(pixels)
+
+
+def fitted_faces(result: DetectionResult, width: int, height: int) -> list[Face]:
+    """The faces of `result` in a picture of `width` by `height` pixels."""
+    if not result.width or not result.height:
+        return []
+    scale_x, scale_y = width / result.width, height / result.height
+    fitted = [
+        face.fitted(scale_x=scale_x, scale_y=scale_y, width=width, height=height)
+        for face in result.faces
+    ]
+    return [face for face in fitted if face is not None]
 
 
 def _caption(result: DetectionResult) -> str:
@@ -82,82 +106,77 @@ def _caption(result: DetectionResult) -> str:
     return f"{backend} | {status} | {faces} | {result.timings.total_s * 1000:.0f} ms"
 
 
-class _Pen:
-    """Draws on one picture in one colour, in a width that suits the picture."""
+class Pen:
+    """Draws faces and lines of text in one colour, in a width that suits the picture.
 
-    def __init__(self, picture: Image.Image, colour: tuple[int, int, int]) -> None:
-        longer = max(picture.size)
-        self._picture = picture
+    Args:
+        brush: What it draws with.
+        colour: Of boxes, points and letters; each has a dark edge.
+    """
+
+    def __init__(self, brush: Brush, colour: Colour) -> None:
+        longer = max(brush.size)
+        self._brush = brush
         self._colour = colour
         self._line_px = max(1, round(longer / 400))
         self._font_px = max(_MIN_FONT_PX, round(longer / 45))
-        self._fonts: dict[int, _Font] = {}
-        self._draw = ImageDraw.Draw(picture)
 
-    def face(self, face: Face) -> None:
-        """Box and keypoints of `face`."""
-        line = self._line_px
-        self._box(face.box, width=3 * line, grow=line, colour=_EDGE)
-        self._box(face.box, width=line, grow=0, colour=self._colour)
-        radius = min(1.5 * line, face.box.width / 24)
-        for point in face.keypoints:
-            for size, colour in ((1.6 * radius, _EDGE), (radius, self._colour)):
-                self._draw.ellipse(
-                    (point.x - size, point.y - size, point.x + size, point.y + size), fill=colour
-                )
+    def faces(self, faces: Iterable[Face], show: Show) -> None:
+        """Draw `faces`."""
+        faces = list(faces)
+        # In a crowd one face's label may lie on the next face: boxes go on top.
+        for face in faces if show.score else ():
+            self._score(face)
+        for face in faces:
+            # Side by side, not one over the other, which would show where both fade away.
+            for grow, colour in ((-1, _EDGE), (1, _EDGE), (0, self._colour)):
+                self._box(face, grow=grow * self._line_px, colour=colour)
+            radius = min(1.5 * self._line_px, face.box.width / 24)
+            for point in face.keypoints if show.keypoints else ():
+                self._brush.dot(point.x, point.y, 1.6 * radius, _EDGE)
+                self._brush.dot(point.x, point.y, radius, self._colour)
 
-    def score(self, face: Face) -> None:
+    def _score(self, face: Face) -> None:
         """The score of `face` above its box, in a size that suits the face."""
         if face.score is None:
             return
         text = f"{face.score:.0%}"
-        font = self._font(max(_MIN_FONT_PX, min(self._font_px, round(face.box.width / 2.5))))
-        above = face.box.y_min - self._text_size(text, font)[1] - self._line_px
+        size_px = max(_MIN_FONT_PX, min(self._font_px, round(face.box.width / 2.5)))
+        above = face.box.y_min - self._label_size(text, size_px)[1] - self._line_px
         # A box at the very top has no room above it.
-        self._label(text, face.box.x_min, above if above >= 0 else face.box.y_min, font)
+        self._label(text, face.box.x_min, above if above >= 0 else face.box.y_min, size_px)
 
     def caption(self, text: str) -> None:
         """A line of `text` along the bottom, cut to what fits."""
         text = " ".join(text.split())
-        font = self._font(self._font_px)
-        room = self._picture.width
-        if self._text_size(text, font)[0] > room:
+        size_px = self._font_px
+        room, bottom = self._brush.size
+        if self._label_size(text, size_px)[0] > room:
             # Measuring costs time in proportion to the length, so each cut is not tried in turn.
             fits = bisect.bisect_right(
                 range(1, len(text)),
                 room,
-                key=lambda length: self._text_size(f"{text[:length]}...", font)[0],
+                key=lambda length: self._label_size(f"{text[:length]}...", size_px)[0],
             )
             text = f"{text[:fits]}..."
-        self._label(text, 0, self._picture.height - self._text_size(text, font)[1], font)
+        self._label(text, 0, bottom - self._label_size(text, size_px)[1], size_px)
 
-    def _font(self, size_px: int) -> _Font:
-        if size_px not in self._fonts:
-            self._fonts[size_px] = ImageFont.load_default(size_px)
-        return self._fonts[size_px]
-
-    def _box(
-        self, box: BoundingBox, *, width: int, grow: int, colour: tuple[int, int, int]
-    ) -> None:
+    def _box(self, face: Face, *, grow: int, colour: Colour) -> None:
+        box = face.box
         left, top = round(box.x_min) - grow, round(box.y_min) - grow
-        right, bottom = round(box.x_max) - 1 + grow, round(box.y_max) - 1 + grow
-        self._draw.rectangle(
-            (left, top, max(left, right), max(top, bottom)), outline=colour, width=width
-        )
+        right, bottom = round(box.x_max) + grow, round(box.y_max) + grow
+        if grow >= 0:
+            right, bottom = max(left + 1, right), max(top + 1, bottom)
+        self._brush.outline(left, top, right, bottom, colour, width=self._line_px)
 
-    def _text_size(self, text: str, font: _Font) -> tuple[int, int]:
+    def _label_size(self, text: str, size_px: int) -> tuple[int, int]:
         """Width and height of a label, its margin included."""
-        _, _, right, _ = font.getbbox(text)
-        _, _, _, bottom = font.getbbox("Ag")
-        return round(right) + 4 * self._line_px, round(bottom) + 2 * self._line_px
+        width, height = text_size(text, size_px)
+        return width + 4 * self._line_px, height + 2 * self._line_px
 
-    def _label(self, text: str, left: float, top: float, font: _Font) -> None:
-        width, height = self._text_size(text, font)
-        left = max(0.0, min(left, self._picture.width - width))
-        self._draw.rectangle((left, top, left + width, top + height), fill=_EDGE)
-        self._draw.text(
-            (left + 2 * self._line_px, top + self._line_px),
-            text,
-            fill=self._colour,
-            font=font,
-        )
+    def _label(self, text: str, left: float, top: float, size_px: int) -> None:
+        width, height = self._label_size(text, size_px)
+        x = round(max(0.0, min(left, self._brush.size[0] - width)))
+        y = round(top)
+        self._brush.rectangle(x, y, x + width, y + height, _EDGE)
+        self._brush.text(text, x + 2 * self._line_px, y + self._line_px, size_px, self._colour)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from hybrid_detect.frames.camera import CameraImage
 from hybrid_detect.frames.pillow_picture import reading_of
+from hybrid_detect.frames.timed_image import TimedImage
 
 __all__ = ["owned", "read_owned", "takes_long"]
 
@@ -85,17 +86,24 @@ def read_owned(read: Callable[[], Any]) -> Any:
     """
     image = read()
     references = sys.getrefcount(image)
+    if isinstance(image, TimedImage):
+        inner = image.image
+        inside = sys.getrefcount(inner)
+        is_shared = references > _UNSHARED or inside > _UNSHARED_INSIDE
+        return replace(image, image=owned(inner, is_shared=is_shared))
     return owned(image, is_shared=references > _UNSHARED)
 
 
-def _references_to(read: Callable[[], Any]) -> int:
+def _references_to(read: Callable[[], Any]) -> tuple[int, int]:
     image = read()
-    return sys.getrefcount(image)
+    references = sys.getrefcount(image)
+    inner = image.image
+    return references, sys.getrefcount(inner)
 
 
-_UNSHARED = _references_to(lambda: np.empty(1, np.uint8))
-"""What `sys.getrefcount` tells in `read_owned` if nothing else refers to the image. Measured,
-because it depends on the version of the interpreter."""
+_UNSHARED, _UNSHARED_INSIDE = _references_to(lambda: TimedImage(np.empty(1, np.uint8)))
+"""What `sys.getrefcount` tells in `read_owned` if nothing else refers to the image, and to one
+inside a `TimedImage`. Measured, because it depends on the version of the interpreter."""
 
 
 def _is_immutable(array: np.ndarray[Any, Any]) -> bool:

@@ -53,6 +53,8 @@ class FrameContext:
     """Its longer side; `None` if unknown."""
     source_index: int | None = None
     """Its number in its source, from 0; `None` outside a stream."""
+    source_time_s: float | None = None
+    """Its source's own time of it, in seconds."""
     dropped_before: int = 0
     """Frames of the source that were dropped between the one before and this one."""
     scene: SceneEstimator | None = None

@@ -146,6 +146,7 @@ class Execution:
             bytes_sent=self.bytes_sent,
             captured_at_s=self.frame.captured_at_s if self.frame else None,
             source_index=self.context.source_index,
+            source_time_s=self.context.source_time_s,
             dropped_before=self.context.dropped_before,
             session_id=session_id,
         )
@@ -176,6 +177,7 @@ class Execution:
             frame_id=frame.frame_id if frame else 0,
             captured_at_s=frame.captured_at_s if frame else self.context.captured_at_s,
             source_index=self.context.source_index,
+            source_time_s=self.context.source_time_s,
             dropped_before=self.context.dropped_before,
             session_id=session_id,
             error=ours,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import replace
@@ -14,8 +15,10 @@ from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
 from hybrid_detect.selection.scene import SceneEstimator
 from hybrid_detect.service.conditions_builder import FrameContext
+from hybrid_detect.service.detection_stream import DetectionStream
 from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.streams import IN_FLIGHT, ResultsInOrder, Stream, Window
+from hybrid_detect.sources.captured import DropCause, Intent
 from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, FrameSource, OpenSource, open_source
 from hybrid_detect.types import DetectionResult
@@ -54,12 +57,12 @@ class FrameRuns:
         self._clock = clock
         self._tasks: set[asyncio.Task[Any]] = set()
         self._sources: set[OpenSource] = set()
-        self._dropped = 0
+        self._dropped: Counter[DropCause] = Counter()
 
     @property
-    def dropped(self) -> int:
-        """Frames of sources that newer ones replaced before a backend could look."""
-        return self._dropped + sum(source.dropped for source in self._sources)
+    def dropped(self) -> Counter[DropCause]:
+        """Frames of sources that no backend got to look at, by cause."""
+        return sum((Counter(source.drop_counts) for source in self._sources), self._dropped)
 
     def spawn(self, coroutine: Any) -> asyncio.Task[Any]:
         """Run `coroutine` as a task that `aclose` cancels."""
@@ -72,13 +75,13 @@ class FrameRuns:
         camera: FrameSource,
         *,
         max_fps: float | None,
-        every_frame: bool | None,
+        intent: Intent | str,
         pixel_format: PixelFormat | str,
         privacy: FramePrivacy,
         skip_unchanged: bool,
         keep_frames: bool,
         silence_s: float | None,
-    ) -> AsyncGenerator[DetectionResult]:
+    ) -> DetectionStream:
         """The results of `HybridDetectionService.start_detection`."""
 
         def stream(source: OpenSource) -> Stream:
@@ -93,9 +96,16 @@ class FrameRuns:
                 scene=SceneEstimator(),
             )
 
-        return self._results(
-            camera, stream, max_fps=max_fps, every_frame=every_frame, silence_s=silence_s
-        )
+        def source() -> open_source:
+            if isinstance(camera, open_source):
+                return camera.limited(max_fps)
+            return open_source(camera, intent=intent, max_fps=max_fps, silence_s=silence_s)
+
+        def with_frames() -> None:
+            nonlocal keep_frames
+            keep_frames = True
+
+        return DetectionStream(self._results(source, stream), keep_frames=with_frames)
 
     def of_pictures(
         self,
@@ -127,34 +137,31 @@ class FrameRuns:
                 must_answer=True,
             )
 
-        return self._results(images, stream, every_frame=True, window=Window(limit))
+        def source() -> open_source:
+            return open_source(images, intent=Intent.EVERY_FRAME)
+
+        return self._results(source, stream, window=Window(limit))
 
     async def _results(
         self,
-        source: FrameSource,
+        make_source: Callable[[], open_source],
         make_stream: Callable[[OpenSource], Stream],
         *,
-        max_fps: float | None = None,
-        every_frame: bool | None = None,
-        silence_s: float | None = None,
         window: Window | None = None,
     ) -> AsyncGenerator[DetectionResult]:
-        """Yield a result for each frame of `source`, in their order.
+        """Yield a result for each frame of a source, in their order.
 
         Args:
-            source: Where the frames come from.
+            make_source: Says where the frames come from.
             make_stream: What holds for its frames.
-            max_fps: Most frames to take in a second; `None` for no limit.
-            every_frame: Whether to make the source wait rather than drop frames.
-            silence_s: Seconds without a frame after which a live source's run tells so.
             window: How many frames may be under way at the same time.
 
         Raises:
-            ConfigurationError: If `source` is no source of frames.
+            ConfigurationError: If it is no source of frames.
             ClosedError: If the service is not open, or is closed meanwhile.
         """
         self._require_open()
-        async with open_source(source, max_fps=max_fps, every_frame=every_frame) as opened:
+        async with make_source() as opened:
             self._sources.add(opened)
             stream = make_stream(opened)
             results = ResultsInOrder(
@@ -162,7 +169,6 @@ class FrameRuns:
                 partial(self._look_at, stream),
                 spawn=self.spawn,
                 lost=partial(self._without_frame, stream),
-                silence_s=silence_s if opened.is_live else None,
                 window=window,
             )
             async with aclosing(results):
@@ -177,7 +183,7 @@ class FrameRuns:
                     raise
                 finally:
                     self._sources.discard(opened)
-                    self._dropped += opened.dropped
+                    self._dropped.update(opened.drop_counts)
 
     def _without_frame(self, stream: Stream, error: SourceError) -> DetectionResult:
         context = stream.context(None, now_s=self._clock())
@@ -186,7 +192,8 @@ class FrameRuns:
     async def _look_at(self, stream: Stream, captured: CapturedFrame) -> DetectionResult:
         context = stream.context(captured, now_s=self._clock())
         try:
-            return await self._process(captured.image, stream.pixel_format, context, stream)
+            pixel_format = captured.pixel_format or stream.pixel_format
+            return await self._process(captured.image, pixel_format, context, stream)
         except InvalidFrameError as error:
             result = self._failed(Execution(started_s=self._clock(), context=context), error)
             return replace(result, reason=f"not an image: {error}")

@@ -29,6 +29,7 @@ from hybrid_detect.service.conditions_builder import (
     frame_privacy,
 )
 from hybrid_detect.service.default_policy import default_policy
+from hybrid_detect.service.detection_stream import DetectionStream
 from hybrid_detect.service.feedback import feedback_event
 from hybrid_detect.service.frame_runs import FrameRuns
 from hybrid_detect.service.loop_thread import FORKED
@@ -36,10 +37,11 @@ from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.planning import Planner
 from hybrid_detect.service.processing import FrameProcessor
 from hybrid_detect.service.status import ServiceStatus, Traffic
-from hybrid_detect.service.streams import SILENCE_S, Stream
+from hybrid_detect.service.streams import Stream
 from hybrid_detect.service.switching import Settings, within_config
 from hybrid_detect.service.withdrawals import Withdrawals
-from hybrid_detect.sources.sources import FrameSource
+from hybrid_detect.sources.captured import DropCause, Intent
+from hybrid_detect.sources.sources import SILENCE_S, FrameSource
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, FeedbackVerdict
 
 __all__ = ["HybridDetectionService"]
@@ -214,36 +216,33 @@ class HybridDetectionService:
         camera: FrameSource,
         *,
         max_fps: float | None = 10,
-        every_frame: bool | None = None,
+        intent: Intent | str = Intent.AUTO,
         pixel_format: PixelFormat | str = PixelFormat.RGB,
         privacy: FramePrivacy | str = FramePrivacy.DEFAULT,
         skip_unchanged: bool = False,
         keep_frames: bool = False,
         silence_s: float | None = SILENCE_S,
-    ) -> AsyncGenerator[DetectionResult]:
-        """Yield a result for each frame taken from `camera`, in the frames' order.
+    ) -> DetectionStream:
+        """Give a result for each frame taken from `camera`, in the frames' order.
 
-        Never raises for a single frame: a frame that no backend could look at, or that is not an
-        image, yields a result with status ``failed`` and its error. So does a camera that is
-        silent, and one that is lost, with which the stream ends.
+        ``async for frame, result in service.start_detection(0).with_frames()`` gives both.
+
+        A frame that no backend could look at gives a ``failed`` result with its error. So does a
+        camera that is silent or lost; it is opened again if it can be.
 
         Args:
-            camera: Anything with ``read()`` such as ``cv2.VideoCapture``; an iterable or async
-                iterable of images; or, with the extra ``camera``, the path of a video or of a
-                folder of images, a camera's index, or an ``rtsp://`` address.
+            camera: What `open_source` takes: a camera's index, the path of a video or a folder, an
+                address, a camera; or an `open_source`, whose own settings then hold.
             max_fps: Most frames to take in a second; `None` for as many as can be answered.
-            every_frame: Whether to make the source wait rather than drop frames. By default a
-                camera's frames are dropped when newer ones are there, those of a video file, a
-                folder or an iterable never. Results count what was dropped (`dropped_before`).
-            pixel_format: What the channels of ndarrays are (``cv2`` gives ``bgr``); sources that
-                are opened by their name tell it themselves.
+            intent: ``freshest`` drops frames when newer ones are there, ``every_frame`` makes the
+                source wait, ``auto`` does the former with live sources alone.
+            pixel_format: What the channels of ndarrays are (``cv2`` gives ``bgr``), where the
+                source does not tell it itself.
             privacy: ``local_only`` keeps these frames on the device.
             skip_unchanged: Whether a frame that looks like the last one that was looked at gets
                 that one's faces, with status ``stale`` and their age, at most for a second.
-            keep_frames: Whether each result holds its frame as ``result.frame``, to draw on. The
-                pixels stay in memory for as long as the result does.
-            silence_s: Seconds without a frame after which a camera's stream yields a ``failed``
-                result with a `SourceError`, again and again while it is silent; `None` for never.
+            keep_frames: Whether each result holds its frame, and so its pixels, as ``result.frame``.
+            silence_s: Seconds without a frame after which a live source counts as silent.
 
         Raises:
             ConfigurationError: If `camera` is no source of frames.
@@ -252,7 +251,7 @@ class HybridDetectionService:
         return self._runs.of_camera(
             camera,
             max_fps=max_fps,
-            every_frame=every_frame,
+            intent=intent,
             pixel_format=pixel_format,
             privacy=frame_privacy(privacy),
             skip_unchanged=skip_unchanged,
@@ -302,11 +301,13 @@ class HybridDetectionService:
     def status(self) -> ServiceStatus:
         """What the next frame would get, and how each backend stands."""
         context = FrameContext(ends_s=self._clock() + self.config.deadline_s)
+        drops = self._runs.dropped
         return ServiceStatus(
             mode=detection_mode(self.config.mode),
             plan=self._planner.preview(context),
             backends=self._backends.status(),
-            frames_dropped=self._runs.dropped,
+            frames_dropped=drops.total() - drops[DropCause.MISSED],
+            drops=drops,
             hedges=replace(self._executor.hedges),
             traffic=Traffic.of(self._backends.meters),
             budgets=self._accounts.ledger.status(),

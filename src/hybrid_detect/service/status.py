@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -10,6 +11,7 @@ from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.service.ledger import BudgetStatus
 from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.service.plan_executor import HedgeCounts
+from hybrid_detect.sources.captured import DropCause
 from hybrid_detect.types import DetectionMode, Plan
 
 __all__ = ["ServiceStatus", "Traffic"]
@@ -49,11 +51,13 @@ class ServiceStatus:
     """The plan the next frame would get."""
     backends: tuple[BackendStatus, ...]
     frames_dropped: int
-    """Frames of sources that newer ones replaced before a backend could look."""
+    """Frames of sources that were dropped before a backend could look."""
     hedges: HedgeCounts
     """How often a second backend was started beside the first, and what came of it."""
     traffic: Traffic
     """What went over the network."""
+    drops: Mapping[DropCause, int] = field(default_factory=dict)
+    """The same by cause, with those that a camera missed."""
     budgets: tuple[BudgetStatus, ...] = ()
     """What may be spent and what was; empty without a budget."""
     privacy: PrivacyPolicy = field(default_factory=PrivacyPolicy)

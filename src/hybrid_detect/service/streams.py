@@ -18,7 +18,7 @@ from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, OpenSource
 from hybrid_detect.types import DetectionResult, DetectionStatus, Timings
 
-__all__ = ["IN_FLIGHT", "SILENCE_S", "ResultsInOrder", "Stream", "Window"]
+__all__ = ["IN_FLIGHT", "ResultsInOrder", "Stream", "Window"]
 
 IN_FLIGHT = 2
 """Frames of one stream under way at the same time. The second uses the time that the first
@@ -27,9 +27,6 @@ links, `docs/explanation/performance.md`."""
 
 MAX_INTERVAL_S = 1.0
 """A source slower than this gives lone pictures, as far as deciding is concerned."""
-
-SILENCE_S = 5.0
-"""A camera that gives no frame for as long is in trouble: it blocks, or a network camera stalls."""
 
 
 class Window:
@@ -65,17 +62,16 @@ class Window:
 class ResultsInOrder:
     """Iterates over the results that `look` gives for the frames of `source`, in their order.
 
-    A source that was lost gives a last result. Any other error of the source is raised after the
-    results of the frames that came before it. This is no async generator, because an event loop
-    that ends closes all of those at once, an inner one while its outer one closes it.
+    A source that is silent or was lost gives a result that says so, and ends if it does not go on.
+    Any other error of the source is raised after the results of the frames that came before it.
+    This is no async generator, because an event loop that ends closes all of those at once, an
+    inner one while its outer one closes it.
 
     Args:
         source: Where the frames come from.
         look: Gives a result for any frame and raises for none.
         spawn: Runs a coroutine as a task that its owner may cancel.
         lost: Gives the result that tells of a source that was lost or is silent.
-        silence_s: Seconds without a frame after which a result tells so, and again after as many;
-            `None` for never.
         window: How many frames may be under way at the same time.
     """
 
@@ -86,14 +82,12 @@ class ResultsInOrder:
         *,
         spawn: Callable[[Any], asyncio.Task[Any]],
         lost: Callable[[SourceError], DetectionResult],
-        silence_s: float | None = None,
         window: Window | None = None,
     ) -> None:
         self._source = source
         self._look = look
         self._spawn = spawn
         self._lost = lost
-        self._silence_s = silence_s
         self._window = window or Window()
         self._pending: deque[asyncio.Task[DetectionResult]] = deque()
         self._taking: asyncio.Task[CapturedFrame | None] | None = None
@@ -114,30 +108,29 @@ class ResultsInOrder:
                 if isinstance(error, SourceError):
                     return self._lost(error)
                 raise error or StopAsyncIteration
-            if not await self._step():
-                msg = f"the source has given no frame for {self._silence_s:g} s"
-                return self._lost(SourceError(msg))
+            await self._step()
 
-    async def _step(self) -> bool:
-        """Wait for the next frame or the first result; False if the source was silent."""
+    async def _step(self) -> None:
+        """Wait for the next frame or the first result."""
         taking = self._taking
         if taking is None and not self._is_exhausted and len(self._pending) < self._window.size:
             taking = self._taking = self._spawn(self._source.take())
         waited = [task for task in (taking, self._pending[0] if self._pending else None) if task]
-        done, _ = await asyncio.wait(
-            waited,
-            timeout=None if self._pending else self._silence_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if taking is not None and taking.done():
             self._taking = None
-            self._error = taking.exception()
-            captured = None if self._error else taking.result()
-            if captured is None:
-                self._is_exhausted = True
-            else:
+            error = taking.exception()
+            captured = None if error else taking.result()
+            if captured is not None:
                 self._pending.append(self._spawn(self._look(captured)))
-        return bool(done)
+            elif isinstance(error, SourceError) and error.goes_on:
+                self._pending.append(self._spawn(self._told(error)))
+            else:
+                self._error = error
+                self._is_exhausted = True
+
+    async def _told(self, error: SourceError) -> DetectionResult:
+        return self._lost(error)
 
     async def aclose(self) -> None:
         """Give up the frames under way."""
@@ -204,6 +197,7 @@ class Stream:
             privacy=self._privacy,
             captured_at_s=captured.captured_at_s,
             source_index=captured.index,
+            source_time_s=captured.source_time_s,
             dropped_before=captured.dropped_before,
             scene=self._scene,
         )
@@ -227,6 +221,7 @@ class Stream:
             frame_id=frame.frame_id,
             captured_at_s=frame.captured_at_s,
             source_index=context.source_index,
+            source_time_s=context.source_time_s,
             dropped_before=context.dropped_before,
         )
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterable
+from collections import Counter
+from collections.abc import AsyncIterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from hybrid_detect.frames.ownership import owned, takes_long
-from hybrid_detect.sources.captured import CapturedFrame, OpenSource
+from hybrid_detect.sources.captured import CapturedFrame, DropCause, OnFrame, OpenSource, tell
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.sources.thread_reader import LEAVE_S
 
@@ -19,10 +20,16 @@ _END = object()
 
 
 class AsyncPulled(OpenSource):
-    """Asks an async iterable for an image whenever one is taken."""
+    """Asks an async iterable for an image whenever one is taken.
 
-    def __init__(self, images: AsyncIterable[Any]) -> None:
+    Args:
+        images: The images.
+        on_frame: Told each frame that was read.
+    """
+
+    def __init__(self, images: AsyncIterable[Any], *, on_frame: OnFrame | None = None) -> None:
         self._images = aiter(images)
+        self._on_frame = on_frame
         self._count = 0
 
     async def take(self) -> CapturedFrame | None:
@@ -30,10 +37,15 @@ class AsyncPulled(OpenSource):
         image = await anext(self._images, _END)
         if image is _END:
             return None
-        came_s = time.monotonic()
+        captured = CapturedFrame.of(
+            image, index=self._count, dropped_before=0, pixel_format=self.pixel_format
+        )
+        image = captured.image
         image = await in_daemon_thread(owned, image) if takes_long(image) else owned(image)
         self._count += 1
-        return CapturedFrame(image, came_s, self._count - 1, 0)
+        captured = replace(captured, image=image)
+        tell(self._on_frame, captured)
+        return captured
 
     async def aclose(self) -> None:
         """Stop reading, within about `LEAVE_S` seconds whatever the source does."""
@@ -45,32 +57,35 @@ class AsyncPulled(OpenSource):
 
 
 class AsyncNewest(OpenSource):
-    """Reads an async iterable all the time, in a task, and keeps the newest image."""
+    """Reads an async iterable all the time, in a task, and keeps the newest image.
+
+    Args:
+        images: The images.
+        on_frame: Told each frame that was read.
+    """
 
     drops = True
 
-    def __init__(self, images: AsyncIterable[Any]) -> None:
-        self._source = AsyncPulled(images)
+    def __init__(self, images: AsyncIterable[Any], *, on_frame: OnFrame | None = None) -> None:
+        self._source = AsyncPulled(images, on_frame=on_frame)
         self._changed = asyncio.Event()
         self._captured: CapturedFrame | None = None
-        self._dropped = 0
+        self._counts: Counter[DropCause] = Counter()
         self._dropped_before = 0
         self._reader = asyncio.create_task(self._read())
 
     @property
-    def dropped(self) -> int:
-        """Frames that were read but replaced by a newer one before they were taken."""
-        return self._dropped
+    def drop_counts(self) -> Mapping[DropCause, int]:
+        """Frames that were not given out, by cause."""
+        return self._counts
 
     async def _read(self) -> None:
         try:
             while (captured := await self._source.take()) is not None:
                 if self._captured is not None:
-                    self._dropped += 1
+                    self._counts[self.holds_back] += 1
                     self._dropped_before += 1
-                self._captured = CapturedFrame(
-                    captured.image, captured.captured_at_s, captured.index, self._dropped_before
-                )
+                self._captured = replace(captured, dropped_before=self._dropped_before)
                 self._changed.set()
         finally:
             self._changed.set()

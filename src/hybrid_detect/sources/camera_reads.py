@@ -12,6 +12,7 @@ from PIL import Image
 from hybrid_detect.errors import ConfigurationError, SourceError
 from hybrid_detect.frames.camera import CameraImage
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.frames.timed_image import TimedImage
 from hybrid_detect.sources.thread_reader import END
 
 __all__ = ["CameraReads", "frame_count"]
@@ -43,12 +44,20 @@ class CameraReads:
     """Reads a camera, going on after a few misses.
 
     Args:
-        camera: The camera.
+        camera: A `Camera` or a `Reader`.
+        on_miss: Called for each frame that it missed.
         sleep: Waits so many seconds between two misses.
     """
 
-    def __init__(self, camera: Any, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        camera: Any,
+        *,
+        on_miss: Callable[[], object] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._camera = camera
+        self._on_miss = on_miss
         self._sleep = sleep
 
     def __call__(self) -> Any:
@@ -59,12 +68,17 @@ class CameraReads:
             ConfigurationError: If it is no camera.
         """
         for _ in range(MAX_MISSES):
-            image = _image_of(self._camera.read())
+            try:
+                image = _image_of(self._camera.read())
+            except EOFError:
+                return END
             if image is not None:
                 return image
             del image
             if self._is_at_end():
                 return END
+            if self._on_miss is not None:
+                self._on_miss()
             self._sleep(MISS_PAUSE_S)
         if frames := frame_count(self._camera):
             position = int(_property(self._camera, POSITION))
@@ -88,7 +102,7 @@ def _image_of(value: Any) -> Any:
             return value[1] if value[0] else None
         msg = f"{_EXPECTED}, got {type(value).__name__} of {len(value)}"
         raise ConfigurationError(msg)
-    if isinstance(value, np.ndarray | Image.Image | CameraImage | Frame) or (
+    if isinstance(value, np.ndarray | Image.Image | CameraImage | Frame | TimedImage) or (
         isinstance(value, bytes | bytearray | memoryview) and len(value)
     ):
         return value

@@ -10,12 +10,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from hybrid_detect.frames.frame import PixelFormat
 from hybrid_detect.frames.ownership import read_owned
-from hybrid_detect.sources.captured import CapturedFrame, OpenSource
+from hybrid_detect.sources.captured import CapturedFrame, DropCause, OnFrame, OpenSource, tell
 
 __all__ = ["END", "ThreadReader"]
 
@@ -38,6 +40,11 @@ class ThreadReader(OpenSource):
         read: Gives the next image, or `END`. May block.
         drops: Whether to read all the time and keep the newest image only.
         release: Called in the thread once it has ended reading, if the source is ours to close.
+        interrupt: Makes a read that blocks return, if the source has such a thing.
+        pixel_format: The channels of its arrays, if the source tells them.
+        on_frame: Told each frame that was read, in the thread.
+        first_index: The number of its first frame.
+        counts: Where to count drops.
     """
 
     def __init__(
@@ -46,17 +53,25 @@ class ThreadReader(OpenSource):
         *,
         drops: bool,
         release: Callable[[], Any] | None = None,
+        interrupt: Callable[[], Any] | None = None,
+        pixel_format: PixelFormat | None = None,
+        on_frame: OnFrame | None = None,
+        first_index: int = 0,
+        counts: Counter[DropCause] | None = None,
     ) -> None:
         self.drops = drops
+        self.pixel_format = pixel_format
         self._read = read
         self._release = release
+        self._interrupt = interrupt
+        self._on_frame = on_frame
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._captured: CapturedFrame | None = None
-        self._count = 0
-        self._dropped = 0
+        self._count = first_index
+        self._counts = Counter() if counts is None else counts
         self._dropped_before = 0
         self._error: BaseException | None = None
         self._stopping = False
@@ -65,9 +80,14 @@ class ThreadReader(OpenSource):
         self._thread.start()
 
     @property
-    def dropped(self) -> int:
-        """Frames that were read but replaced by a newer one before they were taken."""
-        return self._dropped
+    def drop_counts(self) -> Mapping[DropCause, int]:
+        """Frames that were not given out, by cause."""
+        return self._counts
+
+    @property
+    def count(self) -> int:
+        """The number of the frame that comes next."""
+        return self._count
 
     async def take(self) -> CapturedFrame | None:
         """The next frame, or `None` at the end."""
@@ -89,8 +109,7 @@ class ThreadReader(OpenSource):
 
     async def aclose(self) -> None:
         """Stop reading, within about `LEAVE_S` seconds whatever the source does."""
-        self._stopping = True
-        self._wanted.set()
+        self.leave()
         ends_s = time.monotonic() + LEAVE_S
         while not self._has_ended:
             self._changed.clear()
@@ -103,6 +122,18 @@ class ThreadReader(OpenSource):
                     await self._changed.wait()
         self._thread.join(LAST_STEP_S)
 
+    def leave(self) -> None:
+        """Have the thread end after the read it is in, without waiting for it."""
+        self._stopping = True
+        self._wanted.set()
+        if self._interrupt is not None:
+            self._interrupt()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the thread reads no more."""
+        return self._has_ended
+
     # What follows runs in the thread.
 
     def _run(self) -> None:
@@ -110,6 +141,8 @@ class ThreadReader(OpenSource):
             while self._may_read():
                 image = read_owned(self._read)
                 if image is END:
+                    break
+                if self._stopping:  # left behind: a newer thread counts by now
                     break
                 self._keep(image)
                 del image  # a source that is slow must not hold the last image's memory
@@ -127,13 +160,17 @@ class ThreadReader(OpenSource):
     def _keep(self, image: Any) -> None:
         with self._lock:
             if self._captured is not None:
-                self._dropped += 1
+                self._counts[self.holds_back] += 1
                 self._dropped_before += 1
-            self._captured = CapturedFrame(
-                image, time.monotonic(), self._count, self._dropped_before
+            captured = self._captured = CapturedFrame.of(
+                image,
+                index=self._count,
+                dropped_before=self._dropped_before,
+                pixel_format=self.pixel_format,
             )
             self._count += 1
         self._wake()
+        tell(self._on_frame, captured)
 
     def _end(self) -> None:
         try:

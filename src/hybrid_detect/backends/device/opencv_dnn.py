@@ -35,7 +35,7 @@ class OpenCvNetwork:
     """
 
     def __init__(self, model: bytes, *, owns_process: bool = False) -> None:
-        self._cv2: Any = require("cv2", extra="camera", purpose="the runtime 'opencv'")
+        self._cv2: Any = require("cv2", extra="opencv", purpose="the runtime 'opencv'")
         self.runs_on = f"OpenCV {self._cv2.__version__}"
         import numpy as np
 

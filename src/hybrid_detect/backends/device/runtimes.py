@@ -136,7 +136,7 @@ _runtimes: dict[str, ModelRuntime] = {
             module="cv2",
             factory=f"{_BESIDE}.opencv_dnn:make",
             threshold_moves_boxes=False,
-            extra="camera",
+            extra="opencv",
         ),
         *(
             ModelRuntime(

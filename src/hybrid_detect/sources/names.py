@@ -1,0 +1,66 @@
+"""Sources by their names: a video, a folder of images, a camera's index, an address."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hybrid_detect.errors import ConfigurationError
+
+__all__ = ["IMAGE_SUFFIXES", "SCHEMES", "described", "image_files", "scheme_of"]
+
+SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt", "rtp"})
+"""What FFmpeg opens as a stream."""
+
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+"""The formats that a frame can be made of."""
+
+
+def scheme_of(name: object) -> str:
+    """The scheme of an address, ``picamera2`` of ``picamera2:1`` too; empty if it has none."""
+    if not isinstance(name, str):
+        return ""
+    scheme = urlsplit(name).scheme
+    return scheme if len(scheme) > 1 else ""  # one letter is a drive of Windows
+
+
+def image_files(name: str | os.PathLike[str]) -> Iterator[Path] | None:
+    """The image files that `name` is or holds, by name; `None` if it is neither image nor folder.
+
+    Raises:
+        ConfigurationError: If it is a folder without images.
+    """
+    if scheme_of(name) in SCHEMES:
+        return None
+    path = Path(name)
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        return iter([path])
+    if not path.is_dir():
+        return None
+    found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        msg = f"camera: expected images in the folder {path.name!r}, found none"
+        raise ConfigurationError(msg)
+    return iter(found)
+
+
+def described(name: str | os.PathLike[str] | int, *, check: bool = True) -> str:
+    """`name` for a message: an address may hold a password, so only its scheme is told.
+
+    Raises:
+        ConfigurationError: If it is to be checked, and is a file that is not there.
+    """
+    if isinstance(name, int):
+        return f"camera {name}"
+    text = os.fspath(name)
+    scheme = scheme_of(text)
+    if scheme in SCHEMES:
+        return f"the {scheme} address"
+    if check and not os.path.exists(text):
+        msg = f"camera: there is no file {os.path.basename(text)[:40]!r}"
+        raise ConfigurationError(msg)
+    return repr(os.path.basename(text)[:40])

@@ -1,0 +1,154 @@
+"""Videos and streams that PyAV reads: every frame, upright, in the file's range, at its time."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.frames.camera import CameraFormat, CameraImage
+from hybrid_detect.frames.frame import Frame
+from hybrid_detect.sources.opencv_source import OpenCVSource
+from hybrid_detect.sources.pyav_source import PyAVSource
+from hybrid_detect.sources.sources import CapturedFrame, open_source
+
+from ..waiting import LIMIT_S
+from .videos import FPS, SIZE, number_of, numbered, write_video
+
+pytest.importorskip("av")
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("videos") / "clip.mp4", numbered(12))
+
+
+async def frames_of(source: Any, **options: Any) -> list[CapturedFrame]:
+    async with asyncio.timeout(LIMIT_S), open_source(source, **options) as opened:
+        return [captured async for captured in opened]
+
+
+async def test_every_frame_of_a_file_is_taken_with_its_own_time(clip: Path) -> None:
+    for name in (clip, str(clip)):
+        frames = await frames_of(name)
+        assert [number_of(Frame.of(frame.image).rgb()) for frame in frames] == list(range(12))
+        assert [frame.index for frame in frames] == list(range(12))
+        times = [frame.source_time_s for frame in frames]
+        assert times == pytest.approx([number / FPS for number in range(12)])
+        captured_at_s = [frame.captured_at_s for frame in frames]
+        assert captured_at_s == sorted(captured_at_s)
+
+
+async def test_frames_are_the_planes_of_the_decoder(clip: Path) -> None:
+    (first, *_) = await frames_of(clip)
+    image = first.image
+    assert isinstance(image, CameraImage)
+    assert image.format is CameraFormat.I420
+    assert (image.width, image.height, image.full_range) == (*SIZE, False)
+
+
+async def test_opencv_gives_the_same_frames_as_arrays(clip: Path) -> None:
+    pytest.importorskip("cv2")
+    frames = await frames_of(OpenCVSource(clip))
+    assert [number_of(frame.image) for frame in frames] == list(range(12))
+    assert {frame.pixel_format for frame in frames} == {"bgr"}
+    times = [frame.source_time_s for frame in frames]
+    assert times == pytest.approx([number / FPS for number in range(12)], abs=1e-3)
+
+
+def quarters() -> np.ndarray:
+    """A picture of 64x48 whose quarters have levels 40, 100, 160 and 220."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32], picture[24:, 32:] = 40, 100, 160, 220
+    return picture
+
+
+def levels(picture: np.ndarray) -> list[int]:
+    """The levels of the four quarters."""
+    height, width = picture.shape[:2]
+    rows, columns = (height // 4, 3 * height // 4), (width // 4, 3 * width // 4)
+    return [round((int(picture[row, column, 0]) - 40) / 60) for row in rows for column in columns]
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("turned", [0, 90, 180, 270])
+async def test_a_clip_that_a_phone_stored_turned_is_upright(
+    tmp_path: Path, turned: int, hflip: bool
+) -> None:
+    """FFmpeg counts counter-clockwise and mirrors after turning."""
+    path = write_video(tmp_path / "phone.mp4", [quarters()] * 2, turned=turned, hflip=hflip)
+    shown = np.rot90(quarters(), turned // 90)
+    expected = shown[:, ::-1] if hflip else shown
+    (first, *_) = await frames_of(path)
+    upright = Frame.of(first.image).rgb()
+    assert upright.shape == expected.shape
+    assert levels(upright) == levels(expected)
+
+
+@pytest.mark.parametrize("turned", [90, 180, 270])
+async def test_opencv_turns_a_clip_by_itself(tmp_path: Path, turned: int) -> None:
+    pytest.importorskip("cv2")
+    path = write_video(tmp_path / "phone.mp4", [quarters()] * 2, turned=turned)
+    (first, *_) = await frames_of(OpenCVSource(path))
+    assert levels(first.image) == levels(np.rot90(quarters(), turned // 90))
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "suffix", "full_range"),
+    [
+        ("mjpeg", "yuvj420p", "avi", True),
+        ("mjpeg", "yuvj422p", "avi", True),
+        ("ffv1", "yuv444p", "mkv", False),
+        ("ffv1", "yuv420p10le", "mkv", False),
+        ("ffv1", "bgr0", "mkv", True),
+        ("ffv1", "gray", "mkv", False),
+        ("rawvideo", "yuyv422", "nut", False),
+        ("rawvideo", "nv12", "nut", False),
+        ("rawvideo", "nv21", "nut", False),
+    ],
+)
+async def test_every_layout_shows_the_same_picture(
+    tmp_path: Path, codec: str, pix_fmt: str, suffix: str, full_range: bool
+) -> None:
+    path = write_video(tmp_path / f"clip.{suffix}", [quarters()] * 2, codec=codec, pix_fmt=pix_fmt)
+    (first, *_) = await frames_of(path)
+    assert first.image.full_range is full_range
+    upright = Frame.of(first.image).rgb().astype(int)
+    inner = np.s_[4:20, 4:28]  # away from the edges, where chroma mixes
+    assert np.abs(upright[inner] - quarters()[inner]).max() <= 6
+
+
+async def test_a_file_that_is_cut_gives_what_it_has(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 255, (12, 48, 64, 3), np.uint8)
+    whole = write_video(tmp_path / "whole.avi", list(noise), codec="mjpeg", pix_fmt="yuvj420p")
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert 0 < len(await frames_of(cut)) < 12
+
+
+async def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no video", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"^'notes.txt' cannot be opened as a video"):
+        await frames_of(tmp_path / "notes.txt")
+
+
+async def test_an_address_that_does_not_answer_is_told_without_its_password() -> None:
+    address = "http://user:secret@127.0.0.1:1/camera"
+    with pytest.raises(ConfigurationError, match="the http address cannot be opened") as caught:
+        await frames_of(address)
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert "secret" not in repr(PyAVSource(address))
+
+
+async def test_a_file_may_be_thinned_as_if_it_were_live(clip: Path) -> None:
+    async with asyncio.timeout(LIMIT_S), open_source(clip, intent="freshest") as opened:
+        assert opened.drops
+        assert not opened.is_live
+        given = [captured async for captured in opened]
+        assert given[-1].index == 11
+        assert len(given) + opened.dropped == 12
+        assert sum(captured.dropped_before for captured in given) == opened.dropped
