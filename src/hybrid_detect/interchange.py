@@ -22,6 +22,7 @@ _OF_RESULT = (
     "frame_id",
     "source_index",
     "captured_at_s",
+    "source_time_s",
     "session_id",
 )
 """Fields that a row takes from its result as they are."""

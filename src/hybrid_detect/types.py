@@ -251,13 +251,11 @@ class DetectionResult:
     frame_id: int = 0
     """Number of the frame in its process, in the order of creation."""
     source_index: int | None = None
-    """Number of the frame in its source, from 0, dropped frames counted; `None` outside a
-    stream."""
+    """Its number in its source, from 0, dropped frames counted; `None` outside a stream."""
     captured_at_s: float | None = None
     """When the frame was taken, in seconds of `time.monotonic`; `None` if it is no image."""
     source_time_s: float | None = None
-    """The source's own time of the frame, in seconds: from the start of a video, or of a camera's
-    clock; `None` if it tells none."""
+    """The source's own time of the frame in seconds, as from the start of a video, if it tells."""
     dropped_before: int = 0
     """Frames of the source that were dropped between the last result's frame and this one."""
     frame: Any = field(default=None, repr=False, compare=False)

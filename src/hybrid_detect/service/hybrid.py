@@ -241,7 +241,7 @@ class HybridDetectionService:
             privacy: ``local_only`` keeps these frames on the device.
             skip_unchanged: Whether a frame that looks like the last one that was looked at gets
                 that one's faces, with status ``stale`` and their age, at most for a second.
-            keep_frames: Whether each result holds its frame, and so its pixels, as ``result.frame``.
+            keep_frames: Whether a result holds its frame, and so its pixels, as ``result.frame``.
             silence_s: Seconds without a frame after which a live source counts as silent.
 
         Raises:
