@@ -211,6 +211,14 @@ def gateways(session: nox.Session) -> None:
 
 
 @nox.session
+def alerts(session: nox.Session) -> None:
+    """Kill a server, and see the alert fire and resolve in a real Prometheus (Debian's)."""
+    session.install(".[all,test]")
+    session.run("hybrid-detect", "models", "pull")
+    session.run("pytest", "-m", "hostile", "tests/deploy/test_alerts.py", *session.posargs)
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Run every example."""
     session.install(".[all,test]")
