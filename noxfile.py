@@ -219,6 +219,14 @@ def alerts(session: nox.Session) -> None:
 
 
 @nox.session
+def cluster(session: nox.Session) -> None:
+    """Run replicas on Ray (250 MB installed) behind HAProxy: load, kills, scaling, replays."""
+    session.install(".[centerface,cluster,device-lite,test,turbo]")
+    session.run("hybrid-detect", "models", "pull")
+    session.run("pytest", "--timeout=600", "tests/server/cluster", *session.posargs)
+
+
+@nox.session
 def examples(session: nox.Session) -> None:
     """Run every example."""
     session.install(".[all,test]")

@@ -44,6 +44,7 @@ PARTS = {
     "device-lite": ("ai-edge-litert",),
     "centerface": ("onnxruntime",),
     "server": ("starlette", "httptools", *UVLOOP),
+    "cluster": ("ray",),
     "server-gpu": ("onnxruntime-gpu",),
     "camera": ("av",),
     "opencv": ("opencv-python-headless",),

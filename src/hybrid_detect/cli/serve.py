@@ -14,6 +14,7 @@ from hybrid_detect.extras import require
 from hybrid_detect.types import QualityLevel
 
 if TYPE_CHECKING:
+    from hybrid_detect.server.config import ServerConfig
     from hybrid_detect.server.tls import TlsConfig
     from hybrid_detect.server.tokens import JwtConfig
 
@@ -62,6 +63,12 @@ def add_parser(commands: Any) -> None:
         "--provider-fallback",
         action="store_true",
         help="look on the processor where the graphics processor cannot be used",
+    )
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="serve with replicas on Ray, as the TOML in FILE says; an empty file will do",
     )
     gate = parser.add_argument_group("who may come in, and how often")
     gate.add_argument(
@@ -210,8 +217,23 @@ def run(arguments: argparse.Namespace) -> int:
         request_log=arguments.log_requests,
         **{name: value for name, value in limits.items() if value is not None},
     )
+    if arguments.cluster is not None:
+        return _serve_cluster(config, arguments.cluster)
     fetch_for_server(config)
     return 0 if serve(config) else 1
+
+
+def _serve_cluster(config: ServerConfig, path: Path) -> int:
+    from hybrid_detect.server.cluster.config import read_cluster_file
+
+    cluster = read_cluster_file(path)
+    require("ray.serve", extra="cluster", purpose="'hybrid-detect serve --cluster'")
+    from hybrid_detect.server.cluster.running import run_cluster
+    from hybrid_detect.server.serving import tell_address
+
+    fetch_for_server(config)
+    run_cluster(config, cluster, ready=tell_address)
+    return 0
 
 
 def _jwt(arguments: argparse.Namespace) -> JwtConfig | None:

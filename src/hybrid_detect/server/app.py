@@ -98,7 +98,11 @@ TOO_MANY_UPLOADS = ErrorReply(
 
 
 def create_app(
-    config: ServerConfig, detector: Detector | None = None, *, state: SharedState | None = None
+    config: ServerConfig,
+    detector: Detector | None = None,
+    *,
+    state: SharedState | None = None,
+    watch: Callable[[Detector], Detector] = lambda detector: detector,
 ) -> Starlette:
     """The server as an ASGI app.
 
@@ -110,6 +114,7 @@ def create_app(
         config: Limits, token and model.
         detector: What looks at the pictures, instead of detectors in processes.
         state: What it shares with other servers; `None` if it is alone.
+        watch: Puts something around the detector that sees every picture.
     """
     log = PeerLog(logger)
     state = state or LocalState(config)
@@ -126,7 +131,7 @@ def create_app(
         metrics=management.credentials,
         log=log,
     )
-    app = _App(config, detector, management, log, state)
+    app = _App(config, watch(detector), management, log, state)
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),

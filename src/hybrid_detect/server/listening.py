@@ -23,7 +23,7 @@ from hybrid_detect.server.tls_greeting import TlsGreeting
 if TYPE_CHECKING:
     from hybrid_detect.server.management import Management
 
-__all__ = ["GRACE_S", "Server"]
+__all__ = ["GRACE_S", "Server", "loop_factory"]
 
 GRACE_S = 2.0
 """Seconds for pictures under way when the server is stopped."""
@@ -176,7 +176,7 @@ class Server:
                 ready(self.url)
                 await end.wait()
 
-        with signals, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with signals, asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(serve())
 
 
@@ -217,7 +217,7 @@ class _Signals:
             self._loop.call_soon_threadsafe(self._end.set)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Uvloop's where it is installed (not on Windows)."""
     if importlib.util.find_spec("uvloop") is None:
         return None

@@ -19,7 +19,7 @@ from hybrid_detect.server.config import AUTO_MODEL, ServerConfig
 from hybrid_detect.server.listening import GRACE_S, Server
 from hybrid_detect.server.observation import METRICS_PATH
 
-__all__ = ["METRICS_TOKEN_VARIABLE", "TOKEN_VARIABLE", "ServerProcess", "serve"]
+__all__ = ["METRICS_TOKEN_VARIABLE", "TOKEN_VARIABLE", "ServerProcess", "serve", "tell_address"]
 
 METRICS_TOKEN_VARIABLE = "HYBRID_DETECT_METRICS_TOKEN"  # noqa: S105 - a name, not a token
 
@@ -57,13 +57,18 @@ def serve(config: ServerConfig) -> bool:
         def tell(address: str) -> None:
             if server.management is not None:
                 _say(f"{METRICS_AT}{server.management.url}{METRICS_PATH}")
-            _say(LISTENING + address)  # last: who waits for it may read no further
+            tell_address(address)  # last: who waits for it may read no further
 
         server.run(tell)
     except OSError as error:
         logger.error("%s:%d cannot be listened on: %s", config.host, config.port, error)
         return False
     return True
+
+
+def tell_address(address: str) -> None:
+    """Print the line that `ServerProcess` waits for."""
+    _say(LISTENING + address)
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,17 @@
+"""Where a replica is: what it tells the owner of the list, and the gateway reads there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ReplicaPlace"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaPlace:
+    """Where a replica is, and whether it takes new work."""
+
+    name: str
+    host: str
+    port: int
+    is_leaving: bool = False
