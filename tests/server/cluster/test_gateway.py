@@ -8,7 +8,7 @@ import os
 import shutil
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from hybrid_detect.server.cluster.ingress_peer import PEER_HEADER, IngressPeer, 
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.listening import Server
+from hybrid_detect.server.places import IsAbandoned
 from hybrid_detect.server.tls import TlsConfig
 
 from ...deploy.gateways import free_port
@@ -63,7 +64,7 @@ class Gated(OneFace):
         self.abandoned = 0
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self, request: DetectRequest, *, caller: str = "", is_abandoned: IsAbandoned | None = None
     ) -> Detection:
         assert is_abandoned is not None
         self.began += 1

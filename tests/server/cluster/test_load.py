@@ -31,7 +31,7 @@ class Scripted(OneFace):
     async def detect(self, request: DetectRequest, **_: object) -> Detection:
         await asyncio.sleep(0)
         if self.is_full:
-            raise OverloadedError
+            raise OverloadedError(1.0)
         self.clock.now_s += self.takes_s
         return Detection(
             width=1, height=1, faces=(FACE,), queue_s=self.waits_s, detect_s=self.takes_s

@@ -57,6 +57,9 @@ class ClusterConfig:
     """Seconds that fewer must be wanted before one is ended: its streams have to move."""
     object_store_mib: int = 128
     """Memory for Ray's object store where ``local`` starts Ray, in MiB. Pictures never pass it."""
+    metrics_targets: Path | None = None
+    """File in which Prometheus finds the replicas (``file_sd_configs``): each serves its own
+    metrics, at a port of its own. It is written when replicas come or go; `None` for no metrics."""
     haproxy: Path | None = None
     """The HAProxy to run; `None` takes the one that comes with Ray, or the system's."""
 
@@ -136,8 +139,9 @@ def read_cluster_file(path: Path) -> ClusterConfig:
     if unknown := sorted(set(values) - known):
         msg = f"{path}: unknown setting {unknown[0]!r}; there are {', '.join(sorted(known))}"
         raise ConfigurationError(msg)
-    if isinstance(values.get("haproxy"), str):
-        values["haproxy"] = Path(values["haproxy"])
+    for name in ("haproxy", "metrics_targets"):
+        if isinstance(values.get(name), str):
+            values[name] = Path(values[name])
     try:
         return ClusterConfig(**values)
     except ConfigurationError as error:

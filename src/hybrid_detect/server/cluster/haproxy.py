@@ -135,8 +135,8 @@ class HAProxy:
                 if self.command("show info"):
                     return
             time.sleep(0.01)
-        words = (folder / "words").read_text("utf-8", "replace").splitlines()
-        told = [line for line in words if "[ALERT]" in line][:1] or words[-1:]
+        lines = (folder / "words").read_text("utf-8", "replace").splitlines()
+        told = [line for line in lines if "[ALERT]" in line][:1] or lines[-1:]
         self.stop()
         msg = f"HAProxy did not start: {told[0] if told else 'it said nothing'}"
         raise BackendUnavailableError(msg)

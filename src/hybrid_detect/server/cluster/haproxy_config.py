@@ -17,7 +17,7 @@ from hybrid_detect.server.connections import KEEP_ALIVE_S
 from hybrid_detect.server.replies import error_reply, reply_to_values
 from hybrid_detect.server.websocket_connection import PING_EVERY_S
 
-__all__ = ["BACKENDS", "Front", "haproxy_config", "place_name"]
+__all__ = ["BACKENDS", "Front", "bracketed", "haproxy_config", "place_name"]
 
 BACKENDS = ("pictures", "streams")
 """Each knows every replica, and gives new work to the one with the fewest of its kind: so a replica
@@ -61,7 +61,7 @@ class Front:
     def url(self) -> str:
         """The address that clients know."""
         scheme = "http" if self.certificate is None else "https"
-        return f"{scheme}://{_bracketed(self.host)}:{self.port}"
+        return f"{scheme}://{bracketed(self.host)}:{self.port}"
 
 
 def place_name(number: int) -> str:
@@ -71,7 +71,7 @@ def place_name(number: int) -> str:
 
 def haproxy_config(front: Front) -> str:
     """The configuration, as the text of a file that its owner alone may read: it has the secret."""
-    bind = f"bind {_bracketed(front.host)}:{front.port}"
+    bind = f"bind {bracketed(front.host)}:{front.port}"
     if front.certificate is not None:
         bind += f" ssl crt {_quoted(front.certificate)} ssl-min-ver TLSv1.2 alpn http/1.1"
     if front.client_ca is not None:
@@ -123,7 +123,8 @@ def haproxy_config(front: Front) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """`host` as it stands before a port."""
     return f"[{host}]" if ":" in host else host
 
 

@@ -10,6 +10,7 @@ from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server.admission import OverloadedError
 from hybrid_detect.server.cluster.scaling import Load
 from hybrid_detect.server.detectors import Detection, Detector
+from hybrid_detect.server.places import IsAbandoned
 
 __all__ = ["LoadMeter"]
 
@@ -101,9 +102,11 @@ class _WatchedDetector:
         self.model, self.info = self._detector.model, self._detector.info
 
     async def detect(
-        self, request: DetectRequest, *, is_abandoned: Callable[[], Awaitable[bool]] | None = None
+        self, request: DetectRequest, *, caller: str = "", is_abandoned: IsAbandoned | None = None
     ) -> Detection:
-        return await self._meter.measured(self._detector.detect(request, is_abandoned=is_abandoned))
+        return await self._meter.measured(
+            self._detector.detect(request, caller=caller, is_abandoned=is_abandoned)
+        )
 
     async def aclose(self) -> None:
         await self._detector.aclose()

@@ -52,6 +52,7 @@ def replica_config(config: ServerConfig, cluster: ClusterConfig, *, host: str) -
         host: The address that the gateway reaches it at.
     """
     connections = cluster.streams_per_replica + SPARE_CONNECTIONS
+    has_metrics = cluster.metrics_targets is not None
     return replace(
         config,
         host=host,
@@ -62,6 +63,9 @@ def replica_config(config: ServerConfig, cluster: ClusterConfig, *, host: str) -
         max_streams=cluster.streams_per_replica,
         max_connections=connections,
         max_connections_per_peer=connections,
+        metrics_host=host,
+        metrics_port=0 if has_metrics else None,
+        metrics_token=config.metrics_token if has_metrics else None,
     )
 
 
@@ -119,26 +123,27 @@ class Replica:
             count_streams=self._meter.count_streams,
         )
         async with Server(app, self._config) as server:
-            await self._renew(server.port)
-            renewing = asyncio.create_task(self._keep_renewing(server.port))
+            metrics = server.management
+            place = ReplicaPlace(
+                name=self._name,
+                host=self._host,
+                port=server.port,
+                metrics_port=metrics.port if metrics is not None else None,
+            )
+            await self._tell("renew", place)
+            renewing = asyncio.create_task(self._keep_renewing(place))
             ready.set_result(None)
             await self._end.wait()
             self._is_leaving = True
-            await self._renew(server.port)
-            await asyncio.sleep(LEAVE_S)
             renewing.cancel()
+            await self._tell("renew", replace(place, is_leaving=True))
+            await asyncio.sleep(LEAVE_S)
         await self._tell("leave", self._name)
 
-    async def _keep_renewing(self, port: int) -> None:
+    async def _keep_renewing(self, place: ReplicaPlace) -> None:
         while True:
             await asyncio.sleep(LEASE_S / 3)
-            await self._renew(port)
-
-    async def _renew(self, port: int) -> None:
-        await self._tell(
-            "renew",
-            ReplicaPlace(name=self._name, host=self._host, port=port, is_leaving=self._is_leaving),
-        )
+            await self._tell("renew", place)
 
     async def _tell(self, method: str, *arguments: object) -> None:
         try:

@@ -14,4 +14,6 @@ class ReplicaPlace:
     name: str
     host: str
     port: int
+    metrics_port: int | None = None
+    """Of its metrics, on the same host; `None` for none."""
     is_leaving: bool = False

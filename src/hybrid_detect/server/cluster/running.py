@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -10,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,16 +21,18 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from hybrid_detect.errors import BackendUnavailableError
+from hybrid_detect.errors import BackendUnavailableError, ConfigurationError, StorageError
 from hybrid_detect.server.cluster.config import ClusterConfig
 from hybrid_detect.server.cluster.haproxy import HAProxy, find_haproxy
-from hybrid_detect.server.cluster.haproxy_config import Front
+from hybrid_detect.server.cluster.haproxy_config import Front, bracketed
 from hybrid_detect.server.cluster.ingress import Places
 from hybrid_detect.server.cluster.owners import NAMESPACE, start_owners
 from hybrid_detect.server.cluster.replica import LEAVE_S, SPARE_CONNECTIONS, Replica
+from hybrid_detect.server.cluster.replica_place import ReplicaPlace
 from hybrid_detect.server.cluster.scaling import ScalingPolicy
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.listening import GRACE_S
+from hybrid_detect.storage.private_files import replace_file
 
 __all__ = ["run_cluster"]
 
@@ -78,6 +81,9 @@ def run_cluster(
         BackendUnavailableError: If Ray, the replicas or HAProxy do not start.
         ConfigurationError: If a program or file cannot be used.
     """
+    if config.has_metrics and cluster.metrics_targets is None:
+        msg = "metrics of a cluster: expected metrics_targets in its file as well, got none"
+        raise ConfigurationError(msg)
     program = find_haproxy(cluster.haproxy)
     with _handlers_kept() as came, _ray(cluster):
         end = _ended_by_signals(came)  # after Ray has put its own handlers into place
@@ -89,7 +95,8 @@ def run_cluster(
             with HAProxy(program, front, tls=config.tls) as gateway:
                 try:
                     _start_replicas(config, cluster, secret)
-                    _follow(gateway, Places(gateway, front.places), state, end, ready, front)
+                    targets = _MetricsTargets(cluster.metrics_targets)
+                    _follow(gateway, front, targets, state, end, ready)
                 finally:
                     gateway.close_front()
                     _stop_replicas()
@@ -189,30 +196,60 @@ def _start_replicas(config: ServerConfig, cluster: ClusterConfig, secret: str) -
         raise BackendUnavailableError(msg) from None
 
 
+class _MetricsTargets:
+    """The file in which Prometheus finds the replicas; written when they change.
+
+    Args:
+        path: The file; `None` for none.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._written: list[str] | None = None
+
+    def follow(self, replicas: Sequence[ReplicaPlace]) -> None:
+        """Write where the metrics of `replicas` are."""
+        if self._path is None:
+            return
+        targets = sorted(
+            f"{bracketed(each.host)}:{each.metrics_port}"
+            for each in replicas
+            if each.metrics_port is not None
+        )
+        if targets == self._written:
+            return
+        try:
+            text = json.dumps([{"targets": targets}]) + "\n"
+            replace_file(self._path, [text.encode()], kept_mode=0o777)
+        except StorageError as error:
+            logger.error("Prometheus cannot be told of the replicas: %s", error)
+        self._written = targets  # said once, not ten times a second
+
+
 def _follow(
     gateway: HAProxy,
-    places: Places,
+    front: Front,
+    targets: _MetricsTargets,
     state: Any,
     end: threading.Event,
     ready: Callable[[str], None],
-    front: Front,
 ) -> None:
     """Keep the gateway in step with the replicas until `end`."""
+    places = Places(gateway, front.places)
     is_ready = False
     while not end.wait(FOLLOW_S):
-        if not gateway.is_running:
-            logger.error("HAProxy has ended; it is started anew")
-            gateway.start()
-            places.forget()
         try:
-            places.follow(ray.get(state.replicas.remote(), timeout=1.0))
+            if not gateway.is_running:
+                logger.error("HAProxy has ended; it is started anew")
+                gateway.start()
+                places.forget()
+            replicas = ray.get(state.replicas.remote(), timeout=1.0)
+            places.follow(replicas)
+            targets.follow(replicas)
             if not is_ready and gateway.ready_places():
                 is_ready = True
                 ready(front.url)
-        except (
-            RayError,
-            OSError,
-        ) as error:  # GetTimeoutError is a RayError, TimeoutError an OSError
+        except (BackendUnavailableError, RayError, OSError) as error:
             # What is in the places goes on meanwhile: HAProxy asks each replica itself.
             logger.warning("the gateway is not in step: %s", type(error).__name__)
 
