@@ -89,12 +89,14 @@ if TYPE_CHECKING:
         SettingsEvent,
     )
     from hybrid_detect.monitoring.exporters.opentelemetry import OpenTelemetryHook
+    from hybrid_detect.monitoring.exporters.opentelemetry_tracing import OpenTelemetryTracer
     from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook
     from hybrid_detect.monitoring.hooks import BackendHook, FeedbackHook, FrameHook, SettingsHook
     from hybrid_detect.monitoring.json_lines import JsonLinesHook
     from hybrid_detect.monitoring.logging_hook import LoggingHook
     from hybrid_detect.monitoring.monitor import BackendProcessingMonitor, MonitorFigures
     from hybrid_detect.monitoring.prices import PRICE_TABLES, PriceTable, PriceTier
+    from hybrid_detect.monitoring.tracing import Span, Tracer
     from hybrid_detect.privacy.consent import ConsentLedger
     from hybrid_detect.privacy.consent_record import ConsentRecord
     from hybrid_detect.privacy.filter import PrivacyFilter
@@ -217,11 +219,13 @@ _HOMES = {
         "SettingsEvent",
     ),
     "monitoring.exporters.opentelemetry": ("OpenTelemetryHook",),
+    "monitoring.exporters.opentelemetry_tracing": ("OpenTelemetryTracer",),
     "monitoring.exporters.prometheus": ("PrometheusHook",),
     "monitoring.hooks": ("BackendHook", "FeedbackHook", "FrameHook", "SettingsHook"),
     "monitoring.json_lines": ("JsonLinesHook",),
     "monitoring.logging_hook": ("LoggingHook",),
     "monitoring.monitor": ("BackendProcessingMonitor", "MonitorFigures"),
+    "monitoring.tracing": ("Span", "Tracer"),
     "privacy.filter": ("PrivacyFilter",),
     "compression.rate_control": ("RateController",),
     "storage.cost_store": ("CostStore",),
@@ -362,6 +366,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "OpenCVSource",
     "OpenSource",
     "OpenTelemetryHook",
+    "OpenTelemetryTracer",
     "Overlay",
     "Picamera2Source",
     "PixelFormat",
@@ -400,6 +405,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "SettingsHook",
     "Source",
     "SourceError",
+    "Span",
     "StaleRequestError",
     "StorageError",
     "StreamingService",
@@ -412,6 +418,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "Timings",
     "to_coco",
     "to_records",
+    "Tracer",
     "Traffic",
     "TrustedKey",
     "UnknownKeyError",

@@ -20,6 +20,7 @@ from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Hook
 from hybrid_detect.monitoring.prices import PriceTable
+from hybrid_detect.monitoring.tracing import NO_TRACER, Tracer
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
@@ -55,6 +56,7 @@ class HybridDetectionService:
         consent: ConsentLedger | None = None,
         hooks: Iterable[Hook] = (),
         prices: Iterable[PriceTable] = (),
+        tracer: Tracer = NO_TRACER,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = _async.HybridDetectionService(
@@ -69,6 +71,7 @@ class HybridDetectionService:
             consent=consent,
             hooks=hooks,
             prices=prices,
+            tracer=tracer,
             clock=clock,
         )
         self._loop: LoopThread | None = None

@@ -262,6 +262,8 @@ class DetectionResult:
     """The `Frame` itself, with ``start_detection(..., keep_frames=True)``; else `None`."""
     session_id: str | None = None
     """The caller's own name for this run of the app."""
+    trace_id: str = ""
+    """The trace of this frame, 32 hexadecimal digits; empty if it was not sampled."""
     error: HybridDetectError | None = field(default=None, compare=False)
     """Why the status is ``failed`` or ``skipped``."""
 
@@ -314,6 +316,7 @@ class DetectionResult:
             "source_time_s": self.source_time_s,
             "dropped_before": self.dropped_before,
             "session_id": self.session_id,
+            "trace_id": self.trace_id,
             "error": f"{type(self.error).__name__}: {self.error}" if self.error else None,
         }
 
@@ -387,14 +390,11 @@ class DetectionResult:
                 if point.name in KEYPOINT_NAMES:
                     points[row, KEYPOINT_NAMES.index(point.name)] = (point.x, point.y)
         scores = [np.nan if f.score is None else f.score for f in self.faces]
+        backend = self.backend.value if self.backend else None
         return sv.Detections(
             xyxy=self.xyxy,
             confidence=np.array(scores, dtype=np.float32),
             class_id=np.zeros(len(self.faces), dtype=int),
             data={"keypoints": points},
-            metadata={
-                "status": self.status.value,
-                "backend": self.backend.value if self.backend else None,
-                "age_s": self.age_s,
-            },
+            metadata={"status": self.status.value, "backend": backend, "age_s": self.age_s},
         )

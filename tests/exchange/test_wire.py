@@ -168,6 +168,14 @@ def test_the_quality_survives_the_wire(level: QualityLevel | None) -> None:
     assert decode_reply(encode_reply(reply)) == reply
 
 
+def test_the_trace_survives_the_wire_and_one_that_cannot_be_read_is_none() -> None:
+    request = replace(REQUEST, traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01")
+    assert decode_request(encode_request(request)) == request
+    assert b"traceparent" not in encode_request(REQUEST)
+    for broken in ("", "00-1-2-3", 7, None, ["00"], "x" * 10_000):
+        assert decode_request(detect(traceparent=broken)).traceparent == ""
+
+
 def test_a_level_of_a_newer_server_is_passed_on() -> None:
     reply = decode_reply(result(quality="ultra", min_face_px=-1))
     assert isinstance(reply, ResultReply)
@@ -224,7 +232,7 @@ json_values = st.recursive(
 FIELDS = [
     *("format", "min_confidence", "deadline_s", "session_id", "width", "height", "model", "faces"),
     *("receive_s", "queue_s", "detect_s", "status", "code", "detail", "retry_after_s"),
-    *("quality", "min_face_px", "second_look"),
+    *("quality", "min_face_px", "second_look", "traceparent"),
 ]
 
 

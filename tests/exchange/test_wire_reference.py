@@ -58,6 +58,7 @@ REQUEST = wire.encode_request(
         session_id="s",
         quality=QualityLevel.MAX,
         second_look=True,
+        traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01",
     )
 )
 RESULT = wire.encode_reply(

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_each_event_is_a_line_of_a_private_file(tmp_path: Path) -> None:
     assert "result" not in first
     assert (second["type"], second["backend"], second["reason"]) == ("backend", "cloud", "refused")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("with_session", [False, True])
+def test_the_session_is_written_if_it_is_asked_for(tmp_path: Path, with_session: bool) -> None:
+    with JsonLinesHook(tmp_path / "events.jsonl", with_session=with_session) as hook:
+        hook.on_frame(replace(FRAME, session_id="a-person"))
+    (line,) = lines(tmp_path / "events.jsonl")
+    assert line.get("session_id") == ("a-person" if with_session else None)
+    assert ("session_id" in line) == with_session
 
 
 def test_a_file_that_others_could_read_is_made_private_and_gone_on_with(tmp_path: Path) -> None:

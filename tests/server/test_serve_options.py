@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hybrid_detect.cli import main
+from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.server import serving
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.tls import TlsConfig
@@ -72,6 +73,45 @@ def test_an_address_for_metrics_needs_a_port(
     assert main(["serve", "--metrics-host", "::1"]) == 1
     assert "expected --metrics-port as well" in capsys.readouterr().err
     assert served == []
+
+
+COLLECTOR = "http://127.0.0.1:4318"
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "expected"),
+    [
+        ([], {}, None),
+        (["--otlp", COLLECTOR], {}, COLLECTOR),
+        ([], {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}, COLLECTOR),
+        (
+            [],
+            {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{COLLECTOR}/x/v1/traces"},
+            f"{COLLECTOR}/x/v1/traces",
+        ),
+        (["--otlp", COLLECTOR], {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://other"}, COLLECTOR),
+        (["--otlp", ""], {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR}, None),
+        ([], {"OTEL_EXPORTER_OTLP_ENDPOINT": COLLECTOR, "OTEL_TRACES_EXPORTER": "none"}, None),
+    ],
+)
+def test_traces_go_where_the_option_or_opentelemetrys_variables_say(
+    served: list[ServerConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    variables: dict[str, str],
+    expected: str | None,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert main(["serve", *options]) == 0
+    (config,) = served
+    assert config.otlp_endpoint == expected
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:4318", "grpc://collector:4317", "http://"])
+def test_a_collector_that_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="otlp_endpoint"):
+        ServerConfig(otlp_endpoint=url)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from hybrid_detect.destination import Destination
 from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.frames.frame import Frame, ImageLike, opens_at_once
 from hybrid_detect.frames.ownership import owned, takes_long
+from hybrid_detect.monitoring.tracing import NO_SPAN, Span
 from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.types import BackendKind, DetectionResult, DetectionStatus, Face, Plan, Timings
@@ -81,9 +82,18 @@ class UploadGate:
         charge: Puts the price on a request that is about to leave and counts it as spent, or
             raises a `BackendUnavailableError` if the budget has no room for it. Told in
             ``has_left`` that it is too late to refuse.
+        span: The attempt's part of the frame's trace.
     """
 
-    __slots__ = ("_charge", "backend", "denied_reason", "destination", "refusal", "requests")
+    __slots__ = (
+        "_charge",
+        "backend",
+        "denied_reason",
+        "destination",
+        "refusal",
+        "requests",
+        "span",
+    )
 
     def __init__(
         self,
@@ -91,8 +101,11 @@ class UploadGate:
         denied_reason: Callable[[Destination | None], str],
         *,
         charge: Charge | None = None,
+        span: Span = NO_SPAN,
     ) -> None:
         self.backend = backend
+        self.span = span
+        """The attempt's part of the frame's trace; a backend adds its own parts to it."""
         self.denied_reason = denied_reason
         self.destination: Destination | None = None
         """Where the attempt under way sends the frame to; set by the backend before each."""

@@ -168,6 +168,12 @@ def add_parser(commands: Any) -> None:
         default="none",
         help="requests and streams that get a line in the log (default: %(default)s)",
     )
+    seen.add_argument(
+        "--otlp",
+        metavar="URL",
+        help="send traces to this OpenTelemetry collector over HTTP (default: that of "
+        "OTEL_EXPORTER_OTLP_ENDPOINT, else none); OTEL_TRACES_SAMPLER says how many",
+    )
     parser.set_defaults(run=run)
 
 
@@ -215,6 +221,7 @@ def run(arguments: argparse.Namespace) -> int:
         metrics_port=arguments.metrics_port,
         metrics_token=os.environ.get(METRICS_TOKEN_VARIABLE) or None,
         request_log=arguments.log_requests,
+        otlp_endpoint=_otlp(arguments),
         **{name: value for name, value in limits.items() if value is not None},
     )
     if arguments.cluster is not None:
@@ -234,6 +241,14 @@ def _serve_cluster(config: ServerConfig, path: Path) -> int:
     fetch_for_server(config)
     run_cluster(config, cluster, ready=tell_address)
     return 0
+
+
+def _otlp(arguments: argparse.Namespace) -> str | None:
+    """The collector for traces, as OpenTelemetry's variables name it where no option does."""
+    if arguments.otlp is not None or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
+        return arguments.otlp or None
+    variables = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return next(filter(None, map(os.environ.get, variables)), None)
 
 
 def _jwt(arguments: argparse.Namespace) -> JwtConfig | None:

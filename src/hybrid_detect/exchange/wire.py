@@ -40,6 +40,7 @@ from hybrid_detect.exchange.wire_values import (
     optional_text,
     text,
 )
+from hybrid_detect.monitoring.tracing import traceparent_of
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 __all__ = [
@@ -79,7 +80,7 @@ CREDENTIAL_ENDED = "the credential is not valid any more"
 or was revoked; clients tell it from other breaches by these words."""
 
 MAX_REQUEST_HEADER_BYTES = 16 * 1024
-"""A request's header has five short fields; the longest session, escaped, takes 12 KiB. Parsed on
+"""A request's header has a few short fields; the longest session, escaped, takes 12 KiB. Parsed on
 the server's event loop, such a header takes 0.1 ms."""
 
 MAX_FACES = 500
@@ -117,6 +118,9 @@ class DetectRequest:
     second_look: bool = False
     """Whether to look again at the picture turned by 90, 180 and 270 degrees if no face was found
     and there is time."""
+    traceparent: str = ""
+    """The client's part of the frame's trace, as W3C names it; empty if it is not traced. One that
+    cannot be read counts as none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +178,7 @@ def encode_request(request: DetectRequest) -> bytes:
         "session_id": request.session_id,
         "quality": request.quality,
         "second_look": request.second_look or None,
+        "traceparent": request.traceparent or None,
     }
     return _pack(_DETECT, request.request_id, header, request.image)
 
@@ -199,6 +204,7 @@ def decode_request(data: bytes) -> DetectRequest:
         session_id=optional_text(header.get("session_id"), "session_id"),
         quality=None if quality is None else _quality_level(quality),
         second_look=boolean(header.get("second_look", False), "second_look"),
+        traceparent=traceparent_of(header.get("traceparent")),
     )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "FrameOutcome",
     "SettingsEvent",
     "frame_event",
+    "outcome_of",
 ]
 
 
@@ -130,6 +131,10 @@ class FrameEvent:
     """Seconds the picture waited for a detector, by the server's account."""
     detect_s: float | None = None
     """Seconds of decoding and detecting."""
+    trace_id: str = ""
+    """The trace of the frame, 32 hexadecimal digits; empty if it was not sampled."""
+    span_id: str = ""
+    """The frame's own span in it, 16 hexadecimal digits; empty if it was not sampled."""
     result: DetectionResult | None = None
     """The result without its frame; `None` if the frame was invalid or cancelled."""
 
@@ -223,6 +228,11 @@ _OUTCOMES = {
 }
 
 
+def outcome_of(result: DetectionResult) -> FrameOutcome:
+    """What became of a frame that ended in `result`, as far as that says it."""
+    return _OUTCOMES[result.status]
+
+
 def frame_event(
     result: DetectionResult,
     *,
@@ -234,6 +244,7 @@ def frame_event(
     bytes_sent: int = 0,
     requests: tuple[SentRequest, ...] = (),
     answers: tuple[Answer, ...] = (),
+    span_id: str = "",
 ) -> FrameEvent:
     """The event for a frame that ended in `result`.
 
@@ -247,11 +258,12 @@ def frame_event(
         bytes_sent: Bytes that left the device for it.
         requests: The requests that left the device for it.
         answers: Every answer that came.
+        span_id: The frame's own span in the trace that the result names.
     """
     timings = result.timings
     return FrameEvent(
         at_s=at_s,
-        outcome=outcome or _OUTCOMES[result.status],
+        outcome=outcome or outcome_of(result),
         degraded=result.status is DetectionStatus.DEGRADED,
         session_id=result.session_id,
         frame_id=result.frame_id or None,
@@ -280,6 +292,8 @@ def frame_event(
         server_receive_s=timings.server_receive_s,
         server_queue_s=timings.server_queue_s,
         detect_s=timings.detect_s,
+        trace_id=result.trace_id,
+        span_id=span_id,
         result=result if error is None else None,
     )
 

@@ -30,9 +30,13 @@ class JsonLinesHook:
     ``settings`` or ``feedback`` before it. Once the file holds `max_bytes`, it becomes
     ``NAME.1``, replacing an older one, and a new one begins. May be used from any thread.
 
+    The session is left out unless it is asked for: it may be the name of a person, and a line is
+    not found again to be erased, as a result in a `DetectionHistory` is.
+
     Args:
         path: The file, made with mode 0600. Its folder has to be there.
         max_bytes: The size at which a new file begins.
+        with_session: Whether lines have the ``session_id``.
 
     Raises:
         ConfigurationError: If `max_bytes` is below 1.
@@ -42,12 +46,19 @@ class JsonLinesHook:
     blocking: ClassVar[bool] = True
     """Written from a thread of the dispatcher's, off the event loop."""
 
-    def __init__(self, path: str | Path, *, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+        with_session: bool = False,
+    ) -> None:
         if max_bytes < 1:
             msg = f"max_bytes: expected at least 1, got {max_bytes!r}"
             raise ConfigurationError(msg)
         self._path = Path(path)
         self._max_bytes = max_bytes
+        self._with_session = with_session
         self._lock = threading.Lock()
         self._file: int | None = self._open()
 
@@ -96,6 +107,8 @@ class JsonLinesHook:
         return file
 
     def _write(self, values: dict[str, Any]) -> None:
+        if not self._with_session:
+            values.pop("session_id", None)
         line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             if self._file is None:

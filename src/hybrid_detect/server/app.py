@@ -38,6 +38,7 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
     peek_request_id,
 )
+from hybrid_detect.monitoring.tracing import Tracer
 from hybrid_detect.server.admission import (
     Admission,
     OverloadedError,
@@ -74,6 +75,7 @@ from hybrid_detect.server.retention import Retention, owner_of
 from hybrid_detect.server.sealing import Sealing, SealRefusedError
 from hybrid_detect.server.shared_state import LocalState, SharedState
 from hybrid_detect.server.streams import Streams
+from hybrid_detect.server.tracing import Tracing, traceparent_in
 from hybrid_detect.types import Face
 
 __all__ = ["create_app"]
@@ -103,6 +105,7 @@ def create_app(
     *,
     state: SharedState | None = None,
     watch: Callable[[Detector], Detector] = lambda detector: detector,
+    tracer: Tracer | None = None,
 ) -> Starlette:
     """The server as an ASGI app.
 
@@ -115,6 +118,7 @@ def create_app(
         detector: What looks at the pictures, instead of detectors in processes.
         state: What it shares with other servers; `None` if it is alone.
         watch: Puts something around the detector that sees every picture.
+        tracer: Traces the pictures, where the configuration has no collector.
     """
     log = PeerLog(logger)
     state = state or LocalState(config)
@@ -131,7 +135,7 @@ def create_app(
         metrics=management.credentials,
         log=log,
     )
-    app = _App(config, watch(detector), management, log, state)
+    app = _App(config, watch(detector), management, log, state, tracer)
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
@@ -161,6 +165,7 @@ class _App:
         management: Management,
         log: PeerLog,
         state: SharedState,
+        tracer: Tracer | None,
     ) -> None:
         self._config = config
         self._detector = detector
@@ -170,17 +175,20 @@ class _App:
         self._sealing = Sealing(config.keys_path, require=config.require_encryption, state=state)
         self.retention = Retention(config, state, respond=http_response)
         self.streams = Streams(config, answer=self._answer_to, info=lambda: detector.info)
+        self._tracing = Tracing(config.otlp_endpoint, tracer=tracer)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         try:
+            self._tracing.start()
             await self.retention.start()
             await self._detector.start()
             self._management.started()
             yield
         finally:
             await self._detector.aclose()
+            await self._tracing.aclose()
             await self.retention.aclose()
             self._log.flush()
 
@@ -207,14 +215,17 @@ class _App:
         is_wire = received.is_sealed or is_wire_message(request)
 
         def read() -> DetectRequest:
+            traceparent = traceparent_in(request)
             if is_wire:
-                return decode_request(message)
+                asked = decode_request(message)
+                return replace(asked, traceparent=traceparent or asked.traceparent)
             return DetectRequest(
                 request_id=0,
                 image=message,
                 session_id=session_of(request),
                 quality=quality_of(request),
                 second_look=second_look_of(request),
+                traceparent=traceparent,
             )
 
         reply = await self._reply(
@@ -294,7 +305,8 @@ class _App:
                 # The client's clock has been running since it began to send.
                 request = replace(request, deadline_s=request.deadline_s - receive_s)
             caller: str = connection.scope.get(CALLER, "")
-            seen = await self._detector.detect(request, caller=caller, is_abandoned=is_abandoned)
+            look = partial(self._detector.detect, request, caller=caller, is_abandoned=is_abandoned)
+            seen = await self._tracing.look(request, look)
         except ProtocolError as error:
             return error_reply(request_id, 400, "bad_request", str(error))
         except InvalidFrameError as error:

@@ -7,6 +7,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hybrid_detect.backends.remote.credentials import checked_token
 from hybrid_detect.config import quality_level
@@ -128,6 +129,10 @@ class ServerConfig:
     """Seconds until what is kept is deleted."""
     history_max_bytes: int = DEFAULT_MAX_BYTES
     """The most the file may hold; the oldest make place for the newest."""
+    otlp_endpoint: str | None = None
+    """URL of an OpenTelemetry collector that traces are sent to over HTTP, such as
+    ``http://127.0.0.1:4318``; `None` sends none. The standard variables tell the rest:
+    ``OTEL_TRACES_SAMPLER``, ``OTEL_SERVICE_NAME``, ``OTEL_EXPORTER_OTLP_HEADERS`` and so on."""
     stream_in_flight: int = 2
     """Pictures of one stream that are looked at at the same time; later ones wait in TCP. Clients
     are told it, and ours has no more under way."""
@@ -185,6 +190,9 @@ class ServerConfig:
                 msg = f"{name}: expected 0 to 65535, got {getattr(self, name)}"
                 raise ConfigurationError(msg)
         self._check_metrics()
+        if self.otlp_endpoint is not None and not _is_http_url(self.otlp_endpoint):
+            msg = "otlp_endpoint: expected an http or https URL with a host"
+            raise ConfigurationError(msg)
         if not 0 <= self.min_confidence <= 1:
             msg = f"min_confidence: expected 0 to 1, got {self.min_confidence}"
             raise ConfigurationError(msg)
@@ -246,3 +254,11 @@ def _is_local(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)

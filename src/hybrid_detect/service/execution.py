@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.base import UploadGate, open_frame
@@ -17,7 +17,14 @@ from hybrid_detect.errors import (
     SupersededError,
 )
 from hybrid_detect.frames.frame import Frame, ImageLike, PixelFormat
-from hybrid_detect.monitoring.events import Answer, FrameEvent, FrameOutcome, frame_event
+from hybrid_detect.monitoring.events import (
+    Answer,
+    FrameEvent,
+    FrameOutcome,
+    frame_event,
+    outcome_of,
+)
+from hybrid_detect.monitoring.tracing import NO_SPAN, Span, Tracer
 from hybrid_detect.service.conditions_builder import FrameContext
 from hybrid_detect.types import Attempt, DetectionResult, DetectionStatus, Plan, Timings
 
@@ -82,6 +89,41 @@ class Execution:
     """A newer frame took this one's place while it waited."""
     notes: list[str] = field(default_factory=list)
     """What a person may want to know besides, for the result's reason."""
+    span: Span = NO_SPAN
+    """The frame's own part of its trace, which all others are parts of."""
+    _capture: Span = NO_SPAN
+
+    def start_trace(self, tracer: Tracer, *, own_trace: bool) -> None:
+        """Start the frame's span, from when it was captured.
+
+        Args:
+            tracer: Starts it.
+            own_trace: Whether it is one of many frames of a stream, which get a trace each.
+        """
+        captured_at_s = self.context.captured_at_s
+        began_s = None
+        if captured_at_s is not None:
+            began_s = time.time() - (time.monotonic() - captured_at_s)
+        self.span = tracer.start_span("frame", own_trace=own_trace, began_s=began_s)
+        self._capture = self.span.child("capture", began_s=began_s)
+
+    def end_trace(self, result: DetectionResult, error: BaseException | None) -> None:
+        """End the frame's span with what became of the frame; as in `to_event`."""
+        if not self.span.is_recording:
+            return
+        outcome = self._outcome(error) or outcome_of(result)
+        self.span.set(
+            {"hybrid_detect.outcome": outcome.value, "hybrid_detect.frame_id": result.frame_id}
+        )
+        if result.backend is not None:
+            self.span.set(
+                {
+                    "hybrid_detect.backend": result.backend.value,
+                    "hybrid_detect.faces": len(result.faces),
+                }
+            )
+        has_failed = outcome in {FrameOutcome.FAILED, FrameOutcome.INVALID}
+        self.span.end(error=type(error or result.error).__name__ if has_failed else "")
 
     async def open(
         self,
@@ -105,18 +147,28 @@ class Execution:
         """
         limit_s = max(self.context.ends_s - now_s, 0.0)
         try:
-            self.frame = await open_frame(
-                image,
-                limit_s=limit_s,
-                is_owned=self.context.source_index is not None,
-                pixel_format=pixel_format,
-                captured_at_s=self.context.captured_at_s,
-                max_pixels=max_pixels,
-            )
+            with self._capture:
+                self.frame = await open_frame(
+                    image,
+                    limit_s=limit_s,
+                    is_owned=self.context.source_index is not None,
+                    pixel_format=pixel_format,
+                    captured_at_s=self.context.captured_at_s,
+                    max_pixels=max_pixels,
+                )
         except TimeoutError:
             msg = f"the image could not be read within its deadline of {limit_s:.3f} s"
             raise AllBackendsFailedError(msg) from None
         return self.frame
+
+    async def decide(self, decide: Callable[[FrameContext], Awaitable[Plan]]) -> Plan:
+        """Have `decide` make the plan."""
+        with self.span.child("decide") as span:
+            plan = self.plan = await decide(self.context)
+            if span.is_recording:
+                chosen = plan.backend.value if plan.backend else "none"
+                span.set({"hybrid_detect.backend": chosen, "hybrid_detect.reason": plan.reason})
+        return plan
 
     def take(self, attempt: RunningAttempt) -> None:
         """Go by the answer or the error of an attempt that has ended."""
@@ -149,6 +201,7 @@ class Execution:
             source_time_s=self.context.source_time_s,
             dropped_before=self.context.dropped_before,
             session_id=session_id,
+            trace_id=self.span.trace_id,
         )
 
     def failed(
@@ -180,6 +233,7 @@ class Execution:
             source_time_s=self.context.source_time_s,
             dropped_before=self.context.dropped_before,
             session_id=session_id,
+            trace_id=self.span.trace_id,
             error=ours,
         )
 
@@ -203,22 +257,25 @@ class Execution:
             error: What it raised instead of giving the result to its caller, if it did.
             now_s: The time, in seconds of the service's clock.
         """
-        outcome = None
-        if isinstance(error, InvalidFrameError):
-            outcome = FrameOutcome.INVALID
-        elif isinstance(error, asyncio.CancelledError):
-            outcome = FrameOutcome.CANCELLED
         return frame_event(
             result,
             at_s=time.time(),
             total_s=now_s - self.started_s,
             planned=self.plan.backend if self.plan else None,
-            outcome=outcome,
+            outcome=self._outcome(error),
             error=error,
             bytes_sent=self.bytes_sent,
             requests=self.requests,
             answers=self.answers,
+            span_id=self.span.span_id,
         )
+
+    @staticmethod
+    def _outcome(error: BaseException | None) -> FrameOutcome | None:
+        """What became of a frame that raised `error`; `None` if its result says it."""
+        if isinstance(error, InvalidFrameError):
+            return FrameOutcome.INVALID
+        return FrameOutcome.CANCELLED if isinstance(error, asyncio.CancelledError) else None
 
     def when_all_has_left(self, tell: Callable[[], None]) -> None:
         """Call `tell` once nothing leaves for this frame any more: now, unless it was a probe."""

@@ -1,7 +1,4 @@
-"""One call for a face detection that works wherever the network and the device stand.
-
-For each frame: observe, decide, detect, fall back, feed back.
-"""
+"""One call for a face detection that works wherever the network and the device stand."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import replace
-from typing import Any, Self
+from typing import Self
 
 from hybrid_detect.backends.base import Backend
 from hybrid_detect.config import ServiceConfig, detection_mode
@@ -17,6 +14,7 @@ from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Dispatcher, Hook
 from hybrid_detect.monitoring.prices import PriceTable
+from hybrid_detect.monitoring.tracing import NO_TRACER, Tracer
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
@@ -38,7 +36,7 @@ from hybrid_detect.service.planning import Planner
 from hybrid_detect.service.processing import FrameProcessor
 from hybrid_detect.service.status import ServiceStatus, Traffic
 from hybrid_detect.service.streams import Stream
-from hybrid_detect.service.switching import Settings, within_config
+from hybrid_detect.service.switching import Settings, with_arguments, within_config
 from hybrid_detect.service.withdrawals import Withdrawals
 from hybrid_detect.sources.captured import DropCause, Intent
 from hybrid_detect.sources.sources import SILENCE_S, FrameSource
@@ -68,6 +66,7 @@ class HybridDetectionService:
         hooks: Objects with ``on_frame(event)``, ``on_backend(event)`` and so on, told what became
             of each frame and what has changed. They are not closed with the service.
         prices: Prices by the number of pictures in a month, which replace the targets' own.
+        tracer: Traces each frame up to the server's detector, as `OpenTelemetryTracer` does.
         clock: Monotonic time in seconds.
 
     Raises:
@@ -88,12 +87,12 @@ class HybridDetectionService:
         consent: ConsentLedger | None = None,
         hooks: Iterable[Hook] = (),
         prices: Iterable[PriceTable] = (),
+        tracer: Tracer = NO_TRACER,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        given: dict[str, Any] = {"endpoint": endpoint, "auth_token": auth_token}
-        given |= {"mode": mode, "session_id": session_id}
-        explicit = {name: value for name, value in given.items() if value is not None}
-        self.config = replace(config or ServiceConfig(), **explicit)
+        self.config = with_arguments(
+            config, endpoint=endpoint, auth_token=auth_token, mode=mode, session_id=session_id
+        )
         self._clock = clock
         self._accounts = Accounts(self.config, prices)
         self._hooks = Dispatcher(self._accounts.with_meter(hooks))
@@ -145,6 +144,7 @@ class HybridDetectionService:
             executor=self._executor,
             conditions=self._conditions,
             hooks=self._hooks,
+            tracer=tracer,
             clock=clock,
         )
         self._settings = Settings(

@@ -21,6 +21,7 @@ from hybrid_detect.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
     HybridDetectError,
+    SupersededError,
 )
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.privacy.privacy_policy import FramePrivacy
@@ -109,7 +110,8 @@ class PlanExecutor:
             if execution.result or execution.superseded:
                 break
             reserve_s = 0.0 if execution.failures else plan.reserve_s
-            execution.take(await self._ask(kind, execution, reserve_s=reserve_s))
+            role = "fallback" if execution.attempts else "first"
+            execution.take(await self._ask(kind, execution, role, reserve_s=reserve_s))
         if execution.result and plan.escalation:
             await self._escalate(execution, plan.escalation)
 
@@ -117,14 +119,34 @@ class PlanExecutor:
         self,
         kind: BackendKind,
         execution: Execution,
+        role: str,
         *,
         reserve_s: float = 0.0,
     ) -> RunningAttempt:
-        """Ask one backend; its answer or its error."""
-        privacy = execution.context.privacy
-        gate = UploadGate(kind, partial(self._denied_reason, kind, privacy), charge=self._charge)
+        """Ask one backend; its answer or its error.
+
+        Args:
+            kind: Which backend.
+            execution: The frame.
+            role: What the attempt is, for the frame's trace.
+            reserve_s: Seconds of the deadline that it does not get.
+        """
+        span = execution.span.child(
+            f"attempt {kind.value}",
+            {"hybrid_detect.backend": kind.value, "hybrid_detect.role": role},
+        )
+        denied_reason = partial(self._denied_reason, kind, execution.context.privacy)
+        gate = UploadGate(kind, denied_reason, charge=self._charge, span=span)
         attempt = RunningAttempt(gate, self._clock())
         execution.attempts.append(attempt)
+        with span:
+            await self._run(attempt, kind, execution, reserve_s=reserve_s)
+        return attempt
+
+    async def _run(
+        self, attempt: RunningAttempt, kind: BackendKind, execution: Execution, *, reserve_s: float
+    ) -> None:
+        gate = attempt.gate
         try:
             backend, plan, frame = self._checked(kind, execution, reserve_s=reserve_s)
             if kind is BackendKind.DEVICE:
@@ -135,12 +157,13 @@ class PlanExecutor:
         except BackendError as error:
             # Its traceback would keep the frame alive for as long as the result is kept.
             attempt.error = error.with_traceback(None)
+            if not isinstance(error, SupersededError):
+                gate.span.end(error=type(error).__name__)
         finally:
             attempt.ended_s = self._clock()
         if attempt.result and execution.context.scene and execution.frame:
             captured_s = attempt.ended_s - execution.frame.age_s()
             look(execution.context.scene, attempt.result, at_s=captured_s)
-        return attempt
 
     def _checked(
         self, kind: BackendKind, execution: Execution, *, reserve_s: float
@@ -193,7 +216,8 @@ class PlanExecutor:
         first, second = plan.backend, plan.hedge
         assert first is not None and second is not None  # noqa: S101, PT018 - asked by the caller
         began_s = self._clock()
-        tasks = [self._spawn(self._ask(first, execution))]
+        role = "probe" if plan.probe else "first"
+        tasks = [self._spawn(self._ask(first, execution, role))]
         unseen = set(tasks)
         granted = False
         try:
@@ -204,7 +228,8 @@ class PlanExecutor:
                     left_s = execution.context.ends_s - plan.reserve_s - self._clock()
                     await asyncio.wait(tasks, timeout=max(left_s, 0.0))
             if not tasks[0].done():
-                tasks.append(self._spawn(self._ask(second, execution)))
+                role = "hedge" if granted else "fallback"
+                tasks.append(self._spawn(self._ask(second, execution, role)))
                 unseen.add(tasks[1])
                 after_ms = (self._clock() - began_s) * 1000
                 execution.notes.append(f"{second.value} started as well after {after_ms:.0f} ms")
@@ -229,7 +254,7 @@ class PlanExecutor:
             execution.superseded = None
             self.hedges.won += granted and not plan.probe and execution.result.backend is second
         elif len(tasks) == 1 and not execution.superseded:
-            execution.take(await self._ask(second, execution))
+            execution.take(await self._ask(second, execution, "fallback"))
 
     def _may_hedge(self, plan: Plan) -> bool:
         if plan.probe:
@@ -248,7 +273,7 @@ class PlanExecutor:
             return
         execution.notes.append(f"{kind.value} was asked as well, because {reason}")
         execution.result = None
-        execution.take(await self._ask(kind, execution))
+        execution.take(await self._ask(kind, execution, "escalation"))
         if execution.result is None:
             execution.result, execution.superseded = answer, None
 

@@ -10,6 +10,7 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
 from hybrid_detect.monitoring.hooks import Dispatcher
+from hybrid_detect.monitoring.tracing import Tracer
 from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext
 from hybrid_detect.service.execution import Execution
 from hybrid_detect.service.plan_executor import PlanExecutor
@@ -29,6 +30,7 @@ class FrameProcessor:
         executor: Carries it out.
         conditions: Learns from it.
         hooks: Told of each frame.
+        tracer: Traces each frame.
         clock: Monotonic time in seconds.
     """
 
@@ -40,6 +42,7 @@ class FrameProcessor:
         executor: PlanExecutor,
         conditions: ConditionsBuilder,
         hooks: Dispatcher,
+        tracer: Tracer,
         clock: Callable[[], float],
     ) -> None:
         self._max_pixels = config.max_pixels
@@ -48,6 +51,7 @@ class FrameProcessor:
         self._executor = executor
         self._conditions = conditions
         self._hooks = hooks
+        self._tracer = tracer
         self._clock = clock
 
     async def process(
@@ -63,22 +67,23 @@ class FrameProcessor:
             InvalidFrameError: If it is not an image.
         """
         execution = Execution(started_s=self._clock(), context=context)
+        execution.start_trace(self._tracer, own_trace=stream is not None)
         try:
             frame = await execution.open(
                 image, pixel_format, now_s=self._clock(), max_pixels=self._max_pixels
             )
             if stream and (known := stream.unchanged(frame, context, now_s=self._clock())):
-                result = known
+                result = replace(known, trace_id=execution.span.trace_id)
             else:
                 execution.context = replace(
                     context,
                     captured_at_s=frame.captured_at_s,
                     side_px=max(frame.width, frame.height),
                 )
-                execution.plan = await self._planner.plan(execution.context)
+                plan = await execution.decide(self._planner.plan)
                 await self._executor.execute(execution)
                 result = execution.to_result(now_s=self._clock(), session_id=self._session_id)
-                self._conditions.on_plan(execution.plan)
+                self._conditions.on_plan(plan)
         except AllBackendsFailedError as error:
             result = self.failed(execution, error)
         except BaseException as error:
@@ -97,6 +102,7 @@ class FrameProcessor:
         self, execution: Execution, result: DetectionResult, error: BaseException | None = None
     ) -> None:
         """Tell the hooks what became of a frame, once: all that left for it has left."""
+        execution.end_trace(result, error)
         if self._hooks.wants_frames:
             event = partial(execution.to_event, result, error, now_s=self._clock())
             execution.when_all_has_left(lambda: self._hooks.frame(event()))

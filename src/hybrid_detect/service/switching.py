@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from hybrid_detect.config import ServiceConfig, detection_mode
 from hybrid_detect.monitoring.events import SettingsEvent
@@ -17,7 +18,7 @@ from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.planning import Planner
 from hybrid_detect.types import DetectionMode
 
-__all__ = ["Settings", "within_config"]
+__all__ = ["Settings", "with_arguments", "within_config"]
 
 
 class Settings:
@@ -96,6 +97,12 @@ class Settings:
                     session_id=self.config.session_id,
                 )
             )
+
+
+def with_arguments(config: ServiceConfig | None, **given: Any) -> ServiceConfig:
+    """`config`, or the usual one, where the arguments that are not `None` win over its fields."""
+    explicit = {name: value for name, value in given.items() if value is not None}
+    return replace(config or ServiceConfig(), **explicit)
 
 
 def within_config(privacy: PrivacyPolicy, config: ServiceConfig) -> PrivacyPolicy:

@@ -152,3 +152,13 @@ def test_without_an_sdk_measuring_goes_nowhere() -> None:
     from opentelemetry.metrics import NoOpMeterProvider
 
     OpenTelemetryHook(NoOpMeterProvider()).on_frame(frame(backend=BackendKind.DEVICE))
+
+
+def test_a_sampled_frame_leads_from_its_figures_to_its_trace(measured: Measured) -> None:
+    ids = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"}
+    measured.hook.on_frame(frame(backend=BackendKind.CLOUD, total_s=0.1))
+    assert not measured.points("frame.duration")[labels(backend="cloud")].exemplars
+    measured.hook.on_frame(frame(backend=BackendKind.CLOUD, total_s=0.1, **ids))
+    (exemplar,) = measured.points("frame.duration")[labels(backend="cloud")].exemplars
+    assert f"{exemplar.trace_id:032x}" == ids["trace_id"]
+    assert f"{exemplar.span_id:016x}" == ids["span_id"]

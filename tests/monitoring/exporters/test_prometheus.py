@@ -179,6 +179,22 @@ def test_no_word_of_a_session_a_reason_or_a_message_becomes_a_label(exported: Ex
     assert canary not in exported.text()
 
 
+def test_a_sampled_frame_leads_from_its_figures_to_its_trace(exported: Exported) -> None:
+    ids = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"}
+    late = Attempt("cloud", "BackendTimeoutError", "late", 0.5)
+    exported.hook.on_frame(frame(backend=BackendKind.DEVICE, total_s=0.01))
+    assert "trace_id" not in exported.text()
+    exported.hook.on_frame(frame(backend=BackendKind.DEVICE, total_s=0.25, attempts=(late,), **ids))
+    found = {
+        sample.name: sample.exemplar.labels
+        for family in text_string_to_metric_families(exported.text())
+        for sample in family.samples
+        if sample.exemplar
+    }
+    assert found["hybrid_detect_frame_duration_seconds_bucket"] == ids
+    assert found["hybrid_detect_failed_attempts_total"] == ids
+
+
 def test_two_hooks_of_one_registry_are_refused(exported: Exported) -> None:
     with pytest.raises(ValueError, match="Duplicated timeseries"):
         PrometheusHook(exported.registry)
@@ -217,7 +233,15 @@ from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutco
 from hybrid_detect.monitoring.exporters.prometheus import PrometheusHook
 from hybrid_detect.types import BackendKind
 hook = PrometheusHook(CollectorRegistry())
-hook.on_frame(FrameEvent(at_s=1.0, outcome=FrameOutcome.ANSWERED, backend=BackendKind.CLOUD))
+hook.on_frame(
+    FrameEvent(
+        at_s=1.0,
+        outcome=FrameOutcome.ANSWERED,
+        backend=BackendKind.CLOUD,
+        trace_id="0af7651916cd43dd8448eb211c80319c",  # exemplars are left out there, not refused
+        span_id="b7ad6b7169203331",
+    )
+)
 hook.on_backend(BackendEvent(at_s=1.0, backend=BackendKind.CLOUD, usable=sys.argv[1] == "1"))
 """
     environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}

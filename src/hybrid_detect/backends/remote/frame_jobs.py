@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from hybrid_detect.backends.base import UploadGate
@@ -12,6 +14,7 @@ from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.monitoring.tracing import NO_SPAN, Span
 from hybrid_detect.types import Plan
 
 __all__ = ["Answer", "FrameJob", "suits"]
@@ -43,6 +46,32 @@ class FrameJob:
     """Whether a target found it too large, and a smaller picture is asked for."""
     prepare_s: float = 0.0
     """Seconds spent compressing."""
+    requests: int = 0
+    """Requests that were made of it so far."""
+
+    @property
+    def span(self) -> Span:
+        """The attempt's part of the frame's trace."""
+        return NO_SPAN if self.gate is None else self.gate.span
+
+    @contextmanager
+    def compressing(self) -> Iterator[None]:
+        """The next of its `pictures` is made inside the block."""
+        began_s = time.monotonic()
+        with self.span.child("compress") as span:
+            yield
+            picture = self.pictures[-1]
+            if span.is_recording:
+                span.set(
+                    {
+                        "hybrid_detect.picture.size": len(picture.data),
+                        "hybrid_detect.picture.width": picture.width,
+                        "hybrid_detect.picture.height": picture.height,
+                        "hybrid_detect.picture.quality": picture.quality,
+                        "hybrid_detect.picture.encodes": picture.encodes,
+                    }
+                )
+        self.prepare_s += time.monotonic() - began_s
 
     def picture_for(self, target: Target) -> CompressedImage | None:
         """The picture that `target` can have; `None` if it has to be made."""

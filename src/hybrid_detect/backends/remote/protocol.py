@@ -78,6 +78,8 @@ class DetectParams:
     second_look: bool = False
     """Whether a server of this project is to look again at the picture turned by 90, 180 and 270
     degrees if it found no face and has the time."""
+    traceparents: Sequence[str] = ()
+    """The W3C ``traceparent`` of each picture's request; empty if they are not traced."""
 
     def __post_init__(self) -> None:
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
@@ -133,6 +135,10 @@ class Capabilities:
     """The keypoints that its faces have, by the names of `Keypoint.name`."""
     can_seal: bool = False
     """Whether its requests may be sealed to the server's key: our own server's alone."""
+
+    takes_trace: bool = False
+    """Whether its requests name the trace they belong to (W3C ``traceparent``): a server of one's
+    own can add its parts to it. A provider is told nothing of the app's traces."""
 
     price_per_image: float = 0.0
     """What a picture costs, in USD, an attempt that fails on the way included. An estimate that

@@ -245,17 +245,18 @@ class RemoteBackend(Backend):
             server_queue_s=reply.queue_s,
             detect_s=reply.detect_s,
         )
-        return self.answer(
-            frame,
-            plan,
-            faces_in_frame(reply, answer.picture, min_confidence=self.params.min_confidence),
-            model=reply.model,
-            timings=timings,
-            bytes_sent=answer.bytes_sent,
-            quality=reply.quality,
-            min_face_px=min_face_in_frame(reply, answer.picture),
-            destination=answer.target.destination,
-        )
+        with job.span.child("restore"):
+            return self.answer(
+                frame,
+                plan,
+                faces_in_frame(reply, answer.picture, min_confidence=self.params.min_confidence),
+                model=reply.model,
+                timings=timings,
+                bytes_sent=answer.bytes_sent,
+                quality=reply.quality,
+                min_face_px=min_face_in_frame(reply, answer.picture),
+                destination=answer.target.destination,
+            )
 
     def _require_open(self) -> None:
         if self._closed:
@@ -266,12 +267,11 @@ class RemoteBackend(Backend):
         """The picture of `job` that `target` can have; compressed now if there is none yet."""
         if (known := job.picture_for(target)) is not None:
             return known
-        began_s = time.monotonic()
-        picture = await asyncio.get_running_loop().run_in_executor(
-            self._encoder, self._compress, job.frame, job.plan, target
-        )
-        job.prepare_s += time.monotonic() - began_s
-        job.pictures.append(picture)
+        with job.compressing():
+            picture = await asyncio.get_running_loop().run_in_executor(
+                self._encoder, self._compress, job.frame, job.plan, target
+            )
+            job.pictures.append(picture)
         if picture.encodes:
             self.meters.record_size(
                 len(picture.data),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hybrid_detect.backends.base import UploadGate
+from hybrid_detect.backends.remote.exchange_spans import ExchangeSpans
 from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
 from hybrid_detect.backends.remote.link_meter import Gate, Upload
 from hybrid_detect.backends.remote.targets import Target
@@ -146,13 +147,13 @@ class Sender:
             BackendError: If the request as a whole was not answered.
         """
         try:
-            return await self._attempt(target, shares, out, may_renew=self._backend.signs_requests)
+            return await self._traced(target, shares, out, may_renew=self._backend.signs_requests)
         except _RenewedError:
             for share in shares:
                 share.place = None
-        return await self._attempt(target, shares, out, may_renew=False)
+        return await self._traced(target, shares, out, may_renew=False)
 
-    async def _attempt(
+    async def _traced(
         self,
         target: Target,
         shares: Sequence[Share],
@@ -160,11 +161,29 @@ class Sender:
         *,
         may_renew: bool,
     ) -> list[Answer | BackendError]:
+        is_http = self._backend.signs_requests
+        jobs = [share.job for share in shares]
+        with ExchangeSpans(jobs, target, is_http=is_http) as spans:
+            return await self._attempt(target, shares, out, spans, may_renew=may_renew)
+
+    async def _attempt(
+        self,
+        target: Target,
+        shares: Sequence[Share],
+        out: Sequence[Target],
+        spans: ExchangeSpans,
+        *,
+        may_renew: bool,
+    ) -> list[Answer | BackendError]:
         backend, pool = self._backend, self._backend.pool
         began_s = time.monotonic()
         ends_s = max(share.job.ends_s for share in shares)
         left_s = ends_s - began_s
-        params = replace(backend.params, deadline_s=left_s if math.isfinite(left_s) else None)
+        params = replace(
+            backend.params,
+            deadline_s=left_s if math.isfinite(left_s) else None,
+            traceparents=spans.traceparents,
+        )
         pictures = [share.picture for share in shares]
         upload = seal = None
         pool.begin(target)
@@ -176,7 +195,9 @@ class Sender:
             if sealer := await backend.sealer(deadline_s=left_s):
                 from hybrid_detect.backends.remote.sealed import opened, sealed
 
-                request, seal = sealed(request, sealer)
+                with spans.sealing():
+                    request, seal = sealed(request, sealer)
+            request = spans.named(request)
             if backend.signs_requests:
                 request = await target.addressed(request, now_s=time.time())
             _divide(len(request.body), shares)
@@ -192,6 +213,7 @@ class Sender:
             limit_s = self._limit_s(target, shares, out)
             response = await backend.exchange(request, deadline_s=limit_s, upload=upload)
             arrived_s = meter.clock()
+            spans.answered(response)
             upload.has_left()
             if sealer and seal:
                 response = opened(response, sealer, seal)

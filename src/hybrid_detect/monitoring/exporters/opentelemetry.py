@@ -62,6 +62,9 @@ class OpenTelemetryHook:
         metrics: Any = require(
             "opentelemetry.metrics", extra="otel", purpose="measuring with OpenTelemetry"
         )
+        self._trace: Any = require(
+            "opentelemetry.trace", extra="otel", purpose="measuring with OpenTelemetry"
+        )
         meter = metrics.get_meter("hybrid_detect", meter_provider=meter_provider)
 
         def counter(name: str, unit: str, description: str) -> Any:
@@ -153,6 +156,7 @@ class OpenTelemetryHook:
 
     def on_frame(self, event: FrameEvent) -> None:
         """Measure what became of a frame."""
+        context = self._context_of(event)
         self._frames.add(1, {_OUTCOME: event.outcome.value})
         if event.dropped_before:
             self._dropped.add(event.dropped_before)
@@ -161,7 +165,8 @@ class OpenTelemetryHook:
         if event.bytes_sent:
             self._bytes.record(event.bytes_sent)
         for attempt in event.attempts:
-            self._attempts.add(1, {_BACKEND: attempt.backend, _ERROR: error_name(attempt)})
+            failed = {_BACKEND: attempt.backend, _ERROR: error_name(attempt)}
+            self._attempts.add(1, failed, context)
         for request in event.requests:
             sent_by = request.backend
             self._requests.add(1, {_BACKEND: sent_by, _ANSWERED: request.answered})
@@ -169,9 +174,19 @@ class OpenTelemetryHook:
                 cost = {_BACKEND: sent_by, _CURRENCY: request.currency}
                 self._cost.add(request.price_nanos / 1e9, cost)
         if event.outcome is FrameOutcome.ANSWERED and event.backend is not None:
-            self._measure_answer(event, event.backend)
+            self._measure_answer(event, event.backend, context)
 
-    def _measure_answer(self, event: FrameEvent, backend: BackendKind) -> None:
+    def _context_of(self, event: FrameEvent) -> Any:
+        """The frame's span, for exemplars that lead to its trace; `None` without one."""
+        if not event.trace_id:
+            return None
+        trace = self._trace
+        sampled = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+        ids = int(event.trace_id, 16), int(event.span_id, 16)
+        span = trace.NonRecordingSpan(trace.SpanContext(*ids, is_remote=False, trace_flags=sampled))
+        return trace.set_span_in_context(span)
+
+    def _measure_answer(self, event: FrameEvent, backend: BackendKind, context: Any) -> None:
         attributes = {_BACKEND: backend.value}
         if self._switch.is_one(backend):
             self._switches.add(1)
@@ -179,12 +194,12 @@ class OpenTelemetryHook:
         self._faces.add(event.faces, attributes)
         if event.degraded:
             self._degraded.add(1)
-        self._seconds.record(event.total_s, attributes)
-        self._age.record(event.age_s)
+        self._seconds.record(event.total_s, attributes, context)
+        self._age.record(event.age_s, None, context)
         for stage in STAGES:
             seconds = getattr(event, f"{stage}_s")
             if seconds is not None:
-                self._stages.record(seconds, {_STAGE: stage})
+                self._stages.record(seconds, {_STAGE: stage}, context)
 
     def on_backend(self, event: BackendEvent) -> None:
         """Measure a change of a backend."""

@@ -169,7 +169,7 @@ class PrometheusHook:
         if event.bytes_sent:
             self._bytes.observe(event.bytes_sent)
         for attempt in event.attempts:
-            self._attempts.labels(attempt.backend, error_name(attempt)).inc()
+            self._attempts.labels(attempt.backend, error_name(attempt)).inc(1, _exemplar(event))
         for request in event.requests:
             self._requests.labels(request.backend, "true" if request.answered else "false").inc()
             if request.price_nanos:
@@ -184,15 +184,23 @@ class PrometheusHook:
             self._switches.inc()
         self._answers.labels(backend.value).inc()
         self._faces.labels(backend.value).inc(event.faces)
-        self._seconds.labels(backend.value).observe(event.total_s)
-        self._age.observe(event.age_s)
+        exemplar = _exemplar(event)
+        self._seconds.labels(backend.value).observe(event.total_s, exemplar)
+        self._age.observe(event.age_s, exemplar)
         for stage in STAGES:
             seconds = getattr(event, f"{stage}_s")
             if seconds is not None:
-                self._stages.labels(stage).observe(seconds)
+                self._stages.labels(stage).observe(seconds, exemplar)
 
     def on_backend(self, event: BackendEvent) -> None:
         """Count a change of a backend."""
         backend = event.backend.value
         self._usable.labels(backend).set(int(event.usable))
         self._changes.labels(backend, "true" if event.usable else "false").inc()
+
+
+def _exemplar(event: FrameEvent) -> dict[str, str] | None:
+    """What leads from a figure to the trace of a frame that it counts; `None` without a trace."""
+    if not event.trace_id:
+        return None
+    return {"trace_id": event.trace_id, "span_id": event.span_id}

@@ -8,6 +8,7 @@ from hybrid_detect.backends.remote.protocol import DetectParams, HttpResponse
 from hybrid_detect.backends.remote.providers import protocol_of
 from hybrid_detect.backends.remote.providers.custom import CustomProtocol
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.exchange.batch import decode_batch
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DETECT_PATH,
@@ -39,6 +40,13 @@ def test_the_message_says_what_is_asked() -> None:
     assert request.url == DETECT_PATH
     assert message.image == PICTURE.data
     assert (message.min_confidence, message.deadline_s, message.session_id) == (0.3, 0.4, "s")
+
+
+def test_each_picture_of_a_batch_names_its_own_trace() -> None:
+    traces = (f"00-{'ab' * 16}-{'cd' * 8}-01", "", f"00-{'12' * 16}-{'34' * 8}-00")
+    request = CustomProtocol().encode((PICTURE,) * 3, DetectParams(traceparents=traces))
+    found = [decode_request(message).traceparent for message in decode_batch(request.body)]
+    assert tuple(found) == traces
 
 
 @pytest.mark.parametrize(("given", "needed"), [(None, 0.5), (0.0, 0.0), (0.3, 0.3)])

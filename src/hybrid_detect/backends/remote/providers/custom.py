@@ -68,6 +68,7 @@ class CustomProtocol:
         formats=frozenset({"jpeg", "webp", "avif"}),
         max_pictures=MAX_BATCH,
         can_seal=True,
+        takes_trace=True,
         retention="nothing, unless its operator sets history_path: then 24 h",
         trains_on_data=False,
         facts_from="the reference server of this library; ask the operator of another one",
@@ -95,13 +96,17 @@ class CustomProtocol:
 
     def encode(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
         """A detect message with the one picture, or a batch of such messages."""
-        messages = [self._message(picture, params) for picture in pictures]
+        traceparents = params.traceparents or [""] * len(pictures)
+        messages = [
+            self._message(picture, params, traceparent)
+            for picture, traceparent in zip(pictures, traceparents, strict=True)
+        ]
         if len(messages) == 1:
             return HttpRequest(url=DETECT_PATH, headers=_HEADERS, body=messages[0])
         return HttpRequest(url=BATCH_PATH, headers=_BATCH_HEADERS, body=encode_batch(messages))
 
     @staticmethod
-    def _message(picture: CompressedImage, params: DetectParams) -> bytes:
+    def _message(picture: CompressedImage, params: DetectParams, traceparent: str) -> bytes:
         message = DetectRequest(
             request_id=0,  # a stream numbers its messages itself
             image=picture.data,
@@ -111,6 +116,7 @@ class CustomProtocol:
             session_id=params.session_id,
             quality=params.quality,
             second_look=params.second_look,
+            traceparent=traceparent,
         )
         return encode_request(message)
 

@@ -56,7 +56,7 @@ class JsonEndpoint:
     """
 
     name = "json_endpoint"
-    capabilities = Capabilities()
+    capabilities = Capabilities(takes_trace=True)
 
     def __init__(
         self,

@@ -100,6 +100,7 @@ class KServe:
         landmarks=("right_eye", "left_eye", "nose_tip", "mouth_center"),
         retention="on your own server",
         trains_on_data=False,
+        takes_trace=True,
         facts_from="kserve/open-inference-protocol; runs of Triton 2.51 and MLServer 1.7.1",
         facts_as_of=date(2026, 11, 28),
     )

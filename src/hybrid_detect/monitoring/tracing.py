@@ -1,0 +1,189 @@
+"""Where the time of one frame went, from camera to detector: a trace of spans.
+
+This is the seam; nothing here records. A `Tracer` starts the span of a frame, and each part of its
+way is a child of that span: capture, decide, and each attempt with what belongs to it. A span is
+passed on as an argument or with the frame's job, never as a "current" one: several frames share a
+request, a hedge runs in a task and an encoder in a thread, where there is no telling whose is
+current.
+
+Between machines a span is named by a W3C ``traceparent``, in the HTTP header of that name and in
+the header of each message of the wire format, so that a stream carries a trace for each frame.
+
+Source of the format: W3C, "Trace Context", Level 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+__all__ = [
+    "NO_SPAN",
+    "NO_TRACER",
+    "TRACEPARENT",
+    "Attributes",
+    "Span",
+    "SpanKind",
+    "Tracer",
+    "traceparent_of",
+]
+
+TRACEPARENT = "traceparent"
+"""The HTTP header that carries a span's name."""
+
+Attributes = Mapping[str, str | bool | int | float]
+"""What a span says of its part: never a pixel, key, token, session, message or body."""
+
+SpanKind = Literal["internal", "client", "server"]
+"""Whether a span is of a request that is sent, of one that is answered, or of neither."""
+
+GIVEN_UP = "hybrid_detect.given_up"
+"""Attribute of a part that ended because its answer was not needed any more: that is no error."""
+
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+
+
+class Span:
+    """One part of a frame's way. This one records nothing; a tracer's spans override it.
+
+    As a context manager it ends with its block, and an exception's class is its ``error.type``.
+    It may be used from any thread.
+    """
+
+    __slots__ = ()
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether it is of any use to put together what it could say."""
+        return False
+
+    @property
+    def trace_id(self) -> str:
+        """The trace it is in, 32 hexadecimal digits; empty if it is not sampled."""
+        return ""
+
+    @property
+    def span_id(self) -> str:
+        """Its own id, 16 hexadecimal digits; empty if it is not sampled."""
+        return ""
+
+    @property
+    def traceparent(self) -> str:
+        """What names it on another machine, whether it is sampled or not; empty for none."""
+        return ""
+
+    def child(
+        self,
+        name: str,
+        attributes: Attributes | None = None,
+        *,
+        kind: SpanKind = "internal",
+        began_s: float | None = None,
+    ) -> Span:
+        """Start the span of a part of this part.
+
+        Args:
+            name: What is done: one of few names.
+            attributes: What is known of it at its start.
+            kind: Whether it is a request.
+            began_s: When it began, in seconds since 1970; `None` for now.
+        """
+        return self
+
+    def rename(self, name: str) -> None:
+        """Give it the name that was not known at its start."""
+
+    def set(self, attributes: Attributes) -> None:
+        """Add to what it says."""
+
+    def end(self, *, error: str = "", ended_s: float | None = None) -> None:
+        """End it; the first call counts.
+
+        Args:
+            error: What it ended with: the name of an error's class, or an HTTP status; empty if it
+                did what it should.
+            ended_s: When it ended, in seconds since 1970; `None` for now.
+        """
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc is None:
+            self.end()
+        elif isinstance(exc, Exception):
+            self.end(error=type(exc).__name__)
+        else:  # cancelled, or a generator that is closed
+            self.set({GIVEN_UP: True})
+            self.end()
+
+
+class Tracer(Protocol):
+    """Starts the first span of a frame on this machine."""
+
+    def start_span(
+        self,
+        name: str,
+        attributes: Attributes | None = None,
+        *,
+        kind: SpanKind = "internal",
+        parent: str = "",
+        own_trace: bool = False,
+        began_s: float | None = None,
+    ) -> Span:
+        """Start a span; the tracer's sampler decides whether it records.
+
+        Args:
+            name: What is done.
+            attributes: What is known of it at its start.
+            kind: Whether it is a request.
+            parent: The ``traceparent`` of the span on another machine that it is a part of. Empty
+                for the span that is the caller's current one, if there is one.
+            own_trace: Whether it begins a trace, which then links to the caller's current span: a
+                stream's frames would make one endless trace otherwise. `parent` wins.
+            began_s: When it began, in seconds since 1970; `None` for now.
+        """
+
+
+class _NoTracer:
+    def start_span(
+        self,
+        name: str,
+        attributes: Attributes | None = None,
+        *,
+        kind: SpanKind = "internal",
+        parent: str = "",
+        own_trace: bool = False,
+        began_s: float | None = None,
+    ) -> Span:
+        return NO_SPAN
+
+
+NO_SPAN = Span()
+"""Of a frame that is not traced."""
+
+NO_TRACER: Tracer = _NoTracer()
+"""Traces nothing."""
+
+
+def traceparent_of(value: object) -> str:
+    """The ``traceparent`` in what a peer sent, as version 00; empty if it is none.
+
+    As the specification wants it, one that cannot be read is left out, and no error.
+    """
+    found = _TRACEPARENT.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return ""
+    version, trace_id, span_id, flags, more = found.groups()
+    is_known = version == "00" and more is None
+    is_newer = version not in {"00", "ff"}
+    if not (is_known or is_newer) or not int(trace_id, 16) or not int(span_id, 16):
+        return ""
+    return f"00-{trace_id}-{span_id}-{flags}"

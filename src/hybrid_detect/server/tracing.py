@@ -1,0 +1,133 @@
+"""The server's part of each frame's trace: waiting for a detector, decoding, detecting.
+
+A client names its part in the request; the server's spans become parts of that. They are sent to an
+OpenTelemetry collector from a thread, in batches, and dropped if that cannot keep up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+
+from hybrid_detect.exchange.wire import DetectRequest
+from hybrid_detect.extras import require
+from hybrid_detect.monitoring.exporters.opentelemetry_tracing import OpenTelemetryTracer
+from hybrid_detect.monitoring.tracing import NO_TRACER, TRACEPARENT, Span, Tracer, traceparent_of
+from hybrid_detect.sources.daemon_threads import in_daemon_thread
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.detectors import Detection
+
+__all__ = ["Tracing", "traceparent_in"]
+
+logger = logging.getLogger("hybrid_detect.server")
+
+TRACES_PATH = "/v1/traces"
+"""Where a collector takes traces. Source: OpenTelemetry's "OTLP Specification", OTLP/HTTP."""
+
+CLOSE_S = 2.0
+"""Seconds that stopping waits for the last spans to be sent."""
+
+SERVICE_NAME = "hybrid-detect-server"
+
+
+class Tracing:
+    """Traces the pictures of one server.
+
+    Args:
+        endpoint: The collector's URL, such as ``http://127.0.0.1:4318``; `None` traces nothing.
+        tracer: Starts the spans instead, for an app that has a tracer of its own.
+    """
+
+    def __init__(self, endpoint: str | None = None, *, tracer: Tracer | None = None) -> None:
+        self._endpoint = endpoint
+        self._tracer = tracer or NO_TRACER
+        self._provider: Any = None
+
+    def start(self) -> None:
+        """Make what sends the spans; nothing is sent yet.
+
+        Raises:
+            MissingExtraError: If OpenTelemetry's SDK or its exporter is not installed.
+        """
+        if self._endpoint is None:
+            return
+        purpose = "sending traces (--otlp)"
+        sdk = require("opentelemetry.sdk.trace", extra="otel", purpose=purpose)
+        export = require("opentelemetry.sdk.trace.export", extra="otel", purpose=purpose)
+        otlp = require(
+            "opentelemetry.exporter.otlp.proto.http.trace_exporter", extra="otel", purpose=purpose
+        )
+        url = self._endpoint.rstrip("/")
+        url = url if url.endswith(TRACES_PATH) else url + TRACES_PATH
+        self._provider = sdk.TracerProvider(resource=_resource())
+        exporter = otlp.OTLPSpanExporter(endpoint=url)
+        self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
+        self._tracer = OpenTelemetryTracer(self._provider)
+
+    async def look(
+        self, request: DetectRequest, look: Callable[[], Awaitable[Detection]]
+    ) -> Detection:
+        """Have the picture of `request` looked at by `look`, as a part of its frame's trace."""
+        came_s = time.time()
+        with self._tracer.start_span(
+            "picture",
+            {"hybrid_detect.picture.size": len(request.image)},
+            kind="server",
+            parent=request.traceparent,
+            own_trace=True,
+        ) as span:
+            seen = await look()
+            if span.is_recording:
+                _tell(span, seen, came_s)
+        return seen
+
+    async def aclose(self) -> None:
+        """Send the last spans, within `CLOSE_S` seconds. May be called more than once."""
+        provider, self._provider = self._provider, None
+        if provider is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await in_daemon_thread(provider.shutdown)
+
+
+def traceparent_in(request: Request) -> str:
+    """The trace that the headers of an HTTP request name; empty if they name none."""
+    given = request.headers.getlist(TRACEPARENT)
+    return traceparent_of(given[0]) if len(given) == 1 else ""
+
+
+def _tell(span: Span, seen: Detection, came_s: float) -> None:
+    """Add the parts that a look had, by the times that it tells."""
+    span.set(
+        {
+            "hybrid_detect.picture.width": seen.width,
+            "hybrid_detect.picture.height": seen.height,
+            "hybrid_detect.faces": len(seen.faces),
+            "hybrid_detect.model": seen.model,
+            "hybrid_detect.quality": seen.quality or "",
+        }
+    )
+    at_s = came_s
+    for name, took_s in (("queue", seen.queue_s), ("detect", seen.detect_s)):
+        part = span.child(name, began_s=at_s)
+        at_s += took_s
+        part.end(ended_s=at_s)
+
+
+def _resource() -> Any:
+    """What a collector is told of the server, by OpenTelemetry's variables where they say it."""
+    resources = require("opentelemetry.sdk.resources", extra="otel", purpose="sending traces")
+    told = os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    names = {"service.version": version("hybrid-detect")}
+    if "OTEL_SERVICE_NAME" not in os.environ and "service.name=" not in told:
+        names["service.name"] = SERVICE_NAME
+    return resources.Resource.create(names)
