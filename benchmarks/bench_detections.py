@@ -1,10 +1,17 @@
-"""Detections a second over HTTP, beside a loop that has no server around it, in one run.
+"""Detections a second over HTTP and a WebSocket, beside loops without a server, in one run.
 
-The bare loop decodes each picture and runs the same model in ONNX Runtime, in as many processes as
-there are cores, each with one thread. The server is given the same pictures over eight connections.
-They take turns. Below the table stands the private memory of each of the server's processes.
+The bare loop (`bare_loop`) decodes and detects in as many processes as there are cores. The server
+is given the same pictures over eight connections. They take turns; then come the times of answers
+at a half and at nine tenths of what the server reached, and what it does with three and ten times
+as much, each picture with a deadline.
 
-    python benchmarks/bench_detections.py [SECONDS] [--rounds 4] [--level high] [--photos FOLDER]
+Server, detectors and clients share the cores, so the table tells where the processor's time goes:
+in the detectors, in the server's own process, in the clients. "Of bare" is detections a second
+over the bare loop's; "with clients elsewhere" is what the same processor time would give if the
+clients had cores of their own.
+
+    python benchmarks/bench_detections.py [SECONDS] [--rounds 3] [--levels fast high]
+        [--loads | --no-loads] [--photos FOLDER]
 """
 
 from __future__ import annotations
@@ -12,34 +19,32 @@ from __future__ import annotations
 import argparse
 import asyncio
 import io
-import multiprocessing
 import os
 import secrets
 import statistics
-import time
-from collections import Counter
-from multiprocessing.connection import Connection
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import numpy as np
 import psutil
+from bare_loop import BareLoops, BareRate
 from photo_scores import FOLDER, photos
+from picture_load import Load, Target, at_random, requests, served, without_pause
 from PIL import Image, ImageOps
 
-from hybrid_detect.exchange.wire import (
-    CONTENT_TYPE,
-    DetectRequest,
-    ResultReply,
-    decode_reply,
-    encode_request,
-)
-from hybrid_detect.server.serving import ServerProcess
-from hybrid_detect.types import QualityLevel
+from hybrid_detect.extras import is_installed
 
 CONNECTIONS = 8
 PICTURE_BYTES = 80_000
 TOKEN = secrets.token_urlsafe(16)
+DEADLINE_S = {"fast": 0.5, "high": 1.0, "max": 2.0}
+"""Of a picture under overload: many looks of its level, and no more than a person waits."""
+
+RUNTIMES = {"fast": ("litert", "mediapipe"), "high": ("onnxruntime",), "max": ("onnxruntime",)}
+"""What the bare loops run the model with; the first is the server's."""
+
+MODULES = {"litert": "ai_edge_litert", "mediapipe": "mediapipe", "onnxruntime": "onnxruntime"}
 
 
 def pictures(folder: Path) -> list[bytes]:
@@ -65,152 +70,166 @@ def jpeg(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-# -- the bare loop ---------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Served:
+    """One round of the server."""
+
+    per_s: float
+    server_ms: float
+    """Processor time of a picture in the server's own process."""
+    detectors_ms: float
+    client_ms: float
+    load: Load
 
 
-def bare(level: str, data: list[bytes], orders: Connection) -> None:
-    """Detect without pause for the seconds that are sent; answer with the number of pictures."""
-    import onnxruntime
-    import simplejpeg
+class CpuClock:
+    """Processor seconds of a server: its own process, and its detectors."""
 
-    from hybrid_detect.backends.device.models import load_model
-    from hybrid_detect.backends.device.onnx_shapes import with_free_sizes
-    from hybrid_detect.server.levels import LEVELS
+    def __init__(self, pid: int) -> None:
+        self._server = psutil.Process(pid)
 
-    (side_px,) = (each.side_px for each in LEVELS if each.quality == level)
-    assert side_px, "a level of CenterFace"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        with_free_sizes(load_model("centerface")), options, providers=["CPUExecutionProvider"]
+    def read(self) -> tuple[float, float]:
+        children = self._server.children(recursive=True)
+        return _seconds(self._server), sum(_seconds(child) for child in children)
+
+
+def _seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def saturated(clock: CpuClock, target: Target, asked: Sequence[bytes], seconds: float) -> Served:
+    """The server with as much as it can take."""
+    before = clock.read()
+    load = asyncio.run(without_pause(target, asked, seconds, connections=CONNECTIONS))
+    own_s, theirs_s = (b - a for a, b in zip(before, clock.read(), strict=True))
+    done = max(len(load.answered_s), 1)
+    return Served(
+        load.per_s,
+        own_s / done * 1000,
+        theirs_s / done * 1000,
+        load.client_s / done * 1000,
+        load,
     )
-    name = session.get_inputs()[0].name
-    scale = 1280 // side_px
-
-    def look(picture: bytes) -> None:
-        pixels = simplejpeg.decode_jpeg(
-            picture, min_width=1280 // scale, min_height=720 // scale, min_factor=scale
-        )
-        rows = -(-pixels.shape[0] // 32) * 32
-        padded = np.zeros((1, 3, rows, pixels.shape[1]), np.float32)
-        padded[0, :, : pixels.shape[0]] = pixels.transpose(2, 0, 1)
-        session.run(None, {name: padded})
-
-    look(data[0])
-    orders.send(0)
-    while (seconds := orders.recv()) > 0:
-        ends_s, done = time.perf_counter() + seconds, 0
-        while time.perf_counter() < ends_s:
-            look(data[done % len(data)])
-            done += 1
-        orders.send(done)
 
 
-class BareLoops:
-    """The loops in their processes."""
-
-    def __init__(self, level: str, data: list[bytes], count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(count):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=bare, args=(level, data, theirs), daemon=True)
-            process.start()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        for pipe in self._pipes:
-            pipe.recv()
-
-    def per_s(self, seconds: float) -> float:
-        for pipe in self._pipes:
-            pipe.send(seconds)
-        return sum(pipe.recv() for pipe in self._pipes) / seconds
-
-    def end(self) -> None:
-        for pipe in self._pipes:
-            pipe.send(0.0)
-        for process in self._processes:
-            process.join()
-
-
-# -- the server ------------------------------------------------------------------------------
-
-
-async def served_per_s(
-    url: str,
-    level: str,
-    data: list[bytes],
-    seconds: float,
-    levels: Counter[str],
-    connections: int = CONNECTIONS,
-) -> tuple[float, list[float]]:
-    """Detections a second, and the time of each; `levels` counts what was used."""
-    times: list[float] = []
-    headers = {
-        "Authorization": f"Bearer {TOKEN}",
-        "Content-Type": CONTENT_TYPE,
-        "Accept": CONTENT_TYPE,
+def measure(level: str, data: list[bytes], arguments: argparse.Namespace) -> None:
+    cores = len(os.sched_getaffinity(0))
+    loops = {
+        runtime: BareLoops(level, runtime, data, cores)
+        for runtime in RUNTIMES[level]
+        if is_installed(MODULES[runtime])
     }
-    asked = QualityLevel(level)
-    bodies = [
-        encode_request(DetectRequest(request_id=0, image=picture, quality=asked))
-        for picture in data
-    ]
-    ends_s = time.perf_counter() + seconds
+    bare: dict[str, list[BareRate]] = {runtime: [] for runtime in loops}
+    found: dict[str, list[Served]] = {"HTTP": [], "WebSocket": []}
+    with served(auth_token=TOKEN, quality=level) as (port, pid):
+        targets = {name: Target(port, TOKEN, name == "WebSocket") for name in found}
+        asked = {name: requests(target, data, level) for name, target in targets.items()}
+        clock = CpuClock(pid)
+        for name, target in targets.items():
+            saturated(clock, target, asked[name], 1.0)
+        for _ in range(arguments.rounds):
+            for runtime, loop in loops.items():
+                bare[runtime].append(loop.run(arguments.seconds))
+            for name, target in targets.items():
+                found[name].append(saturated(clock, target, asked[name], arguments.seconds))
+        print(f"\n## {level}: {len(data)} pictures of 1280x720, {cores} cores")
+        told(bare, found, cores)
+        parent = psutil.Process(pid)
+        held = [each.memory_full_info().uss / 1e6 for each in parent.children(recursive=True)]
+        own = parent.memory_full_info().uss / 1e6
+        print(f"private MB: server {own:.0f}, detectors", *(f"{mb:.0f}" for mb in held))
+        for loop in loops.values():
+            loop.end()
+        if arguments.loads:
+            for name, target in targets.items():
+                peak = statistics.median(each.per_s for each in found[name])
+                loaded(name, target, data, level, peak, arguments.seconds)
 
-    async def repeat(client: httpx.AsyncClient, number: int) -> None:
-        while time.perf_counter() < ends_s:
-            began_s = time.perf_counter()
-            answer = await client.post("/v1/detect", content=bodies[number % len(bodies)])
-            reply = decode_reply(answer.content)
-            assert isinstance(reply, ResultReply), reply
-            levels[reply.quality] += 1
-            times.append(time.perf_counter() - began_s)
-            number += 1
 
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-        await asyncio.gather(*(repeat(client, number) for number in range(connections)))
-    return len(times) / seconds, times
+def told(bare: dict[str, list[BareRate]], found: dict[str, list[Served]], cores: int) -> None:
+    print(f"{'':22} {'per s':>7} {'of bare':>16} {'elsewhere':>10}   CPU ms of a picture")
+    usual = next(iter(bare.values()))
+    usual_ms = statistics.median(each.cpu_ms for each in usual)
+    for runtime, rates in bare.items():
+        per_s = statistics.median(each.per_s for each in rates)
+        cpu_ms = statistics.median(each.cpu_ms for each in rates)
+        print(f"{'bare, ' + runtime:22} {per_s:7.1f} {'':16} {'':10}   {cpu_ms:.2f}")
+    for name, rounds in found.items():
+        per_s = statistics.median(each.per_s for each in rounds)
+        ratios = [each.per_s / rate.per_s for each, rate in zip(rounds, usual, strict=True)]
+        own, theirs, client = (
+            statistics.median(values)
+            for values in zip(
+                *((each.server_ms, each.detectors_ms, each.client_ms) for each in rounds),
+                strict=True,
+            )
+        )
+        span = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        print(
+            f"{name:22} {per_s:7.1f} {span:>16} {usual_ms / (own + theirs):10.2f}   "
+            f"detectors {theirs:.2f}, server {own:.2f}, clients {client:.2f}"
+        )
+        others = [r for r in bare if bare[r] is not usual]
+        for other in others:
+            also = [e.per_s / rate.per_s for e, rate in zip(rounds, bare[other], strict=True)]
+            print(f"{'':22} {'':7} {statistics.median(also):.2f} of {other}'s loop")
+        answered = [seconds for each in rounds for seconds in each.load.answered_s]
+        print(
+            f"{'':22} p50 {_ms(answered, 50)} ms, p99 {_ms(answered, 99)} ms, {CONNECTIONS} links"
+        )
+
+
+def loaded(
+    name: str, target: Target, data: list[bytes], level: str, peak: float, seconds: float
+) -> None:
+    """The server at rates of which it can take some, all, or few."""
+    deadline_s = DEADLINE_S[level]
+    print(f"\n{name}, random arrivals; beyond the peak each with {deadline_s:g} s to be answered")
+    print(
+        f"{'load':>6} {'goodput/peak':>13} {'p50 ms':>8} {'p99 ms':>8} {'late':>6} {'refused':>8}"
+        f" {'p99 ms':>8} {'lost':>5}  client's share of a core"
+    )
+    for times in (0.5, 0.9, 3.0, 10.0):
+        is_beyond = times > 1
+        asked = requests(target, data, level, deadline_s if is_beyond else None)
+        links = int(min(2 * times * CONNECTIONS, 48)) if target.is_stream else 0
+        load = asyncio.run(
+            at_random(
+                target,
+                asked,
+                seconds,
+                per_s=times * peak,
+                deadline_s=deadline_s if is_beyond else None,
+                links=links,
+            )
+        )
+        print(
+            f"{times:5g}x {load.per_s / peak:13.2f} {_ms(load.answered_s, 50):>8}"
+            f" {_ms(load.answered_s, 99):>8} {load.late:6d} {len(load.refused_s):8d}"
+            f" {_ms(load.refused_s, 99):>8} {load.lost:5d}  {load.client_s / seconds:.2f}"
+            f"  {load.codes or ''}",
+            flush=True,
+        )
+
+
+def _ms(seconds: Sequence[float], percent: int) -> str:
+    if len(seconds) < 2:
+        return "-"
+    return f"{statistics.quantiles(seconds, n=100)[percent - 1] * 1000:.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("seconds", nargs="?", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--level", choices=["high", "max"], default="high")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--levels", nargs="+", choices=list(RUNTIMES), default=["fast", "high"])
+    parser.add_argument("--loads", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--photos", type=Path, default=FOLDER, metavar="FOLDER")
     arguments = parser.parse_args()
-    level, seconds = arguments.level, arguments.seconds
     data = pictures(arguments.photos)
-    cores = len(os.sched_getaffinity(0))
-    levels: Counter[str] = Counter()
-    found: dict[str, list[float]] = {"bare": [], "server": []}
-    times: list[float] = []
-    loops = BareLoops(level, data, cores)
-    with ServerProcess(auth_token=TOKEN, options=["--quality", level]) as server:
-        asyncio.run(served_per_s(server.url, level, data, 1.0, Counter()))
-        for _ in range(arguments.rounds):
-            found["bare"].append(loops.per_s(seconds))
-            per_s, some = asyncio.run(served_per_s(server.url, level, data, seconds, levels))
-            found["server"].append(per_s)
-            times += some
-        held = [
-            (child.memory_full_info().uss / 1e6, child.pid)
-            for child in psutil.Process(server.pid).children(recursive=True)
-        ]
-        parent = psutil.Process(server.pid).memory_full_info().uss / 1e6
-    loops.end()
-    bare_s, server_s = (statistics.median(found[name]) for name in ("bare", "server"))
-    ratios = [s / b for b, s in zip(found["bare"], found["server"], strict=True)]
-    print(f"{level}, {len(data)} pictures of 1280x720, {cores} cores, {arguments.rounds} rounds")
-    print(f"bare loop   {bare_s:7.1f} detections/s")
-    print(f"over HTTP   {server_s:7.1f} detections/s, {CONNECTIONS} connections, {dict(levels)}")
-    print(f"ratio       {statistics.median(ratios):7.2f}  ({min(ratios):.2f} to {max(ratios):.2f})")
-    cuts = statistics.quantiles(times, n=100)
-    print(f"latency     p50 {cuts[49] * 1000:.0f} ms, p99 {cuts[98] * 1000:.0f} ms")
-    print(f"private MB  server {parent:.0f}, its detectors", *(f"{mb:.0f}" for mb, _ in held))
+    for level in arguments.levels:
+        measure(level, data, arguments)
 
 
 if __name__ == "__main__":

@@ -15,19 +15,18 @@ import argparse
 import asyncio
 import io
 import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from bench_detections import TOKEN, pictures, served_per_s
+from bench_detections import TOKEN, pictures
 from photo_scores import FOLDER
+from picture_load import Target, requests, served, without_pause
 from PIL import Image
 
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.backends.device.onnx_gpu import MOST, BatchedCenterFace, open_session
 from hybrid_detect.backends.device.runtimes import make_detector
 from hybrid_detect.errors import HybridDetectError
-from hybrid_detect.server.serving import ServerProcess
 
 SIDES_PX = (640, 1280)
 MIN_SCORE = 0.45
@@ -85,14 +84,14 @@ def main() -> None:
         detector.close()
     if arguments.provider == "cpu":
         return  # the server batches on graphics processors alone
-    levels: Counter[str] = Counter()
-    options = ["--provider", arguments.provider]
-    with ServerProcess(auth_token=TOKEN, options=options, start_timeout_s=600) as server:
-        asyncio.run(served_per_s(server.url, "high", data, 1.0, Counter()))
-        rate, _ = asyncio.run(
-            served_per_s(server.url, "high", data, arguments.seconds, levels, 2 * MOST)
-        )
-    print(f"over HTTP          {rate:8.1f} detections/s, {2 * MOST} connections, {dict(levels)}")
+    with served(auth_token=TOKEN, provider=arguments.provider) as (port, _):
+        target = Target(port, TOKEN)
+        asked = requests(target, data, "high")
+        for seconds in (1.0, arguments.seconds):
+            load = asyncio.run(without_pause(target, asked, seconds, connections=2 * MOST))
+    print(
+        f"over HTTP          {load.per_s:8.1f} detections/s, {2 * MOST} connections, {load.levels}"
+    )
 
 
 if __name__ == "__main__":
