@@ -27,7 +27,7 @@ from .stand_in import (
     PRINT,
     SITE,
 )
-from .worker_support import answers, is_gone, picture, pid_of
+from .worker_support import answers, is_gone, linux, picture, pid_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="tests speak in signals")
 
@@ -138,3 +138,13 @@ def test_a_start_that_only_prints_is_ended(
     (tmp_path / "sitecustomize.py").write_text(noisy, encoding="utf-8")
     with pytest.raises(BackendUnavailableError, match="died at its start"):
         worker.start()
+
+
+@linux
+def test_a_process_gives_way_by_as_much_as_it_is_told(stand_in: None) -> None:
+    for niceness in (0, 7):
+        worker = DetectorWorker(lambda: b"model", niceness=niceness)
+        worker.start()
+        assert worker.pid is not None
+        assert os.getpriority(os.PRIO_PROCESS, worker.pid) == min(os.nice(0) + niceness, 19)
+        worker.close()

@@ -114,6 +114,7 @@ class DetectorWorker:
             takes. 0 for none.
         recycle_bytes: Private memory at which it is replaced between two pictures.
         start_limit_s: Seconds that the start of the process may take; `None` for the usual limit.
+        niceness: By how much the process gives way to this one where they share a core; 0 to 19.
         before_start: Called before every start; what it raises keeps the process from starting.
     """
 
@@ -133,6 +134,7 @@ class DetectorWorker:
         memory_cap_bytes: int = MEMORY_CAP_BYTES,
         recycle_bytes: int = RECYCLE_BYTES,
         start_limit_s: float | None = None,
+        niceness: int = 0,
         before_start: Callable[[], None] | None = None,
     ) -> None:
         self._options = WorkerOptions(
@@ -147,6 +149,7 @@ class DetectorWorker:
             decodes=decodes,
             memory_cap_bytes=memory_cap_bytes,
             start_limit_s=start_limit_s,
+            niceness=niceness,
         )
         self._process = RestartedProcess(load_model, self._options, before_start=before_start)
         self._recycle_bytes = recycle_bytes

@@ -79,6 +79,8 @@ def main(options: dict[str, Any]) -> NoReturn:
     Args:
         options: What `worker_process.WorkerProcess` writes.
     """
+    if options["niceness"] and hasattr(os, "nice"):  # not on Windows
+        os.nice(options["niceness"])  # here, since a thread keeps what it began with
     reply_fd = _private_stdout()
     try:
         worker = _Child(options)

@@ -115,6 +115,8 @@ class WorkerOptions:
     picture's own needs; 0 for none."""
     start_limit_s: float | None = None
     """Seconds that its start may take; `None` for `START_LIMIT_S`."""
+    niceness: int = 0
+    """By how much it gives way to the app's own process where they share a core."""
 
 
 class WorkerProcess:
