@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from hybrid_detect.backends.remote.streaming import StreamingService
     from hybrid_detect.backends.remote.target_pool import TargetStatus
     from hybrid_detect.backends.remote.targets import Target
+    from hybrid_detect.backends.remote.watching import LiveResult, watch_session
     from hybrid_detect.charges import CostKey, CostRow, SentRequest
     from hybrid_detect.compression.compressor import (
         PRESETS,
@@ -166,6 +167,7 @@ _HOMES = {
     "backends.remote.secure_transmission": ("SecureImageTransmission",),
     "backends.remote.streaming": ("StreamingService",),
     "backends.remote.targets": ("Target",),
+    "backends.remote.watching": ("LiveResult", "watch_session"),
     "charges": ("CostKey", "CostRow", "SentRequest"),
     "config": ("ServiceConfig",),
     "errors": (
@@ -352,6 +354,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "JsonLinesHook",
     "Keypoint",
     "LinkConditions",
+    "LiveResult",
     "LoggingHook",
     "MissingExtraError",
     "ModelError",
@@ -423,6 +426,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "TrustedKey",
     "UnknownKeyError",
     "Utility",
+    "watch_session",
     "WheelMember",
 ]
 

@@ -35,7 +35,7 @@ async def test_every_route_is_described_and_nothing_else_is() -> None:
     for route in create_app(CONFIG, OneFace()).routes:
         assert isinstance(route, Route | WebSocketRoute)
         methods = route.methods if isinstance(route, Route) else {"GET"}
-        routes[route.path] = {m.lower() for m in methods or ()} - {"head"}
+        routes[route.path.replace(":path", "")] = {m.lower() for m in methods or ()} - {"head"}
     assert {path: set(item) for path, item in DOCUMENT["paths"].items()} == routes
 
 

@@ -33,6 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         config = ServerConfig(
             auth_token=TOKEN,
             rate_per_s=0,
+            max_watchers=0,  # events would not end
             max_body_bytes=100_000,
             history_path=tmp_path_factory.mktemp("history") / "history.db",
         )

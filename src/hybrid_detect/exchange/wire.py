@@ -49,6 +49,8 @@ __all__ = [
     "DETECT_PATH",
     "HEALTH_PATH",
     "IN_FLIGHT_HEADER",
+    "LIVE_PAGE_PATH",
+    "SESSIONS_PATH",
     "STREAM_PATH",
     "SUBPROTOCOL",
     "DetectRequest",
@@ -70,6 +72,8 @@ SUBPROTOCOL = "hybrid-detect.v1"
 DETECT_PATH = "/v1/detect"
 STREAM_PATH = "/v1/stream"
 HEALTH_PATH = "/v1/health"
+SESSIONS_PATH = "/v1/sessions"
+LIVE_PAGE_PATH = "/v1/live"
 
 IN_FLIGHT_HEADER = "X-Stream-In-Flight"
 """Of the response that opens a stream: the pictures of it that the server looks at at the same
@@ -148,6 +152,12 @@ class ResultReply:
     min_face_px: float | None = None
     """Height in pixels of this picture of the smallest face that the look could have found; `None`
     if the server does not say."""
+
+    number: int | None = None
+    """The place of this result in its session, from 1; told to those who watch a session alone. It
+    counts from when the server last heard of the session; what is left out is missing here."""
+    at_s: float | None = None
+    """Seconds since 1970 by the server's clock when it was ready; told to those who watch alone."""
 
     @property
     def server_s(self) -> float | None:
@@ -237,6 +247,8 @@ def _reply_header(reply: ResultReply | ErrorReply) -> dict[str, Any]:
         "min_confidence": reply.min_confidence,
         "quality": reply.quality or None,
         "min_face_px": None if reply.min_face_px is None else round(reply.min_face_px, 2),
+        "number": reply.number,
+        "at_s": None if reply.at_s is None else round(reply.at_s, 3),
         "faces": [_face_to_json(face) for face in reply.faces],
     }
 
@@ -274,6 +286,8 @@ def decode_reply(data: bytes) -> ResultReply | ErrorReply:
         min_confidence=optional_confidence(header.get("min_confidence")),
         quality=text(header.get("quality", ""), "quality"),
         min_face_px=optional_pixels(header.get("min_face_px"), "min_face_px"),
+        number=_optional_integer(header.get("number"), "number"),
+        at_s=optional_seconds(header.get("at_s"), "at_s"),
         faces=tuple(_face_from_json(face) for face in faces),
     )
 
@@ -360,6 +374,10 @@ def _point(name: str, value: Any) -> Keypoint:
     if not isinstance(value, list) or len(value) != 2:
         fail("a keypoint of two numbers", type(value).__name__)
     return Keypoint(name, coordinate(value[0], name), coordinate(value[1], name))
+
+
+def _optional_integer(value: Any, name: str) -> int | None:
+    return None if value is None else integer(value, name, low=1, high=2**53)
 
 
 def _quality_level(value: Any) -> QualityLevel:

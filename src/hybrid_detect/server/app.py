@@ -59,6 +59,8 @@ from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.health import Health
+from hybrid_detect.server.live import PRESENCE, LiveSessions, Presence
+from hybrid_detect.server.live_routes import LiveRoutes
 from hybrid_detect.server.management import Management
 from hybrid_detect.server.observation import OPENAPI_PATH, note_reply
 from hybrid_detect.server.openapi import openapi
@@ -135,7 +137,15 @@ def create_app(
         metrics=management.credentials,
         log=log,
     )
-    app = _App(config, watch(detector), management, log, state, tracer)
+    live = LiveSessions(
+        max_watchers=config.max_watchers, max_per_session=config.max_watchers_per_session
+    )
+    app = _App(config, watch(detector), management, log, state, live, tracer)
+
+    def drain() -> None:
+        admission.close()
+        live.close()
+
     made = Starlette(
         routes=[
             Route(DETECT_PATH, app.detect, methods=["POST"]),
@@ -144,6 +154,7 @@ def create_app(
             Route(OPENAPI_PATH, app.description, methods=["GET"]),
             Route(KEYS_PATH, app.keys, methods=["GET"]),
             WebSocketRoute(STREAM_PATH, app.streams.serve),
+            *LiveRoutes(live, config, respond=http_response).routes,
             *app.retention.routes,
             *management.routes,
         ],
@@ -151,7 +162,8 @@ def create_app(
         lifespan=app.lifespan,
         exception_handlers={HTTPException: _no_such_thing, Exception: _bug},
     )
-    made.state.drain = admission.close
+    made.state.drain = drain
+    made.state.live = live
     made.state.management = management
     made.router.redirect_slashes = False  # a redirect would name the host that the client named
     return made
@@ -165,6 +177,7 @@ class _App:
         management: Management,
         log: PeerLog,
         state: SharedState,
+        live: LiveSessions,
         tracer: Tracer | None,
     ) -> None:
         self._config = config
@@ -174,7 +187,10 @@ class _App:
         self._description = openapi(config)
         self._sealing = Sealing(config.keys_path, require=config.require_encryption, state=state)
         self.retention = Retention(config, state, respond=http_response)
-        self.streams = Streams(config, answer=self._answer_to, info=lambda: detector.info)
+        self._live = live
+        self.streams = Streams(
+            config, answer=self._answer_to, live=live, info=lambda: detector.info
+        )
         self._tracing = Tracing(config.otlp_endpoint, tracer=tracer)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
@@ -233,6 +249,7 @@ class _App:
             peek_request_id(body) if is_wire else 0,
             receive_s,
             connection=request,
+            is_sealed=received.is_sealed,
             is_abandoned=hang_up_of(request),
         )
         return http_response(request, reply, received)
@@ -284,6 +301,7 @@ class _App:
             peek_request_id(data),
             receive_s,
             connection=connection,
+            is_sealed=received.is_sealed,
             is_abandoned=is_abandoned,
         )
         note_reply(connection, reply)
@@ -296,6 +314,7 @@ class _App:
         receive_s: float | None,
         *,
         connection: HTTPConnection,
+        is_sealed: bool,
         is_abandoned: Callable[[], Awaitable[bool]],
     ) -> ResultReply | ErrorReply:
         """The answer to a request, or the error that says why there is none."""
@@ -346,8 +365,25 @@ class _App:
             quality=seen.quality or "",
             min_face_px=seen.min_face_px,
         )
-        self.retention.keep(owner_of(connection), request, reply)
+        self._show(request, reply, connection, is_sealed=is_sealed)
         return reply
+
+    def _show(
+        self,
+        request: DetectRequest,
+        reply: ResultReply,
+        connection: HTTPConnection,
+        *,
+        is_sealed: bool,
+    ) -> None:
+        """Keep a result where results are kept, and show it to those who watch its session."""
+        owner, session = owner_of(connection), request.session_id
+        self.retention.keep(owner, request, reply)
+        presence: Presence | None = connection.scope.get(PRESENCE)
+        if presence is not None:
+            presence.note(session)
+        if not is_sealed:  # what came sealed is not shown in the clear
+            self._live.publish(owner, session, reply)
 
     def _too_large(self, request_id: int) -> ErrorReply:
         limit = self._config.max_body_bytes

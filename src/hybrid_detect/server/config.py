@@ -78,6 +78,10 @@ class ServerConfig:
     max_streams: int = 64
     """Streams open at the same time. Each may hold `stream_in_flight` messages, three that
     wait, and a half one."""
+    max_watchers: int = 64
+    """Callers that watch sessions at the same time, of all sessions; 0 lets none watch."""
+    max_watchers_per_session: int = 8
+    """Callers that watch one session at the same time."""
     stream_idle_s: float = 300.0
     """Seconds a stream may be open without a picture; our client opens another when it has one."""
     max_connections: int = 512
@@ -179,6 +183,9 @@ class ServerConfig:
         if not 0 <= self.stream_rate_per_s < math.inf:
             msg = f"stream_rate_per_s: expected 0 or more, got {self.stream_rate_per_s}"
             raise ConfigurationError(msg)
+        if self.max_watchers < 0:
+            msg = f"max_watchers: expected 0 or more, got {self.max_watchers}"
+            raise ConfigurationError(msg)
         if not 0 < self.stream_idle_s < math.inf:
             msg = f"stream_idle_s: expected seconds above 0, got {self.stream_idle_s}"
             raise ConfigurationError(msg)
@@ -209,6 +216,7 @@ class ServerConfig:
             "burst",
             "max_per_caller",
             "max_streams",
+            "max_watchers_per_session",
             "max_connections",
             "max_connections_per_peer",
         ):

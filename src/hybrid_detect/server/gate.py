@@ -20,6 +20,8 @@ from starlette.websockets import WebSocket
 from hybrid_detect.exchange.wire import (
     CREDENTIAL_ENDED,
     HEALTH_PATH,
+    LIVE_PAGE_PATH,
+    STREAM_PATH,
     ErrorReply,
     announced_request_id,
     encode_reply,
@@ -35,6 +37,8 @@ from hybrid_detect.server.shared_state import Limit, LocalState, SharedState
 __all__ = [
     "CALLER",
     "PUBLIC_PATHS",
+    "RECHECK_S",
+    "STILL_WELCOME",
     "TAKE_PICTURE",
     "Gate",
     "too_fast",
@@ -49,8 +53,13 @@ TAKE_PICTURE = "hybrid_detect.take_picture"
 """Where the ASGI scope has what counts one more picture of a request against the caller's rate: a
 coroutine function that gives the seconds to wait, or 0 if the picture may be looked at."""
 
-PUBLIC_PATHS = frozenset({HEALTH_PATH, LIVE_PATH, OPENAPI_PATH})
-"""Read without a credential: a load balancer has none, and the description is no secret. A wrong
+STILL_WELCOME = "hybrid_detect.still_welcome"
+"""Where the ASGI scope has what tells whether a caller that was let in still may: its credential
+may have expired or been revoked. For what lasts; to be asked each `RECHECK_S`."""
+
+PUBLIC_PATHS = frozenset({HEALTH_PATH, LIVE_PAGE_PATH, LIVE_PATH, OPENAPI_PATH})
+"""Read without a credential: a load balancer has none, nor has a browser that opens a page, and the
+description is no secret. A wrong
 credential is refused here as well, so that a client can learn whether its own fits."""
 
 _PROBES = PUBLIC_PATHS | {METRICS_PATH}
@@ -61,7 +70,7 @@ FAILURE_PAUSE_S = 0.02
 So 50 a second are refused, however many connections ask, and that costs the others nothing."""
 
 RECHECK_S = 60.0
-"""How long a stream lives on after its key was revoked or its token has expired."""
+"""How long a stream, or who watches one, lives on after a key was revoked or a token expired."""
 
 UNAUTHORIZED = ErrorReply(
     request_id=0, status=401, code="unauthorized", detail="send Authorization: Bearer <token>"
@@ -140,14 +149,14 @@ class Gate:
             caller = await self._admitted(connection)
             scope[CALLER] = caller
             scope[TAKE_PICTURE] = partial(self._state.take, Limit.PICTURES, caller)
+            scope[STILL_WELCOME] = partial(self._is_welcome, connection)
             is_probe = scope["path"] in _PROBES
-            async with self._place(
-                caller, is_stream=scope["type"] == "websocket", is_probe=is_probe
-            ):
-                if scope["type"] == "http":
-                    await self._app(scope, receive, send)
-                else:
-                    await self._app(scope, self._messages(connection, receive, send), send)
+            # A WebSocket to watch a session over brings no pictures.
+            is_stream = scope["type"] == "websocket" and scope["path"] == STREAM_PATH
+            async with self._place(caller, is_stream=is_stream, is_probe=is_probe):
+                if is_stream:
+                    receive = self._messages(connection, receive, send)
+                await self._app(scope, receive, send)
         except _RefusedError as refusal:
             response = self._respond(connection, refusal.reply)
             if scope["type"] == "websocket":
@@ -177,6 +186,13 @@ class Gate:
         if is_http and (wait_s := await self._state.take(limit, caller)):
             raise _RefusedError(too_fast(0, wait_s))
         return caller
+
+    async def _is_welcome(self, connection: HTTPConnection) -> bool:
+        try:
+            await self._credentials.caller(connection)
+        except WrongCredentialError:
+            return False
+        return True
 
     async def _hold_back(self, peer: str) -> None:
         """Wait the longer, the more of `peer` wait; not all until the same moment."""
@@ -235,9 +251,7 @@ class Gate:
                     return await closed(1001, "idle")
                 if self._clock() - checked_s >= RECHECK_S:
                     checked_s = self._clock()
-                    try:
-                        await self._credentials.caller(connection)
-                    except WrongCredentialError:
+                    if not await self._is_welcome(connection):
                         return await closed(1008, CREDENTIAL_ENDED)
                 if message["type"] != "websocket.receive":
                     return message

@@ -11,17 +11,21 @@ from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DETECT_PATH,
     HEALTH_PATH,
+    LIVE_PAGE_PATH,
+    SESSIONS_PATH,
     STREAM_PATH,
     SUBPROTOCOL,
 )
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.observation import LIVE_PATH, OPENAPI_PATH
-from hybrid_detect.server.picture_requests import (
-    QUALITY_HEADER,
-    SECOND_LOOK_HEADER,
-    SESSION_HEADER,
+from hybrid_detect.server.openapi_schemas import (
+    QUALITY,
+    SCHEMAS,
+    SECOND_LOOK,
+    SESSION,
+    SESSION_IN_PATH,
+    ref,
 )
-from hybrid_detect.types import QualityLevel
 
 __all__ = ["openapi"]
 
@@ -71,7 +75,7 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                     "summary": "Find the faces in one picture.",
                     "description": "A bare picture is answered in JSON. A message of the wire "
                     f"format ({CONTENT_TYPE}) is answered in that format if Accept asks for it.",
-                    "parameters": [_SESSION, _QUALITY, _SECOND_LOOK],
+                    "parameters": [SESSION, QUALITY, SECOND_LOOK],
                     "requestBody": {
                         "required": True,
                         "content": dict.fromkeys((*_PICTURES, *_MESSAGES), picture),
@@ -121,7 +125,7 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                     "responses": {
                         "200": {
                             "description": "The keys; none if the server has none.",
-                            "content": {"application/json": {"schema": _ref("Keys")}},
+                            "content": {"application/json": {"schema": ref("Keys")}},
                         },
                         **_errors(),
                     },
@@ -135,7 +139,7 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                     "responses": {
                         "200": {
                             "description": "The server is up.",
-                            "content": {"application/json": {"schema": _ref("Health")}},
+                            "content": {"application/json": {"schema": ref("Health")}},
                         },
                         **_errors("503"),
                     },
@@ -153,6 +157,39 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                             "content": {"application/json": {"schema": {"type": "object"}}},
                         },
                         **_errors(),
+                    },
+                }
+            },
+            LIVE_PAGE_PATH: {
+                "get": {
+                    "operationId": "livePage",
+                    "summary": "A page that shows a session live. Public; it asks for a token.",
+                    "security": [{}, {"bearer": []}, {"apiKey": []}],
+                    "responses": {
+                        "200": {
+                            "description": "The page, which loads nothing from elsewhere.",
+                            "content": {"text/html": {"schema": {"type": "string"}}},
+                        },
+                        **_errors(),
+                    },
+                }
+            },
+            SESSIONS_PATH + "/{session}/live": {
+                "get": {
+                    "operationId": "live",
+                    "summary": "The results of one of your sessions as they come; no pictures.",
+                    "description": "As server-sent events: `result` with a Result, and `end` with "
+                    f"a reason. As a WebSocket of the subprotocol {SUBPROTOCOL}: result messages "
+                    "of the wire format. It lasts as long as the session; who is slow gets the "
+                    "newest results.",
+                    "parameters": [SESSION_IN_PATH],
+                    "responses": {
+                        "101": {"description": "The WebSocket is open."},
+                        "200": {
+                            "description": "The events.",
+                            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                        },
+                        **_errors("400", "503"),
                     },
                 }
             },
@@ -177,39 +214,32 @@ def openapi(config: ServerConfig) -> dict[str, Any]:
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
             },
-            "schemas": _SCHEMAS,
+            "schemas": SCHEMAS,
         },
     }
 
 
 def _sessions() -> dict[str, Any]:
     """What is kept, where something is kept."""
-    session = {
-        "name": "session",
-        "in": "path",
-        "required": True,
-        "description": "The session_id that the pictures were sent with.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
-    }
     archive = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
-    erased = {"application/json": {"schema": _ref("Erased")}}
+    erased = {"application/json": {"schema": ref("Erased")}}
     return {
-        "/v1/sessions/{session}/export": {
+        SESSIONS_PATH + "/{session}/export": {
             "get": {
                 "operationId": "export",
                 "summary": "What is kept of one of your sessions, as a ZIP archive.",
-                "parameters": [session],
+                "parameters": [SESSION_IN_PATH],
                 "responses": {
                     "200": {"description": "results.json and images.", "content": archive},
                     **_errors("400", "404", "503"),
                 },
             }
         },
-        "/v1/sessions/{session}": {
+        SESSIONS_PATH + "/{session}": {
             "delete": {
                 "operationId": "erase",
                 "summary": "Erase what is kept of one of your sessions.",
-                "parameters": [session],
+                "parameters": [SESSION_IN_PATH],
                 "responses": {
                     "200": {"description": "How much there was.", "content": erased},
                     **_errors("400", "404", "503"),
@@ -219,15 +249,11 @@ def _sessions() -> dict[str, Any]:
     }
 
 
-def _ref(name: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 def _answer(description: str, schema: str) -> dict[str, Any]:
     return {
         "description": description,
         "content": {
-            "application/json": {"schema": _ref(schema)},
+            "application/json": {"schema": ref(schema)},
             CONTENT_TYPE: {"schema": {"type": "string", "format": "binary"}},
         },
     }
@@ -235,151 +261,3 @@ def _answer(description: str, schema: str) -> dict[str, Any]:
 
 def _errors(*statuses: str) -> dict[str, Any]:
     return {status: _answer(_ERRORS[status], "Error") for status in sorted({*_ALWAYS, *statuses})}
-
-
-_SESSION = {
-    "name": SESSION_HEADER,
-    "in": "header",
-    "description": "The session that a bare picture belongs to, where the server keeps results: "
-    "what can be exported and erased together. A message of the wire format carries its own.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 1024},
-}
-
-_LEVELS = {"type": "string", "enum": [*QualityLevel]}
-
-_QUALITY = {
-    "name": QUALITY_HEADER,
-    "in": "header",
-    "description": "How thoroughly to look at a bare picture; the server's own level without it. "
-    "A message of the wire format carries its own. The answer tells the level that was used, which "
-    "is a lower one where the model or the time for this one is missing.",
-    "schema": _LEVELS,
-}
-
-_SECOND_LOOK = {
-    "name": SECOND_LOOK_HEADER,
-    "in": "header",
-    "description": "Whether to look again at a bare picture turned by 90, 180 and 270 degrees "
-    "if no face was found and there is time.",
-    "schema": {"type": "string", "enum": ["true", "false"]},
-}
-
-_NUMBER = {"type": "number"}
-_SECONDS = {"type": "number", "minimum": 0}
-
-_SCHEMAS: dict[str, Any] = {
-    "Result": {
-        "type": "object",
-        "required": ["width", "height", "model", "faces"],
-        "properties": {
-            "width": {"type": "integer", "minimum": 1},
-            "height": {"type": "integer", "minimum": 1},
-            "model": {"type": "string"},
-            "receive_s": _SECONDS,
-            "queue_s": _SECONDS,
-            "detect_s": _SECONDS,
-            "min_confidence": {
-                "description": "The lowest score that was reported. A bare picture is looked at "
-                "with the threshold at which the model is at its best.",
-                "type": "number",
-                "minimum": 0,
-                "maximum": 1,
-            },
-            "quality": _LEVELS,
-            "min_face_px": {
-                "description": "Height of the smallest face that this look could have found.",
-                "type": "number",
-                "minimum": 0,
-            },
-            "faces": {"type": "array", "items": _ref("Face")},
-        },
-    },
-    "Erased": {
-        "type": "object",
-        "required": ["results", "images"],
-        "properties": {
-            "results": {"type": "integer", "minimum": 0},
-            "images": {"type": "integer", "minimum": 0},
-        },
-    },
-    "Face": {
-        "type": "object",
-        "required": ["box"],
-        "properties": {
-            "box": {
-                "description": "In the picture's pixels, from its upper left corner.",
-                "type": "object",
-                "required": ["x_min", "y_min", "x_max", "y_max"],
-                "properties": dict.fromkeys(("x_min", "y_min", "x_max", "y_max"), _NUMBER),
-            },
-            "score": {"type": "number", "minimum": 0, "maximum": 1},
-            "keypoints": {
-                "type": "object",
-                "additionalProperties": {
-                    "type": "array",
-                    "items": _NUMBER,
-                    "minItems": 2,
-                    "maxItems": 2,
-                },
-            },
-        },
-    },
-    "Error": {
-        "type": "object",
-        "required": ["status", "code", "detail"],
-        "properties": {
-            "status": {"type": "integer", "minimum": 400, "maximum": 599},
-            "code": {"type": "string"},
-            "detail": {"type": "string"},
-            "retry_after_s": _SECONDS,
-        },
-    },
-    "Keys": {
-        "type": "object",
-        "required": ["keys"],
-        "properties": {"keys": {"type": "array", "items": {"type": "object"}}},
-    },
-    "ModelInfo": {
-        "description": "What the server looks with if a request asks for nothing else.",
-        "type": "object",
-        "required": ["name", "quality", "qualities", "side_px", "picture_bytes", "recall"],
-        "properties": {
-            "name": {"type": "string"},
-            "quality": _LEVELS,
-            "qualities": {"type": "array", "items": _LEVELS},
-            "side_px": {
-                "description": "The longer side of a picture beyond which next to nothing is "
-                "gained.",
-                "type": "integer",
-                "minimum": 1,
-            },
-            "picture_bytes": {
-                "description": "The size of a picture beyond which next to nothing is gained.",
-                "type": "integer",
-                "minimum": 1,
-            },
-            "rungs": {
-                "description": "Pictures that are worth sending, the best first: highest JPEG "
-                "quality, longer side, and what the model makes of it as a share of the best.",
-                "type": "array",
-                "items": {"type": "array", "items": _NUMBER, "minItems": 3, "maxItems": 3},
-            },
-            "recall": {
-                "description": "Face heights as shares of the picture's longer side, rising, and "
-                "the share of the faces from there on that is found.",
-                "type": "array",
-                "items": {"type": "array", "items": _NUMBER, "minItems": 2, "maxItems": 2},
-            },
-        },
-    },
-    "Health": {
-        "type": "object",
-        "required": ["status", "model", "version"],
-        "properties": {
-            "status": {"const": "ok"},
-            "model": {"type": "string"},
-            "model_info": _ref("ModelInfo"),
-            "version": {"type": "string"},
-        },
-    },
-}

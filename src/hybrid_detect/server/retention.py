@@ -18,19 +18,19 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hybrid_detect.errors import ConfigurationError, HybridDetectError, StorageError
-from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, ResultReply
+from hybrid_detect.exchange.wire import SESSIONS_PATH, DetectRequest, ErrorReply, ResultReply
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import CALLER
 from hybrid_detect.server.replies import reply_to_values
 from hybrid_detect.server.shared_state import ResultHistory, SharedState
 
-__all__ = ["Retention", "owner_of"]
+__all__ = ["BAD_SESSION", "SEALED_ONLY", "Retention", "owner_of"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
 _T = TypeVar("_T")
 
-SESSION_PATH = "/v1/sessions/{session:path}"
+SESSION_PATH = SESSIONS_PATH + "/{session:path}"
 EXPORT_PATH = SESSION_PATH + "/export"
 
 MAX_WAITING = 16
@@ -48,7 +48,7 @@ SEALED_ONLY = ErrorReply(
     request_id=0,
     status=403,
     code="encryption_required",
-    detail="an export is not encrypted; have the operator make it beside the server",
+    detail="this answer is not encrypted; have the operator look beside the server",
 )
 
 FAILED = ErrorReply(

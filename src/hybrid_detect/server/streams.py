@@ -22,14 +22,19 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.gate import too_fast
 from hybrid_detect.server.hang_ups import hang_up_of
+from hybrid_detect.server.live import PRESENCE, LiveSessions
 from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.rate_limit import RateLimiter
+from hybrid_detect.server.retention import owner_of
 
 __all__ = ["SERVICE_RESTART", "Answering", "Streams"]
 
 SERVICE_RESTART = 1012
 """The close code of a server that stops (IANA's registry for RFC 6455). It comes as the code of an
 ASGI disconnect, too, while the peer still takes answers."""
+
+GOODBYES = frozenset({1000, 1001})
+"""Close codes of a client that is done: ours, and a browser's page that is left."""
 
 BURST_S = 2.0
 """Seconds of a stream's rate that may come at once, as after an outage."""
@@ -56,6 +61,7 @@ class Streams:
     Args:
         config: The limits of each.
         answer: Makes the answers.
+        live: Is told which sessions each brings.
         info: What clients are told of the model, at the time of asking; `None` for nothing.
     """
 
@@ -64,10 +70,12 @@ class Streams:
         config: ServerConfig,
         *,
         answer: Answering,
+        live: LiveSessions,
         info: Callable[[], ModelInfo | None],
     ) -> None:
         self._config = config
         self._answer = answer
+        self._live = live
         self._info = info
 
     async def serve(self, websocket: WebSocket) -> None:
@@ -80,6 +88,15 @@ class Streams:
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None,
             headers=[(name.lower().encode(), text.encode()) for name, text in told.items()],
         )
+        presence = websocket.scope[PRESENCE] = self._live.presence(owner_of(websocket))
+        code = None
+        try:
+            code = await self._converse(websocket)
+        finally:
+            presence.leave(for_good=code in GOODBYES)
+
+    async def _converse(self, websocket: WebSocket) -> int | None:
+        """Answer until the stream ends; the code that it ended with."""
         is_abandoned = hang_up_of(websocket)
         under_way: set[asyncio.Task[None]] = set()
         places = asyncio.Semaphore(self._config.stream_in_flight)
@@ -92,7 +109,7 @@ class Streams:
                     if message.get("code") != SERVICE_RESTART or await is_abandoned():
                         for answer in under_way:
                             answer.cancel()  # what waits is not looked at any more
-                    break
+                    return message.get("code")
                 data = message.get("bytes") or b""
                 now_s = time.monotonic()
                 if (request_id := announced_request_id(data)) is not None:

@@ -172,7 +172,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._flush()
         if self._frames.state is not State.OPEN:
             # The peer has closed, or broken the protocol; the frame that says so is on its way.
-            self._hang_up(1006)
+            said = self._frames.close_rcvd
+            self._hang_up(1006 if said is None else said.code)
             if not self._is_ending or self._frames.close_expected():
                 self._close()
 

@@ -1,6 +1,6 @@
 """One WebSocket to a server: how it is opened, whether it lives, and why it ended.
 
-With `streaming` the only module that meets websockets.
+With `streaming` and `watching` the only module that meets websockets.
 """
 
 from __future__ import annotations

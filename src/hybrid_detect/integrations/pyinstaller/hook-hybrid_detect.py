@@ -5,6 +5,7 @@ from typing import Any
 from PyInstaller.utils.hooks import (
     can_import_module,
     collect_all,
+    collect_data_files,
     collect_submodules,
     copy_metadata,
 )
@@ -19,6 +20,7 @@ def _is_needed(name: str) -> bool:
 
 hiddenimports = collect_submodules("hybrid_detect", filter=_is_needed)
 datas = copy_metadata("hybrid-detect")  # for `hybrid_detect.__version__`
+datas += collect_data_files("hybrid_detect")  # read by the server alone, and small
 binaries: list[Any] = []
 
 for runtime in ("mediapipe", "ai_edge_litert"):
