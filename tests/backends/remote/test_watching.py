@@ -70,6 +70,14 @@ async def watched(url: str, **options: object) -> AsyncIterator[AsyncIterator[Li
         yield watch
 
 
+async def seen_next(watch: AsyncIterator[LiveResult], live: LiveSessions) -> LiveResult:
+    """A result that is shown once there is a watcher: after it the client has its link, too."""
+    each = asyncio.create_task(anext(watch))
+    await until(lambda: live.watchers)
+    live.publish("token", "visit 1", result())
+    return await each
+
+
 @asynccontextmanager
 async def another_server(*messages: object, close: tuple[int, str] | None) -> AsyncIterator[str]:
     """A server that sends `messages` over each link, then closes it so, or keeps it."""
@@ -93,10 +101,7 @@ async def test_results_come_as_they_are_found_until_the_session_ends() -> None:
         camera = live.presence("token")
         camera.note("visit 1")
         async with watched(url_of(server), auth_token="a-token") as watch:
-            first = asyncio.create_task(anext(watch))
-            await until(lambda: live.watchers)
-            live.publish("token", "visit 1", result())
-            seen = await first
+            seen = await seen_next(watch, live)
             assert (seen.session_id, seen.number, seen.missed) == ("visit 1", 1, 0)
             assert (seen.width, seen.height, seen.faces) == (64, 48, (FACE,))
             assert (seen.model, seen.detect_s, seen.queue_s) == ("m", 0.25, None)
@@ -111,10 +116,7 @@ async def test_results_come_as_they_are_found_until_the_session_ends() -> None:
 async def test_who_is_slow_gets_the_newest_and_is_told_what_it_missed() -> None:
     async with served() as server, watched(url_of(server)) as watch:
         live = live_of(server)
-        first = asyncio.create_task(anext(watch))
-        await until(lambda: live.watchers)
-        live.publish("token", "visit 1", result())
-        assert (await first).missed == 0
+        assert (await seen_next(watch, live)).missed == 0
         (session,) = live._sessions.values()
         (watcher,) = session.watchers
         for _ in range(50):
@@ -136,10 +138,7 @@ async def test_a_link_that_breaks_is_opened_again() -> None:
         camera.note("visit 1")  # so that the server goes on counting
         numbers = []
         for _ in range(3):
-            each = asyncio.create_task(anext(watch))
-            await until(lambda: live.watchers)
-            live.publish("token", "visit 1", result())
-            numbers.append((await each).number)
+            numbers.append((await seen_next(watch, live)).number)
             link.cut()
             await until(lambda: not live.watchers)
         assert numbers == [1, 2, 3]
@@ -150,8 +149,8 @@ async def test_a_server_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(watching, "HEARTBEAT_S", 0.1)
     async with served() as server, FaultyLink(url_of(server)) as link, watched(link.url) as watch:
         live = live_of(server)
+        await seen_next(watch, live)
         each = asyncio.create_task(anext(watch))
-        await until(lambda: live.watchers)
         link.stall()
         await until(lambda: link.connections > 1)
         link.resume()
@@ -168,12 +167,11 @@ async def test_a_server_that_falls_silent_is_noticed(monkeypatch: pytest.MonkeyP
 async def test_a_server_that_stays_away_is_given_up() -> None:
     async with served() as server, FaultyLink(url_of(server)) as link:
         async with watched(link.url, give_up_after_s=0.2) as watch:
-            each = asyncio.create_task(anext(watch))
-            await until(lambda: live_of(server).watchers)
+            await seen_next(watch, live_of(server))
             link.refuse = True
             link.cut()
             with pytest.raises(BackendUnavailableError):
-                await each
+                await anext(watch)
         assert link.connections > 1
 
 
