@@ -19,12 +19,6 @@ from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 
-from hybrid_detect.errors import (
-    BackendUnavailableError,
-    InvalidFrameError,
-    ModelError,
-    ProtocolError,
-)
 from hybrid_detect.exchange.batch import BATCH_PATH
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
@@ -39,12 +33,7 @@ from hybrid_detect.exchange.wire import (
     peek_request_id,
 )
 from hybrid_detect.monitoring.tracing import Tracer
-from hybrid_detect.server.admission import (
-    Admission,
-    OverloadedError,
-    StoppingError,
-    TooLateError,
-)
+from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.batch_requests import batch_response
 from hybrid_detect.server.bodies import (
     BodyReader,
@@ -53,7 +42,6 @@ from hybrid_detect.server.bodies import (
     TooManyUploadsError,
 )
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.connections import STOPPING
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.gate import CALLER, Gate
@@ -61,6 +49,7 @@ from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.health import Health
 from hybrid_detect.server.live import PRESENCE, LiveSessions, Presence
 from hybrid_detect.server.live_routes import LiveRoutes
+from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.management import Management
 from hybrid_detect.server.observation import OPENAPI_PATH, note_reply
 from hybrid_detect.server.openapi import openapi
@@ -326,32 +315,8 @@ class _App:
             caller: str = connection.scope.get(CALLER, "")
             look = partial(self._detector.detect, request, caller=caller, is_abandoned=is_abandoned)
             seen = await self._tracing.look(request, look)
-        except ProtocolError as error:
-            return error_reply(request_id, 400, "bad_request", str(error))
-        except InvalidFrameError as error:
-            return error_reply(request_id, 422, "invalid_image", str(error))
-        except TooLateError:
-            return error_reply(
-                request_id,
-                504,
-                "too_late",
-                "no detector was free in time",
-            )
-        except OverloadedError as error:
-            wait_s = round(error.retry_after_s, 3)
-            return error_reply(
-                request_id, 503, "overloaded", "too many pictures are waiting", wait_s
-            )
-        except StoppingError:
-            return replace(STOPPING, request_id=request_id)
-        except (BackendUnavailableError, ModelError) as error:
-            # The model is read again for a detector that is started anew.
-            logger.warning("a picture met a dying detector: %s", error)
-            return error_reply(request_id, 503, "detector_failed", "the detector failed; try again")
-        except Exception:
-            # A bug must not take a stream's other pictures with it, nor be shown to a stranger.
-            logger.exception("detecting failed with a bug")
-            return error_reply(request_id, 500, "internal", "the server has a bug; see its log")
+        except Exception as error:
+            return look_refusal(request_id, error)
         reply = ResultReply(
             request_id=request.request_id,
             width=seen.width,
