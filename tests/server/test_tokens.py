@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hybrid_detect.errors import ConfigurationError, MissingExtraError
-from hybrid_detect.server import jwks
+from hybrid_detect.server import jwks, tokens
 from hybrid_detect.server.tokens import JwtConfig, TokenVerifier
 
 from ..backends.remote.hostile_network import Names, black_hole
@@ -106,6 +106,7 @@ async def test_a_good_token_tells_its_subject(verifier: TokenVerifier, key: str)
         {"sub": None},
         {"sub": ""},
         {"sub": "x" * 300},
+        {"padding": "x" * tokens.MAX_TOKEN_CHARS},
         {"kid": "stranger"},
         {"kid": None},
         {"header": {"crit": ["exp"]}},
