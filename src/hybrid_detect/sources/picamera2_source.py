@@ -187,8 +187,8 @@ def _started(number: int, size: tuple[int, int]) -> Any:
 
 def _is_full_range(camera: Any) -> bool:
     space = camera.camera_configuration().get("colour_space")
-    named = str(getattr(getattr(space, "range", None), "name", "") or space)
-    return "full" in named.lower() or named.lower() in {"sycc", "jpeg", "raw"}
+    named = str(getattr(getattr(space, "range", None), "name", "") or space).lower()
+    return "full" in named or "sycc" in named
 
 
 def _monotonic_s(sensor_ns: int) -> float:
