@@ -185,6 +185,80 @@ def test_what_cannot_be_drawn_on_is_refused(overlay: Overlay) -> None:
             Overlay(**bad)
 
 
+# -- faces that move between two answers ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scene() -> np.ndarray:
+    """Smooth shades with edges, and sensor noise to come."""
+    y, x = np.mgrid[0:480, 0:1280]
+    shades = 110 + 50 * np.sin(x / 23) * np.cos(y / 19) + 30 * ((x // 37 + y // 29) % 2)
+    return np.repeat(shades.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def view(scene: np.ndarray, left: int, top: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(left).normal(0, 3, (360, 640, 1))
+    return (scene[top : top + 360, left : left + 640] + noise).clip(0, 255).astype(np.uint8)
+
+
+def at(box: tuple[float, float, float, float], captured_at_s: float) -> DetectionResult:
+    return result(
+        width=640, height=360, faces=(Face(BoundingBox(*box)),), captured_at_s=captured_at_s
+    )
+
+
+@pytest.mark.parametrize("speed", [0, 3, 8, -8])
+def test_boxes_follow_their_faces(scene: np.ndarray, clock: FakeClock, speed: int) -> None:
+    """The camera pans; the answer is about the third of nine frames."""
+    overlay = Overlay(label=False, score=False, hold_last_s=9, clock=clock)
+    for number in range(9):
+        answer = at((300, 120, 390, 230), 0.1 * 2) if number == 5 else None
+        frame = view(scene, 300 + speed * number)
+        overlay.draw(frame, answer, captured_at_s=0.1 * number)
+    (face,) = overlay.faces(640, 360)
+    assert face.box.x_min == pytest.approx(300 - 6 * speed, abs=2)
+    assert face.box.y_min == pytest.approx(120, abs=2)
+    assert (face.box.width, face.box.height) == pytest.approx((90, 110))
+
+
+def test_a_frame_of_another_time_than_the_answer_s_is_not_searched(
+    scene: np.ndarray, clock: FakeClock
+) -> None:
+    overlay = Overlay(hold_last_s=9, clock=clock)
+    overlay.draw(view(scene, 300), at((300, 120, 390, 230), 500.0), captured_at_s=1.0)
+    overlay.draw(view(scene, 320), captured_at_s=1.1)
+    (face,) = overlay.faces(640, 360)
+    assert face.box.xyxy == (300, 120, 390, 230)
+
+
+def test_what_shows_something_else_leaves_boxes_where_they_were(
+    scene: np.ndarray, clock: FakeClock
+) -> None:
+    overlay = Overlay(label=False, hold_last_s=9, clock=clock)
+    overlay.draw(view(scene, 300), at((300, 120, 390, 230), 1.0), captured_at_s=1.0)
+    other = np.random.default_rng(5).integers(0, 255, (360, 640, 3), np.uint8)
+    overlay.draw(other, captured_at_s=1.1)
+    (face,) = overlay.faces(640, 360)
+    assert face.box.xyxy == (300, 120, 390, 230)
+
+
+def test_a_crowd_goes_with_its_largest_faces(scene: np.ndarray, clock: FakeClock) -> None:
+    overlay = Overlay(label=False, score=False, hold_last_s=9, clock=clock)
+    faces = tuple(Face(BoundingBox(60 + 45 * n, 100, 96 + 45 * n, 140)) for n in range(12))
+    crowd = result(width=640, height=360, faces=faces, captured_at_s=0.0)
+    overlay.draw(view(scene, 300), crowd, captured_at_s=0.0)
+    overlay.draw(view(scene, 308), captured_at_s=0.03)
+    left = sorted(face.box.x_min for face in overlay.faces(640, 360))
+    assert left == pytest.approx([52 + 45 * n for n in range(12)], abs=2)
+
+
+def test_a_view_of_another_size_starts_anew(scene: np.ndarray, clock: FakeClock) -> None:
+    overlay = Overlay(label=False, hold_last_s=9, clock=clock)
+    overlay.draw(view(scene, 300), at((300, 120, 390, 230), 1.0), captured_at_s=1.0)
+    overlay.draw(np.ascontiguousarray(view(scene, 300)[::2, ::2]), captured_at_s=1.1)
+    assert [face.box.xyxy for face in overlay.faces(640, 360)] == [(300, 120, 390, 230)]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (40, 30)])
 def test_any_size_can_be_drawn_on(size: tuple[int, int], clock: FakeClock) -> None:
     overlay = Overlay(clock=clock)

@@ -50,7 +50,7 @@ class Request:
 class Camera:
     """A `Picamera2` whose pictures are grey, of level 100 as samples go."""
 
-    made: "ClassVar[list[Camera]]" = []
+    made: ClassVar["list[Camera]"] = []
 
     def __init__(self, number: int = 0) -> None:
         if number > 1:
