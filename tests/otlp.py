@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hybrid_detect import OpenTelemetryTracer
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,20 @@ def _spans(body: bytes) -> Iterator[Received]:
 
 def _values(pairs: Any) -> dict[str, Any]:
     return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
+
+
+def recorded_traces() -> tuple[Callable[[], Sequence[ReadableSpan]], OpenTelemetryTracer]:
+    """What gives the spans so far, and the tracer that makes them, without a collector."""
+    sdk = pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is an extra")
+    assert sdk
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return exporter.get_finished_spans, OpenTelemetryTracer(provider)
+
+
+def trace_id_of(span: ReadableSpan) -> str:
+    return f"{span.context.trace_id:032x}"

@@ -29,6 +29,7 @@ from hybrid_detect.server.serving import ServerProcess
 from hybrid_detect.testing import FakeBackend
 
 from ..conftest import SERVER_TOKEN
+from ..otlp import recorded_traces, trace_id_of
 from ..server.loopback import FACE, Served, jpeg, served
 from ..waiting import LIMIT_S, until
 from .gateways import EXAMPLES, Gateway, caddy, errors_of, free_port, nginx
@@ -93,6 +94,26 @@ async def test_faces_come_back_through_it(
             result = await remote.detect(frame(), plan(remote.kind.value))
     assert [face.box for face in result.faces] == [FACE.box]
     assert result.timings.detect_s is not None
+
+
+@pytest.mark.parametrize("mode", ["cloud", "streaming"])
+async def test_a_frame_and_what_the_server_did_are_one_trace(
+    make_gateway: MakeGateway, tmp_path: Path, mode: str
+) -> None:
+    spans, tracer = recorded_traces()
+    async with contextlib.AsyncExitStack() as ends:
+        server = await ends.enter_async_context(served(CONFIG, tracer=tracer))
+        gateway = ends.enter_context(make_gateway(tmp_path, server.port))
+        options = {"auth_token": TOKEN, "ssl_context": trust_in(gateway)}
+        backend = {"cloud": CloudDetectionService, "streaming": StreamingService}[mode]
+        remote = backend(endpoint=gateway.url, **options)
+        async with HybridDetectionService(backends=[remote], mode=mode, tracer=tracer) as service:
+            result = await service.process_image(np.zeros((48, 64, 3), np.uint8))
+    found = {span.name: span for span in spans() if trace_id_of(span) == result.trace_id}
+    exchange = found["POST /v1/detect" if mode == "cloud" else "send /v1/stream"]
+    assert found["picture"].parent is not None
+    assert found["picture"].parent.span_id == exchange.context.span_id
+    assert {"frame", "capture", "decide", "compress", "queue", "detect"} <= set(found)
 
 
 async def test_a_wrong_credential_is_refused_by_the_server_behind_it(

@@ -17,6 +17,7 @@ from PIL import Image
 from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.monitoring.tracing import Tracer
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
@@ -112,11 +113,12 @@ async def served(
     *,
     limits: ConnectionLimits | None = None,
     detector: OneFace | None = None,
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[Served]:
     """The server under `config` on a free port; `limits` in the place of its usual ones."""
     config = replace(config or ServerConfig(), port=0)
     detector = detector or OneFace(config.max_pixels)
-    async with Server(create_app(config, detector), config, limits=limits) as server:
+    async with Server(create_app(config, detector, tracer=tracer), config, limits=limits) as server:
         yield Served(server.port, detector, server)
 
 

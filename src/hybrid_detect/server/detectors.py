@@ -70,6 +70,8 @@ class Detection:
     """Seconds of waiting for a free detector."""
     detect_s: float
     """Seconds of decoding and detecting."""
+    decode_s: float | None = None
+    """Seconds of these that decoding took; `None` if the detector does not say."""
     min_confidence: float | None = None
     """The lowest score that was reported; `None` if the detector does not say."""
     model: str = ""
@@ -355,6 +357,7 @@ class DetectorPool:
             faces=found.faces,
             queue_s=look.queue_s,
             detect_s=time.monotonic() - started_s,
+            decode_s=found.decode_s,
             min_confidence=applied,
             model=level.spec.name,
             quality=level.quality,

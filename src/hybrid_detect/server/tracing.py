@@ -68,7 +68,8 @@ class Tracing:
         )
         url = self._endpoint.rstrip("/")
         url = url if url.endswith(TRACES_PATH) else url + TRACES_PATH
-        self._provider = sdk.TracerProvider(resource=_resource())
+        # Not at the program's exit: `aclose` does it, and does not wait for a collector that hangs.
+        self._provider = sdk.TracerProvider(resource=_resource(), shutdown_on_exit=False)
         exporter = otlp.OTLPSpanExporter(endpoint=url)
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = OpenTelemetryTracer(self._provider)
@@ -116,8 +117,12 @@ def _tell(span: Span, seen: Detection, came_s: float) -> None:
             "hybrid_detect.quality": seen.quality or "",
         }
     )
+    parts = {"queue": seen.queue_s}
+    if seen.decode_s is not None:
+        parts["decode"] = min(max(seen.decode_s, 0.0), seen.detect_s)
+    parts["detect"] = seen.detect_s - parts.get("decode", 0.0)
     at_s = came_s
-    for name, took_s in (("queue", seen.queue_s), ("detect", seen.detect_s)):
+    for name, took_s in parts.items():
         part = span.child(name, began_s=at_s)
         at_s += took_s
         part.end(ended_s=at_s)

@@ -230,6 +230,8 @@ def test_a_worker_answers_as_a_detector_in_the_app_does(
         black = np.zeros((240, 320, 3), np.uint8)
         assert worker.detect(black) == detector.detect(black) == ()
         found = worker.detect_encoded(out.getvalue(), max_pixels=10**6)
+        assert found.decode_s is not None
+        assert found.decode_s > 0
         assert found.faces == detector.detect(astronaut)
         low = worker.detect_encoded(out.getvalue(), max_pixels=10**6, min_confidence=0.99)
         assert low.faces == ()

@@ -39,14 +39,22 @@ def faces(draw: st.DrawFn) -> Face:
     )
 
 
-FOUNDS = st.builds(PictureFaces, SIDES, SIDES, st.lists(faces(), max_size=6).map(tuple))
+FOUNDS = st.builds(
+    PictureFaces,
+    SIDES,
+    SIDES,
+    st.lists(faces(), max_size=6).map(tuple),
+    st.none() | st.floats(0, 1e6),
+)
 
 
 @given(FOUNDS)
 def test_what_was_found_survives_the_way(found: PictureFaces) -> None:
     reply = pack_found(found)
     assert REPLY.unpack(reply[: REPLY.size]) == (FOUND, len(reply) - REPLY.size)
-    assert unpack_found(reply[REPLY.size :]) == found
+    read = unpack_found(reply[REPLY.size :])
+    assert read == found
+    assert read.decode_s == found.decode_s
 
 
 def test_a_refusal_survives_the_way() -> None:
@@ -63,7 +71,7 @@ def test_request_is_small() -> None:
     assert REQUEST.unpack(request) == (DETECT, 1280, 720, 0.5, 2)
 
 
-@pytest.mark.parametrize("length", [0, 7, 8 + 18 * 8 - 1])
+@pytest.mark.parametrize("length", [0, 15, 16 + 18 * 8 - 1])
 def test_half_an_answer_is_none(length: int) -> None:
     body = pack_found(PictureFaces(1, 1, (Face(BoundingBox(0, 0, 1, 1)),)))[REPLY.size :]
     with pytest.raises(struct.error):

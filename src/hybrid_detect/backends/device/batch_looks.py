@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -21,8 +22,8 @@ DECODING_THREADS = 4
 """Threads that decode: 2 ms a picture of 1280x720, beside a graphics processor that should look at
 eight in less than ten. They start with the process, which can load nothing later."""
 
-Decoded: TypeAlias = tuple[NDArray[np.uint8], int, int]
-"""Pixels, and width and height of the whole picture."""
+Decoded: TypeAlias = tuple[NDArray[np.uint8], int, int, float]
+"""Pixels, width and height of the whole picture, and seconds of decoding."""
 
 
 class BatchLooks:
@@ -48,11 +49,12 @@ class BatchLooks:
 
         def decoded(data: bytes) -> Decoded | InvalidFrameError:
             try:
+                began_s = time.monotonic()
                 picture = EncodedPicture.of(data, max_pixels=max_pixels)
                 pixels = picture.rgb(enough_px=self._enough_px)
             except InvalidFrameError as error:
                 return error
-            return pixels, picture.width, picture.height
+            return pixels, picture.width, picture.height, time.monotonic() - began_s
 
         seen = list(self._threads.map(decoded, (data for data, _ in pictures)))
         whole = [each[0] for each in seen if not isinstance(each, InvalidFrameError)]
@@ -62,7 +64,9 @@ class BatchLooks:
             if isinstance(each, InvalidFrameError):
                 answers.append(each)
                 continue
-            pixels, width, height = each
+            pixels, width, height, decode_s = each
             faces = tuple(face for face in next(found) if (face.score or 0.0) >= lowest)
-            answers.append(PictureFaces.seen_in(pixels, faces, width=width, height=height))
+            answers.append(
+                PictureFaces.seen_in(pixels, faces, width=width, height=height, decode_s=decode_s)
+            )
         return pack_answers(answers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from hybrid_detect.types import Face
@@ -24,10 +24,18 @@ class PictureFaces:
     height: int
     """Pixels of the upright picture."""
     faces: tuple[Face, ...]
+    decode_s: float | None = field(default=None, compare=False)
+    """Seconds that decoding it took; `None` if it came as pixels."""
 
     @classmethod
     def seen_in(
-        cls, pixels: NDArray[np.uint8], faces: Iterable[Face], *, width: int, height: int
+        cls,
+        pixels: NDArray[np.uint8],
+        faces: Iterable[Face],
+        *,
+        width: int,
+        height: int,
+        decode_s: float | None = None,
     ) -> Self:
         """The faces of a picture of `width` by `height` that was looked at as `pixels`.
 
@@ -36,10 +44,12 @@ class PictureFaces:
             faces: The faces in `pixels`.
             width: Pixels of the picture.
             height: Pixels of the picture.
+            decode_s: Seconds that decoding it took; `None` if it came as pixels.
         """
         rows, columns = pixels.shape[:2]
         if (columns, rows) == (width, height):
-            return cls(width, height, tuple(faces))
+            return cls(width, height, tuple(faces), decode_s)
         scales = {"scale_x": width / columns, "scale_y": height / rows}
         fitted = (face.fitted(**scales, width=width, height=height) for face in faces)
-        return cls(width, height, tuple(face for face in fitted if face is not None))
+        kept = tuple(face for face in fitted if face is not None)
+        return cls(width, height, kept, decode_s)

@@ -209,11 +209,14 @@ class _Child:
     ) -> PictureFaces:
         from hybrid_detect.frames.decoding import EncodedPicture
 
+        began_s = time.monotonic()
         picture = EncodedPicture.of(data, max_pixels=max_pixels)
         with self._heap.raised(DECODING_BYTES_PER_PIXEL * picture.width * picture.height):
             pixels = picture.rgb(enough_px=enough_for(level, self._enough_px))
+            decode_s = time.monotonic() - began_s
             faces = self._faces(pixels, min_confidence, level)
-        return PictureFaces.seen_in(pixels, faces, width=picture.width, height=picture.height)
+        size = {"width": picture.width, "height": picture.height}
+        return PictureFaces.seen_in(pixels, faces, **size, decode_s=decode_s)
 
     def _faces(
         self, pixels: NDArray[np.uint8], min_confidence: float, level: QualityLevel

@@ -6,7 +6,7 @@
     reply    kind, length of the body; then the body
     started  JSON: what runs the model, the shapes of its tensors if it runs a network alone, and
              how long one look takes
-    found    width and height of the upright picture, then its faces
+    found    width and height of the upright picture, seconds of decoding (NaN: none), its faces
     face     box, score, number of keypoints, six keypoints (x, y), all as doubles
     refused  what was expected and what was given, with a null character between
     dropped  nothing: the picture was not wanted any more (`shared_slot.SharedSlot.is_unwanted`)
@@ -60,7 +60,7 @@ LEVELS = tuple(QualityLevel)
 
 REQUEST = struct.Struct("<IIIdI")
 REPLY = struct.Struct("<II")
-_SIZE = struct.Struct("<II")
+_SEEN = struct.Struct("<IId")
 _FACE = struct.Struct(f"<{4 + 1 + 1 + 2 * len(KEYPOINT_NAMES)}d")
 
 PING, DETECT, DETECT_ENCODED, RUN, DETECT_BATCH = 1, 2, 3, 4, 5
@@ -106,7 +106,8 @@ def pack_reply(kind: int, body: bytes) -> bytes:
 def pack_found(found: PictureFaces) -> bytes:
     """The reply that tells what was found."""
     faces = b"".join(map(_pack_face, found.faces))
-    return pack_reply(FOUND, _SIZE.pack(found.width, found.height) + faces)
+    decode_s = math.nan if found.decode_s is None else found.decode_s
+    return pack_reply(FOUND, _SEEN.pack(found.width, found.height, decode_s) + faces)
 
 
 def unpack_found(body: bytes) -> PictureFaces:
@@ -116,9 +117,9 @@ def unpack_found(body: bytes) -> PictureFaces:
         ValueError: If it holds no faces.
         struct.error: If it holds half a face, or no size.
     """
-    width, height = _SIZE.unpack_from(body)
-    faces = _FACE.iter_unpack(memoryview(body)[_SIZE.size :])
-    return PictureFaces(width, height, tuple(map(_unpack_face, faces)))
+    width, height, told_s = _SEEN.unpack_from(body)
+    faces = tuple(map(_unpack_face, _FACE.iter_unpack(memoryview(body)[_SEEN.size :])))
+    return PictureFaces(width, height, faces, None if math.isnan(told_s) else told_s)
 
 
 def pack_refusal(error: InvalidFrameError) -> bytes:
