@@ -11,7 +11,18 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from hybrid_detect.cli import api_keys, bench, costs, demo, detect, doctor, keys, models, serve
+from hybrid_detect.cli import (
+    api_keys,
+    bench,
+    costs,
+    demo,
+    detect,
+    doctor,
+    keys,
+    models,
+    report,
+    serve,
+)
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.errors import HybridDetectError
 from hybrid_detect.extras import require
@@ -29,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=version("hybrid-detect"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, detect, serve, api_keys, keys, models, costs, doctor, bench):
+    for command in (demo, detect, serve, api_keys, keys, models, costs, report, doctor, bench):
         command.add_parser(commands)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions of a line
         require("argcomplete", extra="completion", purpose="completion").autocomplete(parser)

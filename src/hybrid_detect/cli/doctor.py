@@ -53,6 +53,7 @@ PARTS = {
     "jwt": ("pyjwt",),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
+    "report": ("jinja2", "pygal"),
     "turbo": ("simplejpeg",),
     "supervision": ("supervision",),
 }

@@ -37,15 +37,17 @@ def kind_of_reason(event: FrameEvent) -> str:
     for attempt in event.attempts:
         if attempt.error:
             return f"{attempt.backend} failed: {error_words(attempt.error)}"
-    if "was asked as well, because" in event.reason:
+    reason = event.reason
+    # Plain searches first: they take a tenth of the time, and most reasons have none of it.
+    if "was asked as well, because" in reason:
         return "device was unsure"
-    if _PROBE.match(event.reason):
-        return f"{event.planned} only probed" if event.planned else "only probed"
-    if event.planned is not None and event.planned is not event.backend:
-        return f"faster than {event.planned}"
-    if found := _OUT.search(event.reason):
+    if event.planned is not event.backend and event.planned is not None:
+        if " probe" in reason and _PROBE.match(reason):
+            return f"{event.planned.value} only probed"
+        return f"faster than {event.planned.value}"
+    if " is out (" in reason and (found := _OUT.search(reason)):
         return f"{found[1]} out: {_why_out(found[2])}"
-    if found := _LATE.search(event.reason):
+    if " would be late (" in reason and (found := _LATE.search(reason)):
         return f"{found[1]} too slow"
     return "first choice"
 

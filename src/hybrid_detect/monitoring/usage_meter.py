@@ -20,6 +20,9 @@ MAX_ROWS = 10_000
 MAX_SESSIONS = 1_000
 """Sessions whose last backend is remembered, to notice a switch."""
 
+_LABELS = {bucket: str(bucket) for bucket in range(-64, 64)}
+"""Labels of numbers: one text for all counts of a bucket, as making one takes longer."""
+
 
 class UsageMeter:
     """Counts how frames fared. A hook; may be used from any thread.
@@ -159,10 +162,11 @@ def _rows(counts: dict[tuple[int | str, ...], int]) -> tuple[UsageRow, ...]:
 
 
 def _latency_label(seconds: float) -> str:
-    return str(latency_bucket(seconds))
+    bucket = latency_bucket(seconds)
+    return _LABELS.get(bucket) or str(bucket)
 
 
 def _confidence_label(event: FrameEvent) -> str:
     if not event.faces:
         return "none"
-    return "unscored" if event.confidence is None else str(confidence_bucket(event.confidence))
+    return "unscored" if event.confidence is None else _LABELS[confidence_bucket(event.confidence)]

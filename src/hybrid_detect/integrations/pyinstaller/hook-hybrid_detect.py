@@ -20,7 +20,7 @@ def _is_needed(name: str) -> bool:
 
 hiddenimports = collect_submodules("hybrid_detect", filter=_is_needed)
 datas = copy_metadata("hybrid-detect")  # for `hybrid_detect.__version__`
-datas += collect_data_files("hybrid_detect")  # read by the server alone, and small
+datas += collect_data_files("hybrid_detect")  # the pages of the report and the server
 binaries: list[Any] = []
 
 for runtime in ("mediapipe", "ai_edge_litert"):

@@ -1,0 +1,109 @@
+"""``hybrid-detect report``: what happened in a span of time, as a page or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from datetime import UTC, date, tzinfo
+from pathlib import Path
+from typing import Any
+
+from hybrid_detect.cli.options import described
+from hybrid_detect.environment import ENV_PREFIX
+from hybrid_detect.errors import StorageError
+
+__all__ = ["add_parser"]
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the parser's `commands`."""
+    parser = commands.add_parser(
+        "report", **described("report usage, speed, quality and cost as a page to read or send")
+    )
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        metavar="FILE",
+        help="the file that services write to as costs_path, in use or not "
+        f"(default: {ENV_PREFIX}COSTS_PATH)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="HTML", help="the page (default: report.html)"
+    )
+    parser.add_argument("--since", type=_day, metavar="DATE", help="from that day on")
+    parser.add_argument("--until", type=_day, metavar="DATE", help="up to that day")
+    parser.add_argument(
+        "--time-zone",
+        type=_zone,
+        default=UTC,
+        metavar="NAME",
+        help="whose days and hours, such as Europe/Berlin (default: UTC)",
+    )
+    parser.add_argument("--title", default="Face detection", help="the page's heading")
+    parser.add_argument(
+        "--json", action="store_true", help="print the same figures as one JSON object, no page"
+    )
+    parser.epilog = (
+        "The page is one file that fetches nothing and that you alone can read. Names are not in "
+        "it: users are shown as what stands for them in FILE."
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    given = arguments.file or os.environ.get(f"{ENV_PREFIX}COSTS_PATH")
+    if not given:
+        print(f"report: expected FILE, or {ENV_PREFIX}COSTS_PATH", file=sys.stderr)
+        return 2
+    since, until = arguments.since, arguments.until
+    if since and until and since > until:
+        print(f"--until: expected {since} or later, got {until}", file=sys.stderr)
+        return 2
+    path = Path(given)
+    if not path.is_file():
+        msg = f"there is no file of costs at {path}"
+        raise StorageError(msg)
+    from hybrid_detect.monitoring.report import make_report
+    from hybrid_detect.monitoring.report_json import report_json
+    from hybrid_detect.storage.cost_store import CostStore
+
+    with CostStore(path) as store:
+        costs, usage = store.rows(), store.usage()
+    report = make_report(
+        costs, usage, now_s=time.time(), zone=arguments.time_zone, since=since, until=until
+    )
+    told = report_json(report)
+    if arguments.json:
+        print(json.dumps(told))
+        return 0
+    from hybrid_detect.monitoring.report_page import report_page
+    from hybrid_detect.storage.private_files import replace_file
+
+    output = arguments.output or Path("report.html")
+    replace_file(output, [report_page(told, title=arguments.title).encode()])
+    print(f"{output}: {told['frames']:,} frames")
+    return 0
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        msg = f"expected a day such as 2026-11-28, got {text!r}"
+        raise argparse.ArgumentTypeError(msg) from None
+
+
+def _zone(name: str) -> tzinfo:
+    from zoneinfo import ZoneInfo
+
+    try:
+        return UTC if name.upper() == "UTC" else ZoneInfo(name)
+    except (ValueError, OSError, LookupError):  # no such name, or no table of time zones
+        msg = f"expected a time zone such as Europe/Berlin, got {name!r}"
+        if sys.platform == "win32":
+            msg += " (on Windows after 'pip install tzdata')"
+        raise argparse.ArgumentTypeError(msg) from None
