@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import nox
@@ -99,6 +100,100 @@ PI_LOOKS = (
 )
 """Extra, processor and what has to be printed. The processors are those of a Pi 3 and Zero 2 W, of
 a Pi 4, and of a Pi 5."""
+
+
+ON_DEVICE = """\
+import numpy
+
+from hybrid_detect import ServiceConfig
+from hybrid_detect.sync import HybridDetectionService
+
+config = ServiceConfig(mode="on_device", model={model!r})
+with HybridDetectionService(config=config) as service:
+    result = service.process_image(numpy.zeros((480, 640, 3), numpy.uint8), deadline_s=60)
+    print(service.status().backends[0].runtime)
+assert result.status == "ok" and result.model == {model!r}, result.reason
+"""
+
+SERVES = """\
+import numpy
+
+from hybrid_detect.server.serving import ServerProcess
+from hybrid_detect.sync import HybridDetectionService
+
+with ServerProcess(auth_token="of-a-release-check") as server:
+    for mode in ("cloud", "streaming"):
+        with HybridDetectionService(
+            mode=mode, endpoint=server.url, auth_token="of-a-release-check"
+        ) as service:
+            result = service.process_image(numpy.zeros((480, 640, 3), numpy.uint8), deadline_s=60)
+        assert result.status == "ok", result.reason
+        print(mode, result.model, result.bytes_sent)
+"""
+
+CLIENT_ALONE = """\
+import sys
+
+import numpy
+
+from hybrid_detect.errors import AllBackendsFailedError, MissingExtraError
+from hybrid_detect.sync import HybridDetectionService
+
+frame = numpy.zeros((480, 640, 3), numpy.uint8)
+with HybridDetectionService(mode="cloud", endpoint="http://127.0.0.1:9") as service:
+    try:
+        service.process_image(frame, deadline_s=1)
+    except AllBackendsFailedError as error:
+        print("nothing listens there:", error)
+try:
+    with HybridDetectionService(mode="on_device") as service:
+        service.process_image(frame, deadline_s=1)
+except (AllBackendsFailedError, MissingExtraError) as error:
+    assert "pip install" in str(error), error
+    print("no device:", error)
+assert not {"mediapipe", "cv2", "starlette"} & set(sys.modules)
+"""
+
+COMPRESSES = """\
+import sys
+
+import numpy
+
+from hybrid_detect import ImageCompressionService
+
+frame = numpy.random.default_rng(1).integers(0, 255, (720, 1280, 3), numpy.uint8)
+picture = ImageCompressionService().compress_camera_image(frame)
+assert picture.file_size_kb <= 80 and "simplejpeg" in sys.modules, picture.file_size_kb
+print(picture.width, picture.height, picture.file_size_kb)
+"""
+
+SUPERVISION = """\
+from hybrid_detect import BoundingBox, DetectionResult, DetectionStatus, Face
+
+face = Face(BoundingBox(1, 2, 3, 4), 0.5)
+result = DetectionResult(status=DetectionStatus.OK, width=9, height=9, faces=(face,))
+assert result.to_supervision().xyxy.tolist() == [[1, 2, 3, 4]]
+"""
+
+RELEASED = {
+    "": CLIENT_ALONE,
+    "device-lite": ON_DEVICE.format(model="full_range"),
+    "device": ON_DEVICE.format(model="short_range"),
+    "centerface": ON_DEVICE.format(model="centerface"),
+    "server,device-lite": SERVES,
+    "turbo": COMPRESSES,
+    "prometheus": "from hybrid_detect import PrometheusHook; PrometheusHook()",
+    "otel": "from hybrid_detect import OpenTelemetryHook; OpenTelemetryHook()",
+    "jwt": "import jwt; from hybrid_detect.server import jwks",
+    "google": "import google.auth; from hybrid_detect.backends.remote.providers import google",
+    "completion": "import argcomplete; from hybrid_detect.cli import main; main(['--version'])",
+    "camera": "import cv2; cv2.VideoCapture",
+    "supervision": SUPERVISION,
+}
+"""What the wheel has to do when it is installed with an extra and nothing else."""
+
+NOT_RELEASED = {"all", "fuzz", "providers-test", "server-gpu", "test"}
+"""Extras that are others together, for the project's own tests, or for a graphics processor."""
 
 
 @nox.session
@@ -299,6 +394,46 @@ def pi(session: nox.Session) -> None:
         lab("drop", str(system))
     if failures:
         session.error(f"not as expected: {', '.join(failures)}")
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Build the distributions, check them, and use the wheel alone with each extra.
+
+    nox -s release [-- EXTRA ...]; nothing is published.
+    """
+    extras = nox.project.load_toml(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    tried = {name for key in RELEASED for name in key.split(",")}
+    if left_out := {*extras} - tried - NOT_RELEASED:
+        session.error(f"no program in RELEASED uses the extras {', '.join(sorted(left_out))}")
+    session.install("build", "twine>=6.1", "towncrier>=24.8")
+    dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
+    wheel, sdist = next(dist.glob("*.whl")), next(dist.glob("*.tar.gz"))
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    if strangers := [name for name in names if not re.match(r"hybrid_detect[-/]", name)]:
+        session.error(f"files that do not belong into the wheel: {strangers}")
+    if "hybrid_detect/py.typed" not in names:
+        session.error("the wheel has no py.typed")
+    session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
+    for extra in session.posargs or RELEASED:
+        with tempfile.TemporaryDirectory() as folder:
+            clean = Path(folder) / "venv"
+            session.run("python", "-m", "venv", str(clean), silent=True)
+            python = str(clean / ("Scripts" if os.name == "nt" else "bin") / "python")
+            wanted = f"{wheel}[{extra}]" if extra else str(wheel)
+            install = (python, "-m", "pip", "install", "--quiet", "--no-compile", wanted)
+            session.run(*install, external=True)
+            session.run(python, "-m", "pip", "check", external=True)
+            program = Path(folder) / "program.py"
+            program.write_text(RELEASED[extra], encoding="utf-8")
+            # Isolated and elsewhere: nothing of the project can be imported but the wheel.
+            with session.chdir(folder):
+                session.run(python, "-I", str(program), external=True)
+    session.log(f"{wheel.name}: {wheel.stat().st_size / 1024:.0f} KiB, {len(names)} files")
 
 
 @nox.session(venv_backend="none")
