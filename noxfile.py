@@ -329,6 +329,14 @@ def examples(session: nox.Session) -> None:
 
 
 @nox.session
+def widgets(session: nox.Session) -> None:
+    """Open the windows of Tk and Kivy (60 MB of wheels) on a display without a screen."""
+    session.install(".[all,kivy,test]")
+    session.run("hybrid-detect", "models", "pull")
+    session.run("pytest", "tests/integrations", "tests/test_examples.py", *session.posargs)
+
+
+@nox.session
 def benchmarks(session: nox.Session) -> None:
     """Measure what the documentation claims; takes about an hour."""
     session.install(".[all,test]")

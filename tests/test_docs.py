@@ -23,12 +23,15 @@ BLOCK = re.compile(r"(<!-- \w+ -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MUL
 
 # README's two set-up commands run elsewhere: the tests' by .ci/run, the demo's by `nox -s demo`.
 SET_UP = ("<!-- demo -->\n", "<!-- tests -->\n")
+# Programs that open a window run on a display of their own, in test_examples.py.
+WINDOW = "<!-- window -->\n"
 
 
 def blocks(language: str) -> Iterator[object]:
     for page in PAGES:
         found = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
-        codes = [m.group(3) for m in found if m.group(2) == language and m.group(1) not in SET_UP]
+        elsewhere = (*SET_UP, WINDOW)
+        codes = [m[3] for m in found if m[2] == language and m[1] not in elsewhere]
         for number, code in enumerate(codes, 1):
             yield pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
 

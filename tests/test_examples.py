@@ -2,12 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from hybrid_detect.extras import is_installed
+
+from . import xvfb
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -24,14 +30,18 @@ def started(name: str, *arguments: str, cwd: Path, environ: dict[str, str]):
 
 
 @pytest.fixture
-def run(tmp_path, server, astronaut):
-    Image.fromarray(astronaut).save(tmp_path / "photo.jpg")
-    environ = {
+def environ(server):
+    return {
         **os.environ,
         "HYBRID_DETECT_ENDPOINT": server.url,
         "HYBRID_DETECT_AUTH_TOKEN": "test-token",
         "HYBRID_DETECT_DEADLINE_S": "30",  # the default of a second is missed by a busy machine
     }
+
+
+@pytest.fixture
+def run(tmp_path, environ, astronaut):
+    Image.fromarray(astronaut).save(tmp_path / "photo.jpg")
 
     def run(name: str, *arguments: str) -> str:
         done = started(name, *arguments, cwd=tmp_path, environ=environ)
@@ -55,6 +65,91 @@ def test_edge_camera_writes_a_json_line_for_each_frame(run):
 
 def test_ui_thread_goes_on_drawing(run):
     assert run("ui_thread.py", "photo.jpg").endswith("then: 1 faces\n")
+
+
+@pytest.fixture(scope="module")
+def face_video(astronaut, tmp_path_factory) -> Path:
+    """Half a minute of a face that moves, 640x480, at the pace of ten looks in a second."""
+    av = pytest.importorskip("av")
+    path = tmp_path_factory.mktemp("video") / "face.mp4"
+    face = Image.fromarray(astronaut).resize((420, 420))
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("h264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for number in range(300):
+            picture = Image.new("RGB", (640, 480), (40, 60, 90))
+            picture.paste(face, (60 + number * 3 % 160, 30))
+            file.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def display():
+    if reason := xvfb.unavailable_reason():
+        pytest.skip(reason)
+    with xvfb.display() as name:
+        yield name
+
+
+def shown_in_a_docs_block(toolkit, folder, video, url) -> Path:
+    """The program of `toolkit` in the page about widgets, with a video for a camera."""
+    page = (EXAMPLES.parent / "docs/how-to/widgets.md").read_text(encoding="utf-8")
+    (code,) = (
+        block
+        for block in re.findall(r"<!-- window -->\n```python\n(.*?)^```$", page, re.M | re.S)
+        if toolkit in block
+    )
+    (program := folder / "program.py").write_text(
+        code.replace("https://faces.example.com", url)
+        .replace("(root, 0,", f"(root, {str(video)!r},")
+        .replace("camera: 0", f"camera: {str(video)!r}")
+    )
+    return program
+
+
+WINDOWS = [
+    ("tk", "desktop_camera.py", "800x600"),
+    ("tk", "desktop_camera.py", "320x240"),
+    ("tk", "docs", "640x520"),
+    ("kivy", "kivy_camera.py", "800x600"),
+    ("kivy", "kivy_camera.py", "320x240"),
+    ("kivy", "docs", "640x520"),
+]
+
+
+@pytest.mark.parametrize(("toolkit", "name", "size"), WINDOWS)
+def test_a_window_shows_the_face(
+    toolkit, name, size, tmp_path, face_video, display, environ, server
+):
+    if not is_installed({"tk": "tkinter"}.get(toolkit, toolkit)):
+        pytest.skip(f"{toolkit} is not installed")
+    program = EXAMPLES / name
+    if name == "docs":
+        program = shown_in_a_docs_block(toolkit, tmp_path, face_video, server.url)
+    picture = tmp_path / "window.png"
+    driver = (toolkit, str(program), str(picture), size, str(face_video))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.window_driver", *driver],
+        cwd=EXAMPLES.parent,
+        env={**environ, "DISPLAY": display, "KIVY_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fps: " in done.stdout
+    if kept := os.environ.get("KEPT_PICTURES"):
+        Image.open(picture).save(Path(kept) / f"{toolkit}-{name}-{size}.png")
+    pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    width, height = map(int, size.split("x"))
+    assert pixels.shape[:2] == (height, width)
+
+    def share_of(colour) -> float:
+        return float((np.abs(pixels - colour).max(axis=2) < 40).mean())
+
+    assert share_of((64, 255, 96)) > 0.0005, "the box"
+    assert share_of((40, 60, 90)) > 0.03, "the video's blue margin, neither swapped nor gone"
 
 
 @pytest.mark.parametrize(

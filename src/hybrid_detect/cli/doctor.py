@@ -51,6 +51,7 @@ PARTS = {
     "completion": ("argcomplete",),
     "google": ("google-auth",),
     "jwt": ("pyjwt",),
+    "kivy": ("kivy",),
     "otel": ("opentelemetry-api",),
     "prometheus": ("prometheus-client",),
     "report": ("jinja2", "pygal"),

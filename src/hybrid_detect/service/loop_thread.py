@@ -126,8 +126,21 @@ class LoopThread:
                 raise self._closed() from error
             raise
 
+    def start(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Run `function` in the loop without waiting for it; what it raises is logged.
+
+        Nothing happens if this is closed.
+        """
+        future = self._run.submit(function)
+        if future is not None:
+            future.add_done_callback(_report_bug)
+
     def _closed(self) -> ClosedError:
         return ClosedError(f"this {self._name} is closed: make a new one")
+
+    def ask_to_close(self) -> None:
+        """Have the context left and the thread ended, without waiting for it."""
+        self._run.ask_to_stop()
 
     def close(self) -> None:
         """Leave the context and end the thread. May be called more than once."""
@@ -236,6 +249,11 @@ class _Run:
             task.cancel()
         if rest:
             await asyncio.wait(rest, timeout=EXIT_LIMIT_S)
+
+
+def _report_bug(future: concurrent.futures.Future[Any]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        logger.error("a call that was not waited for has failed", exc_info=error)
 
 
 async def _awaited(function: Callable[[], Awaitable[T]]) -> T:

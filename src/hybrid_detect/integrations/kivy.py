@@ -1,0 +1,236 @@
+"""A Kivy widget that shows a camera with the faces in it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid_detect.errors import HybridDetectError, MissingExtraError
+from hybrid_detect.integrations.camera_feed import CameraFeed, FeedState, FeedStatus
+from hybrid_detect.privacy.privacy_policy import FramePrivacy
+from hybrid_detect.types import DetectionMode
+
+try:
+    from kivy.app import App
+    from kivy.clock import Clock
+    from kivy.core.window import Window
+    from kivy.graphics.texture import Texture
+    from kivy.metrics import dp
+    from kivy.properties import (
+        BooleanProperty,
+        DictProperty,
+        NumericProperty,
+        ObjectProperty,
+        StringProperty,
+    )
+    from kivy.uix.boxlayout import BoxLayout
+    from kivy.uix.image import Image
+    from kivy.uix.label import Label
+    from kivy.uix.spinner import Spinner
+    from kivy.uix.togglebutton import ToggleButton
+except ModuleNotFoundError as error:
+    text = f"the Kivy widget needs {error.name}: pip install 'hybrid-detect[kivy]'"
+    raise MissingExtraError(text, extra="kivy") from error
+
+__all__ = ["FaceCamera", "FaceCameraControls"]
+
+logger = logging.getLogger("hybrid_detect")
+
+
+class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
+    """Shows a camera and the faces in it; Kivy's thread only uploads finished pictures.
+
+    Reading, detecting and drawing are done in threads of their own. The camera is let go while
+    the widget is in no window, the window is minimised or the app is paused, as a phone does; all
+    is closed when the app stops. What it is configured wrongly with is told in its own place, in
+    the log and in `status`. Everything is a property, for Python and for ``kv`` alike::
+
+        FaceCamera:
+            camera: 0
+            mode: "prefer_on_device"
+            local_only: switch.active
+    """
+
+    camera = ObjectProperty(None, allownone=True)
+    """Anything that `open_source` takes, such as ``0`` for the first camera; `None` for none yet.
+    Another one may be chosen at any time. Kivy's own camera does not work with OpenCV 5."""
+    service = DictProperty({})
+    """What `HybridDetectionService` takes, such as ``endpoint`` and ``config``."""
+    mode = StringProperty("")
+    """The mode; may be changed at any time. Empty for the one in `service`."""
+    local_only = BooleanProperty(False)
+    """Whether every frame stays on the device; may be changed at any time."""
+    playing = BooleanProperty(True)
+    """Whether the camera is read and looked at; may be changed at any time."""
+    max_fps = NumericProperty(10)
+    """Most frames to look at in a second; all of them are shown. Set it before the camera."""
+    mirror = BooleanProperty(False)
+    """Whether the picture is shown mirrored, as a selfie is. Set it before the camera."""
+    fps = NumericProperty(0.0)
+    """Frames in a second that a backend has answered lately."""
+    status_text = StringProperty("")
+    """A line for people: who looks and why, or what is wrong."""
+    result = ObjectProperty(None, allownone=True)
+    """The newest `DetectionResult`."""
+    texture: Any
+
+    def __init__(self, **properties: Any) -> None:
+        self._feed: CameraFeed[NDArray[np.uint8]] | None = None
+        self._status = FeedStatus()
+        self._told: FeedStatus | None = None
+        self._is_background = False
+        self._app: App | None = None
+        self._notice = Label(halign="center", valign="middle")
+        self._reopen = Clock.create_trigger(self._open)  # once all of kv's properties are there
+        super().__init__(**properties)
+        self.add_widget(self._notice)
+        self._ticks = Clock.schedule_interval(self._tick, 0)
+        Window.bind(on_minimize=self._on_hidden, on_restore=self._on_shown)
+
+    @property
+    def status(self) -> FeedStatus:
+        """How it stands: state, rate, backend and why, mode and privacy."""
+        return self._feed.status if self._feed is not None else self._status
+
+    def close(self) -> None:
+        """End everything, without waiting for it. May be called more than once."""
+        self._reopen.cancel()
+        self._ticks.cancel()
+        Window.unbind(on_minimize=self._on_hidden, on_restore=self._on_shown)
+        if self._app is not None:
+            self._app.unbind(
+                on_pause=self._on_hidden, on_resume=self._on_shown, on_stop=self._on_stop
+            )
+        if self._feed is not None:
+            self._feed.close()
+
+    def on_camera(self, *_arguments: object) -> None:
+        """Kivy's hook for the property."""
+        self._reopen()
+
+    def on_mode(self, *_arguments: object) -> None:
+        """Kivy's hook for the property."""
+        if self._feed is not None and self.mode:
+            self._feed.set_mode(self.mode)
+
+    def on_local_only(self, *_arguments: object) -> None:
+        """Kivy's hook for the property."""
+        if self._feed is not None:
+            privacy = FramePrivacy.LOCAL_ONLY if self.local_only else FramePrivacy.DEFAULT
+            self._feed.set_privacy(privacy)
+
+    def on_playing(self, *_arguments: object) -> None:
+        """Kivy's hook for the property."""
+        self._play_or_pause()
+
+    def on_parent(self, *_arguments: object) -> None:
+        """Kivy's hook for the property."""
+        self._play_or_pause()
+
+    def on_size(self, *_arguments: object) -> None:
+        """Kivy's hook for the property."""
+        if self._feed is not None:
+            self._feed.resize(round(self.width), round(self.height))
+
+    def _open(self, *_arguments: object) -> None:
+        if self._feed is not None:
+            self._feed.close()
+            self._feed = None
+        if self.camera is None:
+            return
+        options = dict(self.service)
+        if self.mode:
+            options["mode"] = self.mode
+        try:
+            self._feed = CameraFeed(
+                self.camera,
+                np.ascontiguousarray,
+                max_fps=self.max_fps or None,
+                mirror=self.mirror,
+                **options,
+            )
+        except HybridDetectError as error:
+            logger.error("the camera cannot be shown: %s", error)
+            self._status = FeedStatus(state=FeedState.FAILED, reason=str(error))
+            return
+        self.mode = self._feed.status.mode.value
+        if self.local_only:
+            self.on_local_only()
+        self.on_size()
+        self._play_or_pause()
+
+    def _on_hidden(self, *_arguments: object) -> None:
+        self._is_background = True
+        self._play_or_pause()
+
+    def _on_shown(self, *_arguments: object) -> None:
+        self._is_background = False
+        self._play_or_pause()
+
+    def _on_stop(self, *_arguments: object) -> None:
+        self.close()
+
+    def _play_or_pause(self) -> None:
+        app = App.get_running_app()
+        if app is not None and self._app is None:
+            self._app = app
+            # They return None, so that the app's own answer to the system counts.
+            app.bind(on_pause=self._on_hidden, on_resume=self._on_shown, on_stop=self._on_stop)
+        if self._feed is None:
+            return
+        if self.playing and self.parent is not None and not self._is_background:
+            self._feed.resume()
+        else:
+            self._feed.pause()
+
+    def _tick(self, _elapsed_s: float) -> None:
+        feed = self._feed
+        if feed is not None and (pixels := feed.take()) is not None:
+            self._show(pixels)
+        if self.status is not self._told:
+            self._tell(self.status)
+
+    def _tell(self, status: FeedStatus) -> None:
+        self._told = status
+        self.fps, self.status_text = status.fps, str(status)
+        self.result = self._feed.result if self._feed is not None else None
+        if self._notice.text != status.notice:
+            self._notice.text = status.notice
+            self._notice.text_size = self._notice.size = self.size
+            self._notice.pos = self.pos
+
+    def _show(self, pixels: NDArray[np.uint8]) -> None:
+        height, width = pixels.shape[:2]
+        texture = self.texture
+        if texture is None or tuple(texture.size) != (width, height):
+            texture = Texture.create(size=(width, height), colorfmt="rgb")
+            texture.flip_vertical()  # pictures begin at the top, textures at the bottom
+            self.texture = texture
+        texture.blit_buffer(pixels.reshape(-1), colorfmt="rgb", bufferfmt="ubyte")
+        self.canvas.ask_update()
+
+
+class FaceCameraControls(BoxLayout):  # type: ignore[misc]  # Kivy has no types
+    """The rate and the reason, and switches for mode and privacy, of a `FaceCamera`."""
+
+    def __init__(self, camera: FaceCamera, **properties: Any) -> None:
+        super().__init__(orientation="vertical", size_hint_y=None, height=dp(88), **properties)
+        status = Label(
+            shorten=True, shorten_from="right", halign="left", valign="middle", padding=(dp(8), 0)
+        )
+        status.bind(size=status.setter("text_size"))
+        camera.bind(status_text=status.setter("text"))
+        mode = Spinner(text=camera.mode, values=list(DetectionMode))
+        mode.bind(text=camera.setter("mode"))
+        camera.bind(mode=mode.setter("text"))  # the service's own, once it is made
+        stays = "down" if camera.local_only else "normal"
+        stay = ToggleButton(text="stay on the device", state=stays)
+        stay.bind(state=lambda _stay, state: setattr(camera, "local_only", state == "down"))
+        switches = BoxLayout()
+        for widget in (mode, stay):
+            switches.add_widget(widget)
+        for widget in (status, switches):
+            self.add_widget(widget)

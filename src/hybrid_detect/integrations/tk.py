@@ -1,0 +1,192 @@
+"""A Tk widget that shows a camera with the faces in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from hybrid_detect.errors import MissingExtraError
+from hybrid_detect.integrations.camera_feed import CameraFeed, FeedState, FeedStatus
+from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
+from hybrid_detect.sources.sources import FrameSource
+from hybrid_detect.types import DetectionMode, DetectionResult
+
+try:
+    import tkinter
+
+    from PIL import ImageTk
+except ImportError as error:  # Debian and Homebrew leave it out of their Python
+    text = (
+        "the Tk widget needs tkinter, which is not installed: apt-get install python3-tk (Debian), "
+        "brew install python-tk (macOS)"
+    )
+    raise MissingExtraError(text, extra="") from error
+
+__all__ = ["FaceCameraControls", "FaceCameraView"]
+
+TICK_MS = 15
+"""Milliseconds between two looks for a new picture: twice as often as a camera of 30 fps gives one,
+so that none waits for long. A look without one takes microseconds."""
+
+_OPTIONS: dict[str, Any] = {
+    "background": "black",
+    "foreground": "white",
+    "compound": "center",
+    "borderwidth": 0,
+    "padx": 0,
+    "pady": 0,
+}
+"""Without margins: the picture is made as large as the widget, which asks for the size of the
+picture and its margins, and would grow without end. A notice lies on the picture."""
+
+_interpreters: set[Any] = set()
+"""Tcl interpreters that are kept until the program ends. Python's search for garbage runs in any
+thread, and an interpreter that is freed in another one than its own ends the process (Tcl: "async
+handler deleted by the wrong thread"): a window of the app that refers to itself would do."""
+
+
+class FaceCameraView(tkinter.Label):
+    """Shows a camera and the faces in it; the window's thread only shows finished pictures.
+
+    Reading, detecting and drawing are done in threads of their own. The camera is let go while
+    the widget is hidden, and everything is closed when it is destroyed.
+
+    Args:
+        master: The widget it lies in.
+        camera: Anything that `open_source` takes, such as ``0`` for the first camera.
+        max_fps: Most frames to look at in a second; all of them are shown.
+        mirror: Whether the picture is shown mirrored, as a selfie is.
+        options: Options of ``tkinter.Label``, such as ``background``.
+        **service: What `HybridDetectionService` takes, such as ``mode="prefer_on_device"``.
+
+    Raises:
+        ConfigurationError: If the service cannot work as configured.
+    """
+
+    def __init__(
+        self,
+        master: tkinter.Misc | None = None,
+        camera: FrameSource = 0,
+        *,
+        max_fps: float | None = 10,
+        mirror: bool = False,
+        options: dict[str, Any] | None = None,
+        **service: Any,
+    ) -> None:
+        # First: what is refused must leave no half-made widget in the window.
+        self._feed: CameraFeed[Image.Image] = CameraFeed(
+            camera, Image.fromarray, max_fps=max_fps, mirror=mirror, enlarges=True, **service
+        )
+        super().__init__(master, **{**_OPTIONS, **(options or {})})
+        _interpreters.add(self.tk)
+        self._on_status: list[Callable[[FeedStatus], object]] = []
+        self._told: FeedStatus | None = None
+        self._photo: ImageTk.PhotoImage | None = None
+        self.bind("<Configure>", lambda event: self._feed.resize(event.width, event.height))
+        self.bind("<Unmap>", lambda _event: self.pause())
+        self.bind("<Map>", lambda _event: self.resume())
+        self.bind("<Destroy>", lambda _event: self.close())
+        self._ticking = self.after(TICK_MS, self._tick)
+
+    @property
+    def status(self) -> FeedStatus:
+        """How it stands: state, rate, backend and why, mode and privacy."""
+        return self._feed.status
+
+    @property
+    def result(self) -> DetectionResult | None:
+        """The newest result."""
+        return self._feed.result
+
+    def on_status(self, tell: Callable[[FeedStatus], object]) -> None:
+        """Have `tell` called with the status whenever it has changed, in the window's thread."""
+        self._on_status.append(tell)
+
+    def set_mode(self, mode: DetectionMode | str) -> None:
+        """Go on with another mode; returns at once, and `status` tells when it holds.
+
+        Raises:
+            ConfigurationError: If there is no such mode.
+        """
+        self._feed.set_mode(mode)
+
+    def set_privacy(self, privacy: PrivacyPolicy | FramePrivacy | str) -> None:
+        """Go on with another privacy policy; returns at once, and `status` tells when it holds.
+
+        Args:
+            privacy: As in `HybridDetectionService.set_privacy`: ``local_only`` keeps every frame
+                on the device.
+
+        Raises:
+            ConfigurationError: If it is no privacy.
+        """
+        self._feed.set_privacy(privacy)
+
+    def pause(self) -> None:
+        """Let the camera go until `resume`. The last picture stays."""
+        self._feed.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._feed.resume()
+
+    def close(self) -> None:
+        """End everything, without waiting for it. May be called more than once."""
+        if self._feed.status.state is FeedState.CLOSED:
+            return
+        self.after_cancel(self._ticking)
+        self._photo = None  # in Tk's own thread
+        self._feed.close()
+
+    def _tick(self) -> None:
+        self._ticking = self.after(TICK_MS, self._tick)
+        if (picture := self._feed.take()) is not None:
+            self._show(picture)
+        if (status := self._feed.status) is not self._told:
+            self._tell(status)
+
+    def _tell(self, status: FeedStatus) -> None:
+        if self._told is None or status.notice != self._told.notice:
+            self.configure(text=status.notice, wraplength=max(self.winfo_width(), 200))
+        self._told = status
+        for tell in self._on_status:
+            tell(status)
+
+    def _show(self, picture: Image.Image) -> None:
+        photo = self._photo
+        if photo is None or (photo.width(), photo.height()) != picture.size:
+            self._photo = ImageTk.PhotoImage(picture, master=self)
+            self.configure(image=self._photo)
+        else:
+            photo.paste(picture)
+
+
+class FaceCameraControls(tkinter.Frame):
+    """The rate and the reason, and switches for mode and privacy, of a `FaceCameraView`.
+
+    Args:
+        master: The widget it lies in.
+        view: The view.
+    """
+
+    def __init__(self, master: tkinter.Misc | None, view: FaceCameraView) -> None:
+        super().__init__(master)
+        self._mode = tkinter.StringVar(self, view.status.mode.value)
+        self._privacy = tkinter.StringVar(self, FramePrivacy.DEFAULT.value)
+        self._text = tkinter.StringVar(self)
+        menu = tkinter.OptionMenu(self, self._mode, *DetectionMode, command=view.set_mode)
+        stay = tkinter.Checkbutton(
+            self,
+            text="stay on the device",
+            variable=self._privacy,
+            onvalue=FramePrivacy.LOCAL_ONLY.value,
+            offvalue=FramePrivacy.DEFAULT.value,
+            command=lambda: view.set_privacy(self._privacy.get()),
+        )
+        status = tkinter.Label(self, textvariable=self._text, anchor="w")
+        status.pack(side="top", fill="x")  # a row of its own: it is cut where the window is narrow
+        for widget in (menu, stay):
+            widget.pack(side="left")
+        view.on_status(lambda now: self._text.set(str(now)))

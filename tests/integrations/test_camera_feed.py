@@ -1,0 +1,210 @@
+"""A camera for a window: it never waits, whatever the camera, the backends and the network do."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hybrid_detect.errors import BackendUnavailableError, ConfigurationError
+from hybrid_detect.integrations.camera_feed import CameraFeed, FeedState
+from hybrid_detect.testing import FakeBackend
+from hybrid_detect.types import BackendKind, BoundingBox, DetectionMode, Face
+
+from ..waiting import wait_until
+from .cameras import SteadyCamera, is_still
+
+FACE = Face(BoundingBox(50, 100, 110, 160))
+DEVICE, CLOUD = BackendKind.DEVICE, BackendKind.CLOUD
+
+
+class Feeds:
+    """Opens feeds over fake backends; the cameras are read as fast as they give frames."""
+
+    def __init__(self) -> None:
+        self.opened: list[CameraFeed[np.ndarray]] = []
+
+    def __call__(self, camera: Any, *backends: FakeBackend, **options: Any) -> Any:
+        backends = backends or (FakeBackend("device", faces=[FACE]),)
+        feed = CameraFeed(camera, lambda pixels: pixels, max_fps=None, backends=backends, **options)
+        self.opened.append(feed)
+        return feed
+
+
+@pytest.fixture
+def feeds() -> Iterator[Feeds]:
+    yield (feeds := Feeds())
+    for feed in feeds.opened:
+        feed.close(wait=True)
+    names = {thread.name for thread in threading.enumerate()}
+    assert "hybrid-detect-loop" not in names
+
+
+def test_pictures_with_boxes_results_and_the_rate_come(feeds: Feeds) -> None:
+    feed = feeds(SteadyCamera())
+    wait_until(lambda: (picture := feed.take()) is not None and picture[130, 50, 1] > 200)
+    assert feed.result.faces == (FACE,)
+    wait_until(lambda: feed.status.fps > 0)
+    assert feed.status.state is FeedState.RUNNING
+    assert feed.status.backend is DEVICE
+    assert str(feed.status).startswith("device, ")
+    assert not feed.status.notice
+
+
+def test_mode_and_privacy_change_while_it_runs(feeds: Feeds) -> None:
+    cloud, device = FakeBackend("cloud"), FakeBackend("device")
+    feed = feeds(SteadyCamera(), cloud, device, mode="cloud", endpoint="https://faces.test")
+    wait_until(lambda: feed.status.backend is CLOUD)
+    feed.set_mode("prefer_cloud")
+    wait_until(lambda: feed.status.mode is DetectionMode.PREFER_CLOUD)
+    feed.set_privacy("local_only")
+    wait_until(lambda: not feed.status.may_leave and feed.status.backend is DEVICE)
+    asked = len(cloud.plans)
+    wait_until(lambda: len(device.plans) > 5)
+    assert len(cloud.plans) == asked
+    feed.set_privacy("default")
+    wait_until(lambda: feed.status.may_leave and feed.status.backend is CLOUD)
+
+
+def test_what_is_asked_before_the_service_is_open_holds_from_the_first_frame_on(
+    feeds: Feeds,
+) -> None:
+    opens = asyncio.Event()
+    cloud, device = Slow("cloud", opens), Slow("device", opens)
+    feed = feeds(SteadyCamera(), cloud, device, mode="prefer_cloud", endpoint="https://faces.test")
+    feed.set_privacy("local_only")
+    feed.set_mode("prefer_on_device")
+    wait_until(lambda: cloud.loop is not None)
+    assert feed.status.state is FeedState.STARTING
+    assert feed.status.notice == "starting"
+    assert cloud.loop is not None
+    cloud.loop.call_soon_threadsafe(opens.set)
+    wait_until(lambda: len(device.plans) > 3)
+    assert not cloud.plans
+    assert feed.status.mode is DetectionMode.PREFER_ON_DEVICE
+
+
+class Slow(FakeBackend):
+    """A fake whose first check waits for `opens`."""
+
+    def __init__(self, kind: str, opens: asyncio.Event) -> None:
+        super().__init__(kind)
+        self._opens = opens
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    async def check(self, *, deadline_s: float) -> None:
+        self.loop = asyncio.get_running_loop()
+        await self._opens.wait()
+
+
+def test_no_call_waits_for_a_backend_that_never_starts(feeds: Feeds) -> None:
+    camera = SteadyCamera()
+    feed = feeds(camera, Slow("device", asyncio.Event()))
+    feed.set_mode("on_device")
+    feed.set_privacy("local_only")
+    feed.pause()
+    feed.resume()
+    feed.resize(100, 100)
+    assert feed.take() is None
+    feed.close()
+    assert feed.status.state is FeedState.CLOSED
+    feed.set_mode("auto")
+    feed.resume()
+    assert camera.reads == 0
+
+
+def test_a_change_that_is_refused_is_told_and_one_that_is_wrong_is_raised(
+    feeds: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = feeds(SteadyCamera())
+    with pytest.raises(ConfigurationError, match="mode: expected one of"):
+        feed.set_mode("clod")
+    with pytest.raises(ConfigurationError, match="privacy: expected one of"):
+        feed.set_privacy("local")
+
+    async def refuse(mode: object) -> None:
+        raise ConfigurationError("no such backend here")
+
+    monkeypatch.setattr(feed._service, "set_mode", refuse)
+    feed.set_mode("cloud")
+    wait_until(lambda: feed.status.trouble == "no such backend here")
+    assert "(no such backend here)" in str(feed.status)
+    feed.set_privacy("default")
+    wait_until(lambda: not feed.status.trouble)
+
+
+def test_paused_it_reads_no_camera_and_resumed_it_goes_on(feeds: Feeds) -> None:
+    camera = SteadyCamera()
+    feed = feeds(camera)
+    wait_until(lambda: feed.result is not None)
+    feed.pause()
+    wait_until(lambda: feed.status.state is FeedState.PAUSED)
+    wait_until(lambda: is_still(camera))
+    feed.resume()
+    wait_until(lambda: feed.status.state is FeedState.RUNNING)
+    reads = camera.reads
+    wait_until(lambda: camera.reads > reads)
+
+
+def test_backends_that_fail_are_told_and_pictures_go_on(feeds: Feeds) -> None:
+    device = FakeBackend("device")
+    feed = feeds(SteadyCamera(), device)
+    wait_until(lambda: feed.status.backend is DEVICE)
+    device.error = BackendUnavailableError("it is too hot")
+    wait_until(lambda: feed.status.backend is None and "it is too hot" in feed.status.reason)
+    feed.take()
+    wait_until(lambda: feed.take() is not None)
+    assert feed.status.state is FeedState.RUNNING
+
+
+def test_a_lost_camera_is_told(feeds: Feeds) -> None:
+    camera = SteadyCamera()
+    feed = feeds(camera)
+    wait_until(lambda: feed.result is not None)
+    camera.is_there = False
+    wait_until(lambda: feed.status.state in {FeedState.LOST, FeedState.FAILED})
+    assert "camera" in feed.status.notice
+
+
+def test_images_that_end_are_told(feeds: Feeds) -> None:
+    feed = feeds([SteadyCamera().image])
+    wait_until(lambda: feed.status.state is FeedState.ENDED)
+    assert not feed.status.notice
+
+
+def test_a_camera_that_cannot_be_opened_is_told(feeds: Feeds) -> None:
+    feed = feeds("missing.mp4")
+    wait_until(lambda: feed.status.state is FeedState.FAILED)
+    assert feed.status.notice
+
+
+def test_a_bug_is_told_and_logged(
+    feeds: Feeds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def bug(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("hybrid_detect.service.hybrid.HybridDetectionService.start_detection", bug)
+    feed = feeds(SteadyCamera())
+    wait_until(lambda: feed.status.state is FeedState.FAILED)
+    wait_until(lambda: "a camera's view has ended by a bug" in caplog.text)
+
+
+def test_a_service_that_cannot_work_is_refused_at_once() -> None:
+    with pytest.raises(ConfigurationError, match="no endpoint is configured"):
+        CameraFeed(SteadyCamera(), lambda pixels: pixels, mode="cloud")
+
+
+def test_closed_it_reads_nothing_and_may_be_closed_again(feeds: Feeds) -> None:
+    camera = SteadyCamera()
+    feed = feeds(camera)
+    wait_until(lambda: feed.result is not None)
+    feed.close()
+    feed.close(wait=True)
+    wait_until(lambda: is_still(camera))  # a read that was under way may still end
+    assert feed.take() is None
+    assert feed.status.state is FeedState.CLOSED
