@@ -145,11 +145,11 @@ def test_a_window_shows_the_face(
     width, height = map(int, size.split("x"))
     assert pixels.shape[:2] == (height, width)
 
-    def share_of(colour) -> float:
-        return float((np.abs(pixels - colour).max(axis=2) < 40).mean())
-
-    assert share_of((64, 255, 96)) > 0.0005, "the box"
-    assert share_of((40, 60, 90)) > 0.03, "the video's blue margin, neither swapped nor gone"
+    red, green, blue = np.moveaxis(pixels, 2, 0)
+    is_box = (green > red + 80) & (green > blue + 50)  # thin lines, softened by the graphics card
+    assert is_box.mean() > 0.0005
+    # The video's margin: neither its colours are swapped, nor is it gone.
+    assert (np.abs(pixels - (40, 60, 90)).max(axis=2) < 20).mean() > 0.03
 
 
 @pytest.mark.parametrize(
