@@ -1,5 +1,6 @@
 """The reference pages tell what the code does, and leave no public name out."""
 
+import ast
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -40,7 +41,19 @@ def test_every_public_name_is_on_one_page_of_the_reference() -> None:
     public = [f"hybrid_detect.{name}" for name in hybrid_detect.__all__]
     public += [f"hybrid_detect.testing.{name}" for name in hybrid_detect.testing.__all__]
     public += [f"{provider_servers.__name__}.{name}" for name in provider_servers.__all__]
+    public += [
+        f"hybrid_detect.integrations.{module}.{name}"
+        for module in ("camera_feed", "kivy", "tk")
+        for name in exported(module)
+    ]
     assert sorted(found) == sorted(public)
+
+
+def exported(module: str) -> list[str]:
+    """The `__all__` of a bridge to another tool, which need not be installed."""
+    source = Path(hybrid_detect.__file__).parent / "integrations" / f"{module}.py"
+    (names,) = re.findall(r"^__all__ = (\[.*?\])$", source.read_text("utf-8"), re.MULTILINE)
+    return list(ast.literal_eval(names))
 
 
 def test_every_page_is_in_the_navigation() -> None:
