@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from hybrid_detect.cli import main
 from hybrid_detect.storage.cost_store import CostStore
 
 from .monitoring.simulated_week import keep, simulate
+
+WEEK = ("--since", "2026-11-16", "--until", "2026-11-22")
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def test_a_page_is_written_that_its_owner_alone_can_read(
     page = tmp_path / "report.html"
     page.write_text("an older one")
     page.chmod(0o644)
-    assert report(path, "-o", page, "--title", "Door camera") == 0
+    assert report(path, "-o", page, "--title", "Door camera", *WEEK) == 0
     text = page.read_text(encoding="utf-8")
     assert "<h1>Door camera</h1>" in text
     assert "Mon 16 Nov 2026 to Sun 22 Nov 2026" in text
@@ -44,7 +47,7 @@ def test_json_has_the_figures_of_the_days_and_the_zone_asked_for(
     path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HYBRID_DETECT_COSTS_PATH", str(path))
-    assert report("--json") == 0
+    assert report("--json", *WEEK) == 0
     week = json.loads(capsys.readouterr().out)
     days = ("--since", "2026-11-18", "--until", "2026-11-18", "--time-zone", "Europe/Berlin")
     assert report(*days, "--json") == 0
@@ -53,6 +56,24 @@ def test_json_has_the_figures_of_the_days_and_the_zone_asked_for(
     assert (day["first_day"], day["last_day"]) == ("2026-11-18", "2026-11-18")
     assert {step["start"][-6:] for step in day["steps"]} == {"+01:00"}
     assert (week["time_zone"], day["time_zone"]) == ("UTC", "Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("now", "frames"), [("2026-11-22", 7), ("2026-12-16", 4), ("2027-01-01", 0)]
+)
+def test_four_weeks_are_told_if_nothing_else_is_asked_for(
+    path: Path,
+    now: str,
+    frames: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = datetime.fromisoformat(now).replace(tzinfo=UTC).timestamp()
+    monkeypatch.setattr("hybrid_detect.cli.report.time.time", lambda: now_s + 3600)
+    assert report(path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sum(step["frames"] > 0 for step in told["steps"]) == frames
+    assert len(told["steps"]) in {0, 28}
 
 
 def test_an_empty_file_is_a_page_that_says_so(tmp_path: Path) -> None:

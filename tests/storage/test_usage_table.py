@@ -4,6 +4,8 @@ import io
 import json
 import random
 import sqlite3
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -122,6 +124,41 @@ def test_an_erased_session_leaves_no_trace_of_its_digest(
     assert sum(each.number for each in store.usage()) == total == 2000
     left = {each.key.session for each in store.usage()}
     assert left == {"", *(store.tag("session", session) for session in sessions[25:])}
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from hybrid_detect import CostStore, StorageError
+from hybrid_detect.usage import UsageKey, UsageRow
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+def rows(hours, session):
+    return [
+        UsageRow(UsageKey(490_000 + hour, session, session, "", "latency", "cloud", str(n)), 1)
+        for hour in hours for n in range(60)
+    ]
+with CostStore(path, names_kept_s=1e9, clock=lambda: 490_000 * 3600.0) as store:
+    store.add([], usage=rows(range(200), "ann"))
+    digests = [bytes.fromhex(store.tag(kind, "ann")) for kind in ("session", "user")]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, resource.RLIM_INFINITY))
+    try:
+        store.add([], usage=rows(range(1000, 1400), "bob"))
+        print("there was room")
+    except StorageError:
+        pass
+    store.erase("ann")
+    left = b"".join(file.read_bytes() for file in path.parent.glob(f"{path.name}*"))
+    print(any(digest in left for digest in digests))
+    print(sum(row.number for row in store.usage()), {row.key.session for row in store.usage()})
+"""
+
+
+def test_a_session_is_erased_from_the_counts_on_a_full_disk(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=50
+    )
+    assert done.stdout.split("\n")[:2] == ["False", "12000 {''}"], done.stdout + done.stderr
 
 
 def test_counts_are_dropped_after_a_year_and_a_month(store: CostStore, clock: FakeClock) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from datetime import UTC, date, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.errors import StorageError
 
 __all__ = ["add_parser"]
+
+DAYS = 28
+"""Told if nothing else is asked for: whole weeks, so that each day of the week weighs the same."""
 
 
 def add_parser(commands: Any) -> None:
@@ -34,8 +37,15 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="HTML", help="the page (default: report.html)"
     )
-    parser.add_argument("--since", type=_day, metavar="DATE", help="from that day on")
-    parser.add_argument("--until", type=_day, metavar="DATE", help="up to that day")
+    parser.add_argument(
+        "--since",
+        type=_day,
+        metavar="DATE",
+        help=f"from that day on (default: the {DAYS} days before the end)",
+    )
+    parser.add_argument(
+        "--until", type=_day, metavar="DATE", help="up to that day (default: today)"
+    )
     parser.add_argument(
         "--time-zone",
         type=_zone,
@@ -59,8 +69,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if not given:
         print(f"report: expected FILE, or {ENV_PREFIX}COSTS_PATH", file=sys.stderr)
         return 2
-    since, until = arguments.since, arguments.until
-    if since and until and since > until:
+    zone, now_s = arguments.time_zone, time.time()
+    until = arguments.until or datetime.fromtimestamp(now_s, zone).date()
+    since = arguments.since or until - timedelta(days=DAYS - 1)
+    if since > until:
         print(f"--until: expected {since} or later, got {until}", file=sys.stderr)
         return 2
     path = Path(given)
@@ -72,10 +84,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from hybrid_detect.storage.cost_store import CostStore
 
     with CostStore(path) as store:
-        costs, usage = store.rows(), store.usage()
-    report = make_report(
-        costs, usage, now_s=time.time(), zone=arguments.time_zone, since=since, until=until
-    )
+        costs = store.rows()  # all of them, for the projection
+        usage = store.usage(
+            from_hour=_hour(since, zone), end_hour=_hour(until + timedelta(days=1), zone) + 1
+        )
+    report = make_report(costs, usage, now_s=now_s, zone=zone, since=since, until=until)
     told = report_json(report)
     if arguments.json:
         print(json.dumps(told))
@@ -87,6 +100,11 @@ def _run(arguments: argparse.Namespace) -> int:
     replace_file(output, [report_page(told, title=arguments.title).encode()])
     print(f"{output}: {told['frames']:,} frames")
     return 0
+
+
+def _hour(day: date, zone: tzinfo) -> int:
+    """The whole hour since 1970 in which `day` begins."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) // 3600
 
 
 def _day(text: str) -> date:

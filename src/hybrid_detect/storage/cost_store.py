@@ -121,7 +121,7 @@ class CostStore:
             StorageError: If it cannot be done.
         """
         digest = self._seals.cost_tag("session", session)
-        count = self._file.must_write(lambda db: forget_session(db, digest))
+        count = forget_session(self._file, digest)
         if not self._file.forget():
             msg = f"erased, but another process reads {self._file.path} and keeps its older state"
             raise StorageError(msg)
@@ -134,7 +134,7 @@ class CostStore:
             StorageError: If it cannot be done.
         """
         now = self._clock()
-        if self._file.must_write(lambda db: forget_old_names(db, now)):
+        if forget_old_names(self._file, now):
             self._file.forget()
         self._swept_at = now
 

@@ -276,7 +276,7 @@ class DetectionHistory:
             action="erased",
             session=digest.hex(),
         )
-        self._file.must_write(lambda db: forget_session(db, digest))
+        forget_session(self._file, digest)
         if not self._forget():
             msg = (
                 f"erased, but another process reads {self._file.path} and keeps its older state in "
@@ -306,7 +306,7 @@ class DetectionHistory:
         except StorageError:
             self._has_remains = True  # of the batches that went through
             raise
-        forgotten = self._file.must_write(lambda db: forget_old_names(db, now))
+        forgotten = forget_old_names(self._file, now)
         self._has_remains |= bool(total.results or forgotten)
         if self._has_remains and not self._forget():
             logger.warning("%s: another process keeps an older state of it", self._file.path)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
+from hybrid_detect.errors import StorageError
 from hybrid_detect.storage import cost_table, usage_table
 from hybrid_detect.storage.audit import AUDIT_TABLE
 from hybrid_detect.storage.cost_table import COSTS_TABLE
-from hybrid_detect.storage.database import Database
+from hybrid_detect.storage.database import Database, lacks_room
 from hybrid_detect.storage.records import Deleted
 from hybrid_detect.storage.row_seals import RowSeals
 from hybrid_detect.storage.usage_table import USAGE_TABLES
@@ -61,15 +62,40 @@ def seals_of(file: Database) -> RowSeals:
     return RowSeals(found[0] if found else None)  # a damaged table may find no row
 
 
-def forget_session(db: sqlite3.Connection, session: bytes) -> int:
-    """Take a session out of the sums of costs and usage; how many rows of costs there were."""
-    usage_table.forget_session(db, session)
-    return cost_table.forget_session(db, session)
+def forget_session(file: Database, session: bytes) -> int:
+    """Take a session out of the sums of costs and usage; how many rows of costs there were.
+
+    Raises:
+        StorageError: If it cannot be done.
+    """
+    found = file.must_write(lambda db: cost_table.forget_session(db, session))
+    _forget_owners(file, "session = ?", session)
+    return found
 
 
-def forget_old_names(db: sqlite3.Connection, now: float) -> int:
-    """Take the names out of the sums whose time is over; how many there were."""
-    return cost_table.sweep(db, now) + usage_table.sweep(db, now)
+def forget_old_names(file: Database, now: float) -> int:
+    """Take the names out of the sums whose time is over; how many there were.
+
+    Raises:
+        StorageError: If it cannot be done.
+    """
+    found = file.must_write(lambda db: cost_table.sweep(db, now))
+    file.must_write(lambda db: usage_table.sweep(db, now))
+    return found + _forget_owners(file, usage_table.EXPIRED, now)
+
+
+def _forget_owners(file: Database, which: str, value: object) -> int:
+    total = 0
+    while found := file.must_write(lambda db: usage_table.forget_owners(db, which, (value,))):
+        total += found
+    try:
+        while total and file.must_write(usage_table.add_up_nameless):
+            pass
+    except StorageError as error:
+        # They tell of no one now; adding them up may wait for a disk with room.
+        if not lacks_room(error):
+            raise
+    return total
 
 
 def count(db: sqlite3.Connection, where: str, value: object) -> Deleted:

@@ -3,20 +3,21 @@
 A count names its session and user by a number; what the number stands for is in a row of a table of
 its own, one for each hour. That row has the digests that the results have (`RowSeals.tag`), behind
 so much padding that its removal leaves no copy of them (see `database`). When their time is over,
-or the session is erased, the row goes and the counts are added to those of their hour without
-names: how frames fared stays known, whose does not.
+or the session is erased, that row goes, which takes little room on a full disk, and then the counts
+are added to those of their hour without names: how frames fared stays known, whose does not.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterable
 
 from hybrid_detect.errors import StorageError
 from hybrid_detect.storage.database import PAGE_BYTES
 from hybrid_detect.usage import UsageKey, UsageRow
 
-__all__ = ["USAGE_TABLES", "add", "forget_session", "rows", "sweep"]
+__all__ = ["EXPIRED", "USAGE_TABLES", "add", "add_up_nameless", "forget_owners", "rows", "sweep"]
 
 KEPT_S = 400 * 24 * 3600
 """Seconds for which counts are kept: as long as costs."""
@@ -24,12 +25,18 @@ KEPT_S = 400 * 24 * 3600
 NAMELESS = 0
 """The number of those whose names are forgotten or were never given."""
 
+BATCH = 16
+"""Owners dealt with in one transaction: each takes two pages, in the file and in its log."""
+
+EXPIRED = "recorded_at + kept_s <= ?"
+"""Owners whose time is over."""
+
 _WHAT = ("user_region", "measure", "backend", "label")
 _KEY = f"hour, owner, {', '.join(_WHAT)}"
 
 USAGE_TABLES = (
     """CREATE TABLE IF NOT EXISTS usage_owners (
-        id INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
         hour INTEGER NOT NULL,
         recorded_at REAL NOT NULL,
         kept_s REAL NOT NULL,
@@ -45,6 +52,7 @@ USAGE_TABLES = (
         count INTEGER NOT NULL,
         PRIMARY KEY ({_KEY})
     ) WITHOUT ROWID""",
+    f"CREATE INDEX IF NOT EXISTS usage_owned ON usage (owner) WHERE owner != {NAMELESS}",
 )
 
 _ADDED = "ON CONFLICT DO UPDATE SET count = count + excluded.count"
@@ -139,36 +147,42 @@ def _row(values: tuple[object, ...]) -> UsageRow:
         and isinstance(count, int)
         and count >= 0
     ):
-        return UsageRow(UsageKey(hour, session.hex(), user.hex(), *map(str, what)), count)
+        return UsageRow(
+            UsageKey(hour, session.hex(), user.hex(), *map(sys.intern, map(str, what))), count
+        )
     msg = "the table of usage is damaged"
     raise StorageError(msg)
 
 
-def forget_session(db: sqlite3.Connection, session: bytes) -> int:
-    """Take the session that `session` stands for out of its counts; of how many hours."""
-    return _forget(db, "session = ?", (session,))
+def forget_owners(db: sqlite3.Connection, which: str, values: tuple[object, ...]) -> int:
+    """Forget whose the counts are of up to `BATCH` of the hours `which`; of how many."""
+    rows = f"id IN (SELECT id FROM usage_owners WHERE {which} LIMIT {BATCH})"  # noqa: S608 - ours
+    return db.execute(f"DELETE FROM usage_owners WHERE {rows}", values).rowcount  # noqa: S608 - ours
 
 
-def sweep(db: sqlite3.Connection, now: float) -> int:
-    """Take the names out of the hours whose time is over; how many there were.
+def add_up_nameless(db: sqlite3.Connection) -> bool:
+    """Add counts whose owner is forgotten to those without names, some of them at a time.
 
-    Counts are deleted after `KEPT_S`.
+    Returns:
+        Whether there were any.
     """
+    found = db.execute(
+        f"SELECT DISTINCT owner FROM usage WHERE owner != {NAMELESS}"  # noqa: S608 - ours
+        f" AND NOT EXISTS (SELECT 1 FROM usage_owners WHERE id = owner) LIMIT {BATCH}"
+    ).fetchall()
+    what = ", ".join(_WHAT)
+    for (owner,) in found:
+        db.execute(
+            f"INSERT INTO usage ({_KEY}, count) SELECT hour, {NAMELESS}, {what}, count"  # noqa: S608 - ours
+            f" FROM usage WHERE owner = ? AND owner != {NAMELESS} {_ADDED}",
+            (owner,),
+        )
+        db.execute(f"DELETE FROM usage WHERE owner = ? AND owner != {NAMELESS}", (owner,))  # noqa: S608 - ours
+    return bool(found)
+
+
+def sweep(db: sqlite3.Connection, now: float) -> None:
+    """Delete counts after `KEPT_S`, and date owners of the future anew."""
     # Kept before a clock was set back: from here it has no more than its time.
     db.execute("UPDATE usage_owners SET recorded_at = ? WHERE recorded_at > ?", (now, now))
-    last = int(now - KEPT_S) // 3600
-    db.execute("DELETE FROM usage WHERE hour < ?", (last,))
-    return _forget(db, "recorded_at + kept_s <= ? OR hour < ?", (now, last))
-
-
-def _forget(db: sqlite3.Connection, which: str, values: tuple[object, ...]) -> int:
-    what = ", ".join(_WHAT)
-    owned = f"(hour, owner) IN (SELECT hour, id FROM usage_owners WHERE {which})"  # noqa: S608 - ours
-    db.execute(
-        f"INSERT INTO usage ({_KEY}, count)"  # noqa: S608 - ours
-        f" SELECT hour, {NAMELESS}, {what}, sum(count) FROM usage"
-        f" WHERE {owned} GROUP BY hour, {what} {_ADDED}",
-        values,
-    )
-    db.execute(f"DELETE FROM usage WHERE {owned}", values)  # noqa: S608 - ours
-    return db.execute(f"DELETE FROM usage_owners WHERE {which}", values).rowcount  # noqa: S608 - ours
+    db.execute("DELETE FROM usage WHERE hour < ?", (int(now - KEPT_S) // 3600,))
