@@ -15,6 +15,7 @@ import pytest
 from hybrid_detect.backends.device.models import MODELS
 from hybrid_detect.cli import serve
 from hybrid_detect.exchange.wire import HEALTH_PATH
+from hybrid_detect.server.cluster.config import read_cluster_file
 from hybrid_detect.server.listening import GRACE_S
 
 from .gateways import EXAMPLES
@@ -24,6 +25,7 @@ yaml = pytest.importorskip("yaml", reason="pyyaml comes with the validators")
 CONTAINERFILE = EXAMPLES / "Containerfile"
 COMPOSE = EXAMPLES / "compose.yaml"
 KUBERNETES = EXAMPLES / "kubernetes.yaml"
+KUBERAY = EXAMPLES / "kuberay.yaml"
 UNIT = EXAMPLES / "hybrid-detect-server.service"
 
 
@@ -66,6 +68,54 @@ def test_the_compose_file_is_valid() -> None:
 
 def test_the_manifests_are_valid() -> None:
     checked("kubernetes-validate", "--strict", "--kubernetes-version", "1.30", KUBERNETES)
+
+
+def ray_pods() -> dict[str, Any]:
+    """The pods that KubeRay makes, by their part."""
+    spec = documents(KUBERAY)["RayCluster"]["spec"]
+    [workers] = spec["workerGroupSpecs"]
+    return {"head": spec["headGroupSpec"]["template"], "detectors": workers["template"]}
+
+
+def test_the_manifests_for_kuberay_are_valid(tmp_path: Path) -> None:
+    """By Kubernetes' own types; KubeRay's, of 20,000 lines, are not at hand."""
+    known = [one for kind, one in documents(KUBERAY).items() if kind != "RayCluster"]
+    pods = [
+        {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {**pod["metadata"], "name": part}}
+        for part, pod in ray_pods().items()
+    ]
+    path = tmp_path / "manifests.yaml"
+    path.write_text(yaml.safe_dump_all([*known, *pods]))
+    checked("kubernetes-validate", "--strict", "--kubernetes-version", "1.30", path)
+
+
+def test_the_cluster_on_kubernetes_is_one_that_starts(tmp_path: Path) -> None:
+    found = documents(KUBERAY)
+    (tmp_path / "cluster.toml").write_text(found["ConfigMap"]["data"]["cluster.toml"])
+    cluster = read_cluster_file(tmp_path / "cluster.toml")
+    spec = found["RayCluster"]["spec"]
+    [workers] = spec["workerGroupSpecs"]
+    # There is room for as many replicas as there may be, and for the first at once.
+    cores = int(workers["rayStartParams"]["num-cpus"]) // cluster.detectors_per_replica
+    assert workers["maxReplicas"] * cores >= cluster.max_replicas
+    assert workers["minReplicas"] * cores >= cluster.min_replicas
+    _, gateway = ray_pods()["head"]["spec"]["containers"]
+    parser = argparse.ArgumentParser()
+    serve.add_parser(parser.add_subparsers(required=True))
+    options = parser.parse_args([*gateway["command"][1:], *gateway["args"]])
+    mounted = {each["name"]: each["mountPath"] for each in gateway["volumeMounts"]}
+    assert str(options.cluster) == f"{mounted['settings']}/cluster.toml"
+    assert str(options.api_keys) == f"{mounted['api-keys']}/api-keys.json"
+    # What a file option names has to be at the same place for every replica.
+    for pod in ray_pods().values():
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+        for container in pod["spec"]["containers"]:
+            assert container["volumeMounts"] == gateway["volumeMounts"]
+            assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    pinned = re.search(r"rayproject/ray:([\d.]+)-", KUBERAY.read_text(encoding="utf-8"))
+    assert pinned is not None
+    assert spec["rayVersion"] == pinned.group(1)
+    assert found["Service"]["spec"]["selector"] == {"app": "hybrid-detect", "part": "head"}
 
 
 def test_the_unit_exposes_little() -> None:

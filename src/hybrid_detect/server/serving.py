@@ -89,6 +89,7 @@ class ServerProcess:
         require_encryption: Whether it takes no other pictures.
         options: Further arguments of ``hybrid-detect serve``.
         start_timeout_s: Seconds it may take to be ready.
+        stop_timeout_s: Seconds it may take to stop before it is killed.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class ServerProcess:
         require_encryption: bool = False,
         options: Sequence[str] = (),
         start_timeout_s: float = 60.0,
+        stop_timeout_s: float = GRACE_S + 3,
     ) -> None:
         self._token = auth_token
         self._arguments = ["--model", model, "--rate", "0"]
@@ -112,6 +114,7 @@ class ServerProcess:
             self._arguments.append("--require-encryption")
         self._arguments += options
         self._start_timeout_s = start_timeout_s
+        self._stop_timeout_s = stop_timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._url = ""
         self._metrics_url = ""
@@ -193,7 +196,7 @@ class ServerProcess:
         if process is None:
             return
         try:
-            process.wait(timeout=GRACE_S + 3)
+            process.wait(timeout=self._stop_timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,14 @@ def written(folder: Path, text: str) -> Path:
 
 def test_an_empty_file_has_every_default(tmp_path: Path) -> None:
     assert read_cluster_file(written(tmp_path, "# all as it is\n")) == ClusterConfig()
+
+
+def test_the_documentation_tells_the_defaults(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/cluster.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert read_cluster_file(written(tmp_path, text)) == ClusterConfig()
+    told = set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE))
+    assert told == {field.name for field in fields(ClusterConfig)}
 
 
 def test_what_the_file_says_is_taken(tmp_path: Path) -> None:

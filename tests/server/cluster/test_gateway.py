@@ -264,6 +264,38 @@ async def test_a_replica_that_refuses_connections_costs_no_request() -> None:
                 assert (await client.post(DETECT_PATH, content=jpeg())).status_code == 200
 
 
+class Dying:
+    """Takes a whole request, and closes without a word."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if HEALTH_PATH.encode() in head:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        else:
+            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+            self.taken += 1
+        writer.close()
+
+
+async def test_what_a_replica_died_over_is_its_client_s_to_repeat_at_once() -> None:
+    dying = Dying()
+    listener = await asyncio.start_server(dying, "127.0.0.1", 0)
+    async with listener, gateway() as running:
+        await asyncio.to_thread(
+            running.proxy.place, 1, "127.0.0.1", listener.sockets[0].getsockname()[1]
+        )
+        await until(lambda: running.proxy.ready_places() == 1)
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            answer = await client.post(DETECT_PATH, content=bytes(90_000))
+        assert (answer.status_code, answer.json()["code"]) == (502, "replica_failed")
+        assert dying.taken == 1  # it was not sent anywhere twice, which would be a sealed one's end
+        assert "Retry-After" not in answer.headers  # another replica is there now
+
+
 async def test_one_that_leaves_gets_nothing_new_and_keeps_its_streams() -> None:
     async with (
         replica() as one,

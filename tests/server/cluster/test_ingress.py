@@ -67,6 +67,17 @@ def test_one_that_leaves_before_it_was_placed_gets_no_place(gateway: FakeGateway
     assert not gateway.places
 
 
+def test_an_owner_that_has_not_heard_of_all_costs_none_its_place(gateway: FakeGateway) -> None:
+    places = Places(gateway, 3)
+    places.follow([replica(1), replica(2)])
+    places.follow([], are_all=False)
+    assert gateway.places == {1: 1, 2: 2}
+    places.follow([replica(1), replica(3)], are_all=False)
+    assert gateway.places == {1: 1, 2: 2, 3: 3}
+    places.follow([replica(1), replica(3)])
+    assert gateway.places == {1: 1, 3: 3}
+
+
 def test_more_replicas_than_places_are_told_and_wait(
     gateway: FakeGateway, caplog: pytest.LogCaptureFixture
 ) -> None:

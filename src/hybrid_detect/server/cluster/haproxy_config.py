@@ -94,9 +94,10 @@ def haproxy_config(front: Front) -> str:
         f"  timeout http-keep-alive {KEEP_ALIVE_S:g}s",
         f"  timeout tunnel {3 * PING_EVERY_S:g}s",  # a replica pings each stream
         "  option abortonclose",
-        "  option redispatch",
+        "  option redispatch 1",
         "  retries 3",
-        # A request that reached no replica goes to another; one that did is its client's to repeat.
+        # A request that reached no replica goes to another. One that a replica died over is its
+        # client's to repeat: HAProxy could only if it held each picture back until it is complete.
         "  retry-on conn-failure",
         *(f"  {_error(status)}" for status in _REASONS),
         "frontend ingress",
@@ -130,7 +131,7 @@ def bracketed(host: str) -> str:
 
 def _error(status: int) -> str:
     code, detail = _REASONS[status]
-    retry_after_s = UNREACHABLE_RETRY_S if status in {502, 503} else None
+    retry_after_s = UNREACHABLE_RETRY_S if status == 503 else None
     body = json.dumps(reply_to_values(error_reply(0, status, code, detail, retry_after_s)))
     line = f"http-error status {status} content-type application/json string '{body}'"
     return line + (f" hdr Retry-After {UNREACHABLE_RETRY_S:g}" if retry_after_s else "")

@@ -45,15 +45,19 @@ class Places:
     def __len__(self) -> int:
         return len(self._taken)
 
-    def follow(self, replicas: Sequence[ReplicaPlace]) -> None:
+    def follow(self, replicas: Sequence[ReplicaPlace], *, are_all: bool = True) -> None:
         """Make the places those of `replicas`.
+
+        Args:
+            replicas: Where replicas are.
+            are_all: Whether there are no others; else those that are missing keep their places.
 
         Raises:
             OSError: If the gateway does not answer; calling again goes on from there.
         """
         by_name = {replica.name: replica for replica in replicas}
         for name, (number, _) in list(self._taken.items()):
-            if name not in by_name:
+            if are_all and name not in by_name:
                 self._gateway.empty(number)
                 del self._taken[name]
                 self._free.append(number)

@@ -70,6 +70,7 @@ class StateOwner:
         self._state = LocalState(config)
         self._secret = secret
         self._clock = clock
+        self._complete_s = clock() + LEASE_S
         self._replicas: dict[str, tuple[float, ReplicaPlace]] = {}
 
     async def secret(self) -> str:
@@ -101,15 +102,18 @@ class StateOwner:
         """Take a replica out of the list."""
         self._replicas.pop(name, None)
 
-    async def replicas(self) -> list[ReplicaPlace]:
-        """The replicas that have renewed their place in time."""
+    async def replicas(self) -> tuple[list[ReplicaPlace], bool]:
+        """The replicas that have renewed their place in time, and whether these are all.
+
+        They are not while this owner, which may follow one that died, is younger than `LEASE_S`.
+        """
         now_s = self._clock()
         self._replicas = {
             name: (until_s, place)
             for name, (until_s, place) in self._replicas.items()
             if until_s > now_s
         }
-        return [place for _, place in self._replicas.values()]
+        return [place for _, place in self._replicas.values()], now_s >= self._complete_s
 
 
 class HistoryOwner:

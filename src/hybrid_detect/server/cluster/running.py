@@ -207,9 +207,9 @@ class _MetricsTargets:
         self._path = path
         self._written: list[str] | None = None
 
-    def follow(self, replicas: Sequence[ReplicaPlace]) -> None:
-        """Write where the metrics of `replicas` are."""
-        if self._path is None:
+    def follow(self, replicas: Sequence[ReplicaPlace], *, are_all: bool) -> None:
+        """Write where the metrics of `replicas` are, once these are all there are."""
+        if self._path is None or not are_all:
             return
         targets = sorted(
             f"{bracketed(each.host)}:{each.metrics_port}"
@@ -243,9 +243,9 @@ def _follow(
                 logger.error("HAProxy has ended; it is started anew")
                 gateway.start()
                 places.forget()
-            replicas = ray.get(state.replicas.remote(), timeout=1.0)
-            places.follow(replicas)
-            targets.follow(replicas)
+            replicas, are_all = ray.get(state.replicas.remote(), timeout=1.0)
+            places.follow(replicas, are_all=are_all)
+            targets.follow(replicas, are_all=are_all)
             if not is_ready and gateway.ready_places():
                 is_ready = True
                 ready(front.url)
