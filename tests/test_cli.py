@@ -1,4 +1,5 @@
 import argparse
+import ast
 import errno
 import io
 import json
@@ -6,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +22,9 @@ from PIL import Image
 from hybrid_detect.backends.device.models import MODELS, find_model
 from hybrid_detect.backends.device.system_libraries import SystemLibrary
 from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
-from hybrid_detect.cli import doctor, main
-from hybrid_detect.cli.doctor import PARTS
+from hybrid_detect.cli import installed, main
 from hybrid_detect.cli.exit_codes import ExitCode
+from hybrid_detect.cli.installed import PARTS
 from hybrid_detect.cli.options import add_service_options, service_config
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import ModelError
@@ -562,10 +566,28 @@ def test_doctor_tells_what_is_there_and_what_would_be_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["doctor"]) == 0
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == [
+        *("the next picture", "backends", "endpoint", "trust", "on this device", "memory"),
+        *("network", "jpeg codec", "budget", "installed"),
+    ]
+    assert lines["the next picture"].startswith("auto: streaming")
+    assert lines["backends"] == "streaming yes; device yes; cloud yes"
+    assert lines["endpoint"] == lines["budget"] == "none"
+    assert "short_range" in lines["on this device"]
+    assert "MiB" in lines["memory"]
+    assert lines["installed"].startswith(f"hybrid-detect {version('hybrid-detect')}, Python 3.")
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_doctor_tells_models_and_versions_when_it_is_asked_to(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["doctor", "--verbose"]) == 0
     out = capsys.readouterr().out
-    for word in ("python", "httpx", "mediapipe", "short_range", "MiB", "endpoint: none", "usable"):
+    assert out.startswith("the next picture: auto: streaming")
+    for word in ("python ", "httpx ", "mediapipe ", "\nshort_range "):
         assert word in out
-    assert "the next picture: auto: streaming" in out
     assert "trains on them" not in out
 
 
@@ -591,6 +613,9 @@ def test_doctor_names_the_targets_and_those_that_are_never_asked(
     monkeypatch.setenv("HYBRID_DETECT_ALLOWED_REGIONS", "eu-west-1")
     monkeypatch.setenv("HYBRID_DETECT_MODE", "cloud")
     main(["doctor"])
+    told = "endpoint: near (custom_backend, eu-west-1); far (custom_backend, us-east-1): never"
+    assert told in capsys.readouterr().out
+    main(["doctor", "--verbose"])
     out = capsys.readouterr().out
     assert "target: near (custom_backend, eu-west-1)\n" in out
     assert "target: far (custom_backend, us-east-1): never asked" in out
@@ -609,13 +634,14 @@ def test_doctor_tells_what_pictures_are_encrypted_to(
     def told() -> str:
         main(["doctor"])
         out = capsys.readouterr().out
-        return next(line for line in out.splitlines() if line.startswith("encryption: "))
+        line = next(line for line in out.splitlines() if line.startswith("trust: "))
+        return line.partition("; encryption: ")[2]
 
     key = PrivateKey.generate(Suite.X25519_CHACHA20, datetime(2030, 1, 2, tzinfo=UTC)).public
     assert "https alone" in told()
     with monkeypatch.context() as patch:
         patch.setenv("HYBRID_DETECT_SERVER_PUBLIC_KEY", key.text)
-        assert told() == f"encryption: to key {key.id} (pinned, x25519-chacha20, until 2030-01-02)"
+        assert told() == f"to key {key.id} (pinned, x25519-chacha20, until 2030-01-02)"
         patch.setenv("HYBRID_DETECT_SERVER_PUBLIC_KEY", "/nonexistent")
         assert "cannot work, so nothing is sent" in told()
     monkeypatch.setenv("HYBRID_DETECT_ENDPOINT", "https://a.example")
@@ -649,7 +675,7 @@ def test_doctor_names_the_jpeg_codec(
         pytest.importorskip("simplejpeg")
     else:
         monkeypatch.setattr("hybrid_detect.extras.is_installed", lambda name: False)
-    main(["doctor"])
+    main(["doctor", "--verbose"])
     out = capsys.readouterr().out
     assert f"jpeg codec: {told}" in out
     assert "\nsimplejpeg " in out
@@ -660,10 +686,53 @@ def test_doctor_names_the_packages_that_bring_missing_libraries(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     library = SystemLibrary("libEGL.so.1", "libegl1")
-    monkeypatch.setattr(doctor, "missing_libraries", lambda: (library,))
-    monkeypatch.setattr(doctor, "_version", lambda _: "1.0")
-    main(["doctor"])
-    assert re.search(r"libEGL\.so\.1 +missing +apt-get install libegl1", capsys.readouterr().out)
+    monkeypatch.setattr(installed, "missing_libraries", lambda: (library,))
+    monkeypatch.setattr(installed, "version", lambda _: "1.0")
+    main(["doctor", "--verbose"])
+    out = capsys.readouterr().out
+    assert re.search(r"libEGL\.so\.1 +missing +apt-get install libegl1", out)
+    assert re.search(r"^installed: .*; apt-get install libegl1", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("there", "missing", "instead", "cure"),
+    [
+        ({"onnxruntime"}, "onnxruntime-gpu", "onnxruntime", ""),
+        ({"onnxruntime-gpu"}, "onnxruntime", "onnxruntime-gpu", ""),
+        ({"ai-edge-litert"}, "mediapipe", "ai-edge-litert", ""),
+        (
+            {"opencv-contrib-python"},
+            "opencv-python-headless",
+            "opencv-contrib-python",
+            "",
+        ),
+        (set(), "onnxruntime", "", "pip install 'hybrid-detect[centerface]'"),
+        (set(), "onnxruntime-gpu", "", "pip install 'hybrid-detect[server-gpu]'"),
+    ],
+)
+def test_what_would_break_or_double_what_is_there_is_no_cure(
+    there: set[str],
+    missing: str,
+    instead: str,
+    cure: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def version_of(name: str) -> str:
+        if name in there or name == "hybrid-detect":
+            return "1.0"
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(installed, "version", version_of)
+    part = next(part for part in installed.installed() if part.name == missing)
+    assert (part.version, part.instead, part.cure) == ("missing", instead, cure)
+    line = installed.summary()
+    assert line.startswith("hybrid-detect 1.0, Python ")
+    assert "pip install 'httpx>=0.28'" in line
+    command = re.search(r"pip install 'hybrid-detect\[([^]]*)\]'", line)
+    assert command is not None
+    brought = {name for extra in command[1].split(",") for name in PARTS[extra]} | there
+    for name in brought.intersection(installed.INSTEAD):
+        assert not brought.intersection(installed.INSTEAD[name])
 
 
 @pytest.mark.parametrize(
@@ -694,7 +763,7 @@ def test_doctor_says_first_what_the_next_picture_would_get(
     main(["doctor"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("the next picture: auto: ")
-    assert lines[2].startswith("backend ")
+    assert lines[1].startswith("backends: ")
 
 
 @pytest.mark.usefixtures("fake_device")
@@ -728,6 +797,116 @@ def test_doctor_fetches_no_model_and_remembers_no_key(
     capsys.readouterr()
     assert {config.model_fetch for config in seen} == {False}
     assert not known.exists()
+
+
+AUDITED = """\
+import os
+import sys
+
+events = []
+
+
+def note(event, arguments):
+    if event == "open":
+        path, _, flags = arguments
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not str(path).startswith("/dev/"):
+            events.append(f"{event} {path}")
+    elif event in ("os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "os.truncate"):
+        events.append(f"{event} {arguments}")
+    elif event in ("socket.connect", "socket.bind") and isinstance(arguments[1], tuple):
+        events.append(f"{event} {arguments[1][0]}:{arguments[1][1]}")
+    elif event == "socket.getaddrinfo":
+        events.append(f"{event} {arguments[0]}")
+
+
+sys.addaudithook(note)
+from hybrid_detect.cli import main
+
+status = main(sys.argv[1:])
+print("events:", sorted(set(events)))
+sys.exit(status)
+"""
+"""Runs a command, and tells of what it wrote and whom it connected to."""
+
+
+def audited(tmp_path: Path, *argv: str) -> tuple[str, list[str]]:
+    """What a command printed in a process of its own, and what it wrote or connected to."""
+    home = tmp_path / "home"
+    home.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", AUDITED, *argv],
+        env={
+            **{name: value for name, value in os.environ.items() if "PROXY" not in name.upper()},
+            "HOME": str(home),
+            "TMPDIR": str(home),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    told, _, events = done.stdout.partition("events: ")
+    assert events, done.stderr
+    assert list(home.rglob("*")) == []
+    return told, ast.literal_eval(events)
+
+
+def test_doctor_writes_nothing_and_connects_to_nothing(tmp_path: Path) -> None:
+    told, events = audited(tmp_path, "doctor")
+    assert told.startswith("the next picture: ")
+    assert events == []
+
+
+def test_doctor_asks_the_endpoint_alone_and_sends_no_picture(tmp_path: Path) -> None:
+    asked: list[tuple[str, str, int]] = []
+
+    class Server(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            asked.append((self.command, self.path, length))
+            self.rfile.read(length)
+            body = b'{"status": "ok", "model": "full_range", "version": "1"}'
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = answer  # noqa: N815 - names of the base class
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            port = server.server_port
+            endpoint = ("--endpoint", f"http://127.0.0.1:{port}")
+            told, events = audited(tmp_path, "doctor", "--mode", "cloud", *endpoint)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert f"endpoint: http://127.0.0.1:{port}, which answers in " in told
+    assert "trust: plain http, on this machine; no token is sent; encryption: " in told
+    assert set(events) <= {f"socket.connect 127.0.0.1:{port}", "socket.getaddrinfo 127.0.0.1"}
+    assert asked
+    assert set(asked) == {("GET", "/v1/health", 0)}
+
+
+@pytest.mark.device
+def test_doctor_tells_of_a_model_that_a_service_would_fetch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HYBRID_DETECT_MODEL_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["doctor", "--mode", "on_device"]) == ExitCode.FAILED
+    told = capsys.readouterr().out
+    assert told.count("its model is not here yet; a service fetches it") == 2
+    assert "switched off" not in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_doctor_says_what_cannot_work(capsys: pytest.CaptureFixture[str]) -> None:

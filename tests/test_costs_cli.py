@@ -282,7 +282,7 @@ def test_the_doctor_tells_the_budgets_and_makes_no_file(
     monkeypatch.setenv("HYBRID_DETECT_COSTS_PATH", str(path))
     before = path.read_bytes()
     main(["doctor", "--mode", "on_device"])
-    assert "budget for this month: 0.0800 of 100.00 USD spent" in capsys.readouterr().out
+    assert "budget: 0.0800 of 100.00 USD of this month spent" in capsys.readouterr().out
     assert path.read_bytes() == before
     absent = path.with_name("absent.db")
     monkeypatch.setenv("HYBRID_DETECT_COSTS_PATH", str(absent))

@@ -6,59 +6,33 @@ import argparse
 import asyncio
 import contextlib
 import json
-import platform
-import shutil
-import sys
-from collections.abc import Container, Iterator
-from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, requires, version
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
+
 from hybrid_detect.backends.device.model_choice import candidates
-from hybrid_detect.backends.device.models import MODELS
 from hybrid_detect.backends.device.runtimes import RUNTIMES, choose_runtime
-from hybrid_detect.backends.device.system_libraries import missing_libraries
-from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
+from hybrid_detect.backends.remote.providers import PROVIDERS
+from hybrid_detect.backends.remote.proxies import proxy_for, system_settings
 from hybrid_detect.backends.remote.target_pool import TargetStatus
 from hybrid_detect.cli.exit_codes import ExitCode
-from hybrid_detect.cli.models import where
+from hybrid_detect.cli.findings import Found, find, models_of, targets_of
+from hybrid_detect.cli.installed import installed, summary
 from hybrid_detect.cli.options import add_service_options, described, service_config
+from hybrid_detect.cli.provider_facts import facts_told, provider_facts
 from hybrid_detect.cli.table import table
 from hybrid_detect.compression.codec import TurboCodec, jpeg_codec
 from hybrid_detect.config import ServiceConfig
+from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.service.status import ServiceStatus
 from hybrid_detect.system.memory_probe import MemoryProbe, memory_shortage
 from hybrid_detect.types import BackendKind
 
 __all__ = ["add_parser"]
-
-UVLOOP = () if sys.platform == "win32" else ("uvloop",)
-"""There is none for Windows."""
-
-PARTS = {
-    "device": ("mediapipe",),
-    "device-lite": ("ai-edge-litert",),
-    "centerface": ("onnxruntime",),
-    "server": ("starlette", "httptools", *UVLOOP),
-    "cluster": ("ray",),
-    "server-gpu": ("onnxruntime-gpu",),
-    "camera": ("av",),
-    "opencv": ("opencv-python-headless",),
-    "completion": ("argcomplete",),
-    "google": ("google-auth",),
-    "jwt": ("pyjwt",),
-    "kivy": ("kivy",),
-    "otel": ("opentelemetry-api",),
-    "prometheus": ("prometheus-client",),
-    "report": ("jinja2", "pygal"),
-    "turbo": ("simplejpeg",),
-    "supervision": ("supervision",),
-}
-"""What each extra brings, as distributions."""
 
 MIB = 1024 * 1024
 
@@ -72,7 +46,12 @@ def add_parser(commands: Any) -> None:
         ),
     )
     add_service_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print all of it as one JSON object")
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="print targets, models and every version as well, and what providers keep",
+    )
     parser.add_argument(
         "--providers",
         action="store_true",
@@ -84,15 +63,22 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the findings; `ExitCode.DONE` if a backend would take the next picture."""
     config = service_config(arguments)
-    status = asyncio.run(_status(config))
+    found = asyncio.run(find(config))
+    status = found.status
     if arguments.json:
-        print(json.dumps(_findings(config, status), indent=2))
+        print(json.dumps(_findings(config, found), indent=2))
     else:
-        _print_findings(config, status, every_provider=arguments.providers)
+        for topic, text in _lines(config, found):
+            print(f"{topic}: {text}")
+        if arguments.verbose:
+            _print_tables(config, status, every_provider=arguments.providers)
+        elif arguments.providers:
+            _print_facts(status, every_provider=True)
     return ExitCode.DONE if status.plan.backend is not None else ExitCode.FAILED
 
 
-def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
+def _findings(config: ServiceConfig, found: Found) -> dict[str, Any]:
+    status = found.status
     backend = status.plan.backend
     return {
         "next_picture": {
@@ -109,12 +95,15 @@ def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
         ],
         "runtime": _runtime(config, status),
         "memory": _memory(config),
+        "network": _network(config),
         "jpeg_codec": _jpeg_codec(),
         "endpoint": config.endpoint,
+        "endpoint_answer_s": found.answer_s,
+        "trust": _transport(config),
         "targets": [
             {"name": target.name, "provider": target.provider, "region": target.region}
             | {"denied_reason": target.denied_reason}
-            for target in _targets(status)
+            for target in targets_of(status)
         ],
         "encryption": _encryption(config),
         "budgets": [
@@ -124,70 +113,122 @@ def _findings(config: ServiceConfig, status: ServiceStatus) -> dict[str, Any]:
         ],
         "models": [
             {"name": name, "bytes": size_bytes, "where": place}
-            for name, size_bytes, place in _models(config)
+            for name, size_bytes, place in models_of(config)
         ],
-        "installed": [
-            {"name": name, "version": found, "cure": cure} for name, found, cure in _installed()
-        ],
-        "providers": [{"provider": name, **facts} for name, facts in _provider_facts()],
+        "installed": [asdict(part) for part in installed()],
+        "providers": [{"provider": name, **facts} for name, facts in provider_facts()],
     }
 
 
-def _targets(status: ServiceStatus) -> list[TargetStatus]:
-    """The targets of the cloud backend."""
-    clouds = [each for each in status.backends if each.kind is BackendKind.CLOUD]
-    return [target for cloud in clouds for target in cloud.targets]
-
-
-def _print_findings(config: ServiceConfig, status: ServiceStatus, *, every_provider: bool) -> None:
-    """What decides comes first; what is merely good to know comes last."""
-    print(f"the next picture: {status.plan.reason}\n")
-    rows = [
-        (backend.kind.value, "yes" if backend.usable else "no", backend.unavailable_reason)
+def _lines(config: ServiceConfig, found: Found) -> Iterator[tuple[str, str]]:
+    """The ten lines: what decides comes first; what is merely good to know comes last."""
+    status = found.status
+    yield "the next picture", status.plan.reason
+    told = [
+        f"{backend.kind.value} yes"
+        if backend.usable
+        else f"{backend.kind.value} no ({backend.unavailable_reason})"
         for backend in status.backends
     ]
-    print(table(("backend", "usable", "why not"), rows))
-    print(f"\non this device: {_runtime(config, status)}")
-    print(f"memory: {_memory(config)}")
-    print(f"jpeg codec: {_jpeg_codec()}")
-    print(f"endpoint: {config.endpoint or 'none'}")
-    for target in _targets(status):
-        facts = ", ".join(fact for fact in (target.provider, target.region) if fact)
-        denied = f": never asked, {target.denied_reason}" if target.denied_reason else ""
-        print(f"target: {target.name} ({facts}){denied}")
-    for budget in status.budgets:
-        spent = f"{budget.spent:,.4f} of {budget.budget:,.2f} {budget.currency}"
-        print(f"budget for this {budget.period}: {spent} spent")
-    print(f"encryption: {_encryption(config)}\n")
-    print(table(("model", "bytes", "where"), _models(config)))
+    yield "backends", "; ".join(told)
+    yield "endpoint", _endpoint(config, found)
+    yield "trust", f"{_transport(config)}; encryption: {_encryption(config)}"
+    yield "on this device", f"{_runtime(config, status)}; model {_device_models(config)}"
+    yield "memory", _memory(config)
+    yield "network", _network(config)
+    yield "jpeg codec", _jpeg_codec()
+    spent = [
+        f"{each.spent:,.4f} of {each.budget:,.2f} {each.currency} of this {each.period} spent"
+        for each in status.budgets
+    ]
+    yield "budget", "; ".join(spent) or "none"
+    yield "installed", summary()
+
+
+def _print_tables(config: ServiceConfig, status: ServiceStatus, *, every_provider: bool) -> None:
+    """Targets, models, versions, and what providers say of the pictures they are sent."""
+    for target in targets_of(status):
+        print(f"target: {_target(target)}")
     print()
-    print(table(("installed", "version", ""), _installed()))
-    used = {target.provider for target in _targets(status)}
-    told = list(_facts_told(PROVIDERS if every_provider else used))
+    print(table(("model", "bytes", "where"), models_of(config)))
+    print()
+    parts = [(part.name, part.version, part.told) for part in installed()]
+    print(table(("installed", "version", ""), parts))
+    _print_facts(status, every_provider=every_provider)
+
+
+def _print_facts(status: ServiceStatus, *, every_provider: bool) -> None:
+    used = {target.provider for target in targets_of(status)}
+    told = list(facts_told(PROVIDERS if every_provider else used))
     if told:
         print("\nwhat providers say about the pictures they are sent:")
         print("\n".join(told))
 
 
-def _installed() -> Iterator[tuple[str, str, str]]:
-    yield "python", platform.python_version(), f"{platform.system()} {platform.machine()}"
-    yield "hybrid-detect", version("hybrid-detect"), ""
-    base = [line for line in requires("hybrid-detect") or () if "extra ==" not in line]
-    for line in base:
-        name = line.partition(">")[0]
-        yield name, _version(name), ""
-    for extra, names in PARTS.items():
-        for name in names:
-            found = _version(name)
-            cure = "" if found != "missing" else f"pip install 'hybrid-detect[{extra}]'"
-            yield name, found, cure
-    if _version("mediapipe") != "missing":
-        for library in missing_libraries():
-            yield (
-                library.filename,
-                "missing",
-                f"apt-get install {library.debian_package} (for MediaPipe)",
-            )
+def _endpoint(config: ServiceConfig, found: Found) -> str:
+    """Where pictures would go, and how quickly that answers."""
+    targets = [_target(target) for target in targets_of(found.status)]
+    where = config.endpoint or "; ".join(targets) or "none"
+    if found.answer_s is not None:
+        return f"{where}, which answers in {found.answer_s * 1000:.1f} ms"
+    remote = [each for each in found.status.backends if each.kind is not BackendKind.DEVICE]
+    if config.endpoint is None or not remote or any(each.usable for each in remote):
+        return where
+    return f"{where}, not to be used: {remote[0].unavailable_reason}"
+
+
+def _target(target: TargetStatus) -> str:
+    facts = ", ".join(fact for fact in (target.provider, target.region) if fact)
+    denied = f": never asked, {target.denied_reason}" if target.denied_reason else ""
+    return f"{target.name} ({facts}){denied}"
+
+
+def _transport(config: ServiceConfig) -> str:
+    """How the way to the endpoint is kept closed, and what is shown there."""
+    endpoint = _parsed(config)
+    if endpoint is None:
+        way = "no server of its own"
+    elif endpoint.url.startswith("http:"):
+        way = f"plain http{', on this machine' if endpoint.is_local else ': it can be read'}"
+    else:
+        way = f"https by {'the CAs of the system' if config.ca_file is None else config.ca_file}"
+    if config.client_cert is not None:
+        way += f", shows {config.client_cert}"
+    has_credential = config.auth_token is not None or config.api_key is not None
+    return f"{way}; {'a' if has_credential else 'no'} token is sent"
+
+
+def _device_models(config: ServiceConfig) -> str:
+    names = dict.fromkeys(spec.name for spec in candidates(config.model, config.model_path))
+    places = {name: place for name, _, place in models_of(config)}
+    told = [name if Path(places[name]).is_file() else f"{name} ({places[name]})" for name in names]
+    return f"{config.model}: {' or '.join(told)}" if len(told) > 1 else told[0]
+
+
+def _network(config: ServiceConfig) -> str:
+    """What the system says of its links, and the proxy that the endpoint is reached through."""
+    try:
+        stats = psutil.net_if_stats()
+    except (OSError, psutil.Error):
+        stats = {}
+    up = sorted(name for name, link in stats.items() if link.isup and name not in ("lo", "lo0"))
+    parts = [f"{', '.join(up)} up" if up else "no link is up but this machine's own"]
+    if config.metered:
+        parts.append("metered")
+    if (endpoint := _parsed(config)) is not None:
+        try:
+            proxy = proxy_for(endpoint, system_settings())
+        except ConfigurationError as error:
+            parts.append(str(error))
+        else:
+            parts.append(f"through {proxy.host} ({proxy.variable})" if proxy else "no proxy")
+    return "; ".join(parts)
+
+
+def _parsed(config: ServiceConfig) -> Endpoint | None:
+    if config.endpoint is None:
+        return None
+    return Endpoint.parse(config.endpoint, allow_insecure_http=True)
 
 
 def _runtime(config: ServiceConfig, status: ServiceStatus) -> str:
@@ -238,68 +279,3 @@ def _encryption(config: ServiceConfig) -> str:
     key = trusted.sealer.public_key
     why = "trusted since it was first met" if config.trust_on_first_use else "pinned"
     return f"to key {key.id} ({why}, {key.suite.value}, until {key.not_after:%Y-%m-%d})"
-
-
-def _provider_facts() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in PROVIDERS:
-        facts = capabilities_of(name)
-        if facts.facts_as_of is not None:
-            yield (
-                name,
-                {
-                    "retention": facts.retention,
-                    "trains_on_data": facts.trains_on_data,
-                    "opt_out": facts.opt_out,
-                    "regions": facts.regions,
-                    "facts_from": facts.facts_from,
-                    "facts_as_of": facts.facts_as_of.isoformat(),
-                },
-            )
-
-
-def _facts_told(names: Container[str]) -> Iterator[str]:
-    trains = {True: "yes, unless opted out", False: "no", None: "unknown"}
-    for name, facts in _provider_facts():
-        if name not in names:
-            continue
-        yield name
-        yield f"  keeps them: {facts['retention']}"
-        yield f"  trains on them: {trains[facts['trains_on_data']]}"
-        if facts["opt_out"]:
-            yield f"  opt out: {facts['opt_out']}"
-        yield f"  choice of region: {', '.join(facts['regions']) or 'none that is promised'}"
-        yield f"  looked up {facts['facts_as_of']}: {facts['facts_from']}"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "missing"
-
-
-def _models(config: ServiceConfig) -> Iterator[tuple[str, int, str]]:
-    used = [spec.name for spec in candidates(config.model, config.model_path)]
-    for name, spec in MODELS.items():
-        path = config.model_path if name in used else None
-        missing = "not here yet; a service fetches it when it is first needed"
-        yield name, spec.size_bytes, where(name, path=path, missing=missing)
-
-
-async def _status(config: ServiceConfig) -> ServiceStatus:
-    """What a service with `config` would do now. No model is fetched and no key remembered."""
-    with TemporaryDirectory(prefix="hybrid-detect-doctor-") as folder:
-        if config.trust_on_first_use:
-            from hybrid_detect.exchange.trust import known_keys_path
-
-            # A server that is met for the first time would be trusted from then on.
-            known, copy = known_keys_path(config), Path(folder) / "known.json"
-            if known.is_file():
-                shutil.copyfile(known, copy)
-            config = replace(config, known_keys_path=copy)
-        if config.costs_path is not None and not config.costs_path.is_file():
-            config = replace(config, costs_path=None)  # else it would be made
-        config = replace(config, model_fetch=False)
-        async with HybridDetectionService(config=config) as service:
-            await service.wait_ready()
-            return service.status()
