@@ -89,7 +89,7 @@ async def test_pictures_of_all_routes_are_counted() -> None:
         async with connect(f"ws://127.0.0.1:{server.port}/v1/stream") as stream:
             await stream.send(wire(3))
             await stream.recv()
-            assert (await scrape.values())["streams_open"] == 1
+            assert (await scrape.values())["streams_open{route=/v1/stream}"] == 1
         await until(lambda: server.server.connections < 2)
         found = await scrape.values()
     for route, pictures in (("/v1/detect", 1), ("/v1/detect/batch", 2), ("/v1/stream", 1)):
@@ -104,7 +104,33 @@ async def test_pictures_of_all_routes_are_counted() -> None:
     assert found["faces_total{level=none,model=fake}"] == 4
     assert found["queue_duration_seconds_count"] == 4
     assert found["detect_duration_seconds_bucket{le=0.2,level=none}"] == 4
-    assert found["streams_open"] == found["requests_in_progress"] == 0
+    assert found["streams_open{route=/v1/stream}"] == found["requests_in_progress"] == 0
+
+
+async def test_the_time_of_a_look_is_told_apart() -> None:
+    class Decodes(OneFace):
+        async def detect(self, request, *, is_abandoned=None, **_) -> Detection:
+            seen = await super().detect(request)
+            return dataclasses.replace(seen, queue_s=0.3, decode_s=0.04, detect_s=0.1)
+
+    async with scraped(detector=Decodes()) as (_, scrape):
+        await scrape.pictures.post("/v1/detect", content=jpeg())
+        found = await scrape.values()
+    assert found["queue_duration_seconds_sum"] == pytest.approx(0.3)
+    assert found["decode_duration_seconds_sum"] == pytest.approx(0.04)
+    assert found["detect_duration_seconds_sum{level=none}"] == pytest.approx(0.06)
+    assert found["picture_duration_seconds_sum{route=/v1/detect}"] == pytest.approx(0.4, abs=0.1)
+    assert found["picture_duration_seconds_bucket{le=0.3,route=/v1/detect}"] == 0
+
+
+async def test_those_who_watch_a_session_are_streams_of_their_own() -> None:
+    async with scraped() as (server, scrape):
+        url = f"ws://127.0.0.1:{server.port}/v1/sessions/{CANARY}/live"
+        async with connect(url):
+            found = await scrape.values()
+    assert found["streams_open{route=/v1/sessions/{session}/live}"] == 1
+    assert found["streams_open{route=/v1/stream}"] == 0
+    assert CANARY not in "".join(found)
 
 
 async def test_every_refusal_is_counted_once_by_its_cause() -> None:
@@ -389,4 +415,5 @@ def test_routes_are_those_of_the_app(tmp_path: Path) -> None:
     config = ServerConfig(metrics_token=METRICS_TOKEN, history_path=tmp_path / "kept.db")
     paths = {route.path for route in create_app(config, OneFace()).routes}
     known = {path for path in paths if not path.startswith("/v1/sessions/")}
-    assert known | {"/v1/sessions/{session}", "other"} == set(ROUTES)
+    sessions = {"/v1/sessions/{session}", "/v1/sessions/{session}/live"}
+    assert known | sessions | {"other"} == set(ROUTES)

@@ -51,7 +51,7 @@ from hybrid_detect.server.live import PRESENCE, LiveSessions, Presence
 from hybrid_detect.server.live_routes import LiveRoutes
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.management import Management
-from hybrid_detect.server.observation import OPENAPI_PATH, note_reply
+from hybrid_detect.server.observation import OPENAPI_PATH, note_look, note_reply
 from hybrid_detect.server.openapi import openapi
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.picture_requests import (
@@ -315,6 +315,7 @@ class _App:
             caller: str = connection.scope.get(CALLER, "")
             look = partial(self._detector.detect, request, caller=caller, is_abandoned=is_abandoned)
             seen = await self._tracing.look(request, look)
+            note_look(connection, seen)
         except Exception as error:
             return look_refusal(request_id, error)
         reply = ResultReply(

@@ -11,10 +11,13 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hybrid_detect.exchange.wire import ErrorReply, ResultReply
 from hybrid_detect.server.observation import Record
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.detectors import Detection
 
 __all__ = ["LOG_FORMATS", "RequestLog", "set_up_logging"]
 
@@ -37,6 +40,9 @@ class RequestLog:
         self._all = which == "all"
 
     def on_begin(self, record: Record) -> None:
+        """Log nothing yet."""
+
+    def on_look(self, record: Record, seen: Detection) -> None:
         """Log nothing yet."""
 
     def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:

@@ -29,11 +29,14 @@ from hybrid_detect.server.observation import (
     PICTURE_ROUTES,
     ROUTES,
     SESSION_ROUTE,
+    WATCH_ROUTE,
     Record,
 )
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+    from hybrid_detect.server.detectors import Detection
 
 __all__ = ["CAUSES", "DetectorState", "ServerMetrics", "ServerState"]
 
@@ -71,6 +74,7 @@ _STATUSES = {
     DETECT_PATH: (200, 400, 408, 409, 412, 413, 415, 421, 422, 504),
     BATCH_PATH: (200, 400, 408, 413),
     STREAM_PATH: (101, 404),
+    WATCH_ROUTE: (101, 200, 400, 404),
     SESSION_ROUTE: (200, 400, 404),
     OTHER_ROUTE: (404,),
 }
@@ -158,9 +162,13 @@ class ServerMetrics:
         self._queue = client.Histogram(
             f"{prefix}queue_duration_seconds", "A picture's wait for a detector.", **durations
         )
+        self._decode = client.Histogram(
+            f"{prefix}decode_duration_seconds", "Decoding a picture.", **durations
+        )
         self._detect = client.Histogram(
             f"{prefix}detect_duration_seconds",
-            "Decoding a picture and detecting faces in it, by level.",
+            "Detecting faces in a picture, by level; with decoding if the detector tells them as "
+            "one.",
             ["level"],
             **durations,
         )
@@ -174,7 +182,10 @@ class ServerMetrics:
             f"{prefix}requests_in_progress", "HTTP requests that are being answered.", **made
         )
         self._streams = client.Gauge(
-            f"{prefix}streams_open", "Streams that are open, or asked for.", **made
+            f"{prefix}streams_open",
+            "Streams that are open, or asked for: of pictures, and of those who watch a session.",
+            ["route"],
+            **made,
         )
 
         for route in ROUTES:
@@ -185,6 +196,8 @@ class ServerMetrics:
             self._sent.labels(route)
         for route in PICTURE_ROUTES:
             self._picture.labels(route)
+        for route in (STREAM_PATH, WATCH_ROUTE):
+            self._streams.labels(route)
         for cause in (*CAUSES, _OTHER):
             self._refusals.labels(cause)
         client.ProcessCollector(registry=self.registry)
@@ -200,7 +213,16 @@ class ServerMetrics:
 
     def on_begin(self, record: Record) -> None:
         """Count what is under way."""
-        (self._streams if record.is_stream else self._under_way).inc()
+        self._open(record).inc()
+
+    def on_look(self, record: Record, seen: Detection) -> None:
+        """Count where the time of a look went."""
+        decode_s = min(seen.decode_s or 0.0, seen.detect_s)
+        self._queue.observe(seen.queue_s)
+        if seen.decode_s is not None:
+            self._decode.observe(decode_s)
+        level = "none" if seen.quality is None else seen.quality.value
+        self._detect.labels(level).observe(seen.detect_s - decode_s)
 
     def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
         """Count a picture's answer, or a refusal."""
@@ -210,17 +232,14 @@ class ServerMetrics:
         level = reply.quality or "none"
         self._answers.labels(record.route, reply.model, level).inc()
         self._faces.labels(reply.model, level).inc(len(reply.faces))
-        receive_s, queue_s, detect_s = (
-            seconds or 0.0 for seconds in (reply.receive_s, reply.queue_s, reply.detect_s)
-        )
-        self._receive.observe(receive_s)
-        self._queue.observe(queue_s)
-        self._detect.labels(level).observe(detect_s)
-        self._picture.labels(record.route).observe(receive_s + queue_s + detect_s)
+        if reply.receive_s is not None:
+            self._receive.observe(reply.receive_s)
+        parts = (reply.receive_s, reply.queue_s, reply.detect_s)
+        self._picture.labels(record.route).observe(sum(seconds or 0.0 for seconds in parts))
 
     def on_end(self, record: Record) -> None:
         """Count what has ended."""
-        (self._streams if record.is_stream else self._under_way).dec()
+        self._open(record).dec()
         status = str(record.status) if record.status in _KNOWN_STATUSES else _OTHER
         self._requests.labels(record.route, status).inc()
         self._received.labels(record.route).inc(record.received_bytes)
@@ -229,6 +248,9 @@ class ServerMetrics:
     def on_refused_connection(self, error: ErrorReply) -> None:
         """Count a connection that got no further."""
         self._refuse(error.code)
+
+    def _open(self, record: Record) -> Any:
+        return self._streams.labels(record.route) if record.is_stream else self._under_way
 
     def _refuse(self, cause: str) -> None:
         self._refusals.labels(cause if cause in CAUSES else _OTHER).inc()

@@ -9,12 +9,11 @@ and a code are the server's own, and the trace id is 32 hexadecimal digits.
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,11 +23,17 @@ from hybrid_detect.exchange.envelope import KEYS_PATH
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
     HEALTH_PATH,
+    LIVE_PAGE_PATH,
+    SESSIONS_PATH,
     STREAM_PATH,
     ErrorReply,
     ResultReply,
 )
+from hybrid_detect.monitoring.tracing import traceparent_of
 from hybrid_detect.server.credentials import peer_of
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.detectors import Detection
 
 __all__ = [
     "CLIENT_GONE",
@@ -40,9 +45,11 @@ __all__ = [
     "REQUEST_ID_HEADER",
     "ROUTES",
     "SESSION_ROUTE",
+    "WATCH_ROUTE",
     "Observed",
     "Observer",
     "Record",
+    "note_look",
     "note_reply",
 ]
 
@@ -50,8 +57,9 @@ LIVE_PATH = "/v1/health/live"
 METRICS_PATH = "/metrics"
 OPENAPI_PATH = "/v1/openapi.json"
 
-SESSION_ROUTE = "/v1/sessions/{session}"
-"""Stands for every path below ``/v1/sessions/``: sessions are names of people's visits."""
+SESSION_ROUTE = SESSIONS_PATH + "/{session}"
+WATCH_ROUTE = SESSION_ROUTE + "/live"
+"""Stand for every path below ``/v1/sessions/``: sessions are names of people's visits."""
 
 OTHER_ROUTE = "other"
 """Every path that the server does not have. Paths themselves would be as many as callers like."""
@@ -65,6 +73,8 @@ ROUTES = (
     LIVE_PATH,
     METRICS_PATH,
     OPENAPI_PATH,
+    LIVE_PAGE_PATH,
+    WATCH_ROUTE,
     SESSION_ROUTE,
     OTHER_ROUTE,
 )
@@ -76,13 +86,7 @@ taken over, because it may be anything, a session's name or a token included."""
 CLIENT_GONE = 499
 """The status of a request whose client went before there was an answer (nginx's number)."""
 
-CLIENT_CLOSED = 1006
-"""What `Server` gives as the code of a client that has closed, or has gone without a word."""
-
 _RECORD = "hybrid_detect.record"
-
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
-"""W3C Trace Context, 3.2."""
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -105,7 +109,7 @@ class Record:
     cause: str = ""
     """The code of the last error reply; empty without one."""
     close_code: int | None = None
-    """Of a stream that the server ended; `None` if its client did."""
+    """Of a stream that has ended, by whichever end; 1006 if its client went without a word."""
     received_bytes: int = 0
     """Of bodies and messages, without headers."""
     sent_bytes: int = 0
@@ -118,7 +122,7 @@ class Record:
     queue_s: float = 0.0
     """Seconds that they waited, together."""
     detect_s: float = 0.0
-    """Seconds that looking at them took, together."""
+    """Seconds that decoding and looking at them took, together."""
 
 
 class Observer(Protocol):
@@ -126,6 +130,10 @@ class Observer(Protocol):
 
     def on_begin(self, record: Record) -> None:
         """A request has come, or a stream is asked for."""
+        ...
+
+    def on_look(self, record: Record, seen: Detection) -> None:
+        """A picture was looked at."""
         ...
 
     def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
@@ -200,16 +208,21 @@ class _Noting:
         self.record = record
         self.observers = observers
 
-    def __call__(self, reply: ResultReply | ErrorReply) -> None:
+    def look(self, seen: Detection) -> None:
+        record = self.record
+        record.level = "" if seen.quality is None else seen.quality.value
+        record.queue_s += seen.queue_s
+        record.detect_s += seen.detect_s
+        for observer in self.observers:
+            observer.on_look(record, seen)
+
+    def reply(self, reply: ResultReply | ErrorReply) -> None:
         record = self.record
         if isinstance(reply, ErrorReply):
             record.refused += 1
             record.cause = reply.code
         else:
             record.answered += 1
-            record.level = reply.quality
-            record.queue_s += reply.queue_s or 0.0
-            record.detect_s += reply.detect_s or 0.0
         for observer in self.observers:
             observer.on_reply(record, reply)
 
@@ -218,23 +231,31 @@ def note_reply(connection: HTTPConnection, reply: ResultReply | ErrorReply) -> N
     """Tell that `reply` leaves over `connection`; does nothing where nobody observes it."""
     noting: _Noting | None = connection.scope.get(_RECORD)
     if noting is not None:
-        noting(reply)
+        noting.reply(reply)
+
+
+def note_look(connection: HTTPConnection, seen: Detection) -> None:
+    """Tell that a picture that came over `connection` was looked at."""
+    noting: _Noting | None = connection.scope.get(_RECORD)
+    if noting is not None:
+        noting.look(seen)
 
 
 def _route_of(path: str) -> str:
     if path in _KNOWN:
         return path
-    return SESSION_ROUTE if path.startswith("/v1/sessions/") else OTHER_ROUTE
+    if not path.startswith(SESSIONS_PATH + "/"):
+        return OTHER_ROUTE
+    return WATCH_ROUTE if path.endswith("/live") else SESSION_ROUTE
 
 
-_KNOWN = frozenset(ROUTES) - {SESSION_ROUTE, OTHER_ROUTE}
+_KNOWN = frozenset(ROUTES) - {WATCH_ROUTE, SESSION_ROUTE, OTHER_ROUTE}
 
 
 def _trace_id_of(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"traceparent":
-            found = _TRACEPARENT.fullmatch(value)
-            return "" if found is None else found[1].decode()
+            return traceparent_of(value.decode("latin-1"))[3:35]  # behind the version
     return ""
 
 
@@ -246,7 +267,7 @@ def _counted_receive(record: Record, receive: Receive) -> Receive:
             record.received_bytes += len(message.get("body", b""))
         elif kind == "websocket.receive":
             record.received_bytes += len(message.get("bytes") or b"")
-        elif kind == "websocket.disconnect" and message.get("code") != CLIENT_CLOSED:
+        elif kind == "websocket.disconnect":
             record.close_code = record.close_code or message.get("code")
         return message
 
