@@ -122,7 +122,13 @@ def test_what_a_server_tells_of_its_model_is_on_the_page() -> None:
     )
     assert column("What the server tells of its model") == list(info.to_values())
     assert MODEL_INFO_HEADER in PAGE
-    assert wire.IN_FLIGHT_HEADER in PAGE
+    for header in (
+        wire.IN_FLIGHT_HEADER,
+        wire.RESUME_HEADER,
+        wire.AWAITS_HEADER,
+        wire.HAS_HEADER,
+    ):
+        assert header in PAGE
     for level in QualityLevel:
         assert f"`{level}`" in PAGE
 

@@ -90,7 +90,7 @@ async def test_no_more_frames_are_under_way_than_the_server_looks_at(
         await until(lambda: detector.at_once == at_once)
         # Of the others the newest waits on the client's side; those before it are superseded.
         await until(lambda: sum(frame.done() for frame in frames) == len(frames) - at_once - 1)
-        assert len(service._replies) == at_once
+        assert len(service._in_flight) == at_once
         detector.go.set()
         answers = await asyncio.gather(*frames, return_exceptions=True)
         assert sum(isinstance(answer, ResultReply) for answer in answers) == at_once + 1
@@ -155,7 +155,7 @@ async def test_a_process_that_is_told_to_end_answers_what_it_has_taken() -> None
         async with connected(url) as service:
             frames = [asyncio.create_task(exchanged(service)) for _ in range(2)]
             assert service._link is not None
-            await until(lambda: len(service._replies) == 2)
+            await until(lambda: len(service._in_flight) == 2)
             await (await service._link.ping())  # answered behind the frames: they have arrived
             link = service._link
             process.send_signal(signal.SIGTERM)

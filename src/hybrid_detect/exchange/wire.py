@@ -44,12 +44,15 @@ from hybrid_detect.monitoring.tracing import traceparent_of
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 __all__ = [
+    "AWAITS_HEADER",
     "CONTENT_TYPE",
     "CREDENTIAL_ENDED",
     "DETECT_PATH",
+    "HAS_HEADER",
     "HEALTH_PATH",
     "IN_FLIGHT_HEADER",
     "LIVE_PAGE_PATH",
+    "RESUME_HEADER",
     "SESSIONS_PATH",
     "STREAM_PATH",
     "SUBPROTOCOL",
@@ -78,6 +81,14 @@ LIVE_PAGE_PATH = "/v1/live"
 IN_FLIGHT_HEADER = "X-Stream-In-Flight"
 """Of the response that opens a stream: the pictures of it that the server looks at at the same
 time. A client that has more under way makes them wait at the server, where they only get older."""
+
+RESUME_HEADER, AWAITS_HEADER = "X-Stream-Resume", "X-Stream-Awaits"
+"""Of the request that opens a stream: its name, 32 random hexadecimal digits which the client keeps
+from link to link, and the request ids that it still waits for. The name is a secret of its own."""
+
+HAS_HEADER = "X-Stream-Has"
+"""Of the response to a stream with a name: of those ids the ones that the server has, and answers
+over this link. The others are to be sent again."""
 
 CREDENTIAL_ENDED = "the credential is not valid any more"
 """What the server gives as the reason when it closes a stream with 1008 because a token has expired

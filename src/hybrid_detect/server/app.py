@@ -153,6 +153,7 @@ def create_app(
     )
     made.state.drain = drain
     made.state.live = live
+    made.state.streams = app.streams
     made.state.management = management
     made.router.redirect_slashes = False  # a redirect would name the host that the client named
     return made
@@ -192,6 +193,7 @@ class _App:
             self._management.started()
             yield
         finally:
+            self.streams.close()
             await self._detector.aclose()
             await self._tracing.aclose()
             await self.retention.aclose()

@@ -7,12 +7,14 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER, ModelInfo
 from hybrid_detect.exchange.wire import (
+    HAS_HEADER,
     IN_FLIGHT_HEADER,
     SUBPROTOCOL,
     announced_request_id,
@@ -25,6 +27,13 @@ from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.live import PRESENCE, LiveSessions
 from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.rate_limit import RateLimiter
+from hybrid_detect.server.resumption import (
+    Resumption,
+    Stream,
+    StreamKey,
+    awaited_by,
+    stream_key,
+)
 from hybrid_detect.server.retention import owner_of
 
 __all__ = ["SERVICE_RESTART", "Answering", "Streams"]
@@ -35,6 +44,9 @@ ASGI disconnect, too, while the peer still takes answers."""
 
 GOODBYES = frozenset({1000, 1001})
 """Close codes of a client that is done: ours, and a browser's page that is left."""
+
+BROKEN = 1006
+"""The code of a link that ended without a close frame (RFC 6455, 7.1.5)."""
 
 BURST_S = 2.0
 """Seconds of a stream's rate that may come at once, as after an outage."""
@@ -77,69 +89,119 @@ class Streams:
         self._answer = answer
         self._live = live
         self._info = info
+        self._resumption = Resumption(max_lost=config.max_streams)
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def serve(self, websocket: WebSocket) -> None:
         """Answer the messages of `websocket` until it ends."""
-        info = self._info()
+        owner = owner_of(websocket)
+        key = stream_key(websocket, owner)
+
+        def make() -> Stream:
+            return Stream(
+                places=self._config.stream_in_flight,
+                presence=self._live.presence(owner),
+                is_resumable=key is not None,
+            )
+
+        stream = make() if key is None else self._resumption.taken_up(key, make)
+        websocket.scope[PRESENCE] = stream.presence
+        code: int | None = BROKEN
+        try:
+            await self._open(websocket, stream, is_resumable=key is not None)
+            code = await self._converse(websocket, stream)
+        finally:
+            if stream.detach(websocket):
+                await self._leave(stream, key, code)
+
+    def close(self) -> None:
+        """Give up the streams that have lost their links."""
+        self._resumption.close()
+        for closing in self._closing:
+            closing.cancel()
+
+    async def _open(self, websocket: WebSocket, stream: Stream, *, is_resumable: bool) -> None:
+        """Accept the link, and send what its client still waits for."""
+        awaited = awaited_by(websocket)
         told = {IN_FLIGHT_HEADER: str(self._config.stream_in_flight)}
-        if info is not None:
+        if (info := self._info()) is not None:
             told[MODEL_INFO_HEADER] = info.to_header()
+        if is_resumable:
+            told[HAS_HEADER] = " ".join(str(each) for each in awaited if stream.has(each))
         await websocket.accept(
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None,
             headers=[(name.lower().encode(), text.encode()) for name, text in told.items()],
         )
-        presence = websocket.scope[PRESENCE] = self._live.presence(owner_of(websocket))
-        code = None
-        try:
-            code = await self._converse(websocket)
-        finally:
-            presence.leave(for_good=code in GOODBYES)
+        if (older := stream.link) is not None:
+            # Its client has left it, though it may be long until that is noticed. Apart, because
+            # what it does not take would be waited for.
+            closing = asyncio.create_task(_close(older))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        for reply in stream.attach(websocket, awaited):
+            await _send(websocket, reply)
 
-    async def _converse(self, websocket: WebSocket) -> int | None:
-        """Answer until the stream ends; the code that it ended with."""
-        is_abandoned = hang_up_of(websocket)
-        under_way: set[asyncio.Task[None]] = set()
-        places = asyncio.Semaphore(self._config.stream_in_flight)
+    async def _converse(self, websocket: WebSocket, stream: Stream) -> int | None:
+        """Answer until the link ends; the code that it ended with."""
         take = self._limit()
         announced: tuple[int, float] | None = None
-        async with asyncio.TaskGroup() as answers:
-            while True:
-                message = await websocket.receive()
-                if message["type"] == "websocket.disconnect":
-                    if message.get("code") != SERVICE_RESTART or await is_abandoned():
-                        for answer in under_way:
-                            answer.cancel()  # what waits is not looked at any more
-                    return message.get("code")
-                data = message.get("bytes") or b""
-                now_s = time.monotonic()
-                if (request_id := announced_request_id(data)) is not None:
-                    announced = (request_id, now_s)
-                    continue
-                request_id = peek_request_id(data)
-                if wait_s := take():
-                    refusal = too_fast(request_id, wait_s)
-                    note_reply(websocket, refusal)
-                    await _send(websocket, encode_reply(refusal))
-                    continue
-                receive_s = None
-                if announced is not None and announced[0] == request_id:
-                    receive_s = now_s - announced[1]
-                # Not reading further while the places are taken lets TCP hold the sender back.
-                await places.acquire()
-                answer = answers.create_task(self._reply(websocket, data, receive_s, is_abandoned))
-                under_way.add(answer)
-                answer.add_done_callback(under_way.discard)
-                answer.add_done_callback(lambda _: places.release())
+        is_gone = hang_up_of(websocket)
+        while True:
+            message = await websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                code: int | None = message.get("code")
+                if code == SERVICE_RESTART and not await is_gone():
+                    await stream.finished()
+                return code
+            data = message.get("bytes") or b""
+            now_s = time.monotonic()
+            if (request_id := announced_request_id(data)) is not None:
+                announced = (request_id, now_s)
+                continue
+            request_id = peek_request_id(data)
+            if await self._has(websocket, stream, request_id):
+                continue
+            if wait_s := take():
+                refusal = too_fast(request_id, wait_s)
+                note_reply(websocket, refusal)
+                await _send(websocket, encode_reply(refusal))
+                continue
+            receive_s = None
+            if announced is not None and announced[0] == request_id:
+                receive_s = now_s - announced[1]
+            # Not reading further while the places are taken lets TCP hold the sender back.
+            await stream.places.acquire()
+            if await self._has(websocket, stream, request_id):
+                stream.places.release()
+                continue
+            answer = partial(
+                self._answer,
+                data,
+                receive_s,
+                websocket,
+                is_abandoned=_abandonment(stream, websocket),
+            )
+            stream.begin(request_id, answer, _send)
 
-    async def _reply(
-        self,
-        websocket: WebSocket,
-        data: bytes,
-        receive_s: float | None,
-        is_abandoned: Callable[[], Awaitable[bool]],
-    ) -> None:
-        reply = await self._answer(data, receive_s, websocket, is_abandoned=is_abandoned)
-        await _send(websocket, reply)
+    async def _has(self, websocket: WebSocket, stream: Stream, request_id: int) -> bool:
+        """Whether that picture has come over another link; its answer is sent over this one."""
+        if not stream.has(request_id):
+            return False
+        if (reply := stream.answer_to(request_id)) is not None:
+            await _send(websocket, reply)
+        return True
+
+    async def _leave(self, stream: Stream, key: StreamKey | None, code: int | None) -> None:
+        """The last link of a stream has ended with `code`."""
+        if key is not None and code == BROKEN:
+            self._resumption.lost(key)
+            return
+        is_for_good = code in GOODBYES
+        if key is not None:
+            self._resumption.given_up(key, for_good=is_for_good)
+        else:
+            stream.end(for_good=is_for_good)  # what waits is not looked at any more
+        await stream.finished()
 
     def _limit(self) -> Callable[[], float]:
         """Counts one more picture of a stream; gives the seconds to wait if it came too early."""
@@ -155,3 +217,18 @@ async def _send(websocket: WebSocket, reply: bytes) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         # The client may have gone meanwhile; Starlette then raises either of the two.
         await websocket.send_bytes(reply)
+
+
+async def _close(link: WebSocket) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+        await link.close(1001, "the stream goes on over another link")
+
+
+def _abandonment(stream: Stream, websocket: WebSocket) -> Callable[[], Awaitable[bool]]:
+    """Tells whether the client of a stream will take no answer any more."""
+    is_gone = hang_up_of(websocket)
+
+    async def is_abandoned() -> bool:
+        return stream.is_over or (not stream.is_resumable and await is_gone())
+
+    return is_abandoned

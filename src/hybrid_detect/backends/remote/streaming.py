@@ -6,8 +6,10 @@ import asyncio
 import copy
 import math
 import random
+import secrets
 import ssl
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import websockets
@@ -18,6 +20,7 @@ from hybrid_detect.backends.newest_wins import NewestWinsSlots
 from hybrid_detect.backends.remote.close_codes import close_error
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
+from hybrid_detect.backends.remote.frames_in_flight import FrameInFlight, FramesInFlight
 from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
@@ -26,7 +29,9 @@ from hybrid_detect.backends.remote.websocket_link import (
     Pulse,
     link_error,
     open_link,
+    resuming,
     told_in_flight,
+    told_known,
     told_model,
 )
 from hybrid_detect.endpoint import Endpoint
@@ -41,8 +46,6 @@ from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     STREAM_PATH,
     encode_announcement,
-    peek_request_id,
-    with_request_id,
 )
 from hybrid_detect.selection.breaker import CircuitBreaker
 from hybrid_detect.types import BackendKind
@@ -72,8 +75,9 @@ class StreamingService(RemoteBackend):
     """Detects faces by sending frames over one WebSocket to a server.
 
     Replies are matched to frames by a request id. At most two frames are under way; of the
-    frames that wait for a place only the newest is kept. A link that breaks fails the frames
-    under way at once and is reopened in the background.
+    frames that wait for a place only the newest is kept. A link that breaks is reopened in the
+    background. Where the server answers over the next link, the frames under way wait for that for
+    half a second, and are sent again if it has not got them; they fail at once where it does not.
 
     Args:
         endpoint: The server's URL, such as ``https://faces.example.com``.
@@ -125,8 +129,9 @@ class StreamingService(RemoteBackend):
         self._keeper: asyncio.Task[None] | None = None
         self._trouble: BackendError | None = None
         self._requests = 0
-        self._replies: dict[int, asyncio.Future[bytes]] = {}
-        self._uploads: dict[int, Upload] = {}
+        self._in_flight = FramesInFlight()
+        self._name = secrets.token_hex(16)
+        self._is_resumable = False  # whether the server answers over the next link
         self._slots = NewestWinsSlots(self.kind, places=max_in_flight)
         super().__init__(targets=(target,), **options)
 
@@ -202,31 +207,54 @@ class StreamingService(RemoteBackend):
             # Whether to wait for the next link is the service's to decide: another backend may do.
             raise self._lost()
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._replies[request_id] = reply
+        frame = FrameInFlight(request_id, request, upload, reply)
+        self._in_flight.add(frame)
         try:
-            # What is sent stays in the buffer when its frame's deadline has passed: over a stalled
-            # link they would pile up, and be carried for nothing once it goes on.
-            await link.drain()
-            await link.send(encode_announcement(request_id))
-            # Nothing is awaited from here to the socket: whether it may leave is asked now.
-            if upload is not None:
-                upload.handed_over()
-                self._uploads[request_id] = upload
-            pulse.sending(len(request))
-            await link.send(with_request_id(request, request_id))
+            await self._send(frame, link, pulse)
             return await reply
         except asyncio.CancelledError:
             if reply.done() and not reply.cancelled() and upload is not None:
                 # The reply came in the same moment; nothing else will report it.
                 upload.answered_unread()
             raise
-        except (OSError, websockets.ConnectionClosed):
-            raise self._lost() from None
         finally:
             # A reply that comes after its frame's deadline is dropped.
-            del self._replies[request_id]
-            if reply.done() and not reply.cancelled():
-                reply.exception()  # seen, even if sending failed before it could be awaited
+            self._in_flight.discard(frame)
+
+    async def _send(self, frame: FrameInFlight, link: ClientConnection, pulse: Pulse) -> None:
+        """Send `frame` over `link`; if that is gone, the frame waits as `_keep_link` has it wait.
+
+        Raises:
+            BackendError: If the frame may not leave any more.
+        """
+        frame.link = link
+        frame.links += 1
+        try:
+            # What is sent stays in the buffer when its frame's deadline has passed: over a stalled
+            # link they would pile up, and be carried for nothing once it goes on.
+            await link.drain()
+            await link.send(encode_announcement(frame.request_id))
+            if frame.link is not link:
+                return  # it has gone over the next one meanwhile
+            # Nothing is awaited from here to the socket: whether it may leave is asked now.
+            if frame.upload is not None:
+                frame.upload.handed_over()
+            self._in_flight.sent(frame)
+            message = frame.message()
+            pulse.sending(len(message))
+            await link.send(message)
+        except (OSError, websockets.ConnectionClosed):
+            if not self._is_resumable:
+                frame.fail(self._lost())
+
+    async def _send_again(
+        self, frames: Iterable[FrameInFlight], link: ClientConnection, pulse: Pulse
+    ) -> None:
+        for frame in frames:
+            try:
+                await self._send(frame, link, pulse)
+            except BackendError as error:
+                frame.fail(error)
 
     def _lost(self) -> BackendError:
         """Why there is no link, for one frame: a copy, because each raising marks its error."""
@@ -245,6 +273,8 @@ class StreamingService(RemoteBackend):
             opened_s = math.inf
             try:
                 link, round_trip_s = await self._opened()
+                known = told_known(link)
+                self._is_resumable = known is not None
                 async with link:
                     opened_s = time.monotonic()
                     self._pulse = Pulse(
@@ -258,6 +288,8 @@ class StreamingService(RemoteBackend):
                     self._link = link
                     self._outcome.set()
                     feeling = asyncio.create_task(self._pulse.feel())
+                    again = self._in_flight.resumed(known or ())
+                    sending = asyncio.create_task(self._send_again(again, link, self._pulse))
                     try:
                         await self._read(link)
                     except asyncio.CancelledError:
@@ -266,6 +298,7 @@ class StreamingService(RemoteBackend):
                         raise
                     finally:
                         feeling.cancel()
+                        sending.cancel()
                 self._trouble = close_error(link.close_code, link.close_reason or "")
             except (OSError, ValueError, websockets.WebSocketException, BackendError) as exc:
                 self._trouble = link_error(exc, max_reply_bytes=MAX_REPLY_BYTES)
@@ -274,16 +307,25 @@ class StreamingService(RemoteBackend):
                 self._trouble.__traceback__ = None
             finally:
                 self._link = None
-                self._uploads.clear()
                 self.meter.link.broken()
                 self._outcome.set()
-                for reply in self._replies.values():
-                    if not reply.done():
-                        reply.set_exception(self._lost())
+                self._in_flight.broken(self._lost, is_resumable=self._may_resume(opened_s))
             if time.monotonic() - opened_s > RECONNECT_CAP_S:
                 failures = 0  # a server that takes each link and drops it is failing, too
             await asyncio.sleep(self._pause_s(failures))
             failures += 1
+
+    def _may_resume(self, opened_s: float) -> bool:
+        """Whether frames under way wait for the next link: it is tried once before they fail."""
+        trouble = self._trouble
+        return (
+            self._is_resumable
+            and not self._closed
+            and opened_s < math.inf
+            and trouble is not None
+            and trouble.retryable
+            and trouble.retry_after_s is None
+        )
 
     def _pause_s(self, failures: int) -> float:
         """How long to wait before the next attempt at a link."""
@@ -313,7 +355,7 @@ class StreamingService(RemoteBackend):
         link, round_trip_s = await open_link(
             self._dialler,
             self._endpoint.websocket(STREAM_PATH),
-            headers=handshake.headers,
+            headers={**handshake.headers, **resuming(self._name, self._in_flight.awaited)},
             usual_limit_s=OPEN_TIMEOUT_S,
             max_reply_bytes=MAX_REPLY_BYTES,
             max_replies=self._max_in_flight,  # more cannot be on their way
@@ -329,13 +371,7 @@ class StreamingService(RemoteBackend):
             if isinstance(message, str):
                 msg = "expected binary messages; another kind of server answered"
                 raise ProtocolError(msg, backend=self.kind.value)
-            request_id = peek_request_id(message)
-            reply = self._replies.get(request_id)
-            upload = self._uploads.pop(request_id, None)
-            if reply is not None and not reply.done():
-                reply.set_result(message)
-            elif upload is not None:
-                upload.answered_unread()
+            self._in_flight.answered(message)
 
     def recall(self) -> None:
         """Break the link, because a frame that lies in its buffers would still go out.

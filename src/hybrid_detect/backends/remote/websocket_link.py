@@ -12,7 +12,7 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
@@ -25,13 +25,27 @@ from hybrid_detect.backends.remote.providers.custom import own_refusal
 from hybrid_detect.backends.remote.retry_after import retry_after_s
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ProtocolError
 from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER, ModelInfo
-from hybrid_detect.exchange.wire import IN_FLIGHT_HEADER, SUBPROTOCOL
+from hybrid_detect.exchange.wire import (
+    AWAITS_HEADER,
+    HAS_HEADER,
+    IN_FLIGHT_HEADER,
+    RESUME_HEADER,
+    SUBPROTOCOL,
+)
 
 if sys.platform == "linux":
     import fcntl
     import termios
 
-__all__ = ["Pulse", "link_error", "open_link", "told_in_flight", "told_model"]
+__all__ = [
+    "Pulse",
+    "link_error",
+    "open_link",
+    "resuming",
+    "told_in_flight",
+    "told_known",
+    "told_model",
+]
 
 CLOSE_TIMEOUT_S = 0.3
 """Seconds the closing handshake may take. websockets' default of 10 would stretch noticing a dead
@@ -125,6 +139,24 @@ def told_in_flight(link: ClientConnection) -> int | None:
     """Frames of a stream that the server looks at at the same time; `None` if it did not say."""
     text = link.response.headers.get(IN_FLIGHT_HEADER, "") if link.response else ""
     return int(text) if text.isascii() and text.isdigit() and int(text[:9]) > 0 else None
+
+
+def resuming(name: str, awaited: Collection[int]) -> dict[str, str]:
+    """The headers that ask the server to go on with a stream.
+
+    Args:
+        name: What the stream is called.
+        awaited: Request ids of the frames that wait for their answers.
+    """
+    return {RESUME_HEADER: name, AWAITS_HEADER: " ".join(map(str, awaited))}
+
+
+def told_known(link: ClientConnection) -> frozenset[int] | None:
+    """Request ids that the server has of a stream's frames; `None` if it cannot go on with one."""
+    text = link.response.headers.get(HAS_HEADER) if link.response else None
+    if text is None:
+        return None
+    return frozenset(int(word) for word in text.split() if word.isascii() and word.isdigit())
 
 
 def told_model(link: ClientConnection) -> ModelInfo | None:
