@@ -146,25 +146,16 @@ class Sender:
         Raises:
             BackendError: If the request as a whole was not answered.
         """
-        try:
-            return await self._traced(target, shares, out, may_renew=self._backend.signs_requests)
-        except _RenewedError:
-            for share in shares:
-                share.place = None
-        return await self._traced(target, shares, out, may_renew=False)
-
-    async def _traced(
-        self,
-        target: Target,
-        shares: Sequence[Share],
-        out: Sequence[Target],
-        *,
-        may_renew: bool,
-    ) -> list[Answer | BackendError]:
-        is_http = self._backend.signs_requests
+        may_renew = is_http = self._backend.signs_requests
         jobs = [share.job for share in shares]
-        with ExchangeSpans(jobs, target, is_http=is_http) as spans:
-            return await self._attempt(target, shares, out, spans, may_renew=may_renew)
+        while True:
+            try:
+                with ExchangeSpans(jobs, target, is_http=is_http) as spans:
+                    return await self._attempt(target, shares, out, spans, may_renew=may_renew)
+            except _RenewedError:
+                may_renew = False
+                for share in shares:
+                    share.place = None
 
     async def _attempt(
         self,
@@ -224,7 +215,7 @@ class Sender:
             is_renewed = may_renew and target.can_renew(error)
             self._on_error(error, target, upload, shares, ends_s=ends_s, is_renewed=is_renewed)
             if is_renewed:
-                raise _RenewedError from None
+                raise _RenewedError from error
             raise
         backend.has_answered = True
         results = [reply for reply in replies if isinstance(reply, ResultReply)]
