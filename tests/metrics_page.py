@@ -48,7 +48,7 @@ HEAD = """\
 
 <!-- Made from the metrics themselves by `nox -s reference`. -->
 
-How to get them: [of the client](../how-to/write-a-hook.md), [of the
+How to get them: [of the client](../how-to/observe.md), [of the
 server](../how-to/serve.md#metrics), which has `prometheus_client`'s own of its process as well.
 Times are in seconds and sizes in bytes, by the conventions of Prometheus and OpenTelemetry; all
 else are counts, and what is paid is in units of its currency. Labels and attributes have few
