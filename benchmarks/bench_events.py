@@ -52,6 +52,7 @@ from hybrid_detect import (
 )
 from hybrid_detect.monitoring.events import FrameEvent, frame_event
 from hybrid_detect.monitoring.hooks import Dispatcher
+from hybrid_detect.monitoring.usage_meter import UsageMeter
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind
 
@@ -217,6 +218,7 @@ def main() -> None:
             "no hook": [],
             "the monitor": [BackendProcessingMonitor()],
             "the cost meter": [CostMeter()],
+            "what costs_path keeps": [CostMeter(), UsageMeter()],
             "logging, below its level": [LoggingHook(quiet)],
             "monitor, logging and JSON lines": [
                 BackendProcessingMonitor(),

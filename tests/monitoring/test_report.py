@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from hybrid_detect.charges import CostKey, CostRow
+from hybrid_detect.errors import StorageError
 from hybrid_detect.monitoring.events import FrameEvent, FrameOutcome
 from hybrid_detect.monitoring.reasons import kind_of_reason
 from hybrid_detect.monitoring.report import make_report
@@ -347,3 +348,11 @@ def test_a_count_of_a_newer_version_does_no_harm(path: Path) -> None:
 
 def replace_measure(row: UsageRow) -> UsageRow:
     return row._replace(key=row.key._replace(measure="of_tomorrow", label="?"))
+
+
+@pytest.mark.parametrize("label", ["", "canary", "1e5", "99999", "--1"])
+def test_a_time_that_is_none_is_a_typed_error(label: str) -> None:
+    row = UsageRow(UsageKey(490_000, "", "", "", "latency", "device", label), 1)
+    with pytest.raises(StorageError, match="damaged") as caught:
+        make_report([], [row], now_s=NOW_S)
+    assert "canary" not in str(caught.value)

@@ -209,10 +209,13 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(
         assert len(list(history.results("ann"))) == 1
 
 
-def test_a_damaged_count_is_a_typed_error(store: CostStore, path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["count = 'canary'", "count = -1", f"hour = {2**40}", "label = x'00'"]
+)
+def test_a_damaged_count_is_a_typed_error(store: CostStore, path: Path, damage: str) -> None:
     store.add([], usage=[row()])
     other = sqlite3.connect(path, isolation_level=None)
-    other.execute("UPDATE usage SET count = 'canary'")
+    other.execute(f"UPDATE usage SET {damage}")  # noqa: S608 - ours
     other.close()
     with pytest.raises(StorageError, match="damaged") as caught:
         store.usage()

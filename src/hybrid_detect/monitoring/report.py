@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, tzinfo
 
 from hybrid_detect.charges import CostRow
+from hybrid_detect.errors import StorageError
 from hybrid_detect.monitoring.costs import summarise
 from hybrid_detect.monitoring.periods import HOUR_S
 from hybrid_detect.monitoring.projection import project_month
@@ -27,6 +28,9 @@ from hybrid_detect.types import FeedbackVerdict
 from hybrid_detect.usage import CONFIDENCE_BUCKETS, Measure, UsageRow
 
 __all__ = ["make_report"]
+
+MOST_BUCKET_CHARS = 4
+"""Of the number of a bucket of seconds; a million seconds are in bucket 179."""
 
 MOST_STEPS = 62
 """Days that are told one by one: two months; more are told by month, two and fewer by hour."""
@@ -53,6 +57,9 @@ def make_report(
         zone: The time zone that days and hours are told in.
         since: The first day, in that zone; `None` for the first there is.
         until: The last day, that included; `None` for the last there is.
+
+    Raises:
+        StorageError: If a count is not of its kind: the file is damaged.
     """
     span = _Span(zone, since, until)
     every = list(costs)
@@ -189,7 +196,11 @@ def _fortunes(rows: Iterable[UsageRow]) -> Fortunes:
 def _latency(rows: Iterable[UsageRow]) -> Latency:
     buckets: Counter[int] = Counter()
     for row in rows:
-        buckets[int(row.key.label)] += row.number
+        bucket = row.key.label
+        if not bucket.removeprefix("-").isdecimal() or len(bucket) > MOST_BUCKET_CHARS:
+            msg = "the counts are damaged: one of the times is none"
+            raise StorageError(msg)
+        buckets[int(bucket)] += row.number
     return Latency(buckets=dict(sorted(buckets.items())))
 
 

@@ -100,8 +100,9 @@ def report_charts(
             charts[f"cost-{number}"] = pen.bars(
                 f"Cost over time in {currency}", {currency: ("device", spent)}, _money(max(spent))
             )
-    if any(any(each["scores"]) for each in told["backends"]):
-        charts["confidence"] = _confidence(told["backends"], count)
+    scored = [each for each in told["backends"] if each["backend"] in BACKENDS]
+    if any(any(each["scores"]) for each in scored):
+        charts["confidence"] = _confidence(scored, count)
     return charts
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 from hybrid_detect.charges import CostKey, CostRow
 from hybrid_detect.errors import StorageError
+from hybrid_detect.storage.records import END_HOUR
 
 __all__ = ["COSTS_TABLE", "add", "forget_session", "rows", "sweep"]
 
@@ -97,6 +98,7 @@ def _row(values: tuple[object, ...]) -> CostRow:
     where, figures = rest[: len(_WHERE)], rest[len(_WHERE) :]
     if (
         isinstance(hour, int)
+        and 0 <= hour < END_HOUR
         and isinstance(session, bytes)
         and isinstance(user, bytes)
         and all(isinstance(each, str) for each in where)

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-__all__ = ["Deleted", "StoredResult"]
+__all__ = ["END_HOUR", "Deleted", "StoredResult"]
+
+END_HOUR = 2**26
+"""Hours since 1970 that a calendar can name, by far; a row of a later one is damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from hybrid_detect.errors import StorageError
 from hybrid_detect.storage.database import PAGE_BYTES
+from hybrid_detect.storage.records import END_HOUR
 from hybrid_detect.usage import UsageKey, UsageRow
 
 __all__ = ["EXPIRED", "USAGE_TABLES", "add", "add_up_nameless", "forget_owners", "rows", "sweep"]
@@ -141,6 +142,7 @@ def _row(values: tuple[object, ...]) -> UsageRow:
     session, user = (b"" if each is None else each for each in (session, user))
     if (
         isinstance(hour, int)
+        and 0 <= hour < END_HOUR
         and isinstance(session, bytes)
         and isinstance(user, bytes)
         and all(isinstance(each, str) for each in what)
