@@ -74,6 +74,7 @@ def filled_in(code: str, url: str) -> str:
         .replace("your-token", "test-token")
         # The nearest to a camera on a machine without one is OpenCV reading a file.
         .replace("cv2.VideoCapture(0)", "cv2.VideoCapture('photo.jpg')")
+        .replace("start_detection(0,", "start_detection('photo.jpg',")
     )
 
 

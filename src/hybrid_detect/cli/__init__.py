@@ -22,12 +22,20 @@ from hybrid_detect.cli import (
     models,
     report,
     serve,
+    stream,
+    watch,
 )
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.errors import HybridDetectError
 from hybrid_detect.extras import require
 
 __all__ = ["main"]
+
+COMMANDS = (
+    *(demo, detect, stream, watch, serve),
+    *(api_keys, keys, models, costs, report, doctor, bench),
+)
+"""In the order in which help lists them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,14 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=version("hybrid-detect"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, detect, serve, api_keys, keys, models, costs, report, doctor, bench):
+    for command in COMMANDS:
         command.add_parser(commands)
     if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions of a line
         require("argcomplete", extra="completion", purpose="completion").autocomplete(parser)
     arguments = parser.parse_args(argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a file's name may have bytes that are no text
-            stream.reconfigure(errors="backslashreplace")
+    for file in (sys.stdout, sys.stderr):
+        if isinstance(file, io.TextIOWrapper):  # a file's name may have bytes that are no text
+            file.reconfigure(errors="backslashreplace")
     try:
         status = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a reader that has ended is noticed without a traceback

@@ -25,6 +25,7 @@ PARTS = {
     "cluster": ("ray",),
     "server-gpu": ("onnxruntime-gpu",),
     "camera": ("av",),
+    "tui": ("rich",),
     "opencv": ("opencv-python-headless",),
     "completion": ("argcomplete",),
     "google": ("google-auth",),

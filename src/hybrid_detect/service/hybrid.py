@@ -38,7 +38,7 @@ from hybrid_detect.service.status import ServiceStatus, Traffic
 from hybrid_detect.service.streams import Stream
 from hybrid_detect.service.switching import Settings, with_arguments, within_config
 from hybrid_detect.service.withdrawals import Withdrawals
-from hybrid_detect.sources.captured import DropCause, Intent
+from hybrid_detect.sources.captured import Intent
 from hybrid_detect.sources.sources import SILENCE_S, FrameSource
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, FeedbackVerdict
 
@@ -301,13 +301,12 @@ class HybridDetectionService:
     def status(self) -> ServiceStatus:
         """What the next frame would get, and how each backend stands."""
         context = FrameContext(ends_s=self._clock() + self.config.deadline_s)
-        drops = self._runs.dropped
         return ServiceStatus(
             mode=detection_mode(self.config.mode),
             plan=self._planner.preview(context),
             backends=self._backends.status(),
-            frames_dropped=drops.total() - drops[DropCause.MISSED],
-            drops=drops,
+            drops=self._runs.dropped,
+            link=self._planner.link(context),
             hedges=replace(self._executor.hedges),
             traffic=Traffic.of(self._backends.meters),
             budgets=self._accounts.ledger.status(),

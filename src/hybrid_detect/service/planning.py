@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hybrid_detect.selection.conditions import LinkConditions
 from hybrid_detect.selection.policy import Policy
 from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import ConditionsBuilder, FrameContext
@@ -43,6 +44,10 @@ class Planner:
     def preview(self, context: FrameContext) -> Plan:
         """The plan that the frame of `context` would get now."""
         return self._decider.decide(self._conditions.build(context))
+
+    def link(self, context: FrameContext) -> LinkConditions | None:
+        """What is believed about the path to the server; `None` if nothing is known of one."""
+        return self._conditions.build(context).link
 
     async def plan(self, context: FrameContext) -> Plan:
         """Observe and decide; wait for a backend that is starting if no other can answer."""

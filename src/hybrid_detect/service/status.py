@@ -8,6 +8,7 @@ from typing import Self
 
 from hybrid_detect.backends.remote.link_meter import LinkMeters
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
+from hybrid_detect.selection.conditions import LinkConditions
 from hybrid_detect.service.ledger import BudgetStatus
 from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.service.plan_executor import HedgeCounts
@@ -50,15 +51,20 @@ class ServiceStatus:
     plan: Plan
     """The plan the next frame would get."""
     backends: tuple[BackendStatus, ...]
-    frames_dropped: int
-    """Frames of sources that were dropped before a backend could look."""
     hedges: HedgeCounts
     """How often a second backend was started beside the first, and what came of it."""
     traffic: Traffic
     """What went over the network."""
     drops: Mapping[DropCause, int] = field(default_factory=dict)
-    """The same by cause, with those that a camera missed."""
+    """Frames of sources that no backend got to look at, by cause."""
+    link: LinkConditions | None = None
+    """What is believed about the path to the server; `None` without a measured one."""
     budgets: tuple[BudgetStatus, ...] = ()
     """What may be spent and what was; empty without a budget."""
     privacy: PrivacyPolicy = field(default_factory=PrivacyPolicy)
     """What may leave the device now."""
+
+    @property
+    def frames_dropped(self) -> int:
+        """Frames of sources that were read and dropped before a backend could look."""
+        return sum(n for cause, n in self.drops.items() if cause is not DropCause.MISSED)

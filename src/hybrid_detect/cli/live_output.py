@@ -1,0 +1,102 @@
+"""Where live figures go: a screen in a terminal, plain lines elsewhere, or lines of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any, TextIO
+
+from hybrid_detect.cli.live_view import Row, screen
+from hybrid_detect.cli.terminal_keys import keys_pressed
+from hybrid_detect.extras import is_installed
+
+__all__ = ["LiveOutput"]
+
+SCREEN_EVERY_S = 0.25
+LINE_EVERY_S = 1.0
+
+NO_RICH = "for a live screen: pip install 'hybrid-detect[tui]'"
+
+
+class LiveOutput:
+    """Shows the newest rows again and again, inside an ``async with`` block.
+
+    Args:
+        title: Gives the first line.
+        rows: Gives what is told now; the first few make a plain line.
+        on_key: What keys do, by the letter; the word for each is shown.
+        as_json: Whether lines of JSON are printed by the caller, and nothing else is.
+        stdout: Where to.
+    """
+
+    def __init__(
+        self,
+        title: Callable[[], str],
+        rows: Callable[[], Sequence[Row]],
+        *,
+        on_key: dict[str, tuple[str, Callable[[], object]]],
+        as_json: bool,
+        stdout: TextIO | None = None,
+    ) -> None:
+        self._title = title
+        self._rows = rows
+        self._on_key = on_key
+        self._stdout = sys.stdout if stdout is None else stdout
+        self._is_quiet = as_json
+        self._live: Any = None
+        self._left = ExitStack()
+        self._task: asyncio.Task[None] | None = None
+        self._keys = ""
+
+    async def __aenter__(self) -> LiveOutput:
+        if self._is_quiet:
+            return self
+        if self._stdout.isatty():
+            if is_installed("rich"):
+                self._open_screen()
+            else:
+                print(NO_RICH, file=sys.stderr)
+        self._task = asyncio.create_task(self._repeat())
+        return self
+
+    def _open_screen(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(file=self._stdout)
+        self._live = self._left.enter_context(
+            Live(console=console, screen=True, auto_refresh=False)
+        )
+        if self._left.enter_context(keys_pressed(self._pressed)):
+            self._keys = "  ".join(f"{key} {word}" for key, (word, _) in self._on_key.items())
+
+    def _pressed(self, key: str) -> None:
+        _, act = self._on_key.get(key, ("", None))
+        if act is not None:
+            act()
+
+    async def _repeat(self) -> None:
+        while True:
+            self.show()
+            await asyncio.sleep(SCREEN_EVERY_S if self._live is not None else LINE_EVERY_S)
+
+    def show(self) -> None:
+        """Show what there is now."""
+        if self._live is not None:
+            self._live.update(screen(self._title(), self._rows(), self._keys), refresh=True)
+        else:
+            line = "; ".join(f"{name} {told}" for name, told, _ in self._rows())
+            print(line, file=self._stdout, flush=True)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        task, self._task = self._task, None
+        try:
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        finally:
+            self._left.close()
+        if task is not None and not task.cancelled():
+            task.result()  # raises what went wrong while showing

@@ -1,0 +1,345 @@
+"""``stream`` and ``watch``: figures, screen, keys, lines, and a real terminal."""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import pty
+import shlex
+import shutil
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hybrid_detect.cli import live_view, main
+from hybrid_detect.cli.exit_codes import ExitCode
+from hybrid_detect.cli.live_figures import LiveFigures, Rate
+from hybrid_detect.cli.terminal_keys import keys_pressed
+from hybrid_detect.cli.watch import _Watching
+from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import SourceError
+from hybrid_detect.exchange.wire import ResultReply
+from hybrid_detect.selection.conditions import LinkConditions, NetworkClass
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.service.managed_backend import BackendStatus
+from hybrid_detect.service.plan_executor import HedgeCounts
+from hybrid_detect.service.status import ServiceStatus, Traffic
+from hybrid_detect.sources.captured import DropCause
+from hybrid_detect.testing import FakeBackend
+from hybrid_detect.types import (
+    BackendKind,
+    BoundingBox,
+    DetectionMode,
+    DetectionResult,
+    DetectionStatus,
+    Face,
+    Plan,
+)
+
+from .server.loopback import served
+from .waiting import LIMIT_S, until, wait_until
+
+FACE = Face(BoundingBox(4, 5, 20, 30), 0.875)
+
+
+def result(**changes: Any) -> DetectionResult:
+    fields: dict[str, Any] = {
+        "status": DetectionStatus.OK,
+        "width": 64,
+        "height": 48,
+        "faces": (FACE,),
+        "backend": BackendKind.DEVICE,
+        "reason": "auto: device (20 ms)",
+        "age_s": 0.05,
+        "bytes_sent": 1000,
+    }
+    return DetectionResult(**(fields | changes))
+
+
+# -- figures -------------------------------------------------------------------------------------
+
+
+def test_a_rate_is_a_count_over_a_span() -> None:
+    rate = Rate()
+    assert rate.per_s(0.0) == 0
+    for number in range(100):  # in pairs, as around a key frame: ten a second
+        rate.note(10 + 0.2 * (number // 2) + 0.001 * (number % 2))
+    assert rate.per_s(19.9) == pytest.approx(10, rel=0.03)
+    assert rate.per_s(22.0) < 8, "a silence shows before the window is over"
+    assert rate.per_s(40.0) == 0
+
+
+def test_figures_are_of_the_answers_and_tell_the_last_trouble() -> None:
+    figures = LiveFigures(started_s=0)
+    figures.note(result(), now_s=1.0)
+    figures.note(result(backend=BackendKind.CLOUD, faces=()), now_s=1.1)
+    figures.note(result(status=DetectionStatus.FAILED, faces=(), reason="no network"), now_s=1.2)
+    assert dict(figures.statuses) == {"ok": 2, "failed": 1}
+    assert figures.shares() == {"device": 0.5, "cloud": 0.5}
+    assert (figures.faces, figures.best_score, figures.bytes_sent) == (0, None, 3000)
+    assert figures.trouble == "no network"
+    figures.note(result(), now_s=1.3)
+    assert figures.trouble == ""
+
+
+def test_a_curve_is_drawn_to_its_greatest() -> None:
+    assert live_view.curve([0, 1, 2, 4]) == "▁▃▅█"
+    assert live_view.curve([0, 0]) == "▁▁"
+    assert live_view.curve([]) == ""
+    assert live_view.ages([]) == "-"
+    assert live_view.ages([0.01, 0.03, 0.02]).startswith("20 ms, at most 30  ")
+
+
+# -- the screen ----------------------------------------------------------------------------------
+
+
+def status(**changes: Any) -> ServiceStatus:
+    backend = BackendStatus(
+        kind=BackendKind.STREAMING,
+        usable=False,
+        unavailable_reason="not connected: \x1b[2Jno route\n",
+        breaker="open",
+        latency_s=0.04,
+        answered=7,
+        failed=2,
+    )
+    fields: dict[str, Any] = {
+        "mode": DetectionMode.AUTO,
+        "plan": Plan(backend=None, reason="", deadline_s=1.0),
+        "backends": (backend,),
+        "hedges": HedgeCounts(),
+        "traffic": Traffic(),
+        "drops": {DropCause.BUSY: 3, DropCause.MAX_FPS: 41},
+        "link": LinkConditions(
+            bits_per_s=11.6e6,
+            spread=0.2,
+            rtt_s=0.023,
+            rtt_deviation_s=0.001,
+            server_s=0.05,
+            in_flight=1,
+            network=NetworkClass.GOOD,
+        ),
+    }
+    return ServiceStatus(**(fields | changes))
+
+
+def test_the_screen_tells_everything_in_80_columns() -> None:
+    rich_console = pytest.importorskip("rich.console")
+    figures = LiveFigures(started_s=0)
+    for number in range(90):
+        figures.note(result(age_s=0.05 + 0.001 * number), now_s=0.1 * number)
+    figures.note(result(status=DetectionStatus.FAILED, faces=(), reason="lost " * 50), now_s=9.0)
+    rows = live_view.rows_of_stream(
+        figures, status(), memory={"app": 110_700_000}, max_fps=10, now_s=9.0
+    )
+    console = rich_console.Console(
+        record=True, width=80, height=24, file=io.StringIO(), force_terminal=True
+    )
+    console.print(live_view.screen(" hybrid-detect stream \x1b[0m", rows, "q quit"))
+    text = console.export_text()
+    lines = text.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert len(lines) <= 23
+    assert "\x1b" not in text, "what comes from outside moves no cursor"
+    for told in (
+        "10.0 of 10",
+        "1, best 0.88",
+        "auto: device (20 ms)",
+        "11.6 Mbit/s, round trip 23 ms, good, 1 in flight",
+        "ok 90, failed 1",
+        "busy 3, max_fps 41",
+        "app 110.7 MB",
+        "out: not connected:",
+        "lost lost",
+        "q quit",
+    ):
+        assert told in text
+
+
+# -- the command without a terminal --------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def create(kind: Any, config: Any) -> FakeBackend:
+        return FakeBackend(kind, faces=[FACE])
+
+    monkeypatch.setattr("hybrid_detect.service.backend_factory.create_backend", create)
+    monkeypatch.setattr("hybrid_detect.cli.fetching.load_model", lambda *_, **__: b"")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(4):
+        Image.new("RGB", (64, 48), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def stream(folder: Path, *options: str) -> int:
+    return main(
+        ["stream", "--source", str(folder), "--mode", "on_device", "--max-fps", "100", *options]
+    )
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_stream_prints_a_line_of_json_for_each_result(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stream(folder, "--json") == ExitCode.DONE
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["source_index"] for result in results] == [0, 1, 2, 3]
+    assert all(len(result["faces"]) == 1 for result in results)
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_stream_prints_plain_lines_where_there_is_no_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stream(folder, "--frames", "2") == ExitCode.DONE
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines
+    assert all(line.startswith("fps ") for line in lines)
+    assert last.startswith("2 results in ")
+    assert last.endswith(": 2 ok")
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_a_source_that_is_lost_for_good_is_a_failure(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def open(self) -> Any:
+            return Reader()
+
+    class Reader:
+        is_live = False
+
+        def read(self) -> Any:
+            raise SourceError("the file breaks off")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("hybrid_detect.sources.sources.named_source", lambda _name: Broken())
+    assert main(["stream", "--source", "clip.mp4", "--mode", "on_device"]) == ExitCode.FAILED
+    assert "hybrid-detect: the file breaks off" in capsys.readouterr().err
+
+
+def test_what_cannot_be_opened_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", "--source", "gopher://x", "--mode", "on_device", "--json"]) == 1
+    assert "expected an address of" in capsys.readouterr().err
+
+
+# -- keys and a real terminal --------------------------------------------------------------------
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, io.TextIOWrapper]]:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "r", encoding="ascii") as stdin:
+        yield ours, stdin
+    os.close(ours)
+
+
+@pytest.mark.anyio
+async def test_keys_come_without_return_and_the_terminal_is_as_it_was(
+    terminal: tuple[int, io.TextIOWrapper],
+) -> None:
+    ours, stdin = terminal
+    before = termios.tcgetattr(stdin)
+    seen: list[str] = []
+    with keys_pressed(seen.append, stdin) as can_read:
+        assert can_read
+        os.write(ours, b"mq")
+        await until(lambda: seen == ["m", "q"])
+    assert termios.tcgetattr(stdin) == before
+    with keys_pressed(seen.append, io.StringIO()) as can_read:
+        assert not can_read
+
+
+def test_the_screen_in_a_real_terminal(folder: Path, tmp_path: Path) -> None:
+    """In tmux: it is drawn, the mode changes with m, and q ends it."""
+    pytest.importorskip("rich")
+    tmux = shutil.which("tmux")
+    if tmux is None:
+        pytest.skip("tmux is not installed")
+    socket = ["-S", str(tmp_path / "tmux")]
+    code = (
+        "import sys; from hybrid_detect.cli import main; "
+        "from hybrid_detect.service import backend_factory; "
+        "from hybrid_detect.testing import FakeBackend; "
+        "backend_factory.create_backend = lambda kind, config: FakeBackend(kind); "
+        f"sys.exit(main(['stream', '--source', {str(folder)!r}, '--max-fps', '0.05',"
+        " '--mode', 'on_device', '--model', 'short_range']))"
+    )
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [tmux, *socket, *words], capture_output=True, text=True, check=True, timeout=LIMIT_S
+        )
+        return done.stdout
+
+    run("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-s", "live", "sh")
+    try:
+        run("send-keys", "-t", "live", f"{sys.executable} -c {shlex.quote(code)}", "Enter")
+
+        def shown() -> str:
+            return run("capture-pane", "-p", "-t", "live")
+
+        wait_until(lambda: "mode on_device" in shown() and "q quit  m mode" in shown())
+        assert "results" in shown()
+        run("send-keys", "-t", "live", "m")
+        wait_until(lambda: "mode prefer_" in shown())
+        run("send-keys", "-t", "live", "q")
+        wait_until(lambda: " results in " in shown())
+    finally:
+        run("kill-server")
+
+
+# -- watch ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_watch_prints_what_the_server_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[Any] = []
+
+    def printed() -> list[Any]:
+        seen.extend(json.loads(line) for line in capsys.readouterr().out.splitlines())
+        return seen
+
+    async with served(ServerConfig(auth_token="a-token")) as server:
+        live = server.server._app.state.live
+        config = ServiceConfig(
+            endpoint=f"http://127.0.0.1:{server.port}", auth_token="a-token", session_id="visit"
+        )
+        arguments = argparse.Namespace(json=True, results=2)
+        watching = asyncio.create_task(_Watching(config, arguments).run())
+        await until(lambda: live.watchers or watching.done())
+        for number in (1, 2):
+            live.publish(
+                "token",
+                "visit",
+                ResultReply(
+                    request_id=1, width=64, height=48, faces=(FACE,), model="m", detect_s=0.25
+                ),
+            )
+            await until(lambda number=number: len(printed()) == number)
+        assert await watching == ExitCode.DONE
+    assert [line["number"] for line in seen] == [1, 2]
+    assert seen[0]["faces"][0]["box"] == [4, 5, 20, 30]
+
+
+def test_watch_needs_a_session(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HYBRID_DETECT_SESSION_ID", raising=False)
+    assert main(["watch", "http://127.0.0.1:1"]) == ExitCode.USAGE
+    assert "--session" in capsys.readouterr().err
+    assert main(["watch", "http://127.0.0.1:1", "--session", "a", "--json"]) == ExitCode.FAILED
