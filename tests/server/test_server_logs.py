@@ -51,7 +51,12 @@ def log_as(monkeypatch: pytest.MonkeyPatch) -> Iterator[LogAs]:
 @asynccontextmanager
 async def logged(which: str = "all") -> AsyncIterator[tuple[Served, httpx.AsyncClient]]:
     config = ServerConfig(auth_token=TOKEN, request_log=which)
-    async with served(config) as server, httpx.AsyncClient(base_url=server.server.url) as http:
+    # A connection each: one that goes on after refusals is read more slowly.
+    alone = httpx.Limits(max_keepalive_connections=0)
+    async with (
+        served(config) as server,
+        httpx.AsyncClient(base_url=server.server.url, limits=alone) as http,
+    ):
         yield server, http
 
 

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import contextlib
 import dataclasses
+import socket
 from pathlib import Path
 
 import httpx
@@ -16,12 +17,14 @@ from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.exchange.batch import BATCH_CONTENT_TYPE, encode_batch
 from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest, encode_request
 from hybrid_detect.server import metrics as metrics_module
+from hybrid_detect.server import serving
 from hybrid_detect.server.admission import Admission, OverloadedError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.observation import ROUTES
+from hybrid_detect.server.tls import TlsConfig
 
 from ..waiting import LIMIT_S, until
 from .loopback import OneFace, jpeg, served
@@ -298,6 +301,30 @@ async def test_metrics_that_would_be_open_or_nowhere_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=told):
         ServerConfig(**options)
+
+
+@pytest.mark.parametrize(("host", "has_tls"), [("127.0.0.1", False), ("192.0.2.1", True)])
+async def test_metrics_on_the_network_have_the_tls_of_the_pictures(
+    host: str, has_tls: bool
+) -> None:
+    tls = TlsConfig(cert=Path("cert.pem"), key=Path("key.pem"))
+    config = ServerConfig(metrics_port=0, metrics_host=host, metrics_token="x" * 16, tls=tls)
+    own = create_app(config, OneFace()).state.management.own_port()
+    assert (own[1].host, own[1].tls) == (host, tls if has_tls else None)
+    assert (own[1].auth_token, own[1].api_keys, own[1].jwt) == ("x" * 16, None, None)
+
+
+def test_a_port_for_metrics_that_is_taken_is_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "create_app", lambda config: create_app(config, OneFace()))
+    monkeypatch.setattr("prometheus_client.disable_created_metrics", lambda: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert not serving.serve(ServerConfig(port=0, metrics_port=port))
+    assert f"and for metrics on 127.0.0.1:{port}" in caplog.text
 
 
 async def test_the_metrics_token_is_not_shown() -> None:

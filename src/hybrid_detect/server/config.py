@@ -21,7 +21,7 @@ from hybrid_detect.storage.history import (
 )
 from hybrid_detect.types import QualityLevel
 
-__all__ = ["AUTO_MODEL", "PROVIDERS", "REQUEST_LOGS", "ServerConfig"]
+__all__ = ["AUTO_MODEL", "PROVIDERS", "REQUEST_LOGS", "ServerConfig", "is_loopback"]
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 """ONNX Runtime's execution providers that may be asked for."""
@@ -147,7 +147,8 @@ class ServerConfig:
     """Port of ``/metrics`` and of the probes beside that of the pictures; 0 takes a free one.
     `None` for no such port."""
     metrics_host: str = "127.0.0.1"
-    """Name or address that `metrics_port` is listened on."""
+    """Name or address that `metrics_port` is listened on. On the network it has the TLS of the
+    pictures."""
     metrics_token: str | None = field(default=None, repr=False)
     """Bearer token for ``/metrics`` alone. With it and without `metrics_port`, ``/metrics`` is
     beside the pictures."""
@@ -236,7 +237,7 @@ class ServerConfig:
             if self.metrics_token == self.auth_token:
                 msg = "metrics_token: expected another token than that for pictures"
                 raise ConfigurationError(msg)
-        is_local = self.is_local if self.metrics_port is None else _is_local(self.metrics_host)
+        is_local = self.is_local if self.metrics_port is None else is_loopback(self.metrics_host)
         if not is_local and self.metrics_token is None and self.metrics_port is not None:
             msg = f"metrics_host {self.metrics_host!r} is open to the network: set metrics_token"
             raise ConfigurationError(msg)
@@ -247,7 +248,7 @@ class ServerConfig:
     @property
     def is_local(self) -> bool:
         """Whether it listens on this machine's own address alone."""
-        return _is_local(self.host)
+        return is_loopback(self.host)
 
     @property
     def has_metrics(self) -> bool:
@@ -255,7 +256,8 @@ class ServerConfig:
         return self.metrics_port is not None or self.metrics_token is not None
 
 
-def _is_local(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine's own address."""
     if host == "localhost":
         return True
     try:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.admission import Admission
-from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.config import ServerConfig, is_loopback
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.gate import Gate
@@ -135,16 +135,17 @@ class Management:
     def _own_config(self) -> ServerConfig:
         config = self._config
         has_port = config.metrics_port is not None
+        host = config.metrics_host if has_port else config.host
         return replace(
             config,
-            host=config.metrics_host if has_port else config.host,
+            host=host,
             port=config.metrics_port or 0,
             metrics_port=None,
             auth_token=config.metrics_token,
             metrics_token=None,
             api_keys=None,
             jwt=None,
-            tls=None,
+            tls=None if is_loopback(host) else config.tls,
             max_connections=MAX_CONNECTIONS,
             max_connections_per_peer=MAX_CONNECTIONS,
         )

@@ -15,7 +15,7 @@ from typing import Self
 
 from hybrid_detect.errors import BackendUnavailableError, ClosedError
 from hybrid_detect.server.app import create_app
-from hybrid_detect.server.config import AUTO_MODEL, ServerConfig
+from hybrid_detect.server.config import AUTO_MODEL, ServerConfig, is_loopback
 from hybrid_detect.server.listening import GRACE_S, Server
 from hybrid_detect.server.observation import METRICS_PATH
 
@@ -43,7 +43,8 @@ def serve(config: ServerConfig) -> bool:
         MissingExtraError: If no runtime is installed, or nothing that verifies tokens.
         ConfigurationError: If a file of keys or certificates cannot be used.
     """
-    if config.tls is None and not config.is_local:
+    is_open = not config.is_local or not is_loopback(config.metrics_host)
+    if config.tls is None and is_open:
         logger.warning("without TLS here, end it in front: credentials are sent in the clear")
 
     try:
@@ -61,7 +62,9 @@ def serve(config: ServerConfig) -> bool:
 
         server.run(tell)
     except OSError as error:
-        logger.error("%s:%d cannot be listened on: %s", config.host, config.port, error)
+        port = config.metrics_port
+        metrics = "" if port is None else f", and for metrics on {config.metrics_host}:{port}"
+        logger.error("cannot listen on %s:%d%s: %s", config.host, config.port, metrics, error)
         return False
     return True
 
