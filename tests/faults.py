@@ -48,6 +48,11 @@ class FaultyLink:
         assert self._server is not None
         return f"{self._scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    def lead_to(self, upstream: str) -> None:
+        """Pass new connections on to another server."""
+        parts = urlsplit(upstream)
+        self._upstream = (parts.hostname, parts.port)
+
     def stall(self) -> None:
         """Take data no longer, in either direction, and say nothing: a black hole."""
         self._flowing.clear()

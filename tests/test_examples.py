@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,39 @@ def test_photo_prints_and_draws_the_face(run, tmp_path):
         assert picture.size == (512, 512)
 
 
-def test_edge_camera_writes_a_json_line_for_each_frame(run):
-    lines = run("edge_camera.py", "photo.jpg", "1").splitlines()
+def test_raspberry_pi_writes_a_json_line_for_each_frame(run):
+    lines = run("raspberry_pi.py", "photo.jpg", "1").splitlines()
     assert [len(json.loads(line)["faces"]) for line in lines] == [1]
     assert json.loads(lines[0])["backend"] == "device"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs systemd's kind of socket")
+@pytest.mark.parametrize("is_abstract", [False, True], ids=["a file", "abstract"])
+def test_raspberry_pi_tells_systemd_and_ends_in_order(is_abstract, environ, face_video, tmp_path):
+    """As systemd would: it waits for READY, is fed by answers, and asks to end by SIGTERM."""
+    address = f"\0hybrid-detect-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        systemd.settimeout(50)
+        process = subprocess.Popen(
+            [sys.executable, str(EXAMPLES / "raspberry_pi.py"), str(face_video)],
+            env={**environ, "NOTIFY_SOCKET": address.replace("\0", "@")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        told = [systemd.recv(4096).decode()]
+        while not told[-1].startswith("WATCHDOG=1"):
+            told.append(systemd.recv(4096).decode())
+        assert told[0].startswith("READY=1\n")
+        assert "STATUS=device: prefer_on_device" in told[-1]
+        process.terminate()
+        out, errors = process.communicate(timeout=50)
+        while told[-1] != "STOPPING=1":
+            told.append(systemd.recv(4096).decode())
+    assert process.returncode == 0, errors
+    assert not errors
+    assert all(json.loads(line)["captured_at_s"] for line in out.splitlines())
 
 
 def test_ui_thread_goes_on_drawing(run):
@@ -161,25 +191,21 @@ def test_a_window_shows_the_face(
             {"ENDPOINT": "http://127.0.0.1:9"},
             "no result: expected the path of a readable image file",
         ),
-        ("edge_camera.py", {"ENDPOINT": "http://127.0.0.1:9"}, "edge_camera: the camera is not"),
+        ("raspberry_pi.py", {"ENDPOINT": "http://127.0.0.1:9"}, "raspberry_pi: "),
     ],
 )
 def test_an_example_that_cannot_work_says_so_and_ends(name, variables, told, tmp_path):
-    if name == "edge_camera.py":
-        pytest.importorskip("cv2")
     environ = {key: value for key, value in os.environ.items() if "HYBRID_DETECT_" not in key}
     environ["HYBRID_DETECT_MODEL_FETCH"] = "0"
     environ |= {f"HYBRID_DETECT_{key}": value for key, value in variables.items()}
     done = started(name, "missing.jpg", cwd=tmp_path, environ=environ)
-    assert done.returncode == 1
+    assert done.returncode == (78 if name == "raspberry_pi.py" else 1)
     assert done.stderr.splitlines()[-1].startswith(told)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", sorted(example.name for example in EXAMPLES.glob("*.py")))
 def test_an_example_without_arguments_says_how_to_run_it(name, tmp_path):
-    if name == "edge_camera.py":
-        pytest.importorskip("cv2")
     done = started(name, cwd=tmp_path, environ=dict(os.environ))
     assert done.returncode == 1
     assert f"\npython examples/{name} " in done.stderr

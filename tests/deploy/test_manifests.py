@@ -27,6 +27,7 @@ COMPOSE = EXAMPLES / "compose.yaml"
 KUBERNETES = EXAMPLES / "kubernetes.yaml"
 KUBERAY = EXAMPLES / "kuberay.yaml"
 UNIT = EXAMPLES / "hybrid-detect-server.service"
+CAMERA_UNIT = EXAMPLES / "hybrid-detect-camera.service"
 
 
 def checked(*command: str | Path) -> None:
@@ -122,10 +123,11 @@ def test_the_unit_exposes_little() -> None:
     checked("systemd-analyze", "security", "--offline=true", "--threshold=20", UNIT)
 
 
-def test_the_unit_has_no_unknown_line(tmp_path: Path) -> None:
-    unit = tmp_path / UNIT.name
-    text = UNIT.read_text(encoding="utf-8")
-    unit.write_text(text.replace("/opt/hybrid-detect/bin/hybrid-detect", sys.executable))
+@pytest.mark.parametrize("path", [UNIT, CAMERA_UNIT], ids=["server", "camera"])
+def test_the_unit_has_no_unknown_line(path: Path, tmp_path: Path) -> None:
+    unit = tmp_path / path.name
+    text = path.read_text(encoding="utf-8")
+    unit.write_text(re.sub(r"/opt/hybrid-detect/bin/[\w-]+", sys.executable, text))
     checked("systemd-analyze", "verify", "--man=no", unit)
 
 

@@ -20,8 +20,10 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.tls import TlsConfig, server_context
+from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.types import BackendKind, Plan
 
+from ..faults import FaultyLink
 from ..waiting import LIMIT_S, until
 from .loopback import answer_of, jpeg, served
 
@@ -132,6 +134,30 @@ def long_ago() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
 
 
+def not_yet(ours: Authority) -> Files:
+    """A certificate as a device sees it whose clock is behind at its start."""
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    return ours.issue("localhost", "127.0.0.1", not_before=tomorrow)
+
+
+@pytest.mark.parametrize("kind", REMOTE)
+async def test_a_clock_that_is_wrong_at_the_start_is_told_and_its_end_noticed(
+    kind: BackendKind, ours: Authority, good: Files
+) -> None:
+    """Nothing but the certificate's time changes, as nothing but the clock does on a device."""
+    async with AsyncExitStack() as stack:
+        early = await stack.enter_async_context(served_over_tls(not_yet(ours)))
+        later = await stack.enter_async_context(served_over_tls(good))
+        link = await stack.enter_async_context(FaultyLink(f"https://127.0.0.1:{early}"))
+        config = ServiceConfig(endpoint=link.url, mode=kind.value, ca_file=ours.file)
+        service = await stack.enter_async_context(HybridDetectionService(config=config))
+        (backend,) = service.status().backends
+        assert "not valid yet by this device's clock" in backend.unavailable_reason
+        link.lead_to(f"https://127.0.0.1:{later}")
+        await until(lambda: service.status().backends[0].usable)
+        assert (await service.process_image(jpeg(), deadline_s=LIMIT_S)).faces
+
+
 Issue = Callable[[Authority, Authority], Files]
 
 
@@ -140,10 +166,14 @@ Issue = Callable[[Authority, Authority], Files]
     ("issue", "told"),
     [
         (lambda ours, _: ours.issue("faces.example.com"), "for another host name"),
-        (lambda ours, _: ours.issue("localhost", not_after=long_ago()), "has expired"),
+        (
+            lambda ours, _: ours.issue("localhost", not_after=long_ago()),
+            r"has expired by this device's clock \(\d{4}-",
+        ),
+        (lambda ours, _: not_yet(ours), r"not valid yet by this device's clock \(\d{4}-"),
         (lambda _, another: another.issue("localhost"), "of a CA that is not known here"),
     ],
-    ids=["wrong host", "expired", "another CA"],
+    ids=["wrong host", "expired", "not yet", "another CA"],
 )
 async def test_a_server_that_cannot_prove_who_it_is_gets_no_picture(
     kind: BackendKind, issue: Issue, told: str, ours: Authority, another: Authority

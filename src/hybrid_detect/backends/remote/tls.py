@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Never
 
@@ -14,8 +15,8 @@ from hybrid_detect.errors import ConfigurationError
 __all__ = ["certificate_trouble", "client_context"]
 
 _TROUBLE = {
-    9: "the server's certificate is not valid yet: check this device's clock",
-    10: "the server's certificate has expired",
+    9: "the server's certificate is not valid yet by this device's clock",
+    10: "the server's certificate has expired by this device's clock",
     18: "the server's certificate is signed by itself: give its CA as ca_file",
     19: "the server's certificate is of a CA that is not known here: give it as ca_file",
     20: "the server's certificate is of a CA that is not known here: give it as ca_file",
@@ -23,6 +24,9 @@ _TROUBLE = {
     64: "the server's certificate is for another IP address",
 }
 """Source: OpenSSL, ``X509_V_ERR_*`` in ``x509_vfy.h``."""
+
+_OF_TIME = frozenset({9, 10})
+"""Trouble that a wrong clock makes as well: a Raspberry Pi has none that runs without power."""
 
 _CERTIFICATE_ALERTS = (
     "CERTIFICATE_REQUIRED",
@@ -92,11 +96,18 @@ def _system_has_cas(context: ssl.SSLContext) -> bool:
 def certificate_trouble(error: BaseException | None) -> str | None:
     """What is wrong with a certificate, if that is what `error` or a cause of it is about.
 
-    Trying again does not help then.
+    Trying again does not help then; what may be cured by itself, a clock that is set, is found out
+    by the service's checks.
     """
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return _TROUBLE.get(error.verify_code, "the server's certificate cannot be verified")
+            code = error.verify_code
+            trouble = _TROUBLE.get(code, "the server's certificate cannot be verified")
+            return (
+                f"{trouble} ({datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
+                if code in _OF_TIME
+                else trouble
+            )
         if isinstance(error, ssl.SSLError) and any(
             alert in (error.reason or "") for alert in _CERTIFICATE_ALERTS
         ):
