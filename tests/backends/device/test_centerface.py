@@ -482,7 +482,7 @@ def test_a_map_of_nothing_but_faces_is_bounded() -> None:
         ("auto", {"cv2"}, "opencv"),
         ("opencv", {"onnxruntime", "cv2"}, "opencv"),
         ("auto", {"ai_edge_litert"}, r"hybrid-detect\[centerface\]"),
-        ("opencv", {"onnxruntime"}, r"hybrid-detect\[camera\]"),
+        ("opencv", {"onnxruntime"}, r"hybrid-detect\[opencv\]"),
         ("litert", {"ai_edge_litert"}, "this model runs on onnxruntime or opencv, not on 'litert'"),
     ],
 )
