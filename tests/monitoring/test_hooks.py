@@ -1,15 +1,19 @@
 """Hooks: told of everything, in order, and unable to break or hold up a call."""
 
+import gc
 import logging
 import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hybrid_detect.errors import ConfigurationError
+from hybrid_detect import Frame, HybridDetectionService
+from hybrid_detect.errors import BackendTimeoutError, ConfigurationError
 from hybrid_detect.monitoring.events import BackendEvent, FrameEvent, FrameOutcome
 from hybrid_detect.monitoring.hooks import QUEUE_EVENTS, SLOW_CALLS, SLOW_S, Dispatcher
+from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind
 
 pytestmark = pytest.mark.anyio
@@ -183,3 +187,26 @@ async def test_a_hook_that_declares_that_it_does_not_block_stays(
 def test_what_is_no_hook_is_refused(hook: Any) -> None:
     with pytest.raises(ConfigurationError, match="on_frame"):
         Dispatcher([hook])
+
+
+async def test_a_hook_that_keeps_every_event_keeps_no_picture() -> None:
+    def frames() -> int:
+        gc.collect()
+        return sum(isinstance(each, Frame) for each in gc.get_objects())
+
+    hook, cloud = Collects(), FakeBackend("cloud")
+    images = [np.zeros((48, 64, 3), np.uint8) for _ in range(5)]
+    before = frames()
+    async with HybridDetectionService(
+        backends=[cloud, FakeBackend("device")], mode="prefer_cloud", hooks=[hook]
+    ) as service:
+        await service.process_image(images[0])
+        cloud.error = BackendTimeoutError("late")
+        await service.process_image(images[1])
+        async for result in service.start_detection(images, keep_frames=True, max_fps=None):
+            assert result.frame is not None
+        del result
+    told = [event for event in hook.events if isinstance(event, FrameEvent)]
+    assert len(told) == 7
+    assert any(event.attempts for event in told)
+    assert frames() == before

@@ -1,6 +1,7 @@
 """The server's part of a trace: what it tells of a look, and how it ends."""
 
 import socket
+import sys
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from hybrid_detect.errors import MissingExtraError
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.monitoring.exporters.opentelemetry_tracing import OpenTelemetryTracer
 from hybrid_detect.server import tracing
@@ -142,3 +144,11 @@ async def test_a_collector_that_is_not_there_holds_nothing_up(
         await sending.aclose()
         # Its thread gives up by itself; it must not write into another test's log.
         await until(lambda: set(threading.enumerate()) <= before)
+
+
+def test_without_the_extra_the_server_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(MissingExtraError, match=r"--otlp.*pip install 'hybrid-detect\[otel\]'"):
+        Tracing("http://127.0.0.1:4318").start()

@@ -31,7 +31,11 @@ PARTS = {
     "google": ("google-auth",),
     "jwt": ("pyjwt",),
     "kivy": ("kivy",),
-    "otel": ("opentelemetry-api",),
+    "otel": (
+        "opentelemetry-api",
+        "opentelemetry-sdk",
+        "opentelemetry-exporter-otlp-proto-http",
+    ),
     "prometheus": ("prometheus-client",),
     "report": ("jinja2", "pygal"),
     "turbo": ("simplejpeg",),
