@@ -19,6 +19,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
+from opentelemetry.trace import SpanKind
 
 from hybrid_detect import (
     BackendKind,
@@ -35,8 +36,9 @@ from hybrid_detect.exchange.keys import PrivateKey, Suite
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
+from hybrid_detect.testing.provider_servers import Failure, GoogleServer
 
-from ..otlp import Received, Receiver, otlp_receiver
+from ..otlp import Received, Receiver, otlp_receiver, recorded_traces, trace_id_of
 from ..server.loopback import OneFace, served
 
 pytestmark = pytest.mark.anyio
@@ -203,3 +205,33 @@ async def test_each_frame_of_a_stream_is_a_trace_that_links_to_its_reader(
     assert alone.trace_id == watch.trace_id
     assert named(receiver.of(watch.trace_id), "frame").parent_id == watch.span_id
     mine.shutdown()
+
+
+class TheCloud:
+    """The cloud alone, which may be asked twice."""
+
+    def decide(self, _conditions: Any) -> Plan:
+        return Plan(backend=BackendKind.CLOUD, reason="a test", deadline_s=20.0, retries=1)
+
+
+async def test_each_try_is_a_span_and_a_provider_is_told_nothing_of_the_trace() -> None:
+    spans, tracer = recorded_traces()
+    with GoogleServer(api_key="k") as google:
+        cloud = CloudDetectionService("google", endpoint=google.url, api_key="k")
+        async with HybridDetectionService(
+            backends=[cloud], policy=TheCloud(), tracer=tracer
+        ) as service:
+            await service.wait_ready()
+            google.fail_next(Failure(503))
+            result = await service.process_image(IMAGE)
+            sent = google.requests[-2:]
+    assert result.answered
+    first, second = [span for span in spans() if span.kind is SpanKind.CLIENT]
+    assert (first.attributes or {})["error.type"] == "503"
+    assert (first.attributes or {})["http.response.status_code"] == 503
+    assert not first.status.is_ok
+    assert (second.attributes or {})["http.request.resend_count"] == 1
+    assert second.status.is_unset
+    assert "key" not in str((second.attributes or {})["url.full"])
+    assert {trace_id_of(span) for span in spans()} == {result.trace_id}
+    assert not [name for request in sent for name in request.headers if "trace" in name.lower()]

@@ -15,6 +15,7 @@ Source of the format: W3C, "Trace Context", Level 1.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -92,6 +93,12 @@ class Span:
         """
         return self
 
+    def add_ended(self, name: str, *, took_s: float | None) -> None:
+        """Add a part that has just ended, after `took_s` seconds; none if they are unknown."""
+        if self.is_recording and took_s is not None:
+            now_s = time.time()
+            self.child(name, began_s=now_s - took_s).end(ended_s=now_s)
+
     def rename(self, name: str) -> None:
         """Give it the name that was not known at its start."""
 
@@ -126,7 +133,10 @@ class Span:
 
 
 class Tracer(Protocol):
-    """Starts the first span of a frame on this machine."""
+    """Starts the first span of a frame on this machine.
+
+    It and its spans are called on the frame's way: they must neither raise nor block.
+    """
 
     def start_span(
         self,

@@ -283,7 +283,9 @@ class ManagedBackend:
     ) -> DetectionResult:
         """Ask a backend that does not tell when it sends: what it did send is recorded for it."""
         if self.kind is BackendKind.DEVICE:
-            return await self._backend.detect(frame, plan)
+            result = await self._backend.detect(frame, plan)
+            gate.span.add_ended("detect", took_s=result.timings.detect_s)
+            return result
         for destination in self.destinations:  # it may use any of them
             gate.destination = destination
             gate.require_open()

@@ -118,7 +118,7 @@ def _facts(
         facts["hybrid_detect.region"] = target.region
     if not is_http:
         facts["network.protocol.name"] = "websocket"
-    if resent:
+    if resent and is_http:
         facts["http.request.resend_count"] = resent
     if pictures > 1:
         facts["hybrid_detect.pictures"] = pictures
