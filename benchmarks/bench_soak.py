@@ -45,6 +45,8 @@ KILL_EVERY_S = 30.0
 FLOOD_EVERY_S, FLOOD_S, FLOOD_LOAD = 60.0, 5.0, 3.0
 RECOVERY_S = 3.0
 """After a flood or a kill, seconds whose times do not count."""
+ENOUGH = 50
+"""Times that make a sample of them."""
 SETTLED = 1 / 3
 """Of the time, after which memory is expected to be where it stays: pools and caches are full."""
 
@@ -132,7 +134,8 @@ async def capacity(soak: Soak) -> float:
         async def client(ends_s: float = ends_s) -> None:
             nonlocal answered
             while time.monotonic() < ends_s:
-                answered += await post(soak, data, counted=False)
+                is_result = await post(soak, data, counted=False)
+                answered += is_result  # read after the wait: others count, too
 
         await asyncio.gather(*(client() for _ in range(8)))
     return answered / 4.0
@@ -229,7 +232,6 @@ async def flood(soak: Soak, data: bytes) -> None:
 
 def sample(soak: Soak, server: psutil.Process, now_s: float) -> None:
     """Add a point to each curve."""
-    times_s, soak.times_s = sorted(soak.times_s), []
     own = server.memory_full_info().uss
     everything = own
     for child in server.children():
@@ -242,7 +244,9 @@ def sample(soak: Soak, server: psutil.Process, now_s: float) -> None:
     }
     if time.monotonic() < soak.disturbed_until_s:
         points.pop("all MiB")  # a process is missing, or about to be
-    elif len(times_s) >= 20:
+        soak.times_s.clear()
+    elif len(soak.times_s) >= ENOUGH:
+        times_s, soak.times_s = sorted(soak.times_s), []
         points["p50 ms"] = 1000 * statistics.median(times_s)
         points["p99 ms"] = 1000 * times_s[int(len(times_s) * 0.99)]
     for name, value in points.items():
