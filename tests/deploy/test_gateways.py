@@ -5,7 +5,7 @@ import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 
 import httpx
@@ -22,6 +22,7 @@ from hybrid_detect import (
     HybridDetectionService,
     Plan,
     StreamingService,
+    watch_session,
 )
 from hybrid_detect.exchange.wire import DETECT_PATH, HEALTH_PATH
 from hybrid_detect.server.config import ServerConfig
@@ -189,6 +190,29 @@ async def test_a_stream_hears_that_the_server_restarts(
         await stopping
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1012
+
+
+async def test_a_session_is_watched_as_it_goes_on(gateway: Gateway, fake: Served) -> None:
+    live = fake.server._app.state.live
+    watch = watch_session(gateway.url, "a visit/1", auth_token=TOKEN, ssl_context=trust_in(gateway))
+    path = "/v1/sessions/a%20visit%2F1/live"
+    async with (
+        asyncio.timeout(LIMIT_S),
+        aclosing(watch),  # type: ignore[type-var]
+        client(gateway) as http,
+        http.stream("GET", path, headers=HEADERS) as events,
+    ):
+        first = asyncio.create_task(anext(watch))
+        lines = events.aiter_lines()
+        assert await anext(lines) == ": watching"
+        await until(lambda: live.watchers == 2)
+        sent = {**HEADERS, "X-Session-ID": "a visit/1"}
+        (await http.post(DETECT_PATH, content=jpeg(), headers=sent)).raise_for_status()
+        assert (await first).faces == (FACE,)
+        while not (line := await anext(lines)).startswith("data:"):  # at once, not in a block
+            pass
+        assert json.loads(line.removeprefix("data: "))["number"] == 1
+    await until(lambda: live.watchers == 0)  # both have been seen to go
 
 
 async def test_a_hang_up_reaches_the_server(gateway: Gateway, fake: Served) -> None:
