@@ -1,5 +1,7 @@
 """`report_feedback`: checked, told to the hooks, kept with the record and in the file of sums."""
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,29 @@ import pytest
 
 from hybrid_detect import sync
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.errors import ClosedError, ConfigurationError
+from hybrid_detect.errors import BackendResponseError, ClosedError, ConfigurationError
 from hybrid_detect.monitoring.events import FeedbackEvent, FrameEvent
+from hybrid_detect.monitoring.report import make_report
+from hybrid_detect.monitoring.report_json import report_json
+from hybrid_detect.monitoring.report_page import report_page
+from hybrid_detect.monitoring.usage_meter import UsageMeter
+from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.escalation import CascadePolicy
 from hybrid_detect.service.hybrid import HybridDetectionService
 from hybrid_detect.storage.cost_store import CostStore
 from hybrid_detect.storage.history import DetectionHistory
 from hybrid_detect.testing import FakeBackend
-from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, DetectionStatus, Face
+from hybrid_detect.types import (
+    BackendKind,
+    BoundingBox,
+    DetectionResult,
+    DetectionStatus,
+    Face,
+    Plan,
+)
 from hybrid_detect.usage import Measure
+
+from ..waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -135,3 +151,71 @@ async def test_an_event_tells_every_answer_of_its_frame() -> None:
     ]
     assert all(answer.elapsed_s >= 0 for answer in event.answers)
     assert event.to_dict()["answers"][1]["backend"] == "cloud"
+
+
+class Probing:
+    """Sends each frame to learn about the link, while the device answers it."""
+
+    def decide(self, conditions: Conditions) -> Plan:
+        return Plan(
+            backend=BackendKind.CLOUD,
+            hedge=BackendKind.DEVICE,
+            probe=True,
+            reason="auto: cloud probe, device after 0 ms",
+            deadline_s=conditions.deadline_s,
+        )
+
+
+async def test_the_answer_of_a_probe_is_compared_though_it_comes_last() -> None:
+    ears, meter = Ears(), UsageMeter()
+    may_answer = asyncio.Event()
+
+    async def held(_seconds: float) -> None:
+        await may_answer.wait()
+
+    async with HybridDetectionService(
+        config=ServiceConfig(deadline_s=20.0),
+        backends=[
+            FakeBackend("device", faces=FACES[:1]),
+            FakeBackend("cloud", faces=FACES, sleep=held),
+        ],
+        policy=Probing(),
+        hooks=[ears, meter],
+    ) as opened:
+        await opened.wait_ready()
+        result = await opened.process_image(FRAME)
+        assert result.backend is BackendKind.DEVICE
+        assert ears.frames == []
+        may_answer.set()
+        await until(lambda: ears.frames)
+    told = {(r.key.measure, r.key.backend, r.key.label) for r in meter.rows()}
+    assert ("compared", "cloud", "server") in told
+    assert ("reason", "device", "cloud only probed") in told
+
+
+def test_nothing_secret_of_a_real_run_is_in_its_report(tmp_path: Path) -> None:
+    cloud = FakeBackend("cloud")
+    cloud.error = BackendResponseError("canary-body", backend="cloud")
+    config = ServiceConfig(
+        auth_token="canary-token",
+        session_id="canary-session",
+        user_id="canary-user",
+        mode="prefer_cloud",
+        deadline_s=10.0,
+        costs_path=tmp_path / "costs.db",
+    )
+    with sync.HybridDetectionService(
+        config=config, backends=[cloud, FakeBackend("device", faces=FACES)]
+    ) as opened:
+        opened.wait_ready()
+        for _ in range(3):
+            result = opened.process_image(FRAME)
+            opened.report_feedback(result, "correct")
+    with CostStore(config.costs_path or "") as store:
+        told = report_json(make_report(store.rows(), store.usage(), now_s=time.time()))
+    assert (told["frames"], told["feedback"]["judged"]) == (3, 3)
+    (user,) = told["users"]["rows"]
+    assert user["frames"] == 3
+    assert "canary" not in report_page(told)
+    files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"canary" not in files
