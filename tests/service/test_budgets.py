@@ -26,6 +26,7 @@ from hybrid_detect.storage.cost_store import CostStore
 from hybrid_detect.sync import HybridDetectionService as SyncService
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind
+from hybrid_detect.usage import Measure
 
 from ..clock import FakeClock
 from ..monitoring.cost_rows import NOON_S
@@ -262,11 +263,11 @@ async def test_a_disk_that_fails_costs_no_answer_and_no_count(
     broken = True
     add = CostStore.add
 
-    def failing(self: CostStore, rows: Any) -> None:
+    def failing(self: CostStore, rows: Any, *, usage: Any = ()) -> None:
         if broken:
             msg = "the disk is full"
             raise StorageError(msg)
-        add(self, rows)
+        add(self, rows, usage=usage)
 
     monkeypatch.setattr(CostStore, "add", failing)
     async with service("cloud", "device", budget_per_day=1, costs_path=path) as made:
@@ -276,6 +277,8 @@ async def test_a_disk_that_fails_costs_no_answer_and_no_count(
         broken = False
         with CostStore(path) as store:
             await until(lambda: summarise(store.rows())[0].requests == 2)
+            outcomes = [row for row in store.usage() if row.key.measure == Measure.OUTCOME]
+            assert sum(row.number for row in outcomes) == 3
         assert made.status().budgets[0].spent == 1
     assert sum("not being kept" in each.message for each in caplog.records) == 1
 
