@@ -23,6 +23,7 @@ from hybrid_detect.errors import BackendUnavailableError, ConfigurationError, Mi
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
     HEALTH_PATH,
+    RESUME_HEADER,
     STREAM_PATH,
     DetectRequest,
     ResultReply,
@@ -262,6 +263,28 @@ async def test_a_replica_that_refuses_connections_costs_no_request() -> None:
         async with httpx.AsyncClient(base_url=running.url) as client:
             for _ in range(10):
                 assert (await client.post(DETECT_PATH, content=jpeg())).status_code == 200
+
+
+async def test_a_stream_that_is_taken_up_again_finds_its_replica() -> None:
+    async with replica() as one, replica() as two, gateway(one, two) as running:
+        for digit in "0123456789abcdef":
+            held = set()
+            for _ in range(3):
+                named = {RESUME_HEADER: digit * 32}
+                async with connect(running.streams, additional_headers=named):
+                    held.add((one.streams, two.streams))
+                await until(lambda: not one.streams + two.streams)
+            assert held in ({(1, 0)}, {(0, 1)})
+    # Where its replica has gone, it is served by another.
+    async with replica() as one, replica() as two, gateway(one) as running:
+        named = {RESUME_HEADER: "a" * 32}
+        async with connect(running.streams, additional_headers=named) as stream:
+            await answered(stream, 1)
+        await running.put(2, two)
+        await asyncio.to_thread(running.proxy.empty, 1)
+        async with connect(running.streams, additional_headers=named) as stream:
+            await answered(stream, 2)
+        assert two.detector.looks == 1
 
 
 class Dying:

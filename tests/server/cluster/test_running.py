@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import io
 import os
 import signal
+import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,12 +48,12 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.serving import ServerProcess
 
-from ...waiting import until, wait_until
+from ...waiting import wait_until
 
 pytest.importorskip("ray", reason="Ray is not installed: nox -s cluster")
 pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(400), pytest.mark.server]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(550), pytest.mark.server]
 
 START_LIMIT_S = 180.0
 KILLS = 20
@@ -90,16 +92,38 @@ class Cluster:
         return found
 
     def replicas(self) -> list[psutil.Process]:
-        """Those whose server listens; Ray itself listens on every address."""
-        found = []
-        for process in self.descendants("ray::ServeReplica:hybrid-detect"):
+        return self.descendants("ray::ServeReplica:hybrid-detect")
+
+    def gateways(self) -> list[psutil.Process]:
+        assert self.process.pid is not None
+        children = psutil.Process(self.process.pid).children()
+        return [each for each in children if each.name() == "haproxy"]
+
+    def ready_ports(self) -> set[int]:
+        """The ports of the replicas that the gateway sends work to."""
+        [gateway] = self.gateways()
+        with socket.socket(socket.AF_UNIX) as channel:
+            channel.connect(str(Path(gateway.cmdline()[-1]).with_name("s")))
+            channel.sendall(b"show stat pictures 4 -1\n")
+            rows = csv.DictReader(channel.makefile())
+            return {int(row["addr"].rpartition(":")[2]) for row in rows if row["status"] == "UP"}
+
+    def ready_replicas(self) -> set[int]:
+        """The pids of the replicas that the gateway sends work to."""
+        ports, found = self.ready_ports(), set()
+        for process in self.replicas():
             with contextlib.suppress(psutil.Error):
-                sockets = process.net_connections("tcp4")
-                if any(
-                    each.status == "LISTEN" and each.laddr.ip == "127.0.0.1" for each in sockets
-                ):
-                    found.append(process)
+                if any(each.laddr.port in ports for each in process.net_connections("tcp4")):
+                    found.add(process.pid)
         return found
+
+
+async def seen(condition: Callable[[], bool], *, limit_s: float = 120.0) -> None:
+    """Like `until`, with time between looks: each look reads the whole tree of processes."""
+    ends_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < ends_s, f"still not so after {limit_s:g} s"
+        await asyncio.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -134,7 +158,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("two")
     settings = "min_replicas = 2\nmax_replicas = 3\nupscale_delay_s = 1000\n"
     with cluster(folder, settings, "--history", str(folder / "history.db")) as made:
-        wait_until(lambda: len(made.replicas()) == 2, limit_s=60)
+        wait_until(lambda: len(made.ready_replicas()) == 2, limit_s=60)
         yield made
 
 
@@ -273,12 +297,7 @@ async def test_a_full_queue_is_refused_with_a_time_to_wait(
 async def test_the_gateway_is_started_again(
     two: Cluster, client: httpx.AsyncClient, picture: bytes
 ) -> None:
-    def gateways() -> list[psutil.Process]:
-        assert two.process.pid is not None
-        children = psutil.Process(two.process.pid).children()
-        return [each for each in children if each.name() == "haproxy"]
-
-    [gateway] = gateways()
+    [gateway] = two.gateways()
     gateway.kill()
     ends_s = time.monotonic() + 30
     while True:
@@ -288,7 +307,7 @@ async def test_the_gateway_is_started_again(
         except httpx.TransportError:
             pass
         assert time.monotonic() < ends_s
-    assert [each.pid for each in gateways()] != [gateway.pid]
+    assert [each.pid for each in two.gateways()] != [gateway.pid]
 
 
 async def test_replicas_are_killed_under_load_and_no_client_notices(
@@ -339,20 +358,18 @@ async def test_replicas_are_killed_under_load_and_no_client_notices(
                 await asyncio.sleep(0.05)
         assert set(answered.values()) <= {0, 1}  # none twice
 
+    def others(victim: int) -> set[int]:
+        return two.ready_replicas() - {victim}
+
     async def kill() -> None:
         try:
             for _ in range(KILLS):
-                before = {each.pid for each in two.replicas()}
-                victim = min(before)
+                await seen(lambda: len(two.ready_replicas()) >= 2)
+                victim = min(two.ready_replicas())
                 os.kill(victim, signal.SIGKILL)
                 was = tally["http"]
-                await until(
-                    lambda victim=victim: (
-                        len({each.pid for each in two.replicas()} - {victim}) >= 2
-                    ),
-                    limit_s=60,
-                )
-                await until(lambda was=was: tally["http"] >= was + 10, limit_s=60)
+                await seen(lambda victim=victim: len(others(victim)) >= 2)
+                await seen(lambda was=was: tally["http"] >= was + 10)
         finally:
             is_over.set()
 
@@ -370,7 +387,7 @@ async def test_the_rate_is_one_for_all_replicas(tmp_path: Path, picture: bytes) 
     settings = "min_replicas = 2\nmax_replicas = 2\n"
     options = ("--rate", "0.01", "--burst", "6")
     with cluster(tmp_path, settings, *options) as limited:
-        wait_until(lambda: len(limited.replicas()) == 2, limit_s=60)
+        wait_until(lambda: len(limited.ready_replicas()) == 2, limit_s=60)
 
         async def status(_: int) -> int:
             async with httpx.AsyncClient(
@@ -401,7 +418,7 @@ async def test_replicas_are_added_under_load_and_what_was_taken_is_answered_at_t
                         await asyncio.sleep(int(answer.headers["Retry-After"]))
 
         asking = [asyncio.create_task(ask()) for _ in range(8)]
-        await until(lambda: len(made.replicas()) == 3 or asking[0].done(), limit_s=90)
+        await seen(lambda: len(made.ready_replicas()) == 3 or asking[0].done())
         is_over.set()
         await asyncio.gather(*asking)
         assert set(statuses) <= {200, 503, 504}
@@ -409,7 +426,7 @@ async def test_replicas_are_added_under_load_and_what_was_taken_is_answered_at_t
         async with connect(made.streams, additional_headers=made.headers) as stream:
             await stream.send(message(picture))
             assert isinstance(decode_reply(await stream.recv(decode=False)), ResultReply)
-        await until(lambda: len(made.replicas()) == 1, limit_s=120)
+        await seen(lambda: len(made.replicas()) == 1)
 
         # The end: what is under way is answered, streams are told to come back.
         async with connect(made.streams, additional_headers=made.headers) as stream:

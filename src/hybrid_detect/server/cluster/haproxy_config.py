@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid_detect.exchange.wire import HEALTH_PATH, STREAM_PATH
+from hybrid_detect.exchange.wire import HEALTH_PATH, RESUME_HEADER, STREAM_PATH
 from hybrid_detect.server.bodies import RECEIVE_LIMIT_S
 from hybrid_detect.server.cluster.ingress_peer import GATEWAY, PEER_HEADER, peer_value
 from hybrid_detect.server.connections import KEEP_ALIVE_S
@@ -19,9 +19,12 @@ from hybrid_detect.server.websocket_connection import PING_EVERY_S
 
 __all__ = ["BACKENDS", "Front", "bracketed", "haproxy_config", "place_name"]
 
-BACKENDS = ("pictures", "streams")
+PICTURES, STREAMS = BACKENDS = ("pictures", "streams")
 """Each knows every replica, and gives new work to the one with the fewest of its kind: so a replica
 with many idle streams still gets its share of pictures."""
+
+MAX_NAMES = 100_000
+"""Of streams that are remembered with their replica, some 15 MB; the oldest are forgotten first."""
 
 ANSWER_S = 30.0
 """Seconds of silence of a replica that owes an answer; it answers or refuses in 10 at most."""
@@ -106,8 +109,8 @@ def haproxy_config(front: Front) -> str:
         "  tcp-request connection track-sc0 src",
         f"  tcp-request connection reject if {{ sc0_conn_cur gt {most} }}",
         f'  http-request set-header {PEER_HEADER} "{peer_value(front.secret, "%[src]")}"',
-        f"  use_backend streams if {{ path {STREAM_PATH} }}",
-        "  default_backend pictures",
+        f"  use_backend {STREAMS} if {{ path {STREAM_PATH} }}",
+        f"  default_backend {PICTURES}",
     ]
     for backend in BACKENDS:
         lines += [
@@ -121,6 +124,12 @@ def haproxy_config(front: Front) -> str:
             "on-marked-down shutdown-sessions",
             f"  server-template {place_name(0)[:-1]} 1-{front.places} 127.0.0.1:1 disabled",
         ]
+        if backend == STREAMS:
+            # A stream that is taken up again finds what it waits for where it was.
+            lines += [
+                f"  stick-table type string len 32 size {MAX_NAMES} expire 24h",
+                f"  stick on hdr({RESUME_HEADER})",
+            ]
     return "\n".join(lines) + "\n"
 
 
