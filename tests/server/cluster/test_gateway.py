@@ -339,6 +339,34 @@ async def test_one_that_leaves_gets_nothing_new_and_keeps_its_streams() -> None:
         await ending
 
 
+class Held(OneFace):
+    """Looks when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.go = asyncio.Event(), asyncio.Event()
+
+    async def detect(self, request: DetectRequest, **_: object) -> Detection:
+        self.began.set()
+        await self.go.wait()
+        return await super().detect(request)
+
+
+async def test_what_one_that_leaves_has_taken_is_answered_though_it_is_down() -> None:
+    held = Held()
+    async with (
+        replica(detector=held) as one,
+        gateway(one) as running,
+        httpx.AsyncClient(base_url=running.url, timeout=LIMIT_S) as client,
+    ):
+        asking = asyncio.create_task(client.post(DETECT_PATH, content=jpeg()))
+        await held.began.wait()
+        one.is_leaving = True
+        await until(lambda: running.proxy.ready_places() == 0)
+        held.go.set()
+        assert (await asking).status_code == 200
+
+
 async def test_one_that_says_it_stops_is_asked_no_more() -> None:
     async with replica() as one, gateway(one) as running:
         one.is_leaving = True

@@ -120,8 +120,8 @@ def haproxy_config(front: Front) -> str:
             f"  http-check send meth GET uri {HEALTH_PATH} ver HTTP/1.1 hdr Host ingress "
             f'hdr {PEER_HEADER} "{peer_value(front.secret, GATEWAY)}"',
             "  http-check expect status 200",
-            "  default-server check inter 500ms fastinter 200ms downinter 200ms fall 2 rise 1 "
-            "on-marked-down shutdown-sessions",
+            # What is open to one that is down goes on: it may be leaving, and answer what it took.
+            "  default-server check inter 500ms fastinter 200ms downinter 200ms fall 2 rise 1",
             f"  server-template {place_name(0)[:-1]} 1-{front.places} 127.0.0.1:1 disabled",
         ]
         if backend == STREAMS:

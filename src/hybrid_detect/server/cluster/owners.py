@@ -48,8 +48,9 @@ HISTORY_LIMIT_S = 30.0
 """Seconds to wait for the owner of the history; the caller is never waiting for it, but a client
 that exports or erases is."""
 
-LEASE_S = 3.0
-"""A replica renews its place in the list each third of this, and is left out after it."""
+LEASE_S = 10.0
+"""A replica renews its place in the list each third of this, and after it is left out, and what is
+open to it ended: long, for a busy machine. HAProxy notices in a second that it gets no answer."""
 
 HISTORY_CALLS = 4
 """At the same time: an export that is slow to be read must not keep results from being written."""

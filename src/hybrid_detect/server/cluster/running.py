@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -53,6 +54,9 @@ that hang: the death of a process is noticed at once."""
 LOOK_BACK_S = 12.0
 """What Ray Serve averages the load over; it looks five times in it.
 It has to be above the 10 s of a setting that Ray Serve is about to drop."""
+
+MAX_CONNECTIONS = 500_000
+"""HAProxy sets memory aside for each."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -107,15 +111,22 @@ def run_cluster(
 
 
 def _front(config: ServerConfig, cluster: ClusterConfig, secret: str) -> Front:
+    wanted = cluster.max_replicas * (cluster.streams_per_replica + SPARE_CONNECTIONS)
     return Front(
         host=config.host,
         port=config.port or _free_port(config.host),
         socket_path=Path(),  # chosen by `HAProxy`
         secret=secret,
         places=2 * cluster.max_replicas + 2,  # new ones come before old ones have gone
-        max_connections=cluster.max_replicas * (cluster.streams_per_replica + SPARE_CONNECTIONS),
+        max_connections=min(wanted, _most_connections()),
         max_connections_per_peer=config.max_connections_per_peer,
     )
+
+
+def _most_connections() -> int:
+    """Those that the files a process may have open are enough for, two for each, and some over."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if most == resource.RLIM_INFINITY else min(most // 3, MAX_CONNECTIONS)
 
 
 def _free_port(host: str) -> int:
