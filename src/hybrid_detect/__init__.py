@@ -125,6 +125,7 @@ if TYPE_CHECKING:
     from hybrid_detect.service.status import ServiceStatus, Traffic
     from hybrid_detect.sources.captured import CapturedFrame, DropCause, Intent, OpenSource
     from hybrid_detect.sources.frame_feed import FrameFeed
+    from hybrid_detect.sources.kivy_camera import KivyCameraSource
     from hybrid_detect.sources.opencv_source import OpenCVSource
     from hybrid_detect.sources.picamera2_source import Picamera2Source
     from hybrid_detect.sources.protocol import Camera, Reader, Source
@@ -204,6 +205,7 @@ _HOMES = {
     "frames.timed_image": ("TimedImage",),
     "sources.captured": ("CapturedFrame", "DropCause", "Intent", "OpenSource"),
     "sources.frame_feed": ("FrameFeed",),
+    "sources.kivy_camera": ("KivyCameraSource",),
     "sources.opencv_source": ("OpenCVSource",),
     "sources.picamera2_source": ("Picamera2Source",),
     "sources.protocol": ("Camera", "Reader", "Source"),
@@ -353,6 +355,7 @@ __all__ = [  # noqa: RUF022 - sorted as a reader looks for them, case aside
     "JsonEndpoint",
     "JsonLinesHook",
     "Keypoint",
+    "KivyCameraSource",
     "LinkConditions",
     "LiveResult",
     "LoggingHook",
