@@ -118,6 +118,12 @@ def test_errors_cross(service: sync.HybridDetectionService, backend: FakeBackend
     assert service.process_image(IMAGE).answered
 
 
+def test_a_stream_gives_each_frame_with_its_result(service: sync.HybridDetectionService) -> None:
+    pairs = list(service.start_detection([IMAGE] * 3, max_fps=None).with_frames())
+    assert [result.source_index for _, result in pairs] == [0, 1, 2]
+    assert all(frame is not None and frame is result.frame for frame, result in pairs)
+
+
 def test_a_bad_configuration_is_refused_at_once() -> None:
     with pytest.raises(ConfigurationError):
         sync.HybridDetectionService(mode="fastest")
