@@ -1,4 +1,4 @@
-"""For users' own tests: a backend without model, network or delay; a clock; memory budgets.
+"""For users' own tests: a backend without model, network or delay, faces, a clock, memory budgets.
 
 The names are loaded when they are first used: pytest imports this package in every run of
 every project that has it installed (see `pytest_plugin`).
@@ -12,26 +12,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybrid_detect.testing.backend_contract import BackendContract
     from hybrid_detect.testing.clock import FakeClock
+    from hybrid_detect.testing.drawn_faces import DrawnFrame, drawn_frame, drawn_frames
     from hybrid_detect.testing.fakes import FakeBackend
     from hybrid_detect.testing.memory_budget import MemoryBudget, MemoryBudgetError
     from hybrid_detect.testing.memory_report import MemoryReport
 
 __all__ = [
     "BackendContract",
+    "DrawnFrame",
     "FakeBackend",
     "FakeClock",
     "MemoryBudget",
     "MemoryBudgetError",
     "MemoryReport",
+    "drawn_frame",
+    "drawn_frames",
 ]
 
 _HOME = {
     "BackendContract": "backend_contract",
+    "DrawnFrame": "drawn_faces",
     "FakeBackend": "fakes",
     "FakeClock": "clock",
     "MemoryBudget": "memory_budget",
     "MemoryBudgetError": "memory_budget",
     "MemoryReport": "memory_report",
+    "drawn_frame": "drawn_faces",
+    "drawn_frames": "drawn_faces",
 }
 
 
