@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus_text
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.exchange.batch import BATCH_CONTENT_TYPE, encode_batch
@@ -134,6 +135,16 @@ async def test_those_who_watch_a_session_are_streams_of_their_own() -> None:
     assert found["streams_open{route=/v1/sessions/{session}/live}"] == 1
     assert found["streams_open{route=/v1/stream}"] == 0
     assert CANARY not in "".join(found)
+
+
+async def test_a_stream_to_nowhere_is_counted_as_refused() -> None:
+    async with scraped() as (server, scrape):
+        with pytest.raises(InvalidStatus):
+            async with connect(f"ws://127.0.0.1:{server.port}/nowhere"):
+                pass
+        found = await scrape.values()
+    assert found["requests_total{route=other,status=403}"] == 1
+    assert found["refusals_total{cause=refused}"] == 1
 
 
 async def test_every_refusal_is_counted_once_by_its_cause() -> None:

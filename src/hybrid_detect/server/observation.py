@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -275,16 +275,10 @@ def _counted_receive(record: Record, receive: Receive) -> Receive:
 
 
 def _counted_send(record: Record, send: Send, identity: bytes) -> Send:
-    counted: dict[str, Callable[[Message], int]] = {
-        "http.response.body": lambda message: len(message.get("body", b"")),
-        "websocket.http.response.body": lambda message: len(message.get("body", b"")),
-        "websocket.send": lambda message: len(message.get("bytes") or b""),
-    }
-
     async def send_counted(message: Message) -> None:
         kind = message["type"]
-        if kind in counted:
-            record.sent_bytes += counted[kind](message)
+        if kind in _CONTENT:
+            record.sent_bytes += len(message.get(_CONTENT[kind]) or b"")
         elif kind in {"http.response.start", "websocket.http.response.start", "websocket.accept"}:
             record.status = message.get("status", 101)
             if identity:
@@ -292,9 +286,17 @@ def _counted_send(record: Record, send: Send, identity: bytes) -> Send:
                 message = {**message, "headers": headers}
         elif kind == "websocket.close":
             record.close_code = message.get("code", 1000)
+            record.status = record.status or 403  # which a handshake is refused with then
         await send(message)
 
     return send_counted
 
+
+_CONTENT = {
+    "http.response.body": "body",
+    "websocket.http.response.body": "body",
+    "websocket.send": "bytes",
+}
+"""Where messages have what is sent."""
 
 _ID_NAME = REQUEST_ID_HEADER.lower().encode()
