@@ -109,7 +109,6 @@ async def streaming_to(
 ) -> AsyncIterator[tuple[Named, CutOnce, StreamingService, Served]]:
     detector = Named()
     async with (
-        asyncio.timeout(2 * LIMIT_S),
         served(config, detector=detector) as server,
         CutOnce(f"http://127.0.0.1:{server.port}") as link,
         StreamingService(endpoint=link.url, **options) as service,
@@ -130,15 +129,18 @@ async def looks(service: StreamingService, *names: str) -> list[str | BaseExcept
     return await asyncio.gather(*(look(service, name) for name in names), return_exceptions=True)
 
 
+@pytest.mark.parametrize(
+    "cuts", [25, pytest.param(0, marks=pytest.mark.hostile)], ids=["some", "every byte"]
+)
 @pytest.mark.parametrize("is_reply", [False, True], ids=["to the server", "from the server"])
-async def test_a_cut_at_any_byte_doubles_and_loses_nothing(is_reply: bool) -> None:
+async def test_a_cut_at_any_byte_doubles_and_loses_nothing(is_reply: bool, cuts: int) -> None:
     async with streaming_to() as (detector, link, service, server):
         detector.go.set()
         message = len(encode_request(DetectRequest(request_id=0, image=jpeg(), session_id="a 00")))
         # Announcement and message; the answer. Each has 8 bytes of frame and mask at most.
         size = 170 if is_reply else message + 12 + 16
         names = []
-        for cut_at in range(0, 2 * size, size // 25):
+        for cut_at in range(0, 2 * size, size // cuts if cuts else 1):
             link.left[is_reply] = cut_at
             pair = [f"a {cut_at}", f"b {cut_at}"]
             assert await looks(service, *pair) == pair
