@@ -124,6 +124,15 @@ def test_the_charts_show_the_figures(page: str, told: dict[str, Any]) -> None:
     ]
 
 
+def test_the_axis_of_a_single_frame_has_whole_numbers_alone() -> None:
+    page = report_page(one_frame())
+    (chart,) = re.findall(r'<svg[^>]*aria-label="Frames over time".*?</svg>', page, re.DOTALL)
+    axis = re.search(r'<g class="axis y.*?</g></g>', chart, re.DOTALL)
+    assert axis is not None
+    assert sorted(filter(None, re.findall(r"<text[^>]*>([^<]*)<", axis[0]))) == ["0", "1"]
+    assert "Bytes sent over time" not in page
+
+
 @pytest.mark.parametrize("kind", ["week", "one frame", "nothing", "hours", "months"])
 def test_the_html_is_valid(kind: str, page: str, path: Path, told: dict[str, Any]) -> None:
     if kind == "one frame":

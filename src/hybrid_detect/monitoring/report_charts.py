@@ -55,6 +55,7 @@ def report_charts(
     steps = told["steps"]
     if not steps:
         return {}
+    count, size = _whole(count), _whole(size)
     labels = [_label(step["start"], told["step"]) for step in steps]
     pen = _Pen(labels)
     used = [name for name in BACKENDS if any(name in step["answers"] for step in steps)]
@@ -87,12 +88,10 @@ def report_charts(
             {name: (name, [step["answers"].get(name, 0) for step in steps]) for name in used},
             count,
         ),
-        "bytes": pen.bars(
-            "Bytes sent over time",
-            {"sent": ("cloud", [step["spending"]["bytes_sent"] for step in steps])},
-            size,
-        ),
     }
+    if told["spending"]["bytes_sent"]:
+        sent = [step["spending"]["bytes_sent"] for step in steps]
+        charts["bytes"] = pen.bars("Bytes sent over time", {"sent": ("cloud", sent)}, size)
     for number, cost in enumerate(told["spending"]["costs"]):
         if float(cost["amount"]):
             currency = cost["currency"]
@@ -125,6 +124,11 @@ def _confidence(backends: Sequence[Mapping[str, Any]], count: Formatter) -> str:
 
 def _cost(spending: Mapping[str, Any], currency: str) -> float:
     return sum(float(each["amount"]) for each in spending["costs"] if each["currency"] == currency)
+
+
+def _whole(form: Formatter) -> Formatter:
+    """Writes whole numbers as `form` does; a mark of the axis between two of them gets no text."""
+    return lambda value: form(value) if value == round(value) else ""
 
 
 def _money(most: float) -> Formatter:
