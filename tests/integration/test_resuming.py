@@ -33,7 +33,8 @@ from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server import resumption
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
-from hybrid_detect.server.resumption import Resumption, StreamKey
+from hybrid_detect.server.live import LiveSessions
+from hybrid_detect.server.resumption import Resumption, Stream, StreamKey
 from hybrid_detect.types import BackendKind, Plan
 
 from ..faults import FaultyLink
@@ -358,8 +359,26 @@ async def test_a_stream_is_its_owner_s_alone() -> None:
     assert len(made) == 2
 
 
+async def test_an_older_link_that_breaks_late_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resumption, "RESUME_S", 0.01)
+    presence = LiveSessions(max_watchers=1, max_per_session=1).presence("")
+    stream = Stream(places=1, presence=presence, is_resumable=True)
+    streams, key = Resumption(max_lost=2), StreamKey("", "0" * 32)
+    streams.taken_up(key, lambda: stream)  # over the next link, which is about to open
+    streams.lost(key)  # and now the older one breaks
+    streams.found(key)
+    other = StreamKey("", "1" * 32)
+    streams.taken_up(other, lambda: Stream(places=1, presence=presence, is_resumable=True))
+    streams.lost(other)
+    await until(lambda: len(streams) == 1)
+    assert not stream.is_over
+    assert streams.taken_up(key, lambda: stream) is stream
+
+
 async def test_of_many_lost_streams_the_longest_lost_are_given_up() -> None:
-    class Stream:
+    class Counted:
         is_over = False
 
         def end(self, *, for_good: bool) -> None:
@@ -368,7 +387,7 @@ async def test_of_many_lost_streams_the_longest_lost_are_given_up() -> None:
 
     streams = Resumption(max_lost=3)
     keys = [StreamKey("", str(number)) for number in range(10)]
-    made = [streams.taken_up(key, Stream) for key in keys]  # type: ignore[arg-type]
+    made = [streams.taken_up(key, Counted) for key in keys]  # type: ignore[arg-type]
     for key in keys:
         streams.lost(key)
     assert [each.is_over for each in made] == [True] * 7 + [False] * 3

@@ -169,11 +169,15 @@ class Resumption:
 
     def taken_up(self, key: StreamKey, make: Callable[[], Stream]) -> Stream:
         """The stream of that name, or a new one."""
-        if (timer := self._lost.pop(key, None)) is not None:
-            timer.cancel()
+        self.found(key)
         if key not in self._streams:
             self._streams[key] = make()
         return self._streams[key]
+
+    def found(self, key: StreamKey) -> None:
+        """The stream has a link."""
+        if (timer := self._lost.pop(key, None)) is not None:
+            timer.cancel()
 
     def lost(self, key: StreamKey) -> None:
         """The stream's link broke: its client may come back within `RESUME_S`."""
@@ -184,8 +188,7 @@ class Resumption:
 
     def given_up(self, key: StreamKey, *, for_good: bool = False) -> None:
         """The stream is over; `for_good` if its client said goodbye."""
-        if (timer := self._lost.pop(key, None)) is not None:
-            timer.cancel()
+        self.found(key)
         if (stream := self._streams.pop(key, None)) is not None:
             stream.end(for_good=for_good)
 

@@ -108,7 +108,7 @@ class Streams:
         websocket.scope[PRESENCE] = stream.presence
         code: int | None = BROKEN
         try:
-            await self._open(websocket, stream, is_resumable=key is not None)
+            await self._open(websocket, stream, key)
             code = await self._converse(websocket, stream)
         finally:
             if stream.detach(websocket):
@@ -120,13 +120,13 @@ class Streams:
         for closing in self._closing:
             closing.cancel()
 
-    async def _open(self, websocket: WebSocket, stream: Stream, *, is_resumable: bool) -> None:
+    async def _open(self, websocket: WebSocket, stream: Stream, key: StreamKey | None) -> None:
         """Accept the link, and send what its client still waits for."""
         awaited = awaited_by(websocket)
         told = {IN_FLIGHT_HEADER: str(self._config.stream_in_flight)}
         if (info := self._info()) is not None:
             told[MODEL_INFO_HEADER] = info.to_header()
-        if is_resumable:
+        if key is not None:
             told[HAS_HEADER] = " ".join(str(each) for each in awaited if stream.has(each))
         await websocket.accept(
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None,
@@ -138,7 +138,10 @@ class Streams:
             closing = asyncio.create_task(_close(older))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-        for reply in stream.attach(websocket, awaited):
+        answers = stream.attach(websocket, awaited)
+        if key is not None:
+            self._resumption.found(key)  # the older link may have broken while this one opened
+        for reply in answers:
             await _send(websocket, reply)
 
     async def _converse(self, websocket: WebSocket, stream: Stream) -> int | None:
