@@ -51,8 +51,7 @@ class RateLimiter:
         if not self._rate_per_s:
             return 0.0
         now_s = self._clock()
-        left, then_s = self._buckets.get(name, (float(self._burst), now_s))
-        left = min(left + (now_s - then_s) * self._rate_per_s, float(self._burst))
+        left = self._left(name, now_s)
         wait_s = 0.0
         # A bucket that just misses one by rounding would be asked for again after 0.0 seconds.
         if left >= 1 or math.isclose(left, 1):
@@ -64,3 +63,29 @@ class RateLimiter:
         if len(self._buckets) > self._max_buckets:
             self._buckets.popitem(last=False)
         return wait_s
+
+    def lease(self, name: str, most: int) -> tuple[int, float]:
+        """Take several from the bucket of `name`, to be spent elsewhere without asking again.
+
+        More than one is given only of a bucket that stays at least half full, so that one who
+        nears the limit is counted exactly.
+
+        Args:
+            name: Whose bucket.
+            most: How many are wanted at most.
+
+        Returns:
+            How many there were; and 0, or the seconds until there will be one.
+        """
+        wait_s = self.take(name)
+        if wait_s or not self._rate_per_s:
+            return (0 if wait_s else most), wait_s
+        left, then_s = self._buckets[name]
+        more = max(min(most - 1, int(left - self._burst / 2)), 0)
+        self._buckets[name] = (left - more, then_s)
+        return 1 + more, 0.0
+
+    def _left(self, name: str, now_s: float) -> float:
+        """What is in the bucket of `name`."""
+        left, then_s = self._buckets.get(name, (float(self._burst), now_s))
+        return min(left + (now_s - then_s) * self._rate_per_s, float(self._burst))

@@ -152,6 +152,10 @@ class LocalState:
         """Count one against the rate of `name`; see `SharedState.take`."""
         return self._limiters[limit].take(name)
 
+    def lease(self, limit: Limit, name: str, most: int) -> tuple[int, float]:
+        """Take several at once; see `RateLimiter.lease`."""
+        return self._limiters[limit].lease(name, most)
+
     async def admit(self, nonce: bytes, *, sealed_at_ms: int) -> None:
         """Let a sealed request pass, once; see `SharedState.admit`."""
         self._replays.admit(nonce, sealed_at_ms=sealed_at_ms, now_s=self._noticed_time())

@@ -89,11 +89,11 @@ async def test_an_owner_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(owners, "ANSWER_LIMIT_S", 0.01)
 
     class Hangs:
-        async def take(self, *_: object) -> float:
+        async def lease(self, *_: object) -> float:
             await asyncio.Event().wait()
             raise AssertionError
 
-        admit = take
+        admit = lease
 
     state = OwnedState(CONFIG, Called(Hangs()), None)
     assert await state.take(Limit.PICTURES, "key 1") == 0.0

@@ -17,6 +17,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from hybrid_detect.errors import ReplayError, StaleRequestError, StorageError
+from hybrid_detect.server.cluster.leases import Leases
 from hybrid_detect.server.cluster.replica_place import ReplicaPlace
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.shared_state import Limit, LocalState, StateUnavailableError
@@ -78,9 +79,9 @@ class StateOwner:
         """What the gateway shows replicas."""
         return self._secret
 
-    async def take(self, limit: str, name: str) -> float:
-        """See `SharedState.take`."""
-        return await self._state.take(Limit(limit), name)
+    async def lease(self, limit: str, name: str, most: int) -> tuple[int, float]:
+        """See `RateLimiter.lease`."""
+        return self._state.lease(Limit(limit), name, most)
 
     async def admit(self, nonce: bytes, sealed_at_ms: int) -> tuple[str, str]:
         """See `SharedState.admit`; gives the error's kind and words, both empty for none.
@@ -173,19 +174,24 @@ class OwnedState:
         self._history = history
         self._alone = LocalState(config)
         self._is_alone = False
+        self._leases = Leases()
 
     async def take(self, limit: Limit, name: str) -> float:
         """See `SharedState.take`. Probes are counted by each replica: they take no detector."""
         if limit is Limit.PROBES or (limit is Limit.PICTURES and not self._config.rate_per_s):
             return await self._alone.take(limit, name)
+        lease = self._leases.of(limit, name)
+        if lease.spend():
+            return 0.0
         try:
             async with asyncio.timeout(ANSWER_LIMIT_S):
-                wait_s: float = await self._owner.take.remote(limit.value, name)
+                given, wait_s = await self._owner.lease.remote(limit.value, name, lease.wanted)
         except (RayError, TimeoutError) as error:
             self._note(error)
             return await self._alone.take(limit, name)
         self._is_alone = False
-        return wait_s
+        lease.add(given)
+        return 0.0 if lease.spend() else wait_s
 
     async def admit(self, nonce: bytes, *, sealed_at_ms: int) -> None:
         """See `SharedState.admit`."""
