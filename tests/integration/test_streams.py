@@ -115,7 +115,7 @@ async def test_heartbeats_are_answered_while_as_many_frames_are_looked_at_as_may
 
 
 async def test_a_stream_that_is_too_fast_has_its_frames_refused_one_by_one() -> None:
-    config = ServerConfig(rate_per_s=0, stream_rate_per_s=0.5)  # two seconds of it: one at once
+    config = ServerConfig(rate_per_s=0, stream_rate_per_s=0.001)  # one at once
     async with served(config) as server, connected(url_of(server)) as service:
         assert (await look(service)).faces
         link = service._link
@@ -123,7 +123,7 @@ async def test_a_stream_that_is_too_fast_has_its_frames_refused_one_by_one() -> 
             with pytest.raises(BackendResponseError) as caught:
                 await look(service)
             assert (caught.value.status_code, caught.value.code) == (429, "too_fast")
-            assert 0 < (caught.value.retry_after_s or 0) <= 2.0
+            assert 0 < (caught.value.retry_after_s or 0) <= 1000
         assert service._link is link is not None
         assert server.detector.looks == 1
         async with connected(url_of(server)) as other:  # a stream's rate is its own
