@@ -339,6 +339,9 @@ async def at_random(
 
 
 def _serve(config: ServerConfig) -> None:
+    # Linux shares processor time out by session (autogroup): beside other work, a server would get
+    # less than one that has a session of its own, and its detectors could give way to no one else.
+    os.setsid()
     serve(config)
 
 
