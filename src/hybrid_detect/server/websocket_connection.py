@@ -39,6 +39,7 @@ logger = logging.getLogger("hybrid_detect.server")
 _quiet = logging.getLogger("hybrid_detect.server.websocket")
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False  # what strangers send is no news for a log
+_quiet.setLevel(logging.CRITICAL)  # at debug level websockets writes out bits of the pictures
 
 MAX_FRAGMENTS = 1024
 """Pieces of a WebSocket message: the largest in pieces of 4 KiB. Empty ones weigh nothing on the
