@@ -7,6 +7,7 @@ answers, and pictures that cannot be read. Then all that was exported is searche
 import io
 import json
 import logging
+import logging.config
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ async def test_no_canary_is_in_any_metric_span_or_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    # As an app may that looks for a fault; it resets the levels of all loggers below that one.
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "loggers": {"hybrid_detect": {"level": "DEBUG"}},
+        }
+    )
+    request.addfinalizer(partial(logging.getLogger("hybrid_detect").setLevel, logging.NOTSET))
     own = [name for name in logging.root.manager.loggerDict if name.startswith("hybrid_detect")]
     for name in own:  # those, too, that do not hand on what they are told
         logging.getLogger(name).addHandler(caplog.handler)

@@ -36,10 +36,9 @@ __all__ = ["MAX_FRAGMENTS", "WebSocketConnection"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
-_quiet = logging.getLogger("hybrid_detect.server.websocket")
-_quiet.addHandler(logging.NullHandler())
-_quiet.propagate = False  # what strangers send is no news for a log
-_quiet.setLevel(logging.CRITICAL)  # at debug level websockets writes out bits of the pictures
+# What strangers send is no news for a log, and at debug level websockets writes out bits of the
+# pictures. No configuration of logging reaches a logger that `getLogger` did not make.
+_quiet = logging.Logger("hybrid_detect.server.websocket", logging.CRITICAL + 1)
 
 MAX_FRAGMENTS = 1024
 """Pieces of a WebSocket message: the largest in pieces of 4 KiB. Empty ones weigh nothing on the

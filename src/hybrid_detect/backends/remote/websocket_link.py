@@ -61,9 +61,11 @@ of the settings tried over recorded network traces the best, `docs/explanation/c
 BUSY_S = 2.0
 """So long after the last frame the link is of interest; then the heartbeat is enough."""
 
-_log = logging.getLogger("hybrid_detect.websockets")
-_log.setLevel(logging.INFO)
-"""websockets' own, which at debug level would write out the token and bits of the pictures."""
+_log = logging.Logger("hybrid_detect.websockets", logging.INFO)
+_log.parent = logging.getLogger("hybrid_detect")
+"""websockets' own, which at debug level would write out the token and bits of the pictures. Made
+without `getLogger`, so that an app's configuration of ``hybrid_detect`` cannot lower its level:
+`logging.config.dictConfig` resets that of every logger below one that it configures."""
 
 
 class _Connect(connect):
