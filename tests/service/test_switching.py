@@ -253,6 +253,45 @@ async def test_privacy_that_tightens_while_a_mode_starts_keeps_its_backend_away(
 
 
 @pytest.mark.virtual_time
+async def test_no_mode_waits_for_a_backend_that_privacy_has_closed_meanwhile(made: Made) -> None:
+    made.gate.clear()
+    service = service_of("auto")
+    entering = asyncio.create_task(service.__aenter__())
+    await until(lambda: len(made.all) == 3)
+    await steps(20)
+    switching = asyncio.create_task(service.set_mode("cloud"))
+    await steps(20)
+    await asyncio.wait_for(service.set_privacy("local_only"), LIMIT_S)
+    await asyncio.wait_for(switching, LIMIT_S)
+    made.gate.set()
+    await entering
+    assert service.status().mode is DetectionMode.CLOUD
+    await service.aclose()
+
+
+@pytest.mark.virtual_time
+async def test_one_of_two_denied_backends_of_a_kind_is_still_closed_in_the_end() -> None:
+    here, there = At("https://here.test"), At("https://there.test")
+    only_here = PrivacyPolicy(hosts=frozenset({"here.test"}))
+    service = service_of("cloud", backends=[here, there], privacy=only_here)
+    async with service:
+        assert (await service.process_image(IMAGE)).backend is CLOUD
+        await service.set_privacy(PrivacyPolicy())
+        assert (await service.process_image(IMAGE)).backend is CLOUD
+        assert len(here.plans) == 2
+    assert here._closed
+    assert there._closed
+
+
+class At(FakeBackend):
+    """A cloud at a host of its own."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__("cloud")
+        self.host = url.removeprefix("https://")
+
+
+@pytest.mark.virtual_time
 async def test_the_last_policy_comes_back_within_the_configuration(made: Made) -> None:
     async with service_of("prefer_cloud") as service:
         await service.set_privacy(PrivacyPolicy(backends=frozenset({STREAMING})))

@@ -101,10 +101,12 @@ class BackendSet:
         """
         kinds = ORDERS[mode]
         if self._is_given:
-            waiting, self._factory.denied = self._factory.denied, []
-            made = self._factory.permit(waiting)
             kept = dict(self.by_kind)
-            made.members = {k: m for k, m in made.members.items() if k not in kept}
+            denied, self._factory.denied = self._factory.denied, []
+            for backend in denied:  # beside one of its kind it would be of no more use
+                if backend.kind in kept:
+                    self._factory.denied.append(backend)
+            made = self._factory.permit(each for each in denied if each.kind not in kept)
         else:
             kept = {kind: self.reachable[kind] for kind in kinds if kind in self.reachable}
             made = self._factory.create(kind for kind in kinds if kind not in kept)
@@ -116,7 +118,10 @@ class BackendSet:
                 made.require_one(mode, kept)
                 await _usable(kept | made.members, mode)
         except BaseException:
-            await _close(made.members.values())
+            if self._is_given:  # the app's own are not closed for it
+                self.by_kind.update(made.members)
+            else:
+                await _close(made.members.values())
             raise
         await self._join(made, kept)
 

@@ -359,6 +359,8 @@ class ManagedBackend:
     async def aclose(self) -> None:
         """Stop the watch, then the backend."""
         watcher, self._watcher = self._watcher, None
+        self.checked.set()  # nothing may wait for it any more
+        self.settled.set()
         try:
             if watcher is not None:
                 watcher.cancel()
