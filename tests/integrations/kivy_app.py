@@ -1,0 +1,104 @@
+"""A Kivy app that does one thing after the other to its camera, and prints what it saw as JSON.
+
+python -m tests.integrations.kivy_app
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+os.environ |= {"KIVY_NO_ARGS": "1", "KIVY_NO_CONSOLELOG": "1", "KIVY_NO_FILELOG": "1"}
+
+from kivy.app import App
+from kivy.clock import Clock
+from kivy.uix.boxlayout import BoxLayout
+
+from hybrid_detect.integrations.camera_feed import FeedState
+from hybrid_detect.integrations.kivy import FaceCamera, FaceCameraControls
+from hybrid_detect.testing import FakeBackend
+from hybrid_detect.types import BackendKind, BoundingBox, Face
+
+from ..waiting import LIMIT_S
+from .cameras import SteadyCamera
+
+FACE = Face(BoundingBox(50, 100, 110, 160))
+seen: dict[str, Any] = {}
+
+
+class StepsApp(App):
+    def build(self) -> BoxLayout:
+        self.window = BoxLayout(orientation="vertical")
+        self.camera = SteadyCamera()
+        self.cloud = FakeBackend("cloud", faces=[FACE])
+        self.device = FakeBackend("device", faces=[FACE])
+        self.faces = FaceCamera(
+            camera=self.camera,
+            max_fps=30,
+            service={
+                "backends": [self.cloud, self.device],
+                "mode": "prefer_cloud",
+                "endpoint": "https://faces.test",
+            },
+        )
+        self.window.add_widget(self.faces)
+        self.controls = FaceCameraControls(self.faces)
+        self.window.add_widget(self.controls)
+        self.steps = self.walk()
+        self.condition: Callable[[], object] = lambda: True
+        self.gives_up_s = time.monotonic() + LIMIT_S
+        Clock.schedule_interval(self.step, 0)
+        return self.window
+
+    def step(self, _elapsed_s: float) -> None:
+        """Go on once the condition that the walk waits for holds."""
+        if time.monotonic() > self.gives_up_s:
+            seen["gave up at"] = sorted(seen)
+            self.stop()
+        elif self.condition():
+            try:
+                self.condition = next(self.steps)
+            except StopIteration:
+                self.stop()
+
+    def walk(self) -> Generator[Callable[[], object]]:
+        faces, status = self.faces, lambda: self.faces.status
+        yield lambda: faces.result is not None and faces.texture is not None
+        yield lambda: status().backend is BackendKind.CLOUD
+        seen["mode in the menu"] = self.controls.children[0].children[1].text
+        seen["texture"] = list(faces.texture.size)
+        pixels = bytes(faces.texture.pixels)
+        seen["top left"] = list(pixels[:3])
+        self.controls.children[0].children[0].state = "down"
+        yield lambda: status().backend is BackendKind.DEVICE and not status().may_leave
+        seen["stays"] = faces.local_only
+        self.controls.children[0].children[1].text = "on_device"
+        yield lambda: status().mode.value == "on_device"
+        self.dispatch("on_pause")
+        yield lambda: status().state is FeedState.PAUSED
+        self.dispatch("on_resume")
+        yield lambda: status().state is FeedState.RUNNING
+        self.window.remove_widget(faces)
+        yield lambda: status().state is FeedState.PAUSED
+        self.window.add_widget(faces)
+        yield lambda: status().state is FeedState.RUNNING
+        self.camera.is_there = False
+        yield lambda: "camera" in faces._notice.text
+        faces.camera = SteadyCamera()
+        yield lambda: not faces._notice.text and status().state is FeedState.RUNNING
+        faces.mode, faces.service = "", {"mode": "cloud"}
+        faces.camera = SteadyCamera()
+        yield lambda: "no endpoint is configured" in faces.status_text
+        seen["done"] = True
+
+    def on_stop(self) -> None:
+        seen["closed"] = self.faces.status.state.value
+
+
+if __name__ == "__main__":
+    StepsApp().run()
+    sys.__stdout__.write(json.dumps(seen) + "\n")
