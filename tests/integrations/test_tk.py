@@ -118,14 +118,35 @@ def test_controls_switch_mode_and_privacy_and_tell(window: Window) -> None:
     window.until(lambda: view.status.backend is BackendKind.DEVICE)
 
 
-def test_hidden_it_lets_the_camera_go(window: Window) -> None:
+@pytest.mark.parametrize("what", ["the widget", "the window"])
+def test_hidden_it_lets_the_camera_go(what: str, window: Window) -> None:
     camera = SteadyCamera()
     view = window.view(camera)
     window.until(lambda: view.result is not None)
-    view.pack_forget()
+    view.pack_forget() if what == "the widget" else window.root.withdraw()
     window.until(lambda: view.status.state is FeedState.PAUSED)
     wait_until(lambda: is_still(camera))
-    view.pack()
+    view.pack() if what == "the widget" else window.root.deiconify()
+    window.until(lambda: view.status.state is FeedState.RUNNING)
+
+
+def test_never_shown_it_reads_no_camera_and_paused_by_the_app_it_stays_so(window: Window) -> None:
+    camera = SteadyCamera()
+    window.root.withdraw()
+    view = window.view(camera)
+    for _ in range(50):
+        window.root.update()
+    assert camera.reads == 0
+    window.root.deiconify()
+    window.until(lambda: view.status.state is FeedState.RUNNING)
+    view.pause()
+    window.until(lambda: view.status.state is FeedState.PAUSED)
+    window.root.withdraw()
+    window.root.deiconify()
+    for _ in range(50):
+        window.root.update()
+    assert view.status.state is FeedState.PAUSED
+    view.resume()
     window.until(lambda: view.status.state is FeedState.RUNNING)
 
 

@@ -85,8 +85,8 @@ class FaceCameraView(tkinter.Label):
         self._told: FeedStatus | None = None
         self._photo: ImageTk.PhotoImage | None = None
         self.bind("<Configure>", lambda event: self._feed.resize(event.width, event.height))
-        self.bind("<Unmap>", lambda _event: self.pause())
-        self.bind("<Map>", lambda _event: self.resume())
+        self._is_playing, self._is_viewable = True, False
+        self._feed.pause()  # until it is seen
         self.bind("<Destroy>", lambda _event: self.close())
         self._ticking = self.after(TICK_MS, self._tick)
 
@@ -126,11 +126,13 @@ class FaceCameraView(tkinter.Label):
 
     def pause(self) -> None:
         """Let the camera go until `resume`. The last picture stays."""
+        self._is_playing = False
         self._feed.pause()
 
     def resume(self) -> None:
         """Go on after `pause`."""
-        self._feed.resume()
+        self._is_playing = True
+        self._is_viewable = False  # the next tick looks
 
     def close(self) -> None:
         """End everything, without waiting for it. May be called more than once."""
@@ -142,6 +144,10 @@ class FaceCameraView(tkinter.Label):
 
     def _tick(self) -> None:
         self._ticking = self.after(TICK_MS, self._tick)
+        # Asked each time: of a parent that is hidden, a tab or the window, no event tells.
+        if self._is_playing and bool(self.winfo_viewable()) != self._is_viewable:
+            self._is_viewable = not self._is_viewable
+            (self._feed.resume if self._is_viewable else self._feed.pause)()
         if (picture := self._feed.take()) is not None:
             self._show(picture)
         if (status := self._feed.status) is not self._told:
