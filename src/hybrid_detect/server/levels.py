@@ -41,9 +41,9 @@ GPU_START_LIMIT_S = 900.0
 
 NICENESS = 5
 """Of the detectors: the server's own process, which takes a sixth of the time, must not wait for a
-core to hand out the next picture, or to refuse one. With three times as much as two busy cores can
-take, half of the refusals left within 8 to 30 ms instead of 21 to 112, and a third more was
-answered in time. Not more, because a lone detector on a core that other programs want gets less."""
+core to hand out the next picture, or to refuse one. With several times as much as two busy cores
+could take, half of the refusals left within 8 to 30 ms instead of 21 to 112. Not more, because a
+lone detector on a core that other programs want gets less."""
 
 logger = logging.getLogger("hybrid_detect.server")
 
