@@ -316,19 +316,18 @@ async def test_replicas_are_killed_under_load_and_no_client_notices(
     """Twenty kills: every frame is answered after the client's own retries, none of them twice."""
     is_over = asyncio.Event()
     tally: Counter[str] = Counter()
-    plan = Plan(backend=BackendKind.CLOUD, deadline_s=20.0, retries=8, reason="a test")
     frame = Frame.of(picture)
 
-    async def ask_over_http(number: int) -> None:
-        backend = CloudDetectionService(endpoint=two.url, auth_token=two.api_key)
+    async def ask(backend: CloudDetectionService | StreamingService, kind: BackendKind) -> None:
+        plan = Plan(backend=kind, deadline_s=20.0, retries=8, reason="a test")
         try:
             while not is_over.is_set():
                 try:
                     found = await backend.detect(frame, plan)
                 except BackendError as error:
-                    tally[f"failed: {error}"] += 1
+                    tally[f"failed: {kind.value}: {error}"] += 1
                 else:
-                    tally["http"] += 1
+                    tally[kind.value] += 1
                     assert len(found.faces) == 1
         finally:
             await backend.aclose()
@@ -367,19 +366,23 @@ async def test_replicas_are_killed_under_load_and_no_client_notices(
                 await seen(lambda: len(two.ready_replicas()) >= 2)
                 victim = min(two.ready_replicas())
                 os.kill(victim, signal.SIGKILL)
-                was = tally["http"]
+                was = tally["cloud"]
                 await seen(lambda victim=victim: len(others(victim)) >= 2)
-                await seen(lambda was=was: tally["http"] >= was + 10)
+                await seen(lambda was=was: tally["cloud"] >= was + 10)
         finally:
             is_over.set()
 
     async with asyncio.TaskGroup() as tasks:
-        for number in range(3):
-            tasks.create_task(ask_over_http(number))
+        for _ in range(3):
+            cloud = CloudDetectionService(endpoint=two.url, auth_token=two.api_key)
+            tasks.create_task(ask(cloud, BackendKind.CLOUD))
+        streaming = StreamingService(endpoint=two.url, auth_token=two.api_key)
+        tasks.create_task(ask(streaming, BackendKind.STREAMING))
         tasks.create_task(ask_over_streams())
         tasks.create_task(kill())
     assert not [name for name in tally if name.startswith("failed")], tally
-    assert tally["http"] >= KILLS * 10
+    assert tally["cloud"] >= KILLS * 10
+    assert tally["streaming"] > KILLS
     assert tally["stream"] > KILLS
 
 

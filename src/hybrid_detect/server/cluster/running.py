@@ -92,22 +92,21 @@ def run_cluster(
     with _handlers_kept() as came, _ray(cluster):
         end = _ended_by_signals(came)  # after Ray has put its own handlers into place
         state, history = start_owners(config, secret=secrets.token_urlsafe(32))
-        try:
-            # One that was restarted beside replicas that run has to know the secret they know.
-            secret = ray.get(state.secret.remote())
-            front = _front(config, cluster, secret)
-            with HAProxy(program, front, tls=config.tls) as gateway:
-                try:
-                    _start_replicas(config, cluster, secret)
-                    targets = _MetricsTargets(cluster.metrics_targets)
-                    _follow(gateway, front, targets, state, end, ready)
-                finally:
-                    gateway.close_front()
-                    _stop_replicas()
-        finally:
-            for actor in (state, history):
-                if actor is not None:
-                    ray.kill(actor)
+        # One that was restarted beside replicas that run has to know the secret they know.
+        secret = ray.get(state.secret.remote())
+        front = _front(config, cluster, secret)
+        # Where it cannot listen, another command may have it: what that one has is left alone.
+        with HAProxy(program, front, tls=config.tls) as gateway:
+            try:
+                _start_replicas(config, cluster, secret)
+                targets = _MetricsTargets(cluster.metrics_targets)
+                _follow(gateway, front, targets, state, end, ready)
+            finally:
+                gateway.close_front()
+                _stop_replicas()
+                for actor in (state, history):
+                    if actor is not None:
+                        ray.kill(actor)
 
 
 def _front(config: ServerConfig, cluster: ClusterConfig, secret: str) -> Front:
