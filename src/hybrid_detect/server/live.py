@@ -130,6 +130,8 @@ class LiveSessions:
         self._sessions: dict[tuple[str, str], _Session] = {}
         self._watchers = 0
         self._is_closed = False
+        self.elsewhere: Callable[[str, str, ResultReply], None] = lambda *_: None
+        """Is given each result with its owner and session, for those who watch elsewhere."""
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -164,9 +166,19 @@ class LiveSessions:
             watcher.close(_STOPPING)
         return watcher
 
+    def watched(self) -> list[tuple[str, str]]:
+        """Owner and name of each session that is watched here."""
+        return [key for key, session in self._sessions.items() if session.watchers]
+
     def publish(self, owner: str, name: str | None, reply: ResultReply) -> None:
         """Show `reply` to all who watch its session; never waits for any of them."""
-        session = self._sessions.get((owner, name)) if name else None
+        if name:
+            self.elsewhere(owner, name, reply)
+            self.show(owner, name, reply)
+
+    def show(self, owner: str, name: str, reply: ResultReply) -> None:
+        """Show `reply` to those who watch its session at this server."""
+        session = self._sessions.get((owner, name))
         if session is None:
             return
         session.results += 1

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hybrid_detect.errors import ReplayError, StaleRequestError, StorageError
+from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.live import LiveSessions
 from hybrid_detect.server.shared_state import Limit, StateUnavailableError
 
 from ...clock import FakeClock
@@ -20,6 +23,7 @@ from ...clock import FakeClock
 ray = pytest.importorskip("ray", reason="Ray is not installed: nox -s cluster")
 
 from hybrid_detect.server.cluster import owners  # noqa: E402
+from hybrid_detect.server.cluster.live_relay import LiveRelay  # noqa: E402
 from hybrid_detect.server.cluster.owners import (  # noqa: E402
     LEASE_S,
     HistoryOwner,
@@ -36,19 +40,23 @@ CONFIG = ServerConfig(rate_per_s=0.01, burst=2)
 class Called:
     """An actor's handle to an object of this process."""
 
-    def __init__(self, owner: object, *, fails: bool = False) -> None:
+    def __init__(self, owner: object, *, fails: bool = False, begins: bool = False) -> None:
         self._owner = owner
         self.fails = fails
+        self.begins = begins  # at once, as an actor does, and not when it is waited for
 
     def __getattr__(self, name: str) -> Any:
         handle = self
 
         class Method:
             @staticmethod
-            async def remote(*arguments: object) -> object:
-                if handle.fails:
-                    raise ray.exceptions.RayActorError
-                return await getattr(handle._owner, name)(*arguments)
+            def remote(*arguments: object) -> Any:
+                async def call() -> object:
+                    if handle.fails:
+                        raise ray.exceptions.RayActorError
+                    return await getattr(handle._owner, name)(*arguments)
+
+                return asyncio.ensure_future(call()) if handle.begins else call()
 
         return Method
 
@@ -124,6 +132,44 @@ async def test_a_replica_that_says_nothing_is_left_out() -> None:
     await owner.leave("b")
     assert await owner.replicas() == ([], True)
     assert await owner.secret() == "secret"
+
+
+async def test_results_are_handed_to_the_replicas_where_they_are_watched() -> None:
+    owner = StateOwner(CONFIG, "secret")
+    a, b, c = (ReplicaPlace(name=name, host="127.0.0.1", port=1) for name in "abc")
+    await owner.renew(b, [("token", "ann")])
+    await owner.renew(c, [("token", "bob")])
+    assert await owner.renew(a, []) == [("token", "ann"), ("token", "bob")]
+    assert await owner.renew(b, [("token", "ann")]) == [("token", "bob")]
+    asked = asyncio.create_task(owner.shown("b"))
+    await asyncio.sleep(0)
+    await owner.show("a", "token", "ann", b"result")
+    await owner.show("a", "key 1", "ann", b"of another owner")
+    assert await asked == [("token", "ann", b"result")]
+    await owner.leave("b")
+    assert await owner.renew(a, []) == [("token", "bob")]
+
+
+async def test_a_relay_hands_on_what_is_wanted_and_shows_what_comes() -> None:
+    owner = StateOwner(CONFIG, "secret")
+    reply = ResultReply(request_id=7, width=1, height=1, faces=(), model="fake")
+    sides = {}
+    for name in "ab":
+        live = LiveSessions(max_watchers=4, max_per_session=4)
+        sides[name] = live, LiveRelay(live, Called(owner, begins=True), name)
+    (live_a, relay_a), (live_b, relay_b) = sides["a"], sides["b"]
+    watcher = live_b.watch("token", "ann")
+    place = ReplicaPlace(name="b", host="127.0.0.1", port=1)
+    await owner.renew(place, relay_b.watched())
+    running = asyncio.create_task(relay_b.run())
+    live_a.publish("token", "ann", reply)  # not wanted yet
+    relay_a.want(await owner.renew(replace(place, name="a"), relay_a.watched()))
+    live_a.publish("token", "bob", reply)
+    live_a.publish("token", "ann", reply)
+    shown = await watcher.next()
+    assert shown is not None
+    assert (shown.request_id, shown.number) == (7, 1)
+    running.cancel()
 
 
 def test_the_history_is_opened_where_one_is_kept(tmp_path: Path) -> None:

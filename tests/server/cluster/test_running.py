@@ -265,6 +265,38 @@ async def test_a_session_s_results_are_together_wherever_they_were_made(
     assert (await client.get("/v1/sessions/ann/export")).status_code == 404
 
 
+async def test_those_who_watch_a_session_see_what_any_replica_looks_at(
+    two: Cluster, client: httpx.AsyncClient, picture: bytes
+) -> None:
+    url = f"{two.url.replace('http', 'ws')}/v1/sessions/eve/live"
+    async with contextlib.AsyncExitStack() as opened:
+        watchers = [
+            await opened.enter_async_context(connect(url, additional_headers=two.headers))
+            for _ in range(4)
+        ]
+        seen_of: list[int] = [0] * len(watchers)
+
+        async def watch(index: int) -> None:
+            async for data in watchers[index]:
+                reply = decode_reply(data)  # type: ignore[arg-type]
+                assert isinstance(reply, ResultReply)
+                seen_of[index] += 1
+
+        watching = [asyncio.create_task(watch(index)) for index in range(len(watchers))]
+        sent = {"X-Session-ID": "eve"}
+
+        async def all_have_seen() -> bool:
+            async with httpx.AsyncClient(base_url=two.url, headers=two.headers) as own:
+                assert (await own.post(DETECT_PATH, content=picture, headers=sent)).is_success
+            return all(count >= 6 for count in seen_of)
+
+        async with asyncio.timeout(60):
+            while not await all_have_seen():
+                pass
+        for each in watching:
+            each.cancel()
+
+
 async def test_a_revoked_key_is_refused_by_every_replica(two: Cluster, picture: bytes) -> None:
     key = two.api_keys.add("to be revoked")
 

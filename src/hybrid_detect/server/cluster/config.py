@@ -10,7 +10,7 @@ from typing import Any
 
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["LOCAL", "ClusterConfig", "read_cluster_file"]
+__all__ = ["LOCAL", "MAX_REPLICAS", "ClusterConfig", "read_cluster_file"]
 
 LOCAL = "local"
 """The address of a Ray of one's own, on this machine, which ends with the command."""

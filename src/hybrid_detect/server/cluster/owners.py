@@ -8,8 +8,10 @@ server does that was restarted: nothing is answered twice. Rates start full agai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from hybrid_detect.errors import ReplayError, StaleRequestError, StorageError
+from hybrid_detect.server.cluster.config import MAX_REPLICAS
 from hybrid_detect.server.cluster.leases import Leases
 from hybrid_detect.server.cluster.replica_place import ReplicaPlace
 from hybrid_detect.server.config import ServerConfig
@@ -27,6 +30,7 @@ from hybrid_detect.storage.records import Deleted, StoredResult
 __all__ = [
     "LEASE_S",
     "NAMESPACE",
+    "RENEW_S",
     "HistoryOwner",
     "OwnedHistory",
     "OwnedState",
@@ -37,6 +41,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger("hybrid_detect.server")
+
+RENEW_S = 1.0
+"""A replica says that it is there, and which sessions are watched there, this often."""
 
 NAMESPACE = "hybrid-detect"
 STATE, HISTORY = "state", "history"
@@ -50,8 +57,17 @@ HISTORY_LIMIT_S = 30.0
 that exports or erases is."""
 
 LEASE_S = 10.0
-"""A replica renews its place in the list each third of this, and after it is left out, and what is
+"""A replica renews its place in the list each `RENEW_S`; after this it is left out, and what is
 open to it ended: long, for a busy machine. HAProxy notices in a second that it gets no answer."""
+
+SHOWN_WAIT_S = 5.0
+"""How long a replica's question for live results of others waits for one."""
+
+MAX_SHOWN = 256
+"""Live results that wait for a replica; of more the oldest are left out."""
+
+STATE_CALLS = 4 * MAX_REPLICAS
+"""At the same time: each replica has a question that waits."""
 
 HISTORY_CALLS = 4
 """At the same time: an export that is slow to be read must not keep results from being written."""
@@ -74,6 +90,11 @@ class StateOwner:
         self._clock = clock
         self._complete_s = clock() + LEASE_S
         self._replicas: dict[str, tuple[float, ReplicaPlace]] = {}
+        self._watched: dict[str, set[tuple[str, str]]] = {}
+        self._shown: defaultdict[str, deque[tuple[str, str, bytes]]] = defaultdict(
+            lambda: deque(maxlen=MAX_SHOWN)
+        )
+        self._news: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def secret(self) -> str:
         """What the gateway shows replicas."""
@@ -96,13 +117,47 @@ class StateOwner:
             return "replayed", str(error)
         return "", ""
 
-    async def renew(self, place: ReplicaPlace) -> None:
-        """Keep a replica in the list for `LEASE_S` more."""
+    async def renew(
+        self, place: ReplicaPlace, watched: list[tuple[str, str]] | None = None
+    ) -> list[tuple[str, str]]:
+        """Keep a replica in the list for `LEASE_S` more.
+
+        Args:
+            place: Where it is.
+            watched: Owner and name of each session that is watched there.
+
+        Returns:
+            The sessions that are watched at others.
+        """
         self._replicas[place.name] = (self._clock() + LEASE_S, place)
+        self._watched[place.name] = set(watched or ())
+        others = (keys for name, keys in self._watched.items() if name != place.name)
+        return sorted(set().union(*others))
 
     async def leave(self, name: str) -> None:
         """Take a replica out of the list."""
-        self._replicas.pop(name, None)
+        self._forget(name)
+
+    async def show(self, name: str, owner: str, session: str, reply: bytes) -> None:
+        """Hand a result of replica `name` to those at which its session is watched."""
+        for other, keys in self._watched.items():
+            if other != name and (owner, session) in keys:
+                self._shown[other].append((owner, session, reply))
+                self._news[other].set()
+
+    async def shown(self, name: str) -> list[tuple[str, str, bytes]]:
+        """What is to be shown at replica `name`, as soon as there is something; or nothing."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SHOWN_WAIT_S):
+                await self._news[name].wait()
+        self._news[name].clear()
+        found = list(self._shown[name])
+        self._shown[name].clear()
+        return found
+
+    def _forget(self, name: str) -> None:
+        for known in (self._replicas, self._watched, self._shown, self._news):
+            known.pop(name, None)
 
     async def replicas(self) -> tuple[list[ReplicaPlace], bool]:
         """The replicas that have renewed their place in time, and whether these are all.
@@ -110,11 +165,9 @@ class StateOwner:
         They are not while this owner, which may follow one that died, is younger than `LEASE_S`.
         """
         now_s = self._clock()
-        self._replicas = {
-            name: (until_s, place)
-            for name, (until_s, place) in self._replicas.items()
-            if until_s > now_s
-        }
+        for name, (until_s, _) in list(self._replicas.items()):
+            if until_s <= now_s:
+                self._forget(name)
         return [place for _, place in self._replicas.values()], now_s >= self._complete_s
 
 
@@ -288,7 +341,8 @@ def start_owners(config: ServerConfig, *, secret: str) -> tuple[Any, Any | None]
         "max_restarts": -1,
         "scheduling_strategy": here,
     }
-    state = ray.remote(StateOwner).options(name=STATE, **options).remote(config, secret)
+    owner = ray.remote(StateOwner).options(name=STATE, max_concurrency=STATE_CALLS, **options)
+    state = owner.remote(config, secret)
     history = None
     if config.history_path is not None:
         made = ray.remote(HistoryOwner).options(

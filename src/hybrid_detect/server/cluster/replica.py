@@ -12,6 +12,7 @@ import logging
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -20,9 +21,11 @@ from hybrid_detect.errors import BackendUnavailableError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.cluster.config import ClusterConfig
 from hybrid_detect.server.cluster.ingress_peer import IngressPeer
+from hybrid_detect.server.cluster.live_relay import LiveRelay
 from hybrid_detect.server.cluster.load import LoadMeter
 from hybrid_detect.server.cluster.owners import (
     LEASE_S,
+    RENEW_S,
     OwnedState,
     history_owner,
     state_owner,
@@ -131,26 +134,33 @@ class Replica:
                 metrics_port=metrics.port if metrics is not None else None,
             )
             await self._tell("renew", place)
-            renewing = asyncio.create_task(self._keep_renewing(place))
+            relay = LiveRelay(app.state.live, self._owner, self._name)
+            beside = [
+                asyncio.create_task(self._keep_renewing(place, relay)),
+                asyncio.create_task(relay.run()),
+            ]
             ready.set_result(None)
             await self._end.wait()
             self._is_leaving = True
-            renewing.cancel()
+            for task in beside:
+                task.cancel()
             await self._tell("renew", replace(place, is_leaving=True))
             await asyncio.sleep(LEAVE_S)
         await self._tell("leave", self._name)
 
-    async def _keep_renewing(self, place: ReplicaPlace) -> None:
+    async def _keep_renewing(self, place: ReplicaPlace, relay: LiveRelay) -> None:
         while True:
-            await asyncio.sleep(LEASE_S / 3)
-            await self._tell("renew", place)
+            await asyncio.sleep(RENEW_S)
+            relay.want(await self._tell("renew", place, relay.watched()) or ())
 
-    async def _tell(self, method: str, *arguments: object) -> None:
+    async def _tell(self, method: str, *arguments: object) -> Any:
+        """What the owner of the list answers; `None` if it does not."""
         try:
             async with asyncio.timeout(LEASE_S / 3):
-                await getattr(self._owner, method).remote(*arguments)
+                return await getattr(self._owner, method).remote(*arguments)
         except (RayError, TimeoutError) as error:  # it is started anew, and told again
             logger.warning("the list of replicas cannot be told: %s", type(error).__name__)
+            return None
 
     def check_health(self) -> None:
         """Tell Ray Serve whether this replica has to be replaced.
