@@ -59,5 +59,5 @@ class LiveRelay:
                     if isinstance(reply, ResultReply):
                         self._live.show(owner, session, reply)
             except (RayError, ProtocolError) as error:
-                logger.warning("live results of other replicas are missing: %s", error.__class__)
+                logger.warning("live results of others are missing: %s", type(error).__name__)
                 await asyncio.sleep(PAUSE_S)
