@@ -258,11 +258,11 @@ def share_beyond(values: np.ndarray) -> float:
 
 async def measured(toolkit: str, network: str, seconds: float) -> Row:
     """One run in a process of its own, with the faults of `network` meanwhile."""
-    from tests.faults import FaultyLink
     from tests.server.loopback import served
     from tests.xvfb import display
 
     from hybrid_detect.server.config import ServerConfig
+    from hybrid_detect.testing import FaultyLink
 
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(served(ServerConfig(rate_per_s=0)))

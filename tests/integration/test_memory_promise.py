@@ -21,9 +21,8 @@ from hybrid_detect.compression.codec import PillowCodec
 from hybrid_detect.compression.compressor import ImageCompressionService
 from hybrid_detect.errors import BackendError, BackendTimeoutError, ModelError
 from hybrid_detect.server.serving import ServerProcess
-from hybrid_detect.testing import MemoryBudget
+from hybrid_detect.testing import FaultyLink, MemoryBudget
 
-from ..faults import FaultyLink
 from ..waiting import until
 
 pytestmark = [

@@ -35,9 +35,9 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.live import LiveSessions
 from hybrid_detect.server.resumption import Resumption, Stream, StreamKey
+from hybrid_detect.testing import FaultyLink
 from hybrid_detect.types import BackendKind, Plan
 
-from ..faults import FaultyLink
 from ..server.loopback import OneFace, Served, jpeg, served
 from ..waiting import LIMIT_S, until
 
@@ -71,28 +71,13 @@ class CutOnce(FaultyLink):
         super().__init__(upstream)
         self.left: dict[bool, int | None] = {True: None, False: None}
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool
-    ) -> None:
-        while data := await self._read(reader):
-            left = self.left[is_reply]
-            if left is not None and left < len(data):
-                self.left[is_reply] = None
-                writer.write(data[:left])
-                await writer.drain()
-                self.cut()
-                return
-            if left is not None:
-                self.left[is_reply] = left - len(data)
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
-
-    async def _read(self, reader: asyncio.StreamReader) -> bytes:
-        await self._flowing.wait()
-        data = await reader.read(16 * 1024)
-        await self._flowing.wait()
-        return data
+    def _cut_at(self, passed: int, size: int, *, is_reply: bool) -> int | None:
+        left = self.left[is_reply]
+        if left is not None and left < size:
+            self.left[is_reply] = None
+            return left
+        self.left[is_reply] = None if left is None else left - size
+        return None
 
 
 @pytest.fixture(autouse=True)

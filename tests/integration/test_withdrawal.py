@@ -19,9 +19,9 @@ from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.testing import FaultyLink
 from hybrid_detect.types import DetectionResult
 
-from ..faults import FaultyLink
 from ..loop_steps import LoopSteps
 from ..server.loopback import served
 from ..waiting import until

@@ -27,10 +27,9 @@ from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.service.hybrid import HybridDetectionService, Traffic
-from hybrid_detect.testing import FakeBackend
+from hybrid_detect.testing import FakeBackend, FaultyLink
 from hybrid_detect.types import BackendKind, DetectionResult
 
-from ..faults import FaultyLink
 from ..server.loopback import OneFace, served
 
 FPS = 10

@@ -21,9 +21,9 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.tls import TlsConfig, server_context
 from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.testing import FaultyLink
 from hybrid_detect.types import BackendKind, Plan
 
-from ..faults import FaultyLink
 from ..waiting import LIMIT_S, until
 from .loopback import answer_of, jpeg, served
 

@@ -1,4 +1,4 @@
-"""For users' own tests: a backend without model, network or delay, faces, a clock, memory budgets.
+"""For users' own tests: fakes of backends and clocks, a network with faults, faces, memory budgets.
 
 The names are loaded when they are first used: pytest imports this package in every run of
 every project that has it installed (see `pytest_plugin`).
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hybrid_detect.testing.clock import FakeClock
     from hybrid_detect.testing.drawn_faces import DrawnFrame, drawn_frame, drawn_frames
     from hybrid_detect.testing.fakes import FakeBackend
+    from hybrid_detect.testing.faulty_link import FaultyLink
     from hybrid_detect.testing.memory_budget import MemoryBudget, MemoryBudgetError
     from hybrid_detect.testing.memory_report import MemoryReport
 
@@ -22,6 +23,7 @@ __all__ = [
     "DrawnFrame",
     "FakeBackend",
     "FakeClock",
+    "FaultyLink",
     "MemoryBudget",
     "MemoryBudgetError",
     "MemoryReport",
@@ -34,6 +36,7 @@ _HOME = {
     "DrawnFrame": "drawn_faces",
     "FakeBackend": "fakes",
     "FakeClock": "clock",
+    "FaultyLink": "faulty_link",
     "MemoryBudget": "memory_budget",
     "MemoryBudgetError": "memory_budget",
     "MemoryReport": "memory_report",

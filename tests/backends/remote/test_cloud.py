@@ -40,9 +40,8 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.testing.faulty_link import FaultyLink, reset
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face, Plan
-
-from ...faults import FaultyLink, reset
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 

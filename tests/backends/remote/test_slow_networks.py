@@ -17,9 +17,9 @@ from hybrid_detect.errors import BackendError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.service.managed_backend import ManagedBackend
+from hybrid_detect.testing import FaultyLink
 from hybrid_detect.types import Plan
 
-from ...faults import FaultyLink
 from ...server.loopback import jpeg, served
 from .hostile_network import Gateway, Names, page, raw_server
 

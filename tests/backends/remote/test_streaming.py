@@ -48,9 +48,9 @@ from hybrid_detect.exchange.wire import (
     peek_request_id,
 )
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.testing.faulty_link import FaultyLink, reset
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, Face, Plan
 
-from ...faults import FaultyLink, reset
 from ...waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
@@ -500,7 +500,7 @@ async def test_a_slow_link_that_moves_is_not_given_up() -> None:
         FaultyLink(url) as link,
         connected(link.url, heartbeat_s=1.0) as service,
     ):
-        link.delay_s = 0.05
+        link.bytes_per_s = 300_000
         for _ in range(3):
             await service.exchange(request(size=60_000), deadline_s=5)
         assert link.connections == 1

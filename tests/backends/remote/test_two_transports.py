@@ -38,9 +38,9 @@ from hybrid_detect.exchange.wire import CREDENTIAL_ENDED, SUBPROTOCOL
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.tls import TlsConfig
+from hybrid_detect.testing import FaultyLink
 from hybrid_detect.types import Plan
 
-from ...faults import FaultyLink
 from ...server.loopback import jpeg, served
 from ...waiting import LIMIT_S, until
 from .hostile_network import Gateway, Names, RelayProxy, black_hole, page, raw_server

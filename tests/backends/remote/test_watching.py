@@ -29,9 +29,9 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.live import LiveSessions
+from hybrid_detect.testing import FaultyLink
 from hybrid_detect.types import BoundingBox, Face
 
-from ...faults import FaultyLink
 from ...server.loopback import Served, served
 from ...waiting import LIMIT_S, until
 
