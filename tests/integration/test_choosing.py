@@ -35,7 +35,8 @@ async def test_a_fault_costs_no_answer_and_the_way_back_is_found(name: str) -> N
         )
     # There and back; each frame that a hedge answers before or after is there and back as well.
     check(run, switches=10)
-    assert run.on_device >= 0.9, run.figures
+    # Of seven or eight frames; the last one's answer may come from a server that is just back.
+    assert run.on_device >= 0.85, run.figures
 
 
 @pytest.mark.parametrize("name", ["black hole", "refused"])

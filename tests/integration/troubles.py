@@ -41,7 +41,9 @@ SERVER_S = 0.035
 SLOWER = 10
 RETRY_AFTER_S = 2.0
 DELAY_S = 0.01
-"""Of each piece of data and each way: a round trip of 20 ms, and about 13 Mbit/s."""
+"""Each way: a round trip of 20 ms."""
+LINK_BYTES_PER_S = 1_600_000
+"""13 Mbit/s, each way."""
 
 
 class Detector(OneFace):
@@ -168,7 +170,7 @@ async def world() -> AsyncIterator[World]:
         served(detector=detector) as server,
         FaultyLink(f"http://127.0.0.1:{server.port}") as link,
     ):
-        link.delay_s = DELAY_S
+        link.delay_s, link.bytes_per_s = DELAY_S, LINK_BYTES_PER_S
         yield World(link, detector)
 
 
