@@ -17,6 +17,7 @@ from hybrid_detect.server.admission import (
     StoppingError,
     TooLateError,
 )
+from hybrid_detect.server.fair_turns import MAX_CALLERS, FairTurns
 from hybrid_detect.server.service_time import ServiceTime
 from hybrid_detect.types import QualityLevel
 
@@ -169,6 +170,20 @@ async def test_a_free_detector_is_used_whatever_the_estimate_says(clock: FakeClo
         clock.advance(0.1)
         await looks.end("a")
         assert admission.times[QualityLevel.FAST].mean_s < 5.0
+
+
+async def test_one_slow_look_does_not_cost_those_that_waited_for_it(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.02)
+    async with looks_at(admission) as looks:
+        await looks.add("slow", None, caller="slow")
+        for name in "abc":
+            await looks.add(name, 1.0, caller=name)
+        clock.advance(0.6)
+        await looks.end("slow")
+        for name in "abc":
+            clock.advance(0.02)
+            await looks.end(name)
+        assert looks.results == dict.fromkeys(("slow", *"abc"), "looked at")
 
 
 async def test_a_deadline_that_has_passed_is_too_late(clock: FakeClock) -> None:
@@ -343,6 +358,23 @@ async def test_behind_a_full_queue_it_is_the_time_until_a_place_in_it_is_free(
         assert looks.waits_s["e"] == pytest.approx(2.0), "at least what a look takes"
 
 
+async def test_nothing_is_told_to_wait_for_longer_than_until_a_place_is_free(
+    clock: FakeClock,
+) -> None:
+    """Who comes to a free place is looked at, even if a look is expected to take too long."""
+    async with looks_at(opened(clock, look_s=5.0)) as looks:
+        await looks.add("a", 0.5)
+        clock.advance(1.0)
+        await looks.add("b", 0.5)
+        assert looks.waits_s == {"b": pytest.approx(5.0)}, "a look at least"
+        clock.advance(3.0)
+        await looks.end("a")
+        await looks.add("c", 20.0)
+        await looks.add("d", 1.0)
+        (mean_s,) = (time.mean_s for time in looks._admission.times.values())
+        assert looks.waits_s["d"] == pytest.approx(mean_s)
+
+
 async def test_before_the_detectors_are_ready_it_is_a_second(clock: FakeClock) -> None:
     async with looks_at(Admission(max_waiting=1, clock=clock)) as looks:
         await looks.add("a", None)
@@ -429,6 +461,31 @@ async def test_a_caller_of_long_looks_has_fewer_of_them(clock: FakeClock) -> Non
             clock.advance(0.3 if looks.order[-1].startswith("slow") else 0.1)
             await looks.end(looks.order[-1])
         assert Counter(name.split()[0] for name in looks.order[:8]) == {"quick": 6, "slow": 2}
+
+
+async def test_what_a_caller_was_given_before_an_idle_time_counts_no_longer(
+    clock: FakeClock,
+) -> None:
+    async with looks_at(opened(clock, look_s=0.1)) as looks:
+        await looks.add("slow", None, caller="slow")
+        clock.advance(4.0)
+        await looks.end("slow")
+        await looks.add("first", None, caller="other")
+        for number in range(3):
+            await looks.add(f"other {number}", None, caller="other")
+        await looks.add("again", None, caller="slow")
+        await looks.end("first")
+        assert looks.order[2] == "again"
+
+
+def test_however_many_callers_come_once_few_are_remembered() -> None:
+    turns = FairTurns()
+    turns.begin("much", 5.0)
+    for number in range(10 * MAX_CALLERS):
+        counted_s = turns.begin(str(number), 0.1)
+        turns.end(str(number), counted_s=counted_s, took_s=0.1)
+    assert len(turns._ahead_s) <= MAX_CALLERS
+    assert turns._ahead_s["much"] == 5.0, "those who were given most are known for longest"
 
 
 @settings(max_examples=60, deadline=None)

@@ -238,6 +238,8 @@ class Admission:
                 took_s = self._clock() - look.began_s
                 self._turns.end(caller, counted_s=look.counted_s, took_s=took_s)
             self._fill()
+            if not (self._running or self._waiting):
+                self._turns.rest()
 
     def _admit(self, look: Look) -> None:
         if self.is_closed:
@@ -286,7 +288,8 @@ class Admission:
         order = self._ordered(self._waiting)
         ends = self._ends(order)
         safe_s = self._quickest.safe_s
-        wait_s = min(ends.free_s) + safe_s - look.ends_s
+        # One that comes to a free place is looked at, however little time it has.
+        wait_s = min(ends.free_s) - max(look.ends_s - safe_s, now_s)
         if len(order) >= self._max_waiting:
             # A place among those that wait is free once so many have begun.
             begun = len(order) - self._max_waiting
@@ -337,13 +340,20 @@ class Admission:
         return _Ends(begins_s, free_s)
 
     def _fill(self) -> None:
-        """Give free places to those that wait and can still end in time."""
+        """Give free places to those that wait and can still end in time.
+
+        A bound that none of them can keep is not held against them: it may be that of one slow
+        look, and the detector would be idle.
+        """
         while self._waiting and len(self._running) < self._places:
+            latest_s = max(each.ends_s for each in self._waiting)
+            can_be_sure = self._clock() + self._quickest.safe_s <= latest_s
+            needed_s = self._quickest.safe_s if can_be_sure else self._quickest.mean_s
             look = self._ordered(self._waiting)[0]
             self._waiting.remove(look)
             if look.turn.done():  # cancelled
                 continue
-            if self._clock() + self._quickest.safe_s > look.ends_s:
+            if self._clock() + needed_s > look.ends_s:
                 look.turn.set_exception(TooLateError())
             else:
                 self._begin(look)

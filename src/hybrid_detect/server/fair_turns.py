@@ -18,7 +18,7 @@ LEAST_S = 0.001
 """What a look counts for at least, before any was measured: else all turns would be equal."""
 
 MAX_CALLERS = 256
-"""Callers after which those are forgotten who are ahead of none."""
+"""Callers of more than which half are forgotten, those who are ahead of the fewest first."""
 
 
 class Waiting(Protocol):
@@ -68,15 +68,22 @@ class FairTurns:
         self._now_s = self._start_s(caller)
         self._ahead_s[caller] = self._now_s + look_s
         if len(self._ahead_s) > MAX_CALLERS:
-            self._ahead_s = {
-                name: time_s for name, time_s in self._ahead_s.items() if time_s > self._now_s
-            }
+            most_first = sorted(self._ahead_s.items(), key=lambda pair: pair[1], reverse=True)
+            self._ahead_s = dict(most_first[: MAX_CALLERS // 2])
         return look_s
 
     def end(self, caller: str, *, counted_s: float, took_s: float) -> None:
         """A look has ended: let it count for what it took, in place of what was expected."""
         if caller in self._ahead_s:
             self._ahead_s[caller] += max(took_s, LEAST_S) - counted_s
+
+    def rest(self) -> None:
+        """Nothing waits or is looked at: what callers were given before counts no longer.
+
+        Else one that was given much would have to wait behind the others whenever it came again.
+        """
+        self._now_s = 0.0
+        self._ahead_s.clear()
 
     def _start_s(self, caller: str) -> float:
         return max(self._now_s, self._ahead_s.get(caller, 0.0))
