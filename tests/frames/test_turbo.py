@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,31 @@ def test_the_pixels_are_pillow_s(
         theirs = decoded(data, monkeypatch, enough_px=enough_px, turbo=False)
     assert np.array_equal(ours, theirs)
     assert ours.flags.c_contiguous
+
+
+def test_the_colours_of_print_are_pillow_s_to_the_last_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (48, 64, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(noise).convert("CMYK").save(out, "JPEG")
+    ours = decoded(out.getvalue(), monkeypatch, enough_px=None, turbo=True)
+    theirs = decoded(out.getvalue(), monkeypatch, enough_px=None, turbo=False)
+    assert np.array_equal(ours, theirs)
+
+
+def photos() -> list[Path]:
+    return sorted((Path(__file__).parents[3] / "shared" / "faces").glob("*.jpg"))
+
+
+@pytest.mark.skipif(not photos(), reason="the photos are not here")
+def test_photos_have_pillow_s_pixels_at_the_sizes_that_models_ask_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Equal pixels, so the boxes in them are equal, whichever model looks."""
+    for photo in photos()[::5]:
+        for enough_px in (192, 640):
+            ours = decoded(photo.read_bytes(), monkeypatch, enough_px=enough_px, turbo=True)
+            theirs = decoded(photo.read_bytes(), monkeypatch, enough_px=enough_px, turbo=False)
+            assert np.array_equal(ours, theirs), (photo.name, enough_px)
 
 
 def test_a_jpeg_is_decoded_without_pillow_s_decoder(monkeypatch: pytest.MonkeyPatch) -> None:

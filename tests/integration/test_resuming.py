@@ -362,6 +362,23 @@ async def test_an_older_link_that_breaks_late_ends_nothing(
     assert streams.taken_up(key, lambda: stream) is stream
 
 
+async def test_a_stream_that_was_lost_twice_and_found_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resumption, "RESUME_S", 0.01)
+    presence = LiveSessions(max_watchers=1, max_per_session=1).presence("")
+    streams, key = Resumption(max_lost=2), StreamKey("", "0" * 32)
+    stream = streams.taken_up(key, lambda: Stream(places=1, presence=presence, is_resumable=True))
+    streams.lost(key)
+    streams.lost(key)  # a second link of it, that was being opened
+    streams.found(key)
+    other = StreamKey("", "1" * 32)
+    streams.taken_up(other, lambda: Stream(places=1, presence=presence, is_resumable=True))
+    streams.lost(other)
+    await until(lambda: len(streams) == 1)
+    assert not stream.is_over
+
+
 async def test_of_many_lost_streams_the_longest_lost_are_given_up() -> None:
     class Counted:
         is_over = False

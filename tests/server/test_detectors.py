@@ -59,6 +59,8 @@ class Worker:
         self.confidences: list[float] = []
         self.kills = 0
         self.may_be_dropped = False
+        self.drops_when = threading.Event()
+        self.drops_when.set()
         self.dropped = threading.Event()
         self.is_closed = False
         self.hanging = threading.Event()
@@ -80,6 +82,7 @@ class Worker:
         if self.may_be_dropped:
             self.hanging.set()
             assert self.dropped.wait(LIMIT_S)
+            assert self.drops_when.wait(LIMIT_S)
             self.may_be_dropped = False
             raise DroppedError
         if self.hangs:
@@ -359,6 +362,26 @@ async def test_a_look_is_dropped_when_its_stream_has_ended(workers: list[Worker]
         with pytest.raises(asyncio.CancelledError):
             await look
         assert workers[0].dropped.is_set()
+        assert isinstance(await pool.detect(PICTURE), Detection)
+
+
+async def test_a_look_that_is_cancelled_twice_keeps_its_place_until_it_ends(
+    workers: list[Worker],
+) -> None:
+    """As by a client that hangs up while the server is being stopped."""
+    async with pool_of(1) as pool:
+        workers[0].may_be_dropped = True
+        workers[0].drops_when.clear()
+        look = asyncio.create_task(pool.detect(PICTURE))
+        await until(workers[0].hanging.is_set)
+        for _ in range(3):
+            look.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert not look.done(), "its thread is not free yet"
+        workers[0].drops_when.set()
+        with pytest.raises(asyncio.CancelledError):
+            await look
         assert isinstance(await pool.detect(PICTURE), Detection)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeAlias, TypeVar
 
@@ -73,6 +74,7 @@ class Place:
         except asyncio.CancelledError:
             while not job.done():
                 worker.detector.drop()
-                await asyncio.wait([job], timeout=ABANDONED_EVERY_S)
+                with contextlib.suppress(asyncio.CancelledError):  # once is enough
+                    await asyncio.wait([job], timeout=ABANDONED_EVERY_S)
             job.exception()  # marks it as seen
             raise

@@ -181,6 +181,7 @@ class Resumption:
 
     def lost(self, key: StreamKey) -> None:
         """The stream's link broke: its client may come back within `RESUME_S`."""
+        self.found(key)  # or the time of a link that broke before would go on beside this one's
         timer = asyncio.get_running_loop().call_later(RESUME_S, self.given_up, key)
         self._lost[key] = timer
         if len(self._lost) > self._max_lost:
