@@ -4,7 +4,7 @@ import json
 import os
 import stat
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -116,10 +116,42 @@ def test_what_cannot_be_done_is_said(
     assert "--until: expected" in capsys.readouterr().err
     assert report(path, "-o", tmp_path / "no" / "page.html") == 1
     assert "cannot write" in capsys.readouterr().err
-    for bad in (("--time-zone", "Mars/Base"), ("--time-zone", "../etc"), ("--since", "monday")):
+    for bad in (
+        ("--time-zone", "Mars/Base"),
+        ("--time-zone", "../etc"),
+        ("--since", "monday"),
+        ("--since", "0001-01-01"),
+        ("--until", "9999-12-31"),
+    ):
         with pytest.raises(SystemExit, match="2"):
             report(path, *bad)
         assert "expected a" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("days", [("1970-01-01", 1), ("9998-01-01", 28)])
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Niue"])
+def test_the_first_and_the_last_day_there_are(
+    path: Path, days: tuple[str, int], zone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(path, "--json", "--until", days[0], "--time-zone", zone) == 0
+    told = json.loads(capsys.readouterr().out)
+    first, last = map(date.fromisoformat, (told["first_day"], told["last_day"]))
+    assert (str(last), (last - first).days + 1) == days
+
+
+@pytest.mark.parametrize("command", ["report", "costs"])
+@pytest.mark.parametrize("content", [b"", b"notes\n", b"SQLite format 3\0" + bytes(84)])
+def test_another_program_s_file_is_not_touched(
+    tmp_path: Path, command: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_bytes(content)
+    other.chmod(0o644)
+    assert main([command, str(other)]) == 1
+    assert "is no file of costs" in capsys.readouterr().err
+    assert other.read_bytes() == content
+    assert stat.S_IMODE(other.stat().st_mode) == (0o644 if os.name == "posix" else 0o666)
+    assert list(tmp_path.iterdir()) == [other]
 
 
 @pytest.mark.parametrize("module", ["pygal", "jinja2"])

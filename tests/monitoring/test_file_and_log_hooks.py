@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import signal
 import stat
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +81,61 @@ def test_two_files_of_at_most_the_limit_are_kept(tmp_path: Path) -> None:
             hook.on_frame(FRAME)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["events.jsonl", "events.jsonl.1"]
     assert all(entry.stat().st_size <= 2000 for entry in tmp_path.iterdir())
+
+
+def test_no_other_file_is_written_if_a_new_one_cannot_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of a file that is closed is the next file's: a socket of the app's, say."""
+    path, others = tmp_path / "events.jsonl", tmp_path / "others"
+    with JsonLinesHook(path, max_bytes=1000) as hook:
+        hook.on_frame(FRAME)
+        with monkeypatch.context() as patch:
+            patch.setattr(hook, "_open", lambda: os.open(tmp_path / "no" / "file", os.O_WRONLY))
+            with pytest.raises(OSError, match="No such file"):
+                hook.on_frame(FRAME)
+            other = os.open(others, os.O_WRONLY | os.O_CREAT)
+            with pytest.raises(OSError, match="No such file"):
+                hook.on_frame(FRAME)
+        hook.on_frame(FRAME)
+        os.close(other)
+    assert others.read_bytes() == b""
+    assert len(lines(path)) == 1
+    assert len(lines(tmp_path / "events.jsonl.1")) == 1
+
+
+def test_a_second_process_does_not_set_aside_the_file_that_the_first_has_begun(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "events.jsonl"
+    with JsonLinesHook(path, max_bytes=1000) as one, JsonLinesHook(path, max_bytes=1000) as other:
+        one.on_frame(FRAME)
+        one.on_frame(replace(FRAME, frame_id=8))  # which begins a new file
+        other.on_frame(replace(FRAME, frame_id=9))
+    assert [line["frame_id"] for line in lines(tmp_path / "events.jsonl.1")] == [7]
+    assert [line["frame_id"] for line in lines(path)] == [8, 9]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+def test_a_line_that_a_full_disk_cut_does_not_spoil_the_next(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "events.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with JsonLinesHook(path) as hook:
+        hook.on_frame(FRAME)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, before[1]))
+            with pytest.raises(StorageError, match="disk is full"):
+                hook.on_frame(FRAME)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, ignored)
+        hook.on_frame(replace(FRAME, frame_id=9))
+    whole, cut, after = path.read_text(encoding="utf-8").splitlines()
+    assert (json.loads(whole)["frame_id"], json.loads(after)["frame_id"]) == (7, 9)
+    assert len(cut) == 20
 
 
 def test_a_closed_hook_drops_events(tmp_path: Path) -> None:

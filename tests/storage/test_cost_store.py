@@ -1,6 +1,7 @@
 """Costs in a file: exact after restarts and kills, shared, forgotten with the session."""
 
 import json
+import random
 import signal
 import sqlite3
 import subprocess
@@ -22,6 +23,7 @@ from hybrid_detect.errors import ConfigurationError, StorageError
 from hybrid_detect.storage import cost_table
 from hybrid_detect.storage.cost_store import CostStore
 from hybrid_detect.storage.history import DetectionHistory
+from hybrid_detect.usage import UsageKey, UsageRow
 
 from ..clock import FakeClock
 from .kept import DAY_S, on_disk
@@ -155,18 +157,101 @@ def test_the_export_of_a_session_holds_its_costs(
     assert (told["target"], told["images"], told["currency"]) == ("t", 1, "USD")
 
 
-def test_a_history_of_the_version_before_gets_the_table(path: Path, clock: FakeClock) -> None:
-    with DetectionHistory(path, clock=clock, sweeps=False) as history:
-        history.add({"faces": []}, session="ann")
-    old = sqlite3.connect(path, isolation_level=None)
-    old.execute("DROP TABLE costs")
-    old.execute("PRAGMA user_version = 2")
+@pytest.mark.parametrize("session", ["", "x" * 1025])
+def test_what_cannot_be_a_session_erases_nothing(store: CostStore, session: str) -> None:
+    store.add([row(images=3), row(session="ann")])
+    with pytest.raises(ConfigurationError, match="session"):
+        store.erase(session)
+    assert images(store.rows()) == 4
+
+
+def test_an_erased_session_leaves_no_copy_of_its_digest(store: CostStore, path: Path) -> None:
+    """In random histories: SQLite moves rows between pages, and leaves what it moved behind."""
+    chance = random.Random(7)
+    sessions = [f"s{number}" for number in range(12)]
+    for _ in range(60):
+        store.add(
+            [
+                row(HOUR + chance.randrange(6), session=each, user=each)
+                for each in chance.sample(sessions, 4)
+            ]
+        )
+    for session in sessions:
+        digests = [bytes.fromhex(store.tag(kind, session)) for kind in ("session", "user")]
+        assert digests[0] in on_disk(path)
+        store.erase(session)
+        assert not any(digest in on_disk(path) for digest in digests), session
+    assert images(store.rows()) == 240
+
+
+def test_names_that_another_process_kept_in_the_log_are_removed_later(
+    store: CostStore, path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add([row(session="ann")])
+    digest = bytes.fromhex(store.tag("session", "ann"))
+    clock.advance(DAY_S)
+    with monkeypatch.context() as patch:
+        patch.setattr(store._file, "forget", lambda: False)
+        store.sweep()
+    assert digest in on_disk(path)
+    store.sweep()
+    assert digest not in on_disk(path)
+
+
+VERSION_4 = """
+DROP TABLE spent;
+CREATE TABLE costs (
+    hour INTEGER NOT NULL, session BLOB NOT NULL, user BLOB NOT NULL,
+    backend TEXT NOT NULL, target TEXT NOT NULL, provider TEXT NOT NULL, region TEXT NOT NULL,
+    currency TEXT NOT NULL, frames INTEGER NOT NULL, requests INTEGER NOT NULL,
+    answered INTEGER NOT NULL, images INTEGER NOT NULL, bytes_sent INTEGER NOT NULL,
+    price_nanos INTEGER NOT NULL, recorded_at REAL NOT NULL, kept_s REAL NOT NULL,
+    PRIMARY KEY (hour, session, user, backend, target, provider, region, currency)
+) WITHOUT ROWID;
+PRAGMA user_version = 4;
+"""
+
+
+def test_costs_of_the_version_before_are_taken_over(
+    store: CostStore, path: Path, clock: FakeClock
+) -> None:
+    seen = UsageRow(UsageKey(HOUR, "ann", "a", "", "outcome", "cloud", "answered"), 1)
+    store.add([], usage=[seen])  # whose owner's costs are ann's of the first hour, too
+    digests = {name: bytes.fromhex(store.tag("session", name)) for name in ("ann", "bob")}
+    user = bytes.fromhex(store.tag("user", "a"))
+    store.close()
+    kept = [
+        (HOUR, digests["ann"], user, "a", 1),
+        (HOUR, digests["ann"], user, "b", 2),
+        (HOUR + 1, digests["ann"], user, "a", 4),
+        (HOUR, digests["bob"], b"", "a", 8),
+        (HOUR, b"", b"", "a", 16),
+        (HOUR + 1, b"", b"", "a", 32),
+    ]
+    old = sqlite3.connect(path)
+    old.executescript(VERSION_4)
+    old.executemany(
+        "INSERT INTO costs VALUES (?, ?, ?, 'cloud', ?, 'google', 'eu', 'USD', 1, 1, 1, ?, 9, 7,"
+        " ?, ?)",
+        [(*each, HOUR * 3600.0, DAY_S) for each in kept],
+    )
+    old.commit()
     old.close()
-    with CostStore(path, clock=clock) as store:
-        store.add([row()])
-        assert images(store.rows()) == 1
-    with DetectionHistory(path, clock=clock, sweeps=False) as history:
-        assert len(list(history.results("ann"))) == 1
+    with CostStore(path, clock=clock) as again:
+        told = [
+            (hour, bytes.fromhex(session), bytes.fromhex(user), target, each.images)
+            for each in again.rows()
+            for hour, session, user, _, target, *_ in [each.key]
+        ]
+        assert sorted(told) == sorted(kept)
+        assert {each.figures[:3] + each.figures[4:] for each in again.rows()} == {(1, 1, 1, 9, 7)}
+        assert len(again.usage()) == 1
+        assert again.erase("ann") == 3
+        assert digests["ann"] not in on_disk(path)
+        clock.advance(DAY_S)
+        again.sweep()
+        assert digests["bob"] not in on_disk(path)
+        assert sum(each.images for each in again.rows()) == 63
 
 
 ROWS = st.builds(
@@ -291,13 +376,13 @@ def test_what_could_not_forget_adds_nothing(
 ) -> None:
     """So that rows may be added again after an error, and are not counted twice."""
 
-    def broken(*_: Any) -> int:
+    def broken(*_: Any, **__: Any) -> int:
         raise StorageError
 
     store.add([row()])
     clock.advance(DAY_S)
     with monkeypatch.context() as patch:
-        patch.setattr(cost_table, "sweep", broken)
+        patch.setattr(cost_table.COSTS, "sweep", broken)
         with pytest.raises(StorageError):
             store.add([row()])
     store.add([row()])
@@ -307,7 +392,7 @@ def test_what_could_not_forget_adds_nothing(
 def test_a_damaged_table_is_an_error(store: CostStore, path: Path) -> None:
     store.add([row()])
     other = sqlite3.connect(path, isolation_level=None)
-    other.execute("UPDATE costs SET images = 'many'")
+    other.execute("UPDATE spent SET images = 'many'")
     other.close()
     with pytest.raises(StorageError, match="damaged"):
         store.rows()

@@ -197,8 +197,14 @@ def test_a_file_of_an_older_version_is_brought_up_to_date(
     with DetectionHistory(path, clock=clock, sweeps=False) as history:
         history.add({"faces": []}, session="ann")
     old = sqlite3.connect(path, isolation_level=None)
-    for table in ("usage", "usage_owners", *(["costs"] if version == 2 else [])):
+    for table in ("usage", "usage_owners", "spent"):
         old.execute(f"DROP TABLE {table}")
+    if version == 3:
+        where = "backend, target, provider, region, currency"
+        figures = "frames, requests, answered, images, bytes_sent, price_nanos"
+        old.execute(
+            f"CREATE TABLE costs (hour, session, user, {where}, {figures}, recorded_at, kept_s)"
+        )
     old.execute(f"PRAGMA user_version = {version}")
     old.close()
     with CostStore(path, clock=clock) as store:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.cli.cost_file import opened
 from hybrid_detect.cli.options import can_write, described
 from hybrid_detect.cli.table import table
 from hybrid_detect.environment import ENV_PREFIX
-from hybrid_detect.errors import ConfigurationError, StorageError
+from hybrid_detect.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from hybrid_detect.charges import CostRow
@@ -88,10 +88,6 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.scales:
         _tell_scales()
         return 0
-    given = arguments.file or os.environ.get(f"{ENV_PREFIX}COSTS_PATH")
-    if not given:
-        print(f"costs: expected FILE, or {ENV_PREFIX}COSTS_PATH", file=sys.stderr)
-        return 2
     plot = arguments.plot
     if plot is not None:
         if plot.suffix.lower() not in {".svg", ".png"}:
@@ -99,14 +95,12 @@ def _run(arguments: argparse.Namespace) -> int:
             return 2
         if not can_write(plot, option="--plot"):
             return 2
-    path = Path(given)
-    if not path.is_file():
-        msg = f"there is no file of costs at {path}"
-        raise StorageError(msg)
+    store = opened(arguments.file, "costs")
+    if store is None:
+        return 2
     from hybrid_detect.monitoring.costs import summarise
-    from hybrid_detect.storage.cost_store import CostStore
 
-    with CostStore(path) as store:
+    with store:
         every = store.rows()
         rows = _filtered(every, store, arguments)
     try:

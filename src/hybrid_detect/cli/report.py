@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
+from hybrid_detect.cli.cost_file import opened
 from hybrid_detect.cli.options import described
 from hybrid_detect.environment import ENV_PREFIX
-from hybrid_detect.errors import StorageError
 
 __all__ = ["add_parser"]
 
 DAYS = 28
 """Told if nothing else is asked for: whole weeks, so that each day of the week weighs the same."""
+
+FIRST_DAY, LAST_DAY = date(1970, 1, 1), date(9998, 1, 1)
+"""Days that the file's hours can name; see `periods.hour_of`."""
 
 
 def add_parser(commands: Any) -> None:
@@ -65,25 +67,19 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    given = arguments.file or os.environ.get(f"{ENV_PREFIX}COSTS_PATH")
-    if not given:
-        print(f"report: expected FILE, or {ENV_PREFIX}COSTS_PATH", file=sys.stderr)
-        return 2
     zone, now_s = arguments.time_zone, time.time()
     until = arguments.until or datetime.fromtimestamp(now_s, zone).date()
-    since = arguments.since or until - timedelta(days=DAYS - 1)
+    since = arguments.since or max(until - timedelta(days=DAYS - 1), FIRST_DAY)
     if since > until:
         print(f"--until: expected {since} or later, got {until}", file=sys.stderr)
         return 2
-    path = Path(given)
-    if not path.is_file():
-        msg = f"there is no file of costs at {path}"
-        raise StorageError(msg)
+    store = opened(arguments.file, "report")
+    if store is None:
+        return 2
     from hybrid_detect.monitoring.report import make_report
     from hybrid_detect.monitoring.report_json import report_json
-    from hybrid_detect.storage.cost_store import CostStore
 
-    with CostStore(path) as store:
+    with store:
         costs = store.rows()  # all of them, for the projection
         usage = store.usage(
             from_hour=_hour(since, zone), end_hour=_hour(until + timedelta(days=1), zone) + 1
@@ -109,10 +105,13 @@ def _hour(day: date, zone: tzinfo) -> int:
 
 def _day(text: str) -> date:
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
+        day = date.min
+    if not FIRST_DAY <= day <= LAST_DAY:
         msg = f"expected a day such as 2026-11-28, got {text!r}"
-        raise argparse.ArgumentTypeError(msg) from None
+        raise argparse.ArgumentTypeError(msg)
+    return day
 
 
 def _zone(name: str) -> tzinfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -28,7 +29,8 @@ class JsonLinesHook:
 
     A line is the event's `to_dict()` with a ``type`` of ``frame``, ``backend``,
     ``settings`` or ``feedback`` before it. Once the file holds `max_bytes`, it becomes
-    ``NAME.1``, replacing an older one, and a new one begins. May be used from any thread.
+    ``NAME.1``, replacing an older one, and a new one begins. May be used from any thread, and
+    several processes may write to one file.
 
     The session is left out unless it is asked for: it may be the name of a person, and a line is
     not found again to be erased, as a result in a `DetectionHistory` is.
@@ -60,6 +62,7 @@ class JsonLinesHook:
         self._max_bytes = max_bytes
         self._with_session = with_session
         self._lock = threading.Lock()
+        self._is_cut = False
         self._file: int | None = self._open()
 
     def on_frame(self, event: FrameEvent) -> None:
@@ -114,7 +117,21 @@ class JsonLinesHook:
             if self._file is None:
                 return
             if os.fstat(self._file).st_size + len(line) > self._max_bytes:
-                self._path.replace(self._path.with_name(f"{self._path.name}.1"))
-                os.close(self._file)
-                self._file = self._open()
-            os.write(self._file, line)
+                self._file = self._next_after(self._file)
+            if self._is_cut:
+                line = b"\n" + line  # so that it is no part of the line that was cut
+            self._is_cut = os.write(self._file, line) < len(line)
+            if self._is_cut:
+                msg = f"cannot write {self._path}: the disk is full"
+                raise StorageError(msg)
+
+    def _next_after(self, full: int) -> int:
+        """A new file after the `full` one, which stays open if there can be none."""
+        is_there = False
+        with contextlib.suppress(FileNotFoundError):
+            is_there = os.path.samestat(self._path.lstat(), os.fstat(full))
+        if is_there:  # else another process, or a try before, has set it aside
+            self._path.replace(self._path.with_name(f"{self._path.name}.1"))
+        opened = self._open()
+        os.close(full)
+        return opened

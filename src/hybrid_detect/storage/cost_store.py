@@ -58,6 +58,7 @@ class CostStore:
         self._names_kept_s = names_kept_s
         self._clock = clock
         self._swept_at = -math.inf
+        self._has_remains = False
         self._seen_version: object = None
         self._file = Database(Path(path), schema=SCHEMA)
         try:
@@ -118,11 +119,13 @@ class CostStore:
         `DetectionHistory.erase` does the same, and deletes the session's results.
 
         Raises:
+            ConfigurationError: If it cannot be a session's name; an empty one is none.
             StorageError: If it cannot be done.
         """
-        digest = self._seals.cost_tag("session", session)
+        digest = self._seals.tag(session, "")
         count = forget_session(self._file, digest)
-        if not self._file.forget():
+        self._has_remains = not self._file.forget()
+        if self._has_remains:
             msg = f"erased, but another process reads {self._file.path} and keeps its older state"
             raise StorageError(msg)
         return count
@@ -134,8 +137,9 @@ class CostStore:
             StorageError: If it cannot be done.
         """
         now = self._clock()
-        if forget_old_names(self._file, now):
-            self._file.forget()
+        self._has_remains |= bool(forget_old_names(self._file, now))
+        if self._has_remains:  # until no other process keeps the log from being emptied
+            self._has_remains = not self._file.forget()
         self._swept_at = now
 
     def sweep_if_due(self) -> None:

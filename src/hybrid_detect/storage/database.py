@@ -27,7 +27,7 @@ from hybrid_detect.errors import ClosedError, StorageError
 from hybrid_detect.storage.private_files import make_private
 from hybrid_detect.storage.reserve import Reserve
 
-__all__ = ["PAGE_BYTES", "Database", "lacks_room", "used_bytes"]
+__all__ = ["PAGE_BYTES", "Database", "is_ours", "lacks_room", "used_bytes"]
 
 T = TypeVar("T")
 
@@ -39,12 +39,16 @@ PAGE_BYTES = 1024
 APPLICATION_ID = 0x68644831
 """``hdH1``: says that the file is ours. Source: SQLite, "PRAGMA application_id"."""
 
-VERSION = 4
+HEADER_BYTES, MAGIC = 100, b"SQLite format 3\0"
+"""Of any SQLite file; the application's number is at 68. Source: SQLite, "Database File Format",
+1.3."""
+
+VERSION = 5
 """Since 2, each row carries a digest that binds it to its session; since 3 there are costs, since 4
-counts of how frames fared."""
+counts of how frames fared; since 5 costs name their owners as counts do."""
 
 OLDEST_VERSION = 2
-"""A file of this version and later is brought up to date when it is opened: tables are added."""
+"""A file of this version and later is brought up to date when it is opened, in one transaction."""
 
 BUSY_TIMEOUT_S = 5.0
 """How long to wait for another process that uses the file."""
@@ -289,6 +293,25 @@ def lacks_room(error: StorageError) -> bool:
     """Whether SQLite failed for want of disk space, as far as its answer tells."""
     code = getattr(error.__cause__, "sqlite_errorcode", 0)
     return code & 0xFF in NO_ROOM
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the file at `path` was made here, by its header alone: it is not touched.
+
+    One whose header is still in the log beside it may be ours, and counts as ours. Not for a file that this process has open: closing it gives up SQLite's locks of it.
+
+    Raises:
+        StorageError: If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise StorageError(msg) from error
+    number = int.from_bytes(header[68:72], "big")
+    is_new = not number and path.with_name(f"{path.name}-wal").exists()
+    return header.startswith(MAGIC) and (number == APPLICATION_ID or is_new)
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

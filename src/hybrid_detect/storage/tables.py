@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import partial
 
 from hybrid_detect.errors import StorageError
-from hybrid_detect.storage import cost_table, usage_table
+from hybrid_detect.storage import owned_sums
 from hybrid_detect.storage.audit import AUDIT_TABLE
-from hybrid_detect.storage.cost_table import COSTS_TABLE
+from hybrid_detect.storage.cost_table import COSTS, FROM_OLDER_VERSIONS
 from hybrid_detect.storage.database import Database, lacks_room
+from hybrid_detect.storage.owned_sums import OWNERS_TABLE
 from hybrid_detect.storage.records import Deleted
 from hybrid_detect.storage.row_seals import RowSeals
-from hybrid_detect.storage.usage_table import USAGE_TABLES
+from hybrid_detect.storage.usage_table import USAGE
 
 __all__ = [
     "EXPIRED",
@@ -41,8 +43,10 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS records_by_age ON records (recorded_at)",
     "CREATE TABLE IF NOT EXISTS exports (folder TEXT PRIMARY KEY)",
     AUDIT_TABLE,
-    COSTS_TABLE,
-    *USAGE_TABLES,
+    *OWNERS_TABLE,
+    *USAGE.schema,
+    *COSTS.schema,
+    *FROM_OLDER_VERSIONS,
 )
 
 
@@ -68,29 +72,33 @@ def forget_session(file: Database, session: bytes) -> int:
     Raises:
         StorageError: If it cannot be done.
     """
-    found = file.must_write(lambda db: cost_table.forget_session(db, session))
-    _forget_owners(file, "session = ?", session)
+    with file.reading() as db:
+        found = COSTS.count(db, session)
+    _forget_owners(file, owned_sums.OF_SESSION, session)
     return found
 
 
 def forget_old_names(file: Database, now: float) -> int:
-    """Take the names out of the sums whose time is over; how many there were.
+    """Take the names out of the sums whose time is over; how many names there were.
 
     Raises:
         StorageError: If it cannot be done.
     """
-    found = file.must_write(lambda db: cost_table.sweep(db, now))
-    file.must_write(lambda db: usage_table.sweep(db, now))
-    return found + _forget_owners(file, usage_table.EXPIRED, now)
+    for table in (COSTS, USAGE):
+        file.must_write(partial(table.sweep, now=now))
+    file.must_write(partial(owned_sums.date_owners_anew, now=now))
+    return _forget_owners(file, owned_sums.EXPIRED, now)
 
 
 def _forget_owners(file: Database, which: str, value: object) -> int:
     total = 0
-    while found := file.must_write(lambda db: usage_table.forget_owners(db, which, (value,))):
+    forget = partial(owned_sums.forget_owners, which=which, value=value)
+    while found := file.must_write(forget):
         total += found
     try:
-        while total and file.must_write(usage_table.add_up_nameless):
-            pass
+        for table in (COSTS, USAGE):
+            while total and file.must_write(table.add_up_nameless):
+                pass
     except StorageError as error:
         # They tell of no one now; adding them up may wait for a disk with room.
         if not lacks_room(error):

@@ -7,7 +7,7 @@ told without its query, which may hold a key.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -57,10 +57,10 @@ class ExchangeSpans:
     @contextmanager
     def sealing(self) -> Iterator[None]:
         """The request is sealed inside the block."""
-        parts = [span.child("seal") for span in self._recording]
-        yield
-        for part in parts:
-            part.end()
+        with ExitStack() as parts:
+            for span in self._recording:
+                parts.enter_context(span.child("seal"))
+            yield
 
     def named(self, request: HttpRequest) -> HttpRequest:
         """`request`, before it is addressed and signed, with the trace that it belongs to.
