@@ -298,7 +298,8 @@ def lacks_room(error: StorageError) -> bool:
 def is_ours(path: Path) -> bool:
     """Whether the file at `path` was made here, by its header alone: it is not touched.
 
-    One whose header is still in the log beside it may be ours, and counts as ours. Not for a file that this process has open: closing it gives up SQLite's locks of it.
+    One whose header is still in the log beside it may be ours, and counts as ours. Not for
+    a file that this process has open: closing it gives up SQLite's locks of it.
 
     Raises:
         StorageError: If it cannot be read.
