@@ -8,11 +8,13 @@ import os
 import pty
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import termios
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,10 +23,12 @@ from PIL import Image
 from hybrid_detect.cli import live_view, main
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.live_figures import LiveFigures, Rate
+from hybrid_detect.cli.live_output import LiveOutput
+from hybrid_detect.cli.stream import _Run
 from hybrid_detect.cli.terminal_keys import keys_pressed
 from hybrid_detect.cli.watch import _Watching
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.errors import SourceError
+from hybrid_detect.errors import ConfigurationError, SourceError
 from hybrid_detect.exchange.wire import ResultReply
 from hybrid_detect.selection.conditions import LinkConditions, NetworkClass
 from hybrid_detect.server.config import ServerConfig
@@ -301,6 +305,122 @@ def test_the_screen_in_a_real_terminal(folder: Path, tmp_path: Path) -> None:
         wait_until(lambda: " results in " in shown())
     finally:
         run("kill-server")
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2Jgone\r\n\u202eback"
+
+
+@pytest.mark.anyio
+async def test_plain_lines_hold_nothing_that_a_terminal_obeys() -> None:
+    shown = io.StringIO()
+    rows = [("backend", HOSTILE, ""), ("model", "caf\u00e9", "")]
+    output = LiveOutput(str, lambda: rows, quit=print, as_json=False, stdout=shown)
+    output.show()
+    line = shown.getvalue()
+    assert line.endswith("; model caf\u00e9\n")
+    assert line[:-1].isprintable()
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_names_and_errors_hold_nothing_that_a_terminal_obeys(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "\x1b[2Ja.png"
+    Image.new("RGB", (64, 48)).save(named)
+    damaged = tmp_path / "\x1b[2Jb.png"
+    damaged.write_bytes(b"none")
+    assert main(["detect", str(named), str(damaged), "--mode", "on_device"]) == ExitCode.PARTLY
+
+    def fails(*_: Any) -> Any:
+        raise ConfigurationError(HOSTILE)
+
+    monkeypatch.setattr("hybrid_detect.sources.sources.named_source", fails)
+    assert main(["stream", "--source", "clip.mp4", "--mode", "on_device"]) == ExitCode.FAILED
+    said = capsys.readouterr()
+    assert r"\x1b[2Ja.png: 1 face" in said.out
+    assert r"\x1b[2Jb.png: " in said.err
+    assert r"\x1b[2Jgone" in said.err
+    assert (said.out + said.err).replace("\n", "").isprintable()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.anyio
+async def test_a_terminal_without_a_cursor_gets_plain_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    shown = Terminal()
+    output = LiveOutput(str, lambda: [("fps", "9", "")], quit=print, as_json=False, stdout=shown)
+    async with output:
+        await until(lambda: "fps 9" in shown.getvalue())
+    assert "\x1b" not in shown.getvalue()
+
+
+@pytest.mark.anyio
+async def test_a_screen_is_left_when_the_process_is_asked_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    quitting, shown = asyncio.Event(), Terminal()
+    before = signal.getsignal(signal.SIGTERM)
+    output = LiveOutput(str, list, quit=quitting.set, as_json=False, stdout=shown)
+    async with output:
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(LIMIT_S):
+            await quitting.wait()
+    assert "\x1b[?1049l" in shown.getvalue(), "the screen that was there before is back"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.anyio
+async def test_when_nobody_reads_the_lines_the_command_ends() -> None:
+    class Broken(io.StringIO):
+        def write(self, _text: str) -> int:
+            raise BrokenPipeError
+
+    quitting = asyncio.Event()
+    output = LiveOutput(str, list, quit=quitting.set, as_json=False, stdout=Broken())
+    with pytest.raises(BrokenPipeError):
+        async with asyncio.timeout(LIMIT_S), output:
+            await quitting.wait()
+
+
+@pytest.mark.anyio
+async def test_a_terminal_that_is_gone_is_not_read_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, theirs = pty.openpty()
+    reads: list[int] = []
+    read = os.read
+
+    def counted(number: int, size: int) -> bytes:
+        if number == theirs:
+            reads.append(size)
+        return read(number, size)
+
+    with (
+        os.fdopen(theirs, "r", encoding="ascii") as stdin,
+        keys_pressed(print, stdin) as can_read,
+    ):
+        assert can_read
+        monkeypatch.setattr("hybrid_detect.cli.terminal_keys.os.read", counted)
+        os.close(ours)
+        await until(lambda: reads)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(reads) == 1
+
+
+def test_the_title_tells_no_password() -> None:
+    for source in ("rtsp:/user:secret@camera", "rtsp://user:secret@camera", "user:secret@camera"):
+        run = _Run(argparse.Namespace(source=source))
+        run._service = SimpleNamespace(status=status)  # type: ignore[assignment]
+        assert "secret" not in run._title()
 
 
 # -- watch ---------------------------------------------------------------------------------------

@@ -1,12 +1,15 @@
 """Overlays: the newest boxes on each frame, in place, held for a while and then fading away."""
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError, SourceError
+from hybrid_detect.frames import brush
+from hybrid_detect.frames.drawing import Show
 from hybrid_detect.frames.overlay import Overlay
 from hybrid_detect.testing import FakeClock
 from hybrid_detect.types import (
@@ -180,9 +183,63 @@ def test_what_cannot_be_drawn_on_is_refused(overlay: Overlay) -> None:
             overlay.draw(picture, result())
     with pytest.raises(InvalidFrameError, match="got P"):
         overlay.draw(Image.new("P", (9, 9)), result())
+    with pytest.raises(InvalidFrameError, match="multiply by 255"):
+        overlay.draw(np.zeros((9, 9, 3), np.float32), result())
+    closed = Image.new("RGB", (9, 9))
+    closed.close()
+    written = io.BytesIO()
+    Image.effect_noise((90, 90), 50).save(written, "JPEG")
+    for picture in (
+        closed,
+        Image.open(io.BytesIO(written.getvalue()[:500])),
+        np.zeros((0, 9, 3), np.uint8),
+        [[1, 2, 3]],
+    ):
+        with pytest.raises(InvalidFrameError):
+            overlay.draw(picture, result())
     for bad in ({"hold_last_s": -1}, {"fade_s": float("nan")}):
         with pytest.raises(ConfigurationError):
             Overlay(**bad)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        np.zeros((9, 9, 3), np.float32),
+        np.zeros(9, np.uint8),
+        np.zeros((9, 0, 3), np.uint8),
+        np.zeros((2, 9, 9, 3), np.uint8),
+        Image.new("RGB", (9, 9)),
+    ],
+)
+def test_what_cannot_be_seen_is_refused_with_and_without_following(frame: Any) -> None:
+    for overlay in (Overlay(), Overlay(follow=False)):
+        with pytest.raises(InvalidFrameError):
+            overlay.see(frame)
+
+
+def test_a_pillow_without_freetype_has_letters_too(
+    overlay: Overlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_default = ImageFont.load_default
+
+    def of_one_size(size: float | None = None) -> Any:
+        if size is not None:
+            raise ImportError("The _imagingft C module is not installed")
+        monkeypatch.setattr(ImageFont, "load_default", load_default)
+        return ImageFont.load_default_imagefont()
+
+    monkeypatch.setattr(ImageFont, "load_default", of_one_size)
+    brush._font.cache_clear()
+    try:
+        overlay.show = Show(label=True)
+        failed = result(status=DetectionStatus.FAILED, faces=(), reason="caf\u00e9 \u65e5\u672c")
+        drawn = overlay.draw(grey(), failed)
+        assert not (drawn[280:] == 99).all()
+    finally:
+        brush._font.cache_clear()
+        brush.text_size.cache_clear()
+        brush._text_mask.cache_clear()
 
 
 # -- faces that move between two answers ---------------------------------------------------------

@@ -150,6 +150,22 @@ def test_what_is_no_image_or_cannot_be_shown_stops_nothing(
     assert caplog.text.count("a frame could not be shown") == 1
 
 
+def test_boxes_are_followed_from_the_time_at_which_the_frame_was_taken() -> None:
+    class Seen(Overlay):
+        def draw(self, image: Any, *arguments: Any, **times: Any) -> Any:
+            drawn.append(times)
+            return super().draw(image, *arguments, **times)
+
+    drawn: list[dict[str, Any]] = []
+    viewfinder = Viewfinder(lambda pixels: pixels, overlay=Seen())
+    try:
+        frame = captured(np.zeros((24, 32, 3), np.uint8))
+        picture_of(viewfinder, frame)
+    finally:
+        viewfinder.close()
+    assert drawn == [{"captured_at_s": frame.captured_at_s}]
+
+
 def test_closed_it_shows_nothing(shows: Any) -> None:
     viewfinder = shows()
     picture_of(viewfinder, captured(RED))

@@ -63,3 +63,6 @@ def test_what_is_no_camera_is_refused() -> None:
     for camera in (object(), SimpleNamespace(_camera=None)):
         with pytest.raises(ConfigurationError, match="expected a camera of Kivy's"):
             KivyCameraSource(camera)
+    for max_fps in (0, -1.0, float("nan")):
+        with pytest.raises(ConfigurationError, match="max_fps"):
+            KivyCameraSource(SimpleNamespace(bind=print, texture=None), max_fps=max_fps)

@@ -228,6 +228,26 @@ async def test_leaving_while_a_source_is_opened_again_closes_what_comes_of_it() 
     await until(lambda: late.is_closed)
 
 
+async def test_a_source_that_opens_as_it_is_left_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread has opened it, and whoever waited is cancelled before it hears of that."""
+    has_opened = threading.Event()
+    connection = Connection([])
+
+    async def opened_and_cancelled(function: Callable[[], Any]) -> Any:
+        thread = threading.Thread(target=lambda: (function(), has_opened.set()))
+        thread.start()
+        thread.join(LIMIT_S)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(live, "in_daemon_thread", opened_and_cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        await live.reader_of(Scripted(connection))
+    assert has_opened.is_set()
+    await until(lambda: connection.is_closed)
+
+
 def aged(age_s: float) -> Callable[[], TimedImage]:
     return lambda: TimedImage(b"0", captured_at_s=time.monotonic() - age_s)
 

@@ -144,6 +144,43 @@ async def test_an_address_that_does_not_answer_is_told_without_its_password() ->
     assert "secret" not in repr(PyAVSource(address))
 
 
+@pytest.mark.parametrize("source", [PyAVSource, OpenCVSource])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "rtsp://user:secret@[camera/1",
+        "rtsp://us\u2100er:secret@camera/1",
+        "rtps://user:secret@camera",
+        "rtsp//user:secret@camera",
+        "nothing:secret@camera",
+    ],
+)
+async def test_an_address_that_is_none_is_told_without_its_password(
+    source: Any, address: str
+) -> None:
+    assert "secret" not in repr(source(address))
+    for opening in (source(address), address):
+        with pytest.raises(ConfigurationError) as caught:
+            await frames_of(opening)
+        assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["HTTP://127.0.0.1:1/", " http://127.0.0.1:1/\n"])
+async def test_an_address_may_be_written_in_capitals_and_with_blanks(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    asked: list[str] = []
+
+    def refuse(name: str, **_options: Any) -> None:
+        asked.append(name)
+        raise OSError
+
+    monkeypatch.setattr(pytest.importorskip("av"), "open", refuse)
+    with pytest.raises(ConfigurationError, match="the http address"):
+        await frames_of(PyAVSource(address))
+    assert asked == ["http://127.0.0.1:1/"]
+
+
 async def test_a_file_may_be_thinned_as_if_it_were_live(clip: Path) -> None:
     async with asyncio.timeout(LIMIT_S), open_source(clip, intent="freshest") as opened:
         assert opened.drops

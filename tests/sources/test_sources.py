@@ -349,8 +349,8 @@ async def test_what_is_no_source_is_refused_by_a_name(source: Any, named: str) -
             pass
 
 
-@pytest.mark.parametrize("max_fps", [0, -1, float("nan")])
-async def test_a_rate_that_is_none_is_refused(max_fps: float) -> None:
+@pytest.mark.parametrize("max_fps", [0, -1, float("nan"), "10"])
+async def test_a_rate_that_is_none_is_refused(max_fps: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_fps"):
         async with open_source([], max_fps=max_fps):
             pass

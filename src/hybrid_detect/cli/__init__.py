@@ -26,6 +26,7 @@ from hybrid_detect.cli import (
     watch,
 )
 from hybrid_detect.cli.exit_codes import ExitCode
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.errors import HybridDetectError
 from hybrid_detect.extras import require
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a reader that has ended is noticed without a traceback
     except HybridDetectError as error:
-        print(f"hybrid-detect: {error}", file=sys.stderr)
+        print(f"hybrid-detect: {one_line(error)}", file=sys.stderr)
         return ExitCode.FAILED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

@@ -28,6 +28,7 @@ from hybrid_detect.cli.options import (
     described,
     service_config,
 )
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.plotting import BLUE, GRID, INK, ORANGE, ticks, write
 from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.table import table
@@ -158,7 +159,7 @@ async def _measure(
                     result = await service.process_image(next(frames))
                 except AllBackendsFailedError as error:
                     unanswered += 1
-                    print(f"frame {number}: {error}", file=sys.stderr)
+                    print(f"frame {number}: {one_line(error)}", file=sys.stderr)
                 else:
                     backends.add(result.backend.value if result.backend else "no backend")
                     unanswered += not result.answered

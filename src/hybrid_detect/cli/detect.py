@@ -15,6 +15,7 @@ from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import fetch_for_device
 from hybrid_detect.cli.options import add_service_options, can_write, described, service_config
 from hybrid_detect.cli.pictures import DrawnFiles, NamedPicture, named_pictures
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
@@ -105,7 +106,7 @@ async def _run(
                 result = await service.process_image(image)
             except (InvalidFrameError, AllBackendsFailedError) as error:
                 failures += 1
-                print(f"{picture.name}: {error}", file=sys.stderr)
+                print(one_line(f"{picture.name}: {error}"), file=sys.stderr)
                 if as_json:
                     print(_failure_as_json(picture, error))
                 continue
@@ -116,7 +117,7 @@ async def _run(
                     drawn.write(draw(image, result), picture)
                 except StorageError as error:
                     failures += 1
-                    print(error, file=sys.stderr)
+                    print(one_line(error), file=sys.stderr)
     return ExitCode.PARTLY if failures else ExitCode.DONE
 
 
@@ -144,7 +145,7 @@ def _as_text(picture: NamedPicture, result: DetectionResult) -> str:
     spent = f"{result.timings.total_s * 1000:.0f} ms"
     if not result.faces and result.min_face_px is not None:
         faces += f" of {result.min_face_px:.0f} pixels or more"
-    head = f"{picture.name}: {faces}, {backend} ({spent}): {result.reason}"
+    head = one_line(f"{picture.name}: {faces}, {backend} ({spent}): {result.reason}")
     rows = [
         (
             f"  {number}",

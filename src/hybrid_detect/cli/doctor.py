@@ -22,6 +22,7 @@ from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.findings import Found, find, models_of, targets_of
 from hybrid_detect.cli.installed import installed, summary
 from hybrid_detect.cli.options import add_service_options, described, service_config
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.provider_facts import facts_told, provider_facts
 from hybrid_detect.cli.table import table
 from hybrid_detect.compression.codec import TurboCodec, jpeg_codec
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(_findings(config, found), indent=2))
     else:
         for topic, text in _lines(config, found):
-            print(f"{topic}: {text}")
+            print(f"{topic}: {one_line(text)}")
         if arguments.verbose:
             _print_tables(config, status, every_provider=arguments.providers)
         elif arguments.providers:
@@ -148,7 +149,7 @@ def _lines(config: ServiceConfig, found: Found) -> Iterator[tuple[str, str]]:
 def _print_tables(config: ServiceConfig, status: ServiceStatus, *, every_provider: bool) -> None:
     """Targets, models, versions, and what providers say of the pictures they are sent."""
     for target in targets_of(status):
-        print(f"target: {_target(target)}")
+        print(f"target: {one_line(_target(target))}")
     print()
     print(table(("model", "bytes", "where"), models_of(config)))
     print()

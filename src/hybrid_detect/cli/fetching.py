@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hybrid_detect.backends.device.model_choice import candidates
 from hybrid_detect.backends.device.models import find_model, load_model
 from hybrid_detect.backends.device.runtimes import choose_runtime
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.progress import progress_line
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import ConfigurationError, ModelError
@@ -63,7 +64,7 @@ def fetch_for_device(config: ServiceConfig) -> None:
     except (ModelError, ConfigurationError) as error:
         if config.endpoint is None or config.mode is DetectionMode.ON_DEVICE:
             raise
-        print(f"hybrid-detect: going on without the device: {error}", file=sys.stderr)
+        print(f"hybrid-detect: going on without the device: {one_line(error)}", file=sys.stderr)
 
 
 def fetch_for_server(config: ServerConfig | None = None) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from types import MappingProxyType
 from typing import Any, TextIO
 
 from hybrid_detect.cli.live_view import Row, screen
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.terminal_keys import keys_pressed
 from hybrid_detect.extras import is_installed
 
@@ -16,6 +20,9 @@ __all__ = ["LiveOutput"]
 
 SCREEN_EVERY_S = 0.25
 LINE_EVERY_S = 1.0
+
+NO_SCREEN = ("dumb", "unknown")
+"""Values of ``TERM`` for what shows text and knows no cursor: an editor's shell, a log."""
 
 NO_RICH = "for a live screen: pip install 'hybrid-detect[tui]'"
 
@@ -25,8 +32,10 @@ class LiveOutput:
 
     Args:
         title: Gives the first line.
-        rows: Gives what is told now; the first few make a plain line.
-        on_key: What keys do, by the letter; the word for each is shown.
+        rows: Gives what is told now.
+        quit: Has the block end: called for the key ``q``, when the system asks the process to end,
+            and when there is nowhere to show anything any more.
+        on_key: What further keys do, by the letter; the word for each is shown.
         as_json: Whether lines of JSON are printed by the caller, and nothing else is.
         stdout: Where to.
     """
@@ -36,13 +45,15 @@ class LiveOutput:
         title: Callable[[], str],
         rows: Callable[[], Sequence[Row]],
         *,
-        on_key: dict[str, tuple[str, Callable[[], object]]],
+        quit: Callable[[], object],
+        on_key: Mapping[str, tuple[str, Callable[[], object]]] = MappingProxyType({}),
         as_json: bool,
         stdout: TextIO | None = None,
     ) -> None:
         self._title = title
         self._rows = rows
-        self._on_key = on_key
+        self._quit = quit
+        self._on_key = {"q": ("quit", quit), **on_key}
         self._stdout = sys.stdout if stdout is None else stdout
         self._is_quiet = as_json
         self._live: Any = None
@@ -53,18 +64,24 @@ class LiveOutput:
     async def __aenter__(self) -> LiveOutput:
         if self._is_quiet:
             return self
-        if self._stdout.isatty():
+        if self._stdout.isatty() and os.environ.get("TERM") not in NO_SCREEN:
             if is_installed("rich"):
                 self._open_screen()
             else:
                 print(NO_RICH, file=sys.stderr)
         self._task = asyncio.create_task(self._repeat())
+        self._task.add_done_callback(self._repeated)
         return self
 
     def _open_screen(self) -> None:
         from rich.console import Console
         from rich.live import Live
 
+        loop = asyncio.get_running_loop()
+        # Ended at once, it would leave the terminal without a cursor and without an echo.
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or a thread
+            loop.add_signal_handler(signal.SIGTERM, self._quit)
+            self._left.callback(loop.remove_signal_handler, signal.SIGTERM)
         console = Console(file=self._stdout)
         self._live = self._left.enter_context(
             Live(console=console, screen=True, auto_refresh=False)
@@ -82,13 +99,17 @@ class LiveOutput:
             self.show()
             await asyncio.sleep(SCREEN_EVERY_S if self._live is not None else LINE_EVERY_S)
 
+    def _repeated(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._quit()
+
     def show(self) -> None:
         """Show what there is now."""
         if self._live is not None:
             self._live.update(screen(self._title(), self._rows(), self._keys), refresh=True)
         else:
             line = "; ".join(f"{name} {told}" for name, told, _ in self._rows())
-            print(line, file=self._stdout, flush=True)
+            print(one_line(line), file=self._stdout, flush=True)
 
     async def __aexit__(self, *exc_info: object) -> None:
         task, self._task = self._task, None

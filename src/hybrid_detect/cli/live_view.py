@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hybrid_detect.cli.live_figures import LiveFigures
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.service.status import ServiceStatus
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ def screen(title: str, rows: Sequence[Row], keys: str) -> RenderableType:
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(no_wrap=True, overflow="ellipsis")
     for name, told, style in rows:
-        grid.add_row(name, Text(_one_line(told), style=style))
-    head = Text(_one_line(title), style="bold reverse", no_wrap=True, overflow="ellipsis")
+        grid.add_row(name, Text(one_line(told), style=style))
+    head = Text(one_line(title), style="bold reverse", no_wrap=True, overflow="ellipsis")
     return Group(head, grid, Text(keys, style="dim"))
 
 
@@ -108,8 +109,3 @@ def _counted(counts: Mapping[str, float], *, percent: bool = False) -> str:
 
 def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
-
-
-def _one_line(text: str) -> str:
-    """`text` without what would move a terminal's cursor: names and reasons come from outside."""
-    return "".join(part if part.isprintable() else " " for part in text)

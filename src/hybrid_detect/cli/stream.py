@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from contextlib import aclosing, suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,8 +18,10 @@ from hybrid_detect.cli.live_figures import LiveFigures
 from hybrid_detect.cli.live_output import LiveOutput
 from hybrid_detect.cli.live_view import Row, rows_of_stream
 from hybrid_detect.cli.options import add_service_options, described, service_config
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.errors import HybridDetectError, SourceError
 from hybrid_detect.service.hybrid import HybridDetectionService
+from hybrid_detect.sources import names
 from hybrid_detect.sources.captured import Intent
 from hybrid_detect.types import DetectionMode, DetectionResult
 
@@ -78,14 +79,15 @@ class _Run:
         output = LiveOutput(
             self._title,
             self._rows,
-            on_key={"q": ("quit", self._quit.set), "m": ("mode", self._next_mode)},
+            quit=self._quit.set,
+            on_key={"m": ("mode", self._next_mode)},
             as_json=self._arguments.json,
         )
         async with service, output:
             last = await self._until_quit(self._take())
         self._summarise()
         if last is not None and isinstance(last.error, SourceError) and not last.error.goes_on:
-            print(f"hybrid-detect: {last.error}", file=sys.stderr)
+            print(f"hybrid-detect: {one_line(last.error)}", file=sys.stderr)
             return ExitCode.FAILED
         return ExitCode.DONE
 
@@ -131,8 +133,7 @@ class _Run:
 
     def _title(self) -> str:
         minutes, seconds = divmod(int(time.monotonic() - self._figures.started_s), 60)
-        name = self._arguments.source
-        source = "an address" if "://" in name else Path(name).name  # which may hold a password
+        source = names.described(self._arguments.source, check=False)
         mode = self._service.status().mode.value
         return f" hybrid-detect stream  mode {mode}  {minutes:02}:{seconds:02}  {source} "
 

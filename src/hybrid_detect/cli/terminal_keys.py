@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 __all__ = ["keys_pressed"]
@@ -20,7 +20,7 @@ def keys_pressed(on_key: Callable[[str], object], stdin: TextIO | None = None) -
     event loop cannot wait for it.
     """
     stdin = sys.stdin if stdin is None else stdin
-    if sys.platform == "win32" or not stdin.isatty():
+    if sys.platform == "win32" or stdin is None or not stdin.isatty():
         yield False
         return
     import termios
@@ -31,7 +31,13 @@ def keys_pressed(on_key: Callable[[str], object], stdin: TextIO | None = None) -
     loop = asyncio.get_running_loop()
 
     def read() -> None:
-        for key in os.read(number, 64).decode("ascii", "ignore"):
+        try:
+            pressed = os.read(number, 64)
+        except OSError:  # the terminal is gone
+            pressed = b""
+        if not pressed:
+            loop.remove_reader(number)  # else it would be called again and again
+        for key in pressed.decode("ascii", "ignore"):
             on_key(key)
 
     tty.setcbreak(number)  # Ctrl-C still interrupts
@@ -40,4 +46,5 @@ def keys_pressed(on_key: Callable[[str], object], stdin: TextIO | None = None) -
         yield True
     finally:
         loop.remove_reader(number)
-        termios.tcsetattr(number, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(number, termios.TCSADRAIN, before)

@@ -69,7 +69,7 @@ class _Watching:
         output = LiveOutput(
             self._title,
             self._rows,
-            on_key={"q": ("quit", self._quit.set)},
+            quit=self._quit.set,
             as_json=self._arguments.json,
         )
         async with output:

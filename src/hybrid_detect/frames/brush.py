@@ -29,21 +29,31 @@ KEPT_TEXTS = 256
 
 @lru_cache(maxsize=8)
 def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size_px)
+    try:
+        return ImageFont.load_default(size_px)
+    except ImportError:  # a Pillow that was built without FreeType has letters of one size
+        return ImageFont.load_default()
+
+
+def _written(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Any:
+    """`text` in the characters that `font` knows."""
+    is_bitmap = isinstance(font, ImageFont.ImageFont)
+    return text.encode("latin-1", "replace") if is_bitmap else text
 
 
 @lru_cache(maxsize=KEPT_TEXTS)
 def text_size(text: str, size_px: int) -> tuple[int, int]:
     """Width of `text` and height of a line of it, in pixels."""
     font = _font(size_px)
-    return round(font.getbbox(text)[2]), round(font.getbbox("Ag")[3])
+    return round(font.getbbox(_written(text, font))[2]), round(font.getbbox("Ag")[3])
 
 
 @lru_cache(maxsize=KEPT_TEXTS)
 def _text_mask(text: str, size_px: int) -> NDArray[np.uint8]:
     width, height = text_size(text, size_px)
     mask = Image.new("L", (max(width, 1), max(height, 1)))
-    ImageDraw.Draw(mask).text((0, 0), text, fill=255, font=_font(size_px))
+    font = _font(size_px)
+    ImageDraw.Draw(mask).text((0, 0), _written(text, font), fill=255, font=font)
     return np.asarray(mask)
 
 

@@ -115,7 +115,8 @@ class FaceFollower:
             return
         first, *later = list(self._views)[nearest:]
         largest = sorted(faces, key=lambda face: -face.box.area)
-        self._trails = [_started(face, first) for face in largest]
+        self._trails = [_started(face, first) for face in largest[:_MOST_FOLLOWED]]
+        self._trails += [_Trail(face, None, 1, (0, 0), 0.0) for face in largest[_MOST_FOLLOWED:]]
         for view in later:
             self._follow(view)
 

@@ -16,6 +16,8 @@ from hybrid_detect.frames.array_picture import ArrayPicture, PixelFormat, as_pix
 from hybrid_detect.frames.brush import Brush
 from hybrid_detect.frames.drawing import COLOURS, Pen, Show, fitted_faces
 from hybrid_detect.frames.motion import FaceFollower
+from hybrid_detect.frames.pillow_errors import damage_reported
+from hybrid_detect.frames.pillow_picture import reading_of
 from hybrid_detect.geometry import BoundingBox, Face, Keypoint
 from hybrid_detect.types import DetectionResult, DetectionStatus
 
@@ -132,7 +134,7 @@ class Overlay:
             pixels, format_ = _pillow_pixels(image)
         else:
             format_ = as_pixel_format(pixel_format)
-            pixels = ArrayPicture.of(image, format_).array
+            pixels = ArrayPicture.of(_array(image), format_).array
             if not pixels.flags.writeable:
                 raise InvalidFrameError(expected="an array that may be written", actual="none")
         now_s = self._clock()
@@ -147,8 +149,11 @@ class Overlay:
         Args:
             image: Of shape ``(height, width)`` or ``(height, width, channels)``. Not modified.
             captured_at_s: When it was taken, in seconds of `time.monotonic`; `None` means now.
+
+        Raises:
+            InvalidFrameError: If `image` is no such array.
         """
-        self._see(image, self._clock() if captured_at_s is None else captured_at_s)
+        self._see(_array(image), self._clock() if captured_at_s is None else captured_at_s)
 
     def faces(self, width: int, height: int) -> tuple[Face, ...]:
         """The faces that are shown at the moment, in a picture of `width` by `height` pixels.
@@ -178,6 +183,11 @@ class Overlay:
         return self._label(self._newest, self._clock())
 
     def _see(self, pixels: NDArray[np.uint8], taken_at_s: float) -> None:
+        if pixels.ndim not in (2, 3) or 0 in pixels.shape or pixels.dtype != np.uint8:
+            raise InvalidFrameError(
+                expected="an array of uint8 of shape (height, width) or (height, width, channels)",
+                actual=f"{pixels.dtype} of shape {pixels.shape}"[:80],
+            )
         if self._follower is None:
             return
         height, width = pixels.shape[:2]
@@ -236,7 +246,14 @@ def _pillow_pixels(image: Image.Image) -> tuple[NDArray[np.uint8], PixelFormat]:
     formats = {"RGB": PixelFormat.RGB, "RGBA": PixelFormat.RGBA, "L": PixelFormat.GRAY}
     if image.mode not in formats:
         raise InvalidFrameError(expected="a Pillow image of RGB, RGBA or L", actual=image.mode)
-    return np.array(image), formats[image.mode]
+    with damage_reported("Pillow"), reading_of(image):
+        return np.array(image), formats[image.mode]
+
+
+def _array(image: Any) -> NDArray[np.uint8]:
+    if not isinstance(image, np.ndarray):
+        raise InvalidFrameError(expected="an array", actual=type(image).__name__[:40])
+    return image
 
 
 def _mirrored(face: Face, width: int) -> Face:

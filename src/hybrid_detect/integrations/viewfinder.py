@@ -126,7 +126,7 @@ class Viewfinder(Generic[Shown]):
         if self._overlay.mirror:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
         result, self._result = self._result, None
-        return self._overlay.draw(pixels, result)
+        return self._overlay.draw(pixels, result, captured_at_s=captured.captured_at_s)
 
     def _scale(self, frame: Frame) -> float:
         if self._area is None:

@@ -29,7 +29,8 @@ class KivyCameraSource:
         clock: Monotonic time in seconds.
 
     Raises:
-        ConfigurationError: If it is no camera of Kivy's, or has none yet.
+        ConfigurationError: If it is no camera of Kivy's or has none yet, or `max_fps` is 0 or
+            less.
     """
 
     def __init__(
@@ -38,6 +39,9 @@ class KivyCameraSource:
         core = getattr(camera, "_camera", camera)  # where the widget keeps it
         if not callable(getattr(core, "bind", None)) or not hasattr(core, "texture"):
             msg = f"expected a camera of Kivy's with an index, got {type(camera).__name__}"
+            raise ConfigurationError(msg)
+        if not max_fps > 0:
+            msg = f"max_fps: expected a number above 0, got {max_fps!r}"
             raise ConfigurationError(msg)
         self._core = core
         self._period_s = 1 / max_fps

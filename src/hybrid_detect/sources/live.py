@@ -62,22 +62,31 @@ async def reader_of(source: Source) -> Reader:
         SourceError: If it takes longer.
         Exception: What opening it raises.
     """
-    is_given_up = threading.Event()
+    lock = threading.Lock()
+    opened: list[Reader] = []
+    is_given_up = False
 
-    def open_it() -> Reader:
+    def open_it() -> None:
         reader = source.open()
-        if is_given_up.is_set():
-            reader.close()
-        return reader
+        with lock:
+            if not is_given_up:
+                opened.append(reader)
+                return
+        reader.close()
 
     try:
         async with asyncio.timeout(OPEN_LIMIT_S):
-            return await in_daemon_thread(open_it)
+            await in_daemon_thread(open_it)
+        return opened.pop()
     except TimeoutError:
         msg = f"camera: it could not be opened within {OPEN_LIMIT_S:g} s"
         raise SourceError(msg) from None
     finally:
-        is_given_up.set()
+        with lock:
+            is_given_up = True
+        # It may have come at the moment in which nobody waited for it any more.
+        for reader in opened:
+            threading.Thread(target=reader.close, name="hybrid-detect-call", daemon=True).start()
 
 
 class LiveSource(OpenSource):

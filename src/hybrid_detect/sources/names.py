@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["IMAGE_SUFFIXES", "SCHEMES", "described", "image_files", "scheme_of"]
+__all__ = ["IMAGE_SUFFIXES", "SCHEMES", "described", "image_files", "scheme_of", "spelled"]
 
 SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt", "rtp"})
 """What FFmpeg opens as a stream."""
@@ -20,12 +20,21 @@ IMAGE_SUFFIXES = frozenset(
 """The formats that a frame can be made of."""
 
 
+# Not `urlsplit`, which refuses some addresses, and quotes them with their password as it does. A
+# scheme of one letter is a drive of Windows.
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):")
+
+
 def scheme_of(name: object) -> str:
     """The scheme of an address, ``picamera2`` of ``picamera2:1`` too; empty if it has none."""
-    if not isinstance(name, str):
-        return ""
-    scheme = urlsplit(name).scheme
-    return scheme if len(scheme) > 1 else ""  # one letter is a drive of Windows
+    found = _SCHEME.match(name) if isinstance(name, str) else None
+    return found[1].lower() if found else ""
+
+
+def spelled(address: str) -> str:
+    """`address` as FFmpeg knows it: its scheme in small letters, and no blanks around it."""
+    scheme = scheme_of(address)
+    return scheme + address.strip()[len(scheme) :]
 
 
 def image_files(name: str | os.PathLike[str]) -> Iterator[Path] | None:
@@ -60,7 +69,14 @@ def described(name: str | os.PathLike[str] | int, *, check: bool = True) -> str:
     scheme = scheme_of(text)
     if scheme in SCHEMES:
         return f"the {scheme} address"
-    if check and not os.path.exists(text):
+    is_there = os.path.exists(text)
+    if not is_there and ("@" in text or "://" in text):
+        # An address of a scheme that nobody knows, or one with a slip of the keyboard.
+        if check:
+            msg = "camera: it is neither a file that is there nor an address of a known scheme"
+            raise ConfigurationError(msg)
+        return "an address"
+    if check and not is_there:
         msg = f"camera: there is no file {os.path.basename(text)[:40]!r}"
         raise ConfigurationError(msg)
     return repr(os.path.basename(text)[:40])

@@ -11,7 +11,7 @@ from hybrid_detect.extras import require
 from hybrid_detect.frames.frame import PixelFormat
 from hybrid_detect.frames.timed_image import TimedImage
 from hybrid_detect.sources.camera_reads import frame_count
-from hybrid_detect.sources.names import described
+from hybrid_detect.sources.names import SCHEMES, described, scheme_of, spelled
 
 __all__ = ["OpenCVSource"]
 
@@ -53,6 +53,8 @@ class OpenCVSource:
         cv2 = require("cv2", extra="opencv", purpose="opening a video or camera with OpenCV")
         is_index = isinstance(self._target, int)
         name = self._target if isinstance(self._target, int) else os.fspath(self._target)
+        if isinstance(name, str) and scheme_of(name) in SCHEMES:
+            name = spelled(name)
         capture = cv2.VideoCapture(name, self._api)
         for number, value in self._properties.items():
             capture.set(number, value)

@@ -13,7 +13,7 @@ from hybrid_detect.extras import require
 from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
 from hybrid_detect.frames.frame import PixelFormat
 from hybrid_detect.frames.timed_image import TimedImage
-from hybrid_detect.sources.names import SCHEMES, described, scheme_of
+from hybrid_detect.sources.names import SCHEMES, described, scheme_of, spelled
 
 __all__ = ["PyAVSource"]
 
@@ -86,6 +86,8 @@ class PyAVSource:
             # Over UDP, a lost packet smears the picture until the next key frame.
             options.setdefault("rtsp_transport", "tcp")
         is_address = scheme_of(name) in SCHEMES
+        if isinstance(name, str) and is_address:
+            name = spelled(name)
         timeout = (self._timeout_s, self._timeout_s) if is_address else None
         try:
             container = av.open(

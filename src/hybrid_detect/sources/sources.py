@@ -10,6 +10,7 @@ import io
 import os
 from collections.abc import AsyncIterable, Iterable
 from importlib.metadata import entry_points
+from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -87,7 +88,7 @@ class open_source:  # noqa: N801 - used as a function in a `with` statement
     ) -> None:
         limits = {"max_fps": max_fps, "max_age_s": max_age_s, "silence_s": silence_s}
         for name, value in limits.items():
-            if value is not None and not value > 0:
+            if value is not None and not (isinstance(value, Real) and value > 0):
                 msg = f"{name}: expected a number above 0, got {value!r}"
                 raise ConfigurationError(msg)
         if isinstance(source, open_source):
