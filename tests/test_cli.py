@@ -346,6 +346,32 @@ def test_the_lowest_score_is_the_model_s_own_unless_it_is_given(
     assert "HYBRID_DETECT_MIN_CONFIDENCE, else the model's own)" in told
 
 
+@pytest.mark.parametrize(
+    ("given", "environ", "expected"),
+    [
+        ([], {}, 10.0),
+        ([], {"HYBRID_DETECT_DEADLINE_S": "0.5"}, 0.5),
+        (["--deadline", "2"], {"HYBRID_DETECT_DEADLINE_S": "0.5"}, 2.0),
+    ],
+)
+def test_a_command_s_own_deadline_holds_where_nothing_else_is_said(
+    given: list[str],
+    environ: dict[str, str],
+    expected: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    parser = argparse.ArgumentParser()
+    add_service_options(parser, deadline_s=10.0)
+    config = service_config(parser.parse_args(given), deadline_s=10.0)
+    assert config.deadline_s == expected
+    parser.print_help()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "HYBRID_DETECT_DEADLINE_S, else 10)" in told
+
+
 @pytest.mark.usefixtures("fake_device")
 def test_the_environment_is_read_and_options_win(
     photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,11 +1,14 @@
 """Every code block of README and docs runs."""
 
+import argparse
 import ast
 import asyncio
 import inspect
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,22 +18,38 @@ import pytest
 from PIL import Image
 
 from hybrid_detect.backends.device import model_registry, runtimes
+from hybrid_detect.backends.device.models import load_model
+from hybrid_detect.cli import serve
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.config import ServiceConfig
+from hybrid_detect.sync import HybridDetectionService
+from hybrid_detect.types import BoundingBox
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# What a tutorial shows runs in order, in test_tutorials.py.
+PAGES = [
+    ROOT / "README.md",
+    *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "tutorials"),
+]
 BLOCK = re.compile(r"(<!-- \w+ -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 # README's two set-up commands run elsewhere: the tests' by .ci/run, the demo's by `nox -s demo`.
 SET_UP = ("<!-- demo -->\n", "<!-- tests -->\n")
 # Programs that open a window run on a display of their own, in test_examples.py.
 WINDOW = "<!-- window -->\n"
+# Programs that use MediaPipe itself run in a process that ends without MediaPipe's farewell.
+MEDIAPIPE = "<!-- mediapipe -->\n"
+# What a reader types before and after the command's name, where it is a server's.
+SERVES = re.compile(r"(?:^|(?<= ))hybrid-detect (?=serve\b)")
+# Servers that need what is not here: a collector, a cluster, a graphics processor, other addresses.
+ELSEWHERE = re.compile(r"--(otlp|cluster|provider|host|metrics-host|metrics-port|jwt)")
+HYBRID_DETECT = str(Path(sys.executable).parent / "hybrid-detect")
 
 
 def blocks(language: str) -> Iterator[object]:
     for page in PAGES:
         found = list(BLOCK.finditer(page.read_text(encoding="utf-8")))
-        elsewhere = (*SET_UP, WINDOW)
+        elsewhere = (*SET_UP, WINDOW, MEDIAPIPE)
         codes = [m[3] for m in found if m[2] == language and m[1] not in elsewhere]
         for number, code in enumerate(codes, 1):
             yield pytest.param(code, id=f"{page.relative_to(ROOT)}-{number}")
@@ -97,6 +116,37 @@ def test_python_block_runs(code, photo, server, capsys):
         eval(compiled, namespace)  # noqa: S307 - our own documentation
 
 
+def mediapipe_programs() -> list[str]:
+    found = BLOCK.findall((ROOT / "docs/how-to/migrate.md").read_text(encoding="utf-8"))
+    return [code for marker, _, code in found if marker == MEDIAPIPE]
+
+
+def test_what_is_migrated_from_mediapipe_finds_the_same_faces(photo):
+    """The block before finds what the block after it does."""
+    pytest.importorskip("mediapipe")
+    Path("blaze_face_short_range.tflite").write_bytes(load_model("short_range"))
+    (program,) = mediapipe_programs()
+    # A detector that is closed or collected looks up play.googleapis.com.
+    end = "import os, sys; sys.stdout.flush(); os._exit(0)"
+    done = subprocess.run(
+        [sys.executable, "-c", program + end], capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    (before,) = (line.split() for line in done.stdout.splitlines())
+    with HybridDetectionService(mode="on_device", model="short_range") as service:
+        (face,) = service.process_image("photo.jpg", deadline_s=30).faces
+    x, y, width, height, score = map(float, before)
+    assert face.box.iou(BoundingBox(x, y, x + width, y + height)) > 0.8
+    assert face.score == pytest.approx(score, abs=0.1)
+
+
+def test_the_smallest_client_is_the_example():
+    page = (ROOT / "docs/how-to/migrate.md").read_text(encoding="utf-8")
+    example = (ROOT / "examples/simple_backend_detection.py").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^class SimpleBackendDetection.*?^```$", page, re.DOTALL | re.MULTILINE)
+    assert shown.removesuffix("```") in example
+
+
 def commands() -> Iterator[object]:
     for block in blocks("sh"):
         code = str(block.values[0])
@@ -109,8 +159,12 @@ def commands() -> Iterator[object]:
 def test_shell_command_runs(line, photo, server):
     if line.startswith("curl") and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    if " serve " in line:
-        pytest.skip("serving does not end by itself; tests/server/test_serving.py runs it")
+    if SERVES.search(line):
+        # `nox -s hostile` starts it, which takes seconds.
+        parser = argparse.ArgumentParser()
+        serve.add_parser(parser.add_subparsers())
+        parser.parse_args(shlex.split(SERVES.split(line)[-1], comments=True))
+        return
     line = line.replace("http://127.0.0.1:8000", server.url)
     # The command is beside the interpreter, whether or not its environment is activated.
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
@@ -125,16 +179,32 @@ def test_shell_command_runs(line, photo, server):
     assert done.stdout.strip()
 
 
-def test_links_between_pages_lead_somewhere():
-    for page in PAGES:
-        for link in re.findall(r"\]\(([^):]+)\)", page.read_text(encoding="utf-8")):
-            target, _, anchor = link.partition("#")
-            there = page.parent / target if target else page
-            assert there.exists(), f"{page.name} links to {link}"
-            if anchor:
-                headings = re.findall(r"^#+ (.+)$", there.read_text(encoding="utf-8"), re.MULTILINE)
-                anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
-                assert anchor in anchors, f"{page.name} links to {link}"
+def servers() -> Iterator[object]:
+    """The pages' servers that need nothing but what the pages have made before."""
+    seen = set()
+    for command in commands():
+        line = str(command.values[0])
+        told = line.partition(" serve ")[2]
+        if SERVES.search(line) and told not in seen and not ELSEWHERE.search(told):
+            seen.add(told)
+            yield command
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("line", list(servers()))
+def test_a_server_of_the_pages_comes_up(line, photo):
+    for made in ("keys generate keys.json", "api-keys add Ann --file api-keys.json"):
+        subprocess.run([HYBRID_DETECT, *made.split()], check=True, capture_output=True)
+    variables, options = SERVES.split(line)
+    environ = dict(each.split("=") for each in shlex.split(variables))
+    options = [*shlex.split(options), "--port", "0", "--detectors", "1"]
+    with subprocess.Popen(
+        [HYBRID_DETECT, *options], env={**os.environ, **environ}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        shown = iter(process.stdout.readline, "")
+        assert any(told.startswith("listening on ") for told in shown)
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == ExitCode.INTERRUPTED
 
 
 def test_ci_runs_the_test_command_of_the_readme():

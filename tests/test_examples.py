@@ -93,6 +93,10 @@ def test_raspberry_pi_tells_systemd_and_ends_in_order(is_abstract, environ, face
     assert all(json.loads(line)["captured_at_s"] for line in out.splitlines())
 
 
+def test_the_smallest_client_prints_the_face(run):
+    assert re.match(r"\{'x_min': .*\} 0\.\d+\n$", run("simple_backend_detection.py", "photo.jpg"))
+
+
 def test_ui_thread_goes_on_drawing(run):
     assert run("ui_thread.py", "photo.jpg").endswith("then: 1 faces\n")
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,10 @@ from hybrid_detect.types import DetectionResult, QualityLevel
 
 __all__ = ["add_parser"]
 
+DEADLINE_S = 10.0
+"""Seconds a picture has: ten times a camera's frame, for nothing moves on meanwhile, and the first
+one waits for its detector, which a busy machine takes seconds to start."""
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the parser's `commands`."""
@@ -42,7 +44,7 @@ def add_parser(commands: Any) -> None:
         metavar="IMAGE",
         help="a picture file, a folder of pictures, or - for standard input",
     )
-    add_service_options(parser)
+    add_service_options(parser, deadline_s=DEADLINE_S)
     parser.add_argument(
         "--device-quality",
         choices=[level.value for level in QualityLevel],
@@ -70,11 +72,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Look at every picture, in the order given."""
-    config = service_config(arguments)
-    if arguments.device_quality is not None:
-        config = replace(config, device_quality=arguments.device_quality)
-    elif not os.environ.get(f"{ENV_PREFIX}DEVICE_QUALITY"):
-        config = replace(config, device_quality=QualityLevel.MAX)
+    config = service_config(arguments, deadline_s=DEADLINE_S, device_quality=QualityLevel.MAX)
     pictures = list(named_pictures(arguments.images))
     drawn = None if arguments.out is None else DrawnFiles(arguments.out)
     if drawn is not None and drawn.is_one_file and len(pictures) > 1:

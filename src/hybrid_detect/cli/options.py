@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ def described(text: str) -> dict[str, str]:
     return {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
 
 
-def add_service_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose and configure backends."""
+def add_service_options(parser: argparse.ArgumentParser, *, deadline_s: float = 1.0) -> None:
+    """Add the options that choose and configure backends.
+
+    Args:
+        parser: The command's.
+        deadline_s: What its help says that a picture has; `ServiceConfig`'s own default.
+    """
     parser.add_argument(
         "--mode",
         choices=[mode.value for mode in DetectionMode],
@@ -32,7 +38,11 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
         help=f"the detection server (default: {ENV_PREFIX}ENDPOINT, else none)",
     )
     parser.add_argument(
-        "--deadline", dest="deadline_s", type=float, metavar="S", help="seconds each picture has"
+        "--deadline",
+        dest="deadline_s",
+        type=float,
+        metavar="S",
+        help=f"seconds each picture has (default: {ENV_PREFIX}DEADLINE_S, else {deadline_s:g})",
     )
     parser.add_argument(
         "--model",
@@ -52,12 +62,20 @@ def add_service_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def service_config(arguments: argparse.Namespace) -> ServiceConfig:
-    """The configuration of the environment, with the command line's options on top."""
-    names = ("mode", "endpoint", "deadline_s", "model", "min_confidence")
+def service_config(arguments: argparse.Namespace, **otherwise: Any) -> ServiceConfig:
+    """The configuration of the environment, with the command line's options on top.
+
+    Args:
+        arguments: What the command line says.
+        otherwise: Fields that neither of the two may name, and what they then are for this command.
+    """
+    names = ("mode", "endpoint", "deadline_s", "model", "min_confidence", *otherwise)
     given: dict[str, Any] = {
-        name: value for name in names if (value := getattr(arguments, name)) is not None
+        name: value for name in names if (value := getattr(arguments, name, None)) is not None
     }
+    for name, value in otherwise.items():
+        if not os.environ.get(f"{ENV_PREFIX}{name.upper()}"):
+            given.setdefault(name, value)
     return ServiceConfig.from_env(**given)
 
 
