@@ -16,11 +16,11 @@ class SimpleBackendDetection:
     """Sends a JPEG to the server and returns the faces that it finds, as dictionaries."""
 
     def __init__(self, endpoint: str, auth_token: str) -> None:
-        headers = {"Authorization": f"Bearer {auth_token}", "Accept": "application/json"}
-        self._http = httpx.Client(base_url=endpoint, headers=headers, timeout=5.0)
+        self._url = f"{endpoint}/v1/detect"
+        self._headers = {"Authorization": f"Bearer {auth_token}", "Accept": "application/json"}
 
     def process_image(self, jpeg: bytes) -> list[dict]:
-        reply = self._http.post("/v1/detect", content=jpeg)
+        reply = httpx.post(self._url, content=jpeg, headers=self._headers, timeout=5.0)
         reply.raise_for_status()
         return reply.json()["faces"]
 

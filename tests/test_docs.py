@@ -133,7 +133,8 @@ def test_what_is_migrated_from_mediapipe_finds_the_same_faces(photo):
     )
     assert done.returncode == 0, done.stderr
     (before,) = (line.split() for line in done.stdout.splitlines())
-    with HybridDetectionService(mode="on_device", model="short_range") as service:
+    config = ServiceConfig(mode="on_device", model="short_range")
+    with HybridDetectionService(config=config) as service:
         (face,) = service.process_image("photo.jpg", deadline_s=30).faces
     x, y, width, height, score = map(float, before)
     assert face.box.iou(BoundingBox(x, y, x + width, y + height)) > 0.8
