@@ -126,9 +126,9 @@ def display():
         yield name
 
 
-def shown_in_a_docs_block(toolkit, folder, video, url) -> Path:
-    """The program of `toolkit` in the page about widgets, with a video for a camera."""
-    page = (EXAMPLES.parent / "docs/how-to/widgets.md").read_text(encoding="utf-8")
+def shown_in_a_docs_block(page, toolkit, folder, video, url) -> Path:
+    """The program of `toolkit` in a page of the documentation, with a video for a camera."""
+    page = (EXAMPLES.parent / "docs" / page).read_text(encoding="utf-8")
     (code,) = (
         block
         for block in re.findall(r"<!-- window -->\n```python\n(.*?)^```$", page, re.M | re.S)
@@ -145,10 +145,11 @@ def shown_in_a_docs_block(toolkit, folder, video, url) -> Path:
 WINDOWS = [
     ("tk", "desktop_camera.py", "800x600"),
     ("tk", "desktop_camera.py", "320x240"),
-    ("tk", "docs", "640x520"),
+    ("tk", "how-to/widgets.md", "640x520"),
+    ("tk", "tutorials/camera-app.md", "640x520"),
     ("kivy", "kivy_camera.py", "800x600"),
     ("kivy", "kivy_camera.py", "320x240"),
-    ("kivy", "docs", "640x520"),
+    ("kivy", "how-to/widgets.md", "640x520"),
 ]
 
 
@@ -159,8 +160,8 @@ def test_a_window_shows_the_face(
     if not is_installed({"tk": "tkinter"}.get(toolkit, toolkit)):
         pytest.skip(f"{toolkit} is not installed")
     program = EXAMPLES / name
-    if name == "docs":
-        program = shown_in_a_docs_block(toolkit, tmp_path, face_video, server.url)
+    if name.endswith(".md"):
+        program = shown_in_a_docs_block(name, toolkit, tmp_path, face_video, server.url)
     picture = tmp_path / "window.png"
     driver = (toolkit, str(program), str(picture), size, str(face_video))
     done = subprocess.run(
@@ -174,7 +175,7 @@ def test_a_window_shows_the_face(
     assert done.returncode == 0, done.stderr
     assert done.stdout, "it has told its status"
     if kept := os.environ.get("KEPT_PICTURES"):
-        Image.open(picture).save(Path(kept) / f"{toolkit}-{name}-{size}.png")
+        Image.open(picture).save(Path(kept) / f"{toolkit}-{Path(name).name}-{size}.png")
     pixels = np.asarray(Image.open(picture).convert("RGB")).astype(int)
     width, height = map(int, size.split("x"))
     assert pixels.shape[:2] == (height, width)
