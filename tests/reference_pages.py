@@ -109,16 +109,19 @@ def default_of(field: Field[Any]) -> str:
 
 
 def table(cls: type, *, prefix: str | None) -> str:
-    """A Markdown table of the fields of `cls`, with their variables if there are any."""
+    """A Markdown table of the fields of `cls`, with their variables if there are any.
+
+    What a reader looks for comes first: the table is wider than a page.
+    """
     docs = field_docs(cls)
-    head = ["field", "type", "default", *(["variable"] if prefix else []), "what it is"]
+    head = ["field", "default", "what it is", "type", *(["variable"] if prefix else [])]
     rows = [
         [
             f"`{field.name}`",
-            f"`{field.type}`".replace(" | ", " or "),
             default_of(field),
-            *([f"`{prefix}{field.name.upper()}`"] if prefix else []),
             docs[field.name].replace("|", "\\|"),
+            f"`{field.type}`".replace(" | ", " or "),
+            *([f"`{prefix}{field.name.upper()}`"] if prefix else []),
         ]
         for field in fields(cls)
     ]
