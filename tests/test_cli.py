@@ -666,6 +666,9 @@ def test_doctor_tells_what_pictures_are_encrypted_to(
     key = PrivateKey.generate(Suite.X25519_CHACHA20, datetime(2030, 1, 2, tzinfo=UTC)).public
     assert "https alone" in told()
     with monkeypatch.context() as patch:
+        patch.setenv("HYBRID_DETECT_ENDPOINT", "http://localhost:9")
+        assert told() == "none (see server_public_key)"
+    with monkeypatch.context() as patch:
         patch.setenv("HYBRID_DETECT_SERVER_PUBLIC_KEY", key.text)
         assert told() == f"to key {key.id} (pinned, x25519-chacha20, until 2030-01-02)"
         patch.setenv("HYBRID_DETECT_SERVER_PUBLIC_KEY", "/nonexistent")

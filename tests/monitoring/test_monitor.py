@@ -39,6 +39,16 @@ def test_every_outcome_is_counted_and_only_lost_frames_lower_the_success_rate() 
     assert figures.switches == 1
 
 
+def test_a_switch_is_one_within_a_session() -> None:
+    monitor = BackendProcessingMonitor()
+    for _ in range(3):
+        monitor.on_frame(event("answered", "device", session_id="ann"))
+        monitor.on_frame(event("answered", "cloud", session_id="bob"))
+    assert monitor.figures().switches == 0
+    monitor.on_frame(event("answered", "cloud", session_id="ann"))
+    assert monitor.figures().switches == 1
+
+
 def test_bytes_of_frames_without_an_answer_are_counted() -> None:
     monitor = BackendProcessingMonitor()
     monitor.on_frame(event("failed", bytes_sent=2048))

@@ -15,7 +15,8 @@ from websockets.asyncio.client import connect
 
 from hybrid_detect.exchange.wire import DetectRequest, encode_request
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.logs import LOG_FORMATS, set_up_logging
+from hybrid_detect.server.logs import LOG_FORMATS, RequestLog, set_up_logging
+from hybrid_detect.server.observation import Record
 
 from ..waiting import until
 from .loopback import Served, jpeg, served
@@ -88,6 +89,25 @@ async def test_a_request_has_one_line_of_json(log_as: LogAs) -> None:
         "queue_s": 0.0,
         "detect_s": 0.0,
     }
+
+
+@pytest.mark.parametrize("log_format", ["json", "logfmt"])
+def test_no_field_of_a_request_takes_the_place_of_a_line_s_own(
+    log_format: str, log_as: LogAs
+) -> None:
+    stderr = log_as(log_format)
+    record = Record(route="/v1/detect", is_stream=False, peer="127.0.0.1", status=503)
+    record.answered, record.level, record.cause, record.trace_id = 1, "fast", "overloaded", TRACE
+    RequestLog("all").on_end(record)
+    text = stderr.getvalue()
+    if log_format == "json":
+        names = [name for name, _ in json.loads(text, object_pairs_hook=list)]
+        assert (json.loads(text)["level"], json.loads(text)["quality"]) == ("info", "fast")
+    else:
+        names = [pair.partition("=")[0] for pair in text.split()]
+        assert " level=info " in text
+    assert len(names) == len(set(names))
+    assert {"time", "level", "logger", "quality", "status"} <= set(names)
 
 
 async def test_a_stream_has_one_line_when_it_has_ended(log_as: LogAs) -> None:

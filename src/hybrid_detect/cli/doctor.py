@@ -268,6 +268,9 @@ def _jpeg_codec() -> str:
 
 def _encryption(config: ServiceConfig) -> str:
     if config.server_public_key is None and not config.trust_on_first_use:
+        endpoint = _parsed(config)
+        if endpoint is not None and endpoint.url.startswith("http:"):
+            return "none (see server_public_key)"
         return "that of https alone (see server_public_key)"
     from hybrid_detect.exchange.trust import TrustedKey
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.monitoring.events import FrameEvent, FrameOutcome
+from hybrid_detect.monitoring.switches import Switches
 
 __all__ = ["BackendProcessingMonitor", "MonitorFigures"]
 
@@ -36,7 +37,7 @@ class MonitorFigures:
     shares: Mapping[str, float]
     """Share of the answers by backend, or by the ``detection_mode`` given."""
     switches: int
-    """How often an answer came from another backend than the one before."""
+    """How often an answer came from another backend than the one before, in the same session."""
     bytes_sent: int
     """Bytes that left the device."""
     dropped: int
@@ -57,7 +58,7 @@ class BackendProcessingMonitor:
     """Counts and measures what becomes of frames.
 
     Give it to a service as a hook, or call `track_metrics` for frames of your own. May be used
-    from any thread; it holds about 50 KB however long it lives.
+    from any thread; it holds about 50 KB however long it lives, and 100 more for many sessions.
     """
 
     blocking: ClassVar[bool] = False
@@ -67,7 +68,7 @@ class BackendProcessingMonitor:
         self._lock = threading.Lock()
         self._outcomes: Counter[str] = Counter()
         self._answers: Counter[str] = Counter()
-        self._latest: str | None = None
+        self._switch = Switches()
         self._switches = 0
         self._bytes_sent = 0
         self._dropped = 0
@@ -110,14 +111,17 @@ class BackendProcessingMonitor:
             self._dropped += event.dropped_before
             self._count_bytes(event.bytes_sent)
             if event.outcome is FrameOutcome.ANSWERED and event.backend is not None:
-                self._count_answer(event.backend.value, event.total_s, event.confidence)
+                self._count_answer(
+                    event.backend.value, event.total_s, event.confidence, event.session_id
+                )
 
-    def _count_answer(self, mode: str, seconds: float, confidence: float | None) -> None:
+    def _count_answer(
+        self, mode: str, seconds: float, confidence: float | None, session: str | None = None
+    ) -> None:
         if mode not in self._answers and len(self._answers) >= MAX_MODES:
             mode = "other"
         self._answers[mode] += 1
-        self._switches += self._latest not in {None, mode}
-        self._latest = mode
+        self._switches += self._switch.before(mode, session) != mode
         self._seconds.append(seconds)
         if confidence is not None:
             self._confidences.append(confidence)

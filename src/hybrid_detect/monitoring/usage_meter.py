@@ -9,6 +9,7 @@ from typing import ClassVar
 from hybrid_detect.monitoring.events import FeedbackEvent, FrameEvent, FrameOutcome
 from hybrid_detect.monitoring.periods import HOUR_S, Period, hour_of
 from hybrid_detect.monitoring.reasons import kind_of_reason
+from hybrid_detect.monitoring.switches import Switches
 from hybrid_detect.types import BackendKind
 from hybrid_detect.usage import Measure, UsageKey, UsageRow, confidence_bucket, latency_bucket
 
@@ -16,9 +17,6 @@ __all__ = ["UsageMeter"]
 
 MAX_ROWS = 10_000
 """Counts in memory, about 3 MB. Beyond it, they lose sessions and users, and then their hours."""
-
-MAX_SESSIONS = 1_000
-"""Sessions whose last backend is remembered, to notice a switch."""
 
 _LABELS = {bucket: str(bucket) for bucket in range(-64, 64)}
 """Labels of numbers: one text for all counts of a bucket, as making one takes longer."""
@@ -50,7 +48,7 @@ class UsageMeter:
         self._max_rows = max_rows
         self._lock = threading.Lock()
         self._counts: dict[tuple[int | str, ...], int] = {}
-        self._latest: dict[str, str] = {}
+        self._switches = Switches()
         self._hour = -HOUR_S, -1
 
     def on_frame(self, event: FrameEvent) -> None:
@@ -74,7 +72,9 @@ class UsageMeter:
             self._count(who, Measure.LATENCY, backend, _latency_label(event.total_s))
             self._count(who, Measure.CONFIDENCE, backend, _confidence_label(event))
             self._count(who, Measure.REASON, backend, kind_of_reason(event))
-            self._count_switch(who, backend, event.session_id or "")
+            before = self._switches.before(backend, event.session_id)
+            if before != backend:
+                self._count(who, Measure.SWITCH, backend, before)
             if len(event.answers) > 1:
                 self._compare(who, event)
 
@@ -103,14 +103,6 @@ class UsageMeter:
         # A plain tuple equals the `UsageKey` of its values, and is made in half the time.
         key = (*who, measure, backend, label)
         self._counts[key] = self._counts.get(key, 0) + more
-
-    def _count_switch(self, who: tuple[int, str, str, str], backend: str, session: str) -> None:
-        before = self._latest.pop(session, backend)
-        self._latest[session] = backend  # at the end, so that the first is the longest unseen
-        if len(self._latest) > MAX_SESSIONS:
-            del self._latest[next(iter(self._latest))]
-        if before != backend:
-            self._count(who, Measure.SWITCH, backend, before)
 
     def _compare(self, who: tuple[int, str, str, str], event: FrameEvent) -> None:
         """Set the device's answer beside the server's, if both came."""

@@ -78,7 +78,7 @@ def _fields(record: Record) -> dict[str, Any]:
         fields |= {"answered": record.answered, "refused": record.refused}
     if record.answered:
         fields |= {
-            "level": record.level or None,
+            "quality": record.level or None,  # "level" is how bad it is
             "queue_s": round(record.queue_s, 6),
             "detect_s": round(record.detect_s, 6),
         }

@@ -120,6 +120,8 @@ def test_answers_by_another_backend_than_before_are_switches(measured: Measured)
     for backend in (BackendKind.CLOUD, BackendKind.CLOUD, BackendKind.DEVICE):
         measured.hook.on_frame(frame(backend=backend))
     assert measured.value("switches") == 1
+    measured.hook.on_frame(frame(backend=BackendKind.CLOUD, session_id="another's"))
+    assert measured.value("switches") == 1
 
 
 def test_a_backend_that_goes_and_comes_back_is_counted(measured: Measured) -> None:

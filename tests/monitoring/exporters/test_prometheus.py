@@ -132,6 +132,17 @@ def test_answers_by_another_backend_than_before_are_switches(exported: Exported)
     assert exported.value("switches_total") == 2
 
 
+def test_services_that_share_a_hook_do_not_switch_each_other_s_backends(
+    exported: Exported,
+) -> None:
+    for _ in range(3):
+        exported.hook.on_frame(frame(backend=BackendKind.CLOUD, session_id="ann"))
+        exported.hook.on_frame(frame(backend=BackendKind.DEVICE, session_id="bob"))
+    assert exported.value("switches_total") == 0
+    exported.hook.on_frame(frame(backend=BackendKind.DEVICE, session_id="ann"))
+    assert exported.value("switches_total") == 1
+
+
 def test_what_was_sent_is_counted_and_paid_in_its_currency() -> None:
     registry = prometheus_client.CollectorRegistry()
     hook = PrometheusHook(registry, currency="EUR")

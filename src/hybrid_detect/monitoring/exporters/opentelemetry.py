@@ -20,9 +20,9 @@ from hybrid_detect.monitoring.exporters.series import (
     REMOTE,
     SIZE_BOUNDS_BYTES,
     STAGES,
-    Switches,
     error_name,
 )
+from hybrid_detect.monitoring.switches import Switches
 from hybrid_detect.types import BackendKind
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class OpenTelemetryHook:
         )
         self._faces = counter("faces", "{face}", "Faces found, by backend.")
         self._switches = counter(
-            "switches", "{frame}", "Answers by another backend than the answer before."
+            "switches",
+            "{frame}",
+            "Answers by another backend than the answer before, in the same session.",
         )
         self._requests = counter(
             "requests",
@@ -188,7 +190,7 @@ class OpenTelemetryHook:
 
     def _measure_answer(self, event: FrameEvent, backend: BackendKind, context: Any) -> None:
         attributes = {_BACKEND: backend.value}
-        if self._switch.is_one(backend):
+        if self._switch.before(backend, event.session_id) != backend:
             self._switches.add(1)
         self._answers.add(1, attributes)
         self._faces.add(event.faces, attributes)

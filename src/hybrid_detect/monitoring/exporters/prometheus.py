@@ -19,9 +19,9 @@ from hybrid_detect.monitoring.exporters.series import (
     REMOTE,
     SIZE_BOUNDS_BYTES,
     STAGES,
-    Switches,
     error_name,
 )
+from hybrid_detect.monitoring.switches import Switches
 from hybrid_detect.types import BackendKind
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ class PrometheusHook:
             "hybrid_detect_faces", "Faces found, by backend.", ["backend"], **made
         )
         self._switches = client.Counter(
-            "hybrid_detect_switches", "Answers by another backend than the answer before.", **made
+            "hybrid_detect_switches",
+            "Answers by another backend than the answer before, in the same session.",
+            **made,
         )
         self._requests = client.Counter(
             "hybrid_detect_requests",
@@ -180,7 +182,7 @@ class PrometheusHook:
     def _count_answer(self, event: FrameEvent, backend: BackendKind) -> None:
         if event.degraded:
             self._degraded.inc()
-        if self._switch.is_one(backend):
+        if self._switch.before(backend, event.session_id) != backend:
             self._switches.inc()
         self._answers.labels(backend.value).inc()
         self._faces.labels(backend.value).inc(event.faces)

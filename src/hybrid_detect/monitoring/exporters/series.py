@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 from hybrid_detect.errors import BackendError
 from hybrid_detect.types import Attempt, BackendKind
 
@@ -13,7 +11,6 @@ __all__ = [
     "REMOTE",
     "SIZE_BOUNDS_BYTES",
     "STAGES",
-    "Switches",
     "error_name",
 ]
 
@@ -54,18 +51,3 @@ def error_name(attempt: Attempt) -> str:
     if not attempt.error:
         return _GIVEN_UP
     return attempt.error if attempt.error in ERROR_NAMES else _OTHER
-
-
-class Switches:
-    """Tells answers by another backend than the answer before. May be used from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._latest: BackendKind | None = None
-
-    def is_one(self, backend: BackendKind) -> bool:
-        """Whether an answer by `backend` is a switch; it is remembered for the next."""
-        with self._lock:
-            switched = self._latest not in {None, backend}
-            self._latest = backend
-        return switched
