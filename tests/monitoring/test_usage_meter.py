@@ -160,6 +160,15 @@ def test_memory_is_bounded_and_no_frame_is_lost() -> None:
     assert sum(told_rows(meter)) == 1000
 
 
+def test_months_that_cannot_be_kept_stay_within_memory() -> None:
+    meter = UsageMeter(max_rows=50)
+    days = 400
+    for day in range(days):
+        meter.on_frame(replace(answered(), at_s=NOON_S + 86_400 * day))
+    assert len(meter.rows()) <= 50 + 4
+    assert max(row.key.hour for row in meter.rows()) == int(NOON_S + 86_400 * (days - 1)) // 3600
+
+
 def told_rows(meter: UsageMeter) -> list[int]:
     return [row.number for row in meter.rows() if row.key.measure == Measure.OUTCOME]
 

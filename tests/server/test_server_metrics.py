@@ -127,6 +127,24 @@ async def test_the_time_of_a_look_is_told_apart() -> None:
     assert found["picture_duration_seconds_bucket{le=0.3,route=/v1/detect}"] == 0
 
 
+@pytest.mark.parametrize("flags", ["01", "00"])
+async def test_a_look_leads_to_its_trace_if_that_is_sampled(flags: str) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with scraped() as (_, clients):
+        headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-{flags}"}
+        await clients.pictures.post("/v1/detect", content=jpeg(), headers=headers)
+        accepted = {"Accept": "application/openmetrics-text"}
+        text = (await clients.operator.get("/metrics", headers=accepted)).text
+    told = {
+        family.name.removeprefix("hybrid_detect_server_"): sample.exemplar.labels
+        for family in open_metrics(text)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+    seen = {"queue_duration_seconds", "detect_duration_seconds"}
+    assert told == ({name: {"trace_id": trace} for name in seen} if flags == "01" else {})
+
+
 async def test_those_who_watch_a_session_are_streams_of_their_own() -> None:
     async with scraped() as (server, scrape):
         url = f"ws://127.0.0.1:{server.port}/v1/sessions/{CANARY}/live"

@@ -16,7 +16,8 @@ from hybrid_detect.usage import Measure, UsageKey, UsageRow, confidence_bucket, 
 __all__ = ["UsageMeter"]
 
 MAX_ROWS = 10_000
-"""Counts in memory, about 3 MB. Beyond it, they lose sessions and users, and then their hours."""
+"""Counts in memory, about 3 MB. Beyond it, they lose sessions and users, then their hours, and then
+those of the oldest day are dropped."""
 
 _LABELS = {bucket: str(bucket) for bucket in range(-64, 64)}
 """Labels of numbers: one text for all counts of a bucket, as making one takes longer."""
@@ -118,7 +119,7 @@ class UsageMeter:
             self._count(who, Measure.COMPARED_LATENCY, kind, label)
 
     def _make_room(self) -> None:
-        """Add up counts without their names; by day if that is not enough."""
+        """Add up counts without their names; by day if that is not enough; else drop a day's."""
         if len(self._counts) < self._max_rows:
             return
         for by_day in (False, True):
@@ -129,6 +130,11 @@ class UsageMeter:
                 self._counts[key] = self._counts.get(key, 0) + count
             if len(self._counts) < self._max_rows:
                 return
+        # A file that cannot be written for months: else each frame would add them up again.
+        first, last = (each(int(key[0]) for key in self._counts) for each in (min, max))
+        if first < last:
+            counts = self._counts
+            self._counts = {key: count for key, count in counts.items() if key[0] != first}
 
     def rows(self) -> tuple[UsageRow, ...]:
         """What was counted so far."""

@@ -317,7 +317,7 @@ class _App:
             caller: str = connection.scope.get(CALLER, "")
             look = partial(self._detector.detect, request, caller=caller, is_abandoned=is_abandoned)
             seen = await self._tracing.look(request, look)
-            note_look(connection, seen)
+            note_look(connection, seen, request.traceparent)
         except Exception as error:
             return look_refusal(request_id, error)
         reply = ResultReply(

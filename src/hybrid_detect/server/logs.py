@@ -42,7 +42,7 @@ class RequestLog:
     def on_begin(self, record: Record) -> None:
         """Log nothing yet."""
 
-    def on_look(self, record: Record, seen: Detection) -> None:
+    def on_look(self, record: Record, seen: Detection, trace_id: str) -> None:
         """Log nothing yet."""
 
     def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:

@@ -215,14 +215,15 @@ class ServerMetrics:
         """Count what is under way."""
         self._open(record).inc()
 
-    def on_look(self, record: Record, seen: Detection) -> None:
-        """Count where the time of a look went."""
+    def on_look(self, record: Record, seen: Detection, trace_id: str) -> None:
+        """Count where the time of a look went; the exemplars lead to its trace."""
         decode_s = min(seen.decode_s or 0.0, seen.detect_s)
-        self._queue.observe(seen.queue_s)
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._queue.observe(seen.queue_s, exemplar)
         if seen.decode_s is not None:
-            self._decode.observe(decode_s)
+            self._decode.observe(decode_s, exemplar)
         level = "none" if seen.quality is None else seen.quality.value
-        self._detect.labels(level).observe(seen.detect_s - decode_s)
+        self._detect.labels(level).observe(seen.detect_s - decode_s, exemplar)
 
     def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
         """Count a picture's answer, or a refusal."""

@@ -132,8 +132,8 @@ class Observer(Protocol):
         """A request has come, or a stream is asked for."""
         ...
 
-    def on_look(self, record: Record, seen: Detection) -> None:
-        """A picture was looked at."""
+    def on_look(self, record: Record, seen: Detection, trace_id: str) -> None:
+        """A picture was looked at; `trace_id` is of its trace, empty if that is not sampled."""
         ...
 
     def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
@@ -208,13 +208,13 @@ class _Noting:
         self.record = record
         self.observers = observers
 
-    def look(self, seen: Detection) -> None:
+    def look(self, seen: Detection, trace_id: str) -> None:
         record = self.record
         record.level = "" if seen.quality is None else seen.quality.value
         record.queue_s += seen.queue_s
         record.detect_s += seen.detect_s
         for observer in self.observers:
-            observer.on_look(record, seen)
+            observer.on_look(record, seen, trace_id)
 
     def reply(self, reply: ResultReply | ErrorReply) -> None:
         record = self.record
@@ -234,11 +234,12 @@ def note_reply(connection: HTTPConnection, reply: ResultReply | ErrorReply) -> N
         noting.reply(reply)
 
 
-def note_look(connection: HTTPConnection, seen: Detection) -> None:
-    """Tell that a picture that came over `connection` was looked at."""
+def note_look(connection: HTTPConnection, seen: Detection, traceparent: str = "") -> None:
+    """Tell that a picture that came over `connection` was looked at, as a part of a trace."""
     noting: _Noting | None = connection.scope.get(_RECORD)
     if noting is not None:
-        noting.look(seen)
+        is_sampled = bool(traceparent) and bool(int(traceparent[-2:], 16) & 1)
+        noting.look(seen, _trace_id_in(traceparent) if is_sampled else "")
 
 
 def _route_of(path: str) -> str:
@@ -255,8 +256,12 @@ _KNOWN = frozenset(ROUTES) - {WATCH_ROUTE, SESSION_ROUTE, OTHER_ROUTE}
 def _trace_id_of(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"traceparent":
-            return traceparent_of(value.decode("latin-1"))[3:35]  # behind the version
+            return _trace_id_in(traceparent_of(value.decode("latin-1")))
     return ""
+
+
+def _trace_id_in(traceparent: str) -> str:
+    return traceparent[3:35]  # behind the version
 
 
 def _counted_receive(record: Record, receive: Receive) -> Receive:
