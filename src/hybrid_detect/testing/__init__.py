@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from hybrid_detect.testing.backend_contract import BackendContract
     from hybrid_detect.testing.clock import FakeClock
     from hybrid_detect.testing.drawn_faces import DrawnFrame, drawn_frame, drawn_frames
-    from hybrid_detect.testing.fakes import FakeBackend
+    from hybrid_detect.testing.fakes import FakeBackend, ScriptStep
     from hybrid_detect.testing.faulty_link import FaultyLink
     from hybrid_detect.testing.memory_budget import MemoryBudget, MemoryBudgetError
     from hybrid_detect.testing.memory_report import MemoryReport
+    from hybrid_detect.testing.synthetic_model import synthetic_face_model
 
 __all__ = [
     "BackendContract",
@@ -27,8 +28,10 @@ __all__ = [
     "MemoryBudget",
     "MemoryBudgetError",
     "MemoryReport",
+    "ScriptStep",
     "drawn_frame",
     "drawn_frames",
+    "synthetic_face_model",
 ]
 
 _HOME = {
@@ -40,8 +43,10 @@ _HOME = {
     "MemoryBudget": "memory_budget",
     "MemoryBudgetError": "memory_budget",
     "MemoryReport": "memory_report",
+    "ScriptStep": "fakes",
     "drawn_frame": "drawn_faces",
     "drawn_frames": "drawn_faces",
+    "synthetic_face_model": "synthetic_model",
 }
 
 
