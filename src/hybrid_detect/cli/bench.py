@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
-from hybrid_detect.cli import bench_policy
+from hybrid_detect.cli import bench_backends, bench_policy
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
 from hybrid_detect.cli.options import (
     add_service_options,
@@ -82,6 +82,7 @@ def add_parser(commands: Any) -> None:
     memory.add_argument("--out", type=Path, metavar="FILE", help="write the curve as a PNG")
     memory.set_defaults(run=run_memory)
     bench_policy.add_parser(actions)
+    bench_backends.add_parser(actions)
 
 
 def run_memory(arguments: argparse.Namespace) -> int:

@@ -20,18 +20,22 @@ def described(text: str) -> dict[str, str]:
     return {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
 
 
-def add_service_options(parser: argparse.ArgumentParser, *, deadline_s: float = 1.0) -> None:
+def add_service_options(
+    parser: argparse.ArgumentParser, *, deadline_s: float = 1.0, with_mode: bool = True
+) -> None:
     """Add the options that choose and configure backends.
 
     Args:
         parser: The command's.
         deadline_s: What its help says that a picture has; `ServiceConfig`'s own default.
+        with_mode: Whether the command lets the mode be chosen.
     """
-    parser.add_argument(
-        "--mode",
-        choices=[mode.value for mode in DetectionMode],
-        help=f"which backends may be used (default: {ENV_PREFIX}MODE, else auto)",
-    )
+    if with_mode:
+        parser.add_argument(
+            "--mode",
+            choices=[mode.value for mode in DetectionMode],
+            help=f"which backends may be used (default: {ENV_PREFIX}MODE, else auto)",
+        )
     parser.add_argument(
         "--endpoint",
         metavar="URL",
