@@ -18,6 +18,7 @@ from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import fetch_for_device
 from hybrid_detect.cli.options import add_service_options, described, service_config
 from hybrid_detect.cli.pictures import named_pictures
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.recommendation import Recommendation, recommended
 from hybrid_detect.cli.table import table
@@ -153,7 +154,7 @@ def _tell(
         print("\nNo backend can be used. 'hybrid-detect doctor' says more.", file=sys.stderr)
         return
     print(
-        f"\nRecommended, because {choice.reason}:\n\n  {choice.python}\n\nor in the environment:\n"
+        f"\nRecommended, because {one_line(choice.reason)}:\n\n  {choice.python}\n\nor in the environment:\n"
     )
     for name, value in choice.environment.items():
         print(f"  {name}={value}")
