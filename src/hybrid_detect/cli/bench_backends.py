@@ -153,9 +153,8 @@ def _tell(
     if choice is None:
         print("\nNo backend can be used. 'hybrid-detect doctor' says more.", file=sys.stderr)
         return
-    print(
-        f"\nRecommended, because {one_line(choice.reason)}:\n\n  {choice.python}\n\nor in the environment:\n"
-    )
+    print(f"\nRecommended, because {one_line(choice.reason)}:\n\n  {choice.python}")
+    print("\nor in the environment:\n")
     for name, value in choice.environment.items():
         print(f"  {name}={value}")
 
