@@ -23,7 +23,7 @@ from hybrid_detect.sources.change_gate import ChangeGate
 from hybrid_detect.sources.sources import CapturedFrame, FrameSource, OpenSource, open_source
 from hybrid_detect.types import DetectionResult
 
-__all__ = ["FrameRuns"]
+__all__ = ["FrameRuns", "Process"]
 
 Process = Callable[
     [ImageLike, PixelFormat | str, FrameContext, Stream | None], Awaitable[DetectionResult]

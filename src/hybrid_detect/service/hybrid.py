@@ -12,32 +12,24 @@ from hybrid_detect.backends.base import Backend
 from hybrid_detect.config import ServiceConfig, detection_mode
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.frame import ImageLike, PixelFormat
-from hybrid_detect.monitoring.hooks import Dispatcher, Hook
+from hybrid_detect.monitoring.hooks import Hook
 from hybrid_detect.monitoring.prices import PriceTable
 from hybrid_detect.monitoring.tracing import NO_TRACER, Tracer
 from hybrid_detect.privacy.consent import ConsentLedger
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.selection.policy import Policy
-from hybrid_detect.service.accounts import Accounts
-from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import (
-    ConditionsBuilder,
     FrameContext,
     checked_deadline_s,
     frame_privacy,
 )
-from hybrid_detect.service.default_policy import default_policy
 from hybrid_detect.service.detection_stream import DetectionStream
 from hybrid_detect.service.feedback import feedback_event
-from hybrid_detect.service.frame_runs import FrameRuns
 from hybrid_detect.service.loop_thread import FORKED
-from hybrid_detect.service.plan_executor import PlanExecutor
-from hybrid_detect.service.planning import Planner
-from hybrid_detect.service.processing import FrameProcessor
+from hybrid_detect.service.parts import Parts
 from hybrid_detect.service.status import ServiceStatus, Traffic
 from hybrid_detect.service.streams import Stream
-from hybrid_detect.service.switching import Settings, with_arguments, within_config
-from hybrid_detect.service.withdrawals import Withdrawals
+from hybrid_detect.service.switching import with_arguments, within_config
 from hybrid_detect.sources.captured import Intent
 from hybrid_detect.sources.sources import SILENCE_S, FrameSource
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, FeedbackVerdict
@@ -94,71 +86,28 @@ class HybridDetectionService:
             config, endpoint=endpoint, auth_token=auth_token, mode=mode, session_id=session_id
         )
         self._clock = clock
-        self._accounts = Accounts(self.config, prices)
-        self._hooks = Dispatcher(self._accounts.with_meter(hooks))
-        privacy = within_config(privacy or PrivacyPolicy(), self.config)
-        self._backends = BackendSet(
+        parts = Parts.of(
             self.config,
-            backends,
-            privacy=privacy,
-            clock=clock,
-            on_change=self._hooks.backend if self._hooks.wants_backends else None,
-            ledger=self._accounts.ledger,
-        )
-        self._runs = FrameRuns(
             process=self._process,
-            failed=lambda execution, error: self._processor.failed(execution, error),
-            deadline_s=self.config.deadline_s,
             require_open=self._require_open,
-            clock=clock,
-        )
-        self._conditions = ConditionsBuilder(
-            self.config,
-            self._backends.by_kind,
-            self._backends.missing,
-            meters=self._backends.meters,
-            privacy=privacy,
+            backends=backends,
+            policy=policy,
+            privacy=within_config(privacy or PrivacyPolicy(), self.config),
             consent=consent,
-            ledger=self._accounts.ledger,
-            clock=clock,
-        )
-        self._planner = Planner(
-            policy or default_policy(self.config),
-            backends=self._backends,
-            conditions=self._conditions,
-            clock=clock,
-        )
-        self._executor = PlanExecutor(
-            self._backends.reachable,
-            self._backends.missing,
-            clock=clock,
-            spawn=self._runs.spawn,
-            denied_reason=self._conditions.denied_reason,
-            consent_left_s=self._conditions.consent_left_s,
-            charge=self._accounts.ledger.charge,
-            in_use=self._backends.in_use,
-        )
-        self._processor = FrameProcessor(
-            self.config,
-            planner=self._planner,
-            executor=self._executor,
-            conditions=self._conditions,
-            hooks=self._hooks,
+            hooks=hooks,
+            prices=prices,
             tracer=tracer,
             clock=clock,
         )
-        self._settings = Settings(
-            self.config,
-            privacy,
-            backends=self._backends,
-            conditions=self._conditions,
-            planner=None if policy else self._planner,
-            executor=self._executor,
-            on_change=self._hooks.settings,
-        )
-        self._withdrawals = Withdrawals(
-            consent, subject=self.config.session_id, recall=self._executor.recall
-        )
+        self._accounts = parts.accounts
+        self._hooks = parts.hooks
+        self._backends = parts.backends
+        self._runs = parts.runs
+        self._planner = parts.planner
+        self._executor = parts.executor
+        self._processor = parts.processor
+        self._settings = parts.settings
+        self._withdrawals = parts.withdrawals
         self._is_open = self._was_entered = False
         self._owner = 0
 
