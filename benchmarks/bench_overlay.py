@@ -209,9 +209,14 @@ def cost() -> None:
             faces=faces,
             backend=BackendKind.DEVICE,
         )
-        steady, fading = Overlay(hold_last_s=1e9), Overlay(hold_last_s=0, fade_s=1e9)
+        later_s = [0.0]
+        steady = Overlay(hold_last_s=1e9)
+        fading = Overlay(
+            hold_last_s=0, fade_s=1e6, clock=lambda later_s=later_s: time.monotonic() + later_s[0]
+        )
         steady.update(result)
         fading.update(result)
+        later_s[0] = 5e5  # half of it is gone, so that every pixel is a mixture
         follower = FaceFollower()
         follower.see(pixels, taken_at_s=0)
         follower.seen(list(faces), captured_at_s=0)

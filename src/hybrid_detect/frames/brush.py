@@ -1,7 +1,7 @@
 """A brush: rectangles, dots and text painted into an array of pixels, in place.
 
-Everything is a few assignments to slices, so a picture of 1280x720 with ten faces takes a
-millisecond, and no copy of it is made. Text is drawn once by Pillow and kept.
+Everything is a few assignments to slices, and no copy of the picture is made: a face takes a fifth
+of a millisecond. Text is drawn once by Pillow and kept.
 """
 
 from __future__ import annotations
