@@ -53,6 +53,9 @@ DEFAULT_NAMES_KEPT_S = 24 * 3600.0
 MAX_USER_REGION_CHARS = 32
 """A country or a part of the world; more would be an address."""
 
+MAX_NAME_CHARS = 1024
+"""Of a session or a user: what the wire format and the file of costs take."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceConfig:
@@ -95,7 +98,8 @@ class ServiceConfig:
     mode: DetectionMode | str = DetectionMode.AUTO
     """Which backends may be used and in which order: a `DetectionMode`, or its name."""
     session_id: str | None = None
-    """Your own name for this run of the app; sent with every frame, repeated in every result."""
+    """Your own name for this run of the app, of at most 1024 characters; sent with every frame,
+    repeated in every result."""
     deadline_s: float = DEFAULT_DEADLINE_S
     """Seconds each frame has, everything included."""
     min_confidence: float | None = None
@@ -194,6 +198,12 @@ class ServiceConfig:
         for name in ("deadline_s", "names_kept_s"):
             value = getattr(self, name)
             _check(0 < value < math.inf, name, "seconds above 0", value)
+        for name in ("session_id", "user_id"):
+            value = getattr(self, name)
+            is_name = value is None or (isinstance(value, str) and len(value) <= MAX_NAME_CHARS)
+            # Told by its size: it may be the name of a person.
+            actual = f"{len(value)}" if isinstance(value, str) else type(value).__name__
+            _check(is_name, name, f"a text of at most {MAX_NAME_CHARS} characters", actual)
         _check(
             len(self.user_region) <= MAX_USER_REGION_CHARS and self.user_region.isprintable(),
             "user_region",

@@ -371,6 +371,15 @@ def test_a_row_that_cannot_be_added_adds_none(store: CostStore) -> None:
     assert store.rows() == []
 
 
+def test_a_text_that_cannot_be_written_is_a_typed_error_and_adds_nothing(
+    store: CostStore,
+) -> None:
+    with pytest.raises(StorageError, match="no Unicode") as caught:
+        store.add([row(), row(target="canary\udcff")])
+    assert "canary" not in str(caught.value) + str(caught.value.__cause__)
+    assert store.rows() == []
+
+
 def test_what_could_not_forget_adds_nothing(
     store: CostStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -287,6 +287,9 @@ class Database:
             # Python cannot read SQLite's own message when it quotes a damaged file.
             msg = f"{self.path} is damaged"
             raise StorageError(msg) from error
+        except UnicodeEncodeError:  # holds the text, so it is not passed on
+            msg = f"{self.path}: a text that is no Unicode cannot be kept"
+            raise StorageError(msg) from None
 
 
 def lacks_room(error: StorageError) -> bool:
