@@ -1,6 +1,6 @@
 """Runs an example that opens a window, until a face is in it; keeps a picture of it.
 
-python -m tests.window_driver tk|kivy EXAMPLE PICTURE WIDTHxHEIGHT CAMERA
+python -m tests.window_driver tk|kivy EXAMPLE PICTURE WIDTHxHEIGHT CAMERA [SERVER]
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ SETTLED = 5
 """Looks after that: the picture with the box has been shown by then."""
 
 
-def main(toolkit: str, example: str, picture: str, size: str, camera: str) -> None:
+def main(toolkit: str, example: str, picture: str, size: str, *arguments: str) -> None:
     width, height = map(int, size.split("x"))
     # A busy machine may answer so seldom that a box has faded away when it is looked for.
     Overlay.__init__.__kwdefaults__["hold_last_s"] = 60.0
     drive = {"tk": tk, "kivy": kivy}[toolkit]
     drive(picture, width, height)
-    sys.argv = [example, camera]
+    sys.argv = [example, *arguments]
     runpy.run_path(example, run_name="__main__")
 
 

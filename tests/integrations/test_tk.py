@@ -73,6 +73,18 @@ def window(display: str) -> Iterator[Window]:
     gc.collect()  # a window without a view is to be freed in this thread
 
 
+def test_a_window_without_a_size_of_its_own_keeps_the_widget_s(window: Window) -> None:
+    from hybrid_detect.integrations.tk import FaceCameraControls
+
+    camera = SteadyCamera(np.zeros((360, 640, 3), np.uint8))
+    view = window.view(camera)
+    FaceCameraControls(window.root, view).pack(side="bottom", fill="x")
+    window.until(view.winfo_viewable)
+    assert (view.winfo_width(), view.winfo_height()) == (640, 480)
+    window.until(lambda: view.status.fps and view.winfo_height() == 360)  # as the camera's
+    assert window.root.winfo_width() == 640  # however long the reason is
+
+
 def pixel(view: Any, x: int, y: int) -> tuple[int, int, int]:
     """What Tk itself has at a place of the picture."""
     return tuple(view.tk.call(str(view.cget("image")), "get", x, y))
@@ -81,9 +93,8 @@ def pixel(view: Any, x: int, y: int) -> tuple[int, int, int]:
 def test_it_shows_the_camera_in_its_colours_with_the_face(window: Window) -> None:
     view = window.view(SteadyCamera())
     window.until(lambda: view.result is not None and view.cget("image"))
-    window.until(lambda: pixel(view, 50, 130)[1] > 200)
+    window.until(lambda: pixel(view, 100, 260)[1] > 200)  # twice as large as the camera's
     assert pixel(view, 5, 5) == (200, 30, 40)
-    assert (view.winfo_width(), view.winfo_height()) == (320, 240)
 
 
 def test_the_picture_follows_the_window_which_does_not_grow_by_itself(window: Window) -> None:

@@ -41,6 +41,10 @@ _OPTIONS: dict[str, Any] = {
 """Without margins: the picture is made as large as the widget, which asks for the size of the
 picture and its margins, and would grow without end. A notice lies on the picture."""
 
+FIRST_SIZE_PX = (640, 480)
+"""What the widget asks for before its first picture, so that a window without a size of its own
+becomes no stamp: what most cameras give when nothing else is asked of them."""
+
 _interpreters: set[Any] = set()
 """Tcl interpreters that are kept until the program ends. Python's search for garbage runs in any
 thread, and an interpreter that is freed in another one than its own ends the process (Tcl: "async
@@ -79,14 +83,17 @@ class FaceCameraView(tkinter.Label):
         self._feed: CameraFeed[Image.Image] = CameraFeed(
             camera, Image.fromarray, max_fps=max_fps, mirror=mirror, enlarges=True, **service
         )
+        self._feed.pause()  # until it is seen
+        self._feed.resize(*FIRST_SIZE_PX)  # or the first picture would have its camera's size
         super().__init__(master, **{**_OPTIONS, **(options or {})})
         _interpreters.add(self.tk)
         self._on_status: list[Callable[[FeedStatus], object]] = []
         self._told: FeedStatus | None = None
-        self._photo: ImageTk.PhotoImage | None = None
+        self._photo: ImageTk.PhotoImage | None
+        self._photo = ImageTk.PhotoImage(Image.new("RGB", FIRST_SIZE_PX), master=self)
+        self.configure(image=self._photo)
         self.bind("<Configure>", lambda event: self._feed.resize(event.width, event.height))
         self._is_playing, self._is_viewable = True, False
-        self._feed.pause()  # until it is seen
         self.bind("<Destroy>", lambda _event: self.close())
         self._ticking = self.after(TICK_MS, self._tick)
 
@@ -191,7 +198,8 @@ class FaceCameraControls(tkinter.Frame):
             offvalue=FramePrivacy.DEFAULT.value,
             command=lambda: view.set_privacy(self._privacy.get()),
         )
-        status = tkinter.Label(self, textvariable=self._text, anchor="w")
+        # It asks for no width, or the window would grow and shrink with each reason.
+        status = tkinter.Label(self, textvariable=self._text, anchor="w", width=1)
         status.pack(side="top", fill="x")  # a row of its own: it is cut where the window is narrow
         for widget in (menu, stay):
             widget.pack(side="left")
