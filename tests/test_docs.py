@@ -141,6 +141,13 @@ def test_what_is_migrated_from_mediapipe_finds_the_same_faces(photo):
     assert face.score == pytest.approx(score, abs=0.1)
 
 
+@pytest.mark.parametrize("name", ["door_camera.py", "test_door_camera.py"])
+def test_the_suite_is_the_example(name):
+    page = (ROOT / "docs/how-to/test.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(rf"^# {name}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert shown == (ROOT / "examples/test_suite" / name).read_text(encoding="utf-8")
+
+
 def test_the_smallest_client_is_the_example():
     page = (ROOT / "docs/how-to/migrate.md").read_text(encoding="utf-8")
     example = (ROOT / "examples/simple_backend_detection.py").read_text(encoding="utf-8")

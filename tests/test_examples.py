@@ -218,6 +218,19 @@ def test_an_example_without_arguments_says_how_to_run_it(name, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_the_test_suite_passes(server):
+    """It starts a server of its own, as a reader's would; the fixture only asks whether one can."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=EXAMPLES / "test_suite",
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "7 passed" in done.stdout
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text(encoding="utf-8")
     for example in EXAMPLES.glob("*.py"):
