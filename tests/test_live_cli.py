@@ -167,6 +167,16 @@ def test_the_screen_tells_everything_in_80_columns() -> None:
         assert told in text
 
 
+def test_in_a_narrow_terminal_the_names_are_whole() -> None:
+    rich_console = pytest.importorskip("rich.console")
+    rows = [("streaming", "told " * 20, ""), ("fps", "1", "")]
+    console = rich_console.Console(record=True, width=24, file=io.StringIO(), force_terminal=True)
+    console.print(live_view.screen("title", rows, "q quit"))
+    lines = console.export_text().splitlines()
+    assert lines[1].startswith("streaming  told")
+    assert all(len(line) <= 24 for line in lines)
+
+
 # -- the command without a terminal --------------------------------------------------------------
 
 

@@ -181,6 +181,30 @@ async def test_an_address_may_be_written_in_capitals_and_with_blanks(
     assert asked == ["http://127.0.0.1:1/"]
 
 
+async def test_what_an_input_device_opens_need_be_no_file() -> None:
+    av = pytest.importorskip("av")
+    if "lavfi" not in av.formats_available:
+        pytest.skip("this FFmpeg has no lavfi")
+    source = PyAVSource("testsrc=size=64x48:rate=25:duration=0.2", format="lavfi")
+    assert len(await frames_of(source)) == 5
+
+
+@pytest.mark.parametrize("format", ["dshow", "x11grab", "v4l2"])
+async def test_a_camera_of_any_system_is_live(
+    monkeypatch: pytest.MonkeyPatch, clip: Path, format: str
+) -> None:
+    av = pytest.importorskip("av")
+    opened = av.open
+
+    def open_the_clip(_name: str, **_options: Any) -> Any:
+        return opened(str(clip))
+
+    monkeypatch.setattr(av, "open", open_the_clip)
+    reader = PyAVSource("video=Integrated Camera", format=format).open()
+    assert reader.is_live
+    reader.close()
+
+
 async def test_a_file_may_be_thinned_as_if_it_were_live(clip: Path) -> None:
     async with asyncio.timeout(LIMIT_S), open_source(clip, intent="freshest") as opened:
         assert opened.drops

@@ -70,7 +70,9 @@ def screen(title: str, rows: Sequence[Row], keys: str) -> RenderableType:
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="dim", no_wrap=True)
+    # In a narrow terminal what is told is cut, not the name of it.
+    widest = max((len(name) for name, _, _ in rows), default=1)
+    grid.add_column(style="dim", no_wrap=True, min_width=widest)
     grid.add_column(no_wrap=True, overflow="ellipsis")
     for name, told, style in rows:
         grid.add_row(name, Text(one_line(told), style=style))

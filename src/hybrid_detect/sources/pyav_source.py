@@ -39,6 +39,9 @@ RGB_FORMATS = ("rgb", "bgr", "gbr", "rgba", "argb", "abgr", "pal8")
 CAMERA_NAMES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
 """FFmpeg's input device, and what it calls the camera of an index there."""
 
+LIVE_FORMATS = frozenset({"v4l2", "video4linux2", "avfoundation", "dshow", "x11grab", "gdigrab"})
+"""FFmpeg's input devices that go on by themselves: cameras and screens."""
+
 
 class PyAVSource:
     """A video file, the address of a stream, or a camera by its index, read with PyAV.
@@ -73,7 +76,8 @@ class PyAVSource:
             MissingExtraError: If PyAV is not installed.
             ConfigurationError: If it cannot be opened, or holds no video.
         """
-        what = described(self._target)
+        # What an input device is told to open need not be a file: "video=Integrated Camera".
+        what = described(self._target, check=self._format is None)
         av = require("av", extra="camera", purpose="opening a video or camera by its name")
         format, name, options = self._format, self._target, dict(self._options)
         if isinstance(name, int):
@@ -101,7 +105,7 @@ class PyAVSource:
             container.close()
             msg = f"{what} cannot be opened as a video: it holds none"
             raise ConfigurationError(msg)
-        is_device = format in {device for device, _ in CAMERA_NAMES.values()}
+        is_device = format in LIVE_FORMATS
         return _PyAVReader(av, container, what, is_device=is_device, is_address=is_address)
 
     def __repr__(self) -> str:
@@ -124,7 +128,8 @@ class _PyAVReader:
         self.is_live = is_device or (is_address and container.duration is None)
         if not self.is_live:
             stream.thread_type = "AUTO"  # which holds frames back, and so is not for live ones
-        # V4L2 stamps frames with the kernel's monotonic clock.
+        # V4L2 stamps frames with the kernel's monotonic clock; x11grab with the wall's, which no
+        # frame's monotonic time can be.
         self._has_our_clock = is_device and sys.platform == "linux"
         start = stream.start_time
         self._start_s = float(start * stream.time_base) if start and not is_device else 0.0
