@@ -14,6 +14,7 @@ from hybrid_detect.frames.array_picture import PixelFormat
 from hybrid_detect.frames.overlay import Overlay
 from hybrid_detect.integrations.viewfinder import Viewfinder
 from hybrid_detect.sources.captured import CapturedFrame
+from hybrid_detect.testing import FakeClock
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, DetectionStatus, Face
 
 from ..waiting import wait_until
@@ -164,6 +165,20 @@ def test_boxes_are_followed_from_the_time_at_which_the_frame_was_taken() -> None
     finally:
         viewfinder.close()
     assert drawn == [{"captured_at_s": frame.captured_at_s}]
+
+
+def test_boxes_are_as_old_as_their_result_not_as_their_picture() -> None:
+    """A camera that stands still for a while must not show old boxes as new ones."""
+    clock = FakeClock()
+    overlay = Overlay(label=False, hold_last_s=0.5, fade_s=0.1, clock=clock)
+    viewfinder = Viewfinder(lambda pixels: pixels, overlay=overlay)
+    try:
+        viewfinder.update(seen(40, 120))
+        clock.advance(0.7)
+        picture = picture_of(viewfinder, captured(np.zeros((240, 320, 3), np.uint8)))
+    finally:
+        viewfinder.close()
+    assert not picture.any()
 
 
 def test_closed_it_shows_nothing(shows: Any) -> None:

@@ -58,7 +58,6 @@ class Viewfinder(Generic[Shown]):
         self._enlarges = enlarges
         self._changed = threading.Condition()
         self._frame: CapturedFrame | None = None
-        self._result: DetectionResult | None = None
         self._area: tuple[int, int] | None = None
         self._shown: Shown | None = None
         self._is_open = True
@@ -74,7 +73,7 @@ class Viewfinder(Generic[Shown]):
 
     def update(self, result: DetectionResult) -> None:
         """Show the faces of `result` from now on."""
-        self._result = result
+        self._overlay.update(result)
 
     def resize(self, width: int, height: int) -> None:
         """Fit what is shown into `width` by `height` pixels from now on."""
@@ -125,8 +124,7 @@ class Viewfinder(Generic[Shown]):
         pixels = np.array(picture)
         if self._overlay.mirror:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
-        result, self._result = self._result, None
-        return self._overlay.draw(pixels, result, captured_at_s=captured.captured_at_s)
+        return self._overlay.draw(pixels, captured_at_s=captured.captured_at_s)
 
     def _scale(self, frame: Frame) -> float:
         if self._area is None:
