@@ -6,6 +6,9 @@ to a quarter of the deletions in random histories of small rows). Only what a pa
 of a row is ever moved, which is at most 35 bytes less than a page (SQLite, "Database File Format",
 1.6); the rest lies in overflow pages of its own, which stay where they are until overwritten. So a
 row of content starts with as much padding as a page has bytes, and nothing of its content is moved.
+What stands before the padding, and in an index, may leave copies: a record's age and the digest of
+its session. A table of sessions behind padding would not, but damage of one row of it would hide
+all of a session's records from their erasure.
 
 Deleting writes: each page it changes goes to the log first. So that a full disk keeps nothing from
 being deleted, disk space is kept in reserve for the log, the index of the log, and the pages that
