@@ -16,6 +16,8 @@ from hybrid_detect.monitoring.hooks import QUEUE_EVENTS, SLOW_CALLS, SLOW_S, Dis
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind
 
+from ..waiting import until
+
 pytestmark = pytest.mark.anyio
 
 LIMIT_S = 5.0
@@ -115,6 +117,31 @@ async def test_a_blocking_hook_holds_nothing_up_and_misses_nothing_until_its_que
     assert [event.frame_id for event in hook.events] == list(range(QUEUE_EVENTS))
     assert threading.current_thread() not in hook.threads
     assert not caplog.records
+
+
+async def test_a_hook_that_failed_once_is_told_of_when_it_misses_events(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Failing(Blocking):
+        def on_frame(self, event: FrameEvent) -> None:
+            super().on_frame(event)
+            raise ValueError
+
+    hook = Failing()
+    hook.go.set()
+    dispatcher = Dispatcher([hook])
+    dispatcher.frame(frame(0))
+    await until(lambda: caplog.records)
+    hook.go.clear()
+    for number in range(QUEUE_EVENTS + 50):
+        dispatcher.frame(frame(number))
+    hook.go.set()
+    await dispatcher.aclose()
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "the hook Failing failed; this is logged once",
+        "the hook Failing is too slow: it misses events",
+    ]
 
 
 async def test_a_queue_that_is_full_drops_the_oldest_and_says_so_once(

@@ -161,6 +161,7 @@ class _Listener:
         self._may_move = declared is None
         self._slow_calls = 0
         self._has_failed = False
+        self._has_missed = False
         self._queue: deque[Any] = deque(maxlen=QUEUE_EVENTS)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -194,8 +195,8 @@ class _Listener:
 
     def _enqueue(self, method: Callable[[Any], None], event: Any) -> None:
         with self._changed:
-            if len(self._queue) == QUEUE_EVENTS and not self._has_failed:
-                self._has_failed = True
+            if len(self._queue) == QUEUE_EVENTS and not self._has_missed:
+                self._has_missed = True
                 logger.error("the hook %s is too slow: it misses events", self._name)
             self._queue.append((method, event))
             self._changed.notify()
