@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def engine_of(**made: Timed) -> Engine:
     return engine_from(lambda name, *_: made[name])
 
 
-def engine_from(make: Callable[..., Any]) -> Engine:
+def engine_from(make: Callable[..., Any], expendable: Sequence[str] = ()) -> Engine:
     return Engine(
         "full_range",
         make,
@@ -200,6 +200,7 @@ def engine_from(make: Callable[..., Any]) -> Engine:
         guard=MemoryGuard(read=lambda: PLENTY),
         instead=["short_range"],
         is_quick_enough=is_quick_enough,
+        expendable=expendable,
     )
 
 
@@ -240,9 +241,20 @@ async def test_a_wrong_file_is_told_and_not_hidden_behind_another_model() -> Non
 @pytest.mark.anyio
 async def test_a_model_whose_runtime_is_broken_gives_way() -> None:
     broken = BackendUnavailableError("ONNX Runtime does not load")
-    engine = engine_of(full_range=Timed(0.0, broken), short_range=Timed(0.005, None))
+    models = {"full_range": Timed(0.0, broken), "short_range": Timed(0.005, None)}
+    engine = engine_from(lambda name, *_: models[name], expendable=["full_range"])
     await engine.ready()
     assert engine.model == "short_range"
+    await engine.aclose()
+
+
+@pytest.mark.anyio
+async def test_what_the_others_run_on_as_well_is_no_reason_to_take_another() -> None:
+    broken = BackendUnavailableError("LiteRT does not load")
+    engine = engine_of(full_range=Timed(0.0, broken), short_range=Timed(0.005, None))
+    with pytest.raises(BackendUnavailableError, match="LiteRT"):
+        await engine.ready()
+    assert engine.model == "full_range"
     await engine.aclose()
 
 

@@ -161,9 +161,9 @@ def test_an_app_that_sigpipe_would_end_outlives_the_process(stand_in: None) -> N
     [
         'pack("<II", 2, 2**32 - 1) + b"x" * 100',
         'pack("<II", 2, 7) + b"x" * 7',
-        'pack("<IIII18d", 2, 8 + 18 * 8, 40, 30, 0, 0, -40, 1, 0.2, 0, *[0.0] * 12)',
-        'pack("<IIII18d", 2, 8 + 18 * 8, 40, 30, *[float("nan")] * 18)',
-        'pack("<IIII18d", 2, 8 + 18 * 8, 40, 30, 0, 0, 40, 1, 0.2, float("inf"), *[0.0] * 12)',
+        'pack("<IIIId18d", 2, 16 + 18 * 8, 40, 30, 0.001, 0, 0, -40, 1, 0.2, 0, *[0.0] * 12)',
+        'pack("<IIIId18d", 2, 16 + 18 * 8, 40, 30, 0.001, *[float("nan")] * 18)',
+        'pack("<IIIId18d", 2, 16 + 18 * 8, 40, 30, 0, 0, 0, 4, 1, 0.2, float("inf"), *[0.0] * 12)',
         'b"x" * 16',
     ],
     ids=["endless", "no faces", "inside out", "no numbers", "endless face", "no reply"],

@@ -90,7 +90,7 @@ sys.modules["hybrid_detect.backends.device.worker_child"].main = main
 """
 """A child that starts in 20 ms, for what it leaves behind in its parent is the same."""
 
-ONE_FACE = 'pack("<IIII18d", 2, 8 + 18 * 8, 40, 30, 0, 0, 40, 1, 0.2, 0, *[0.0] * 12)'
+ONE_FACE = 'pack("<IIIId18d", 2, 16 + 18 * 8, 40, 30, 0.001, 0, 0, 40, 1, 0.2, 0, *[0.0] * 12)'
 
 
 def left_behind() -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybrid_detect.backends.remote import streaming
+from hybrid_detect.backends.remote import frames_in_flight
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.remote_backend import RemoteBackend
 from hybrid_detect.backends.remote.streaming import StreamingService
@@ -145,13 +145,13 @@ async def test_an_answer_in_the_moment_of_the_cancellation_ends_the_upload(
         detector.go.clear()
         looking = look(backend)
         await until(lambda: detector.begun == 1)
-        peek = streaming.peek_request_id
+        peek = frames_in_flight.peek_request_id
 
         def cancelling(message: bytes) -> int:
             cancel_soon(looking)
             return peek(message)
 
-        monkeypatch.setattr(streaming, "peek_request_id", cancelling)
+        monkeypatch.setattr(frames_in_flight, "peek_request_id", cancelling)
         detector.go.set()
         with pytest.raises(asyncio.CancelledError):
             await looking

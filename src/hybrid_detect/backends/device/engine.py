@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from hybrid_detect.backends.device.detection import Detection
 from hybrid_detect.backends.device.looks import affordable
@@ -76,6 +76,7 @@ class Engine:
         quality: How thoroughly to look at a frame whose deadline leaves the time (`looks`).
         instead: Models to take, in order, if `model` cannot be had or is too slow here.
         is_quick_enough: Whether a model whose look takes that many seconds is not.
+        expendable: Models that give way to others where what runs them is broken.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Engine:
         quality: QualityLevel = QualityLevel.FAST,
         instead: Sequence[str] = (),
         is_quick_enough: Callable[[str, float], bool] = lambda *_: True,
+        expendable: Collection[str] = (),
     ) -> None:
         self.model = model
         self._idle_s = idle_s
@@ -97,6 +99,7 @@ class Engine:
         self._instead = list(instead)
         self._slow: list[str] = []  # of the models, those that were too slow here
         self._is_quick_enough = is_quick_enough
+        self._expendable = expendable
         self._make = make
         self._memory_timer: asyncio.TimerHandle | None = None
         self._shortage = ""
@@ -322,8 +325,9 @@ class Engine:
                     self._take_another("none is to be had, and the next load begins anew")
                 raise
             except BackendUnavailableError as error:
-                if self._others() and not (error.retryable or self._shortage):
-                    self._take_another(str(error))  # It may run on something that is not broken.
+                is_broken = not (error.retryable or self._shortage)
+                if is_broken and self.model in self._expendable and self._others():
+                    self._take_another(str(error))
                     continue
                 # A process that was killed, for example, is started again by the next frame.
                 self.is_loaded = error.retryable and detector.has_process

@@ -178,6 +178,11 @@ class OnDeviceDetectionService(Backend):
             quality=quality_level(quality),
             instead=[spec.name for spec in specs[1:]],
             is_quick_enough=is_quick_enough,
+            expendable=[
+                name
+                for name, choice in self._runtimes.items()
+                if choice.name != self._runtimes[specs[-1].name].name
+            ],
         )
         self._slots = NewestWinsSlots(self.kind, places=1)
 
