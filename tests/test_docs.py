@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hybrid_detect.backends.base import Backend
 from hybrid_detect.backends.device import model_registry, runtimes
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.cli import serve
@@ -85,6 +86,8 @@ def unhurried(monkeypatch):
     defaults = {**ServiceConfig.__init__.__kwdefaults__, "deadline_s": 30.0}
     monkeypatch.setattr(ServiceConfig.__init__, "__kwdefaults__", defaults)
     monkeypatch.setenv("HYBRID_DETECT_DEADLINE_S", "30")
+    alone = {**Backend.process_image.__kwdefaults__, "deadline_s": 30.0}
+    monkeypatch.setattr(Backend.process_image, "__kwdefaults__", alone)
 
 
 def filled_in(code: str, url: str) -> str:
