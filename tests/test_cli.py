@@ -22,7 +22,7 @@ from PIL import Image
 from hybrid_detect.backends.device.models import MODELS, find_model
 from hybrid_detect.backends.device.system_libraries import SystemLibrary
 from hybrid_detect.backends.remote.providers import PROVIDERS, capabilities_of
-from hybrid_detect.cli import installed, main
+from hybrid_detect.cli import exit_codes, installed, main
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.installed import PARTS
 from hybrid_detect.cli.options import add_service_options, service_config
@@ -247,15 +247,30 @@ def test_folders_patterns_and_standard_input_are_taken(
     for name in ("b.png", "inner/a.png"):
         (folder.parent / name).write_bytes(photo.read_bytes())
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(photo.read_bytes())))
-    pattern = str(folder.parent / "*.png")
-    assert main(["detect", "--json", str(folder.parent), pattern, "-"]) == ExitCode.DONE
+    patterns = [str(folder.parent / "*.png"), str(folder.parent / "**" / "a*")]
+    assert main(["detect", "--json", str(folder.parent), *patterns, "-"]) == ExitCode.DONE
     names = [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
     assert names == [
         str(folder.parent / "b.png"),
         str(folder / "a.png"),
         str(folder.parent / "b.png"),
+        str(folder / "a.png"),
         "-",
     ]
+
+
+@pytest.mark.usefixtures("fake_device")
+def test_where_the_results_go_elsewhere_the_terminal_sees_how_far_it_is(
+    photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    names = [str(photo), "missing.png", str(photo)]
+    assert main(["detect", *names]) == ExitCode.PARTLY
+    told = capsys.readouterr().err
+    assert "\r1 of 3 pictures\nmissing.png: " in told
+    assert told.endswith("\r3 of 3 pictures\n")
+    assert main(["detect", str(photo)]) == ExitCode.DONE
+    assert capsys.readouterr().err == "", "one picture needs no counter"
 
 
 @pytest.mark.parametrize("name", ["nothing-*.png", "empty"])
@@ -1072,16 +1087,25 @@ def test_the_reference_page_lists_every_exit_status() -> None:
     assert [int(status) for status in listed] == sorted(ExitCode)
 
 
-def test_the_shell_is_given_completions() -> None:
+@pytest.mark.parametrize(
+    ("line", "completion"),
+    [
+        ("hybrid-detect mod", "models"),
+        ("hybrid-detect bench b", "backends"),
+        ("hybrid-detect detect --mode prefer_c", "prefer_cloud"),
+        ("hybrid-detect detect --js", "--json"),
+    ],
+)
+def test_the_shell_is_given_completions(line: str, completion: str, tmp_path: Path) -> None:
     pytest.importorskip("argcomplete")
-    line = "hybrid-detect mod"
+    told = tmp_path / "completions"
     done = subprocess.run(
-        [sys.executable, "-c", "from hybrid_detect.cli import main; main()", "8>&1"],
+        [sys.executable, "-c", "from hybrid_detect.cli import main; main()"],
         env={
             **os.environ,
             "_ARGCOMPLETE": "1",
             "_ARGCOMPLETE_SHELL": "bash",
-            "_ARGCOMPLETE_STDOUT_FILENAME": os.devnull,
+            "_ARGCOMPLETE_STDOUT_FILENAME": str(told),
             "COMP_LINE": line,
             "COMP_POINT": str(len(line)),
         },
@@ -1089,3 +1113,15 @@ def test_the_shell_is_given_completions() -> None:
         timeout=50,
     )
     assert done.returncode == 0, done.stderr
+    assert told.read_text().split("\013") == [f"{completion} "]
+
+
+def test_commands_end_with_a_named_status() -> None:
+    """A number would be on no list."""
+    for module in Path(exit_codes.__file__).parent.glob("*.py"):
+        tree = ast.parse(module.read_text(encoding="utf-8"))
+        for function in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+            if not function.name.startswith("run"):
+                continue
+            for each in (n for n in ast.walk(function) if isinstance(n, ast.Return)):
+                assert not isinstance(each.value, ast.Constant), f"{module}:{each.lineno}"

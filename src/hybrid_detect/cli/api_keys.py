@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.options import described
 from hybrid_detect.cli.table import table
 
@@ -44,7 +45,7 @@ def run_add(arguments: argparse.Namespace) -> int:
     """Print the new key alone on standard output, so that it can go where it must."""
     print(_file(arguments).add(arguments.name))
     print("It is shown this once: the file holds its hash alone.", file=sys.stderr)
-    return 0
+    return ExitCode.DONE
 
 
 def run_list(arguments: argparse.Namespace) -> int:
@@ -52,14 +53,14 @@ def run_list(arguments: argparse.Namespace) -> int:
     found = _file(arguments).read()
     rows = ((key.id, key.created, key.name) for key in found)
     print(table(("id", "created", "name"), rows))
-    return 0
+    return ExitCode.DONE
 
 
 def run_revoke(arguments: argparse.Namespace) -> int:
     """Take one out."""
     key = _file(arguments).revoke(arguments.id)
     print(f"{key.id} ({key.name}) is revoked")
-    return 0
+    return ExitCode.DONE
 
 
 def _file(arguments: argparse.Namespace) -> ApiKeyFile:

@@ -21,6 +21,7 @@ from PIL import Image
 from PIL.ImageDraw import Draw, ImageDraw
 
 from hybrid_detect.cli import bench_backends, bench_policy
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
 from hybrid_detect.cli.options import (
     add_service_options,
@@ -92,7 +93,7 @@ def run_memory(arguments: argparse.Namespace) -> int:
         config = replace(config, deadline_s=DEADLINE_S)
     budget = MemoryBudget(NO_LIMIT, frames=arguments.frames, warm_up=arguments.warm_up)
     if arguments.out is not None and not can_write(arguments.out, option="--out"):
-        return 2
+        return ExitCode.USAGE
     with _endpoint(config) as (config, server_pid):
         fetch_for_device(config)
         lines, title, unanswered = asyncio.run(_measure(config, budget, server_pid))
@@ -102,7 +103,7 @@ def run_memory(arguments: argparse.Namespace) -> int:
         print(f"\nThe curve: {arguments.out}")
     if unanswered:
         print(f"\n{unanswered} frames had no answer", file=sys.stderr)
-    return 1 if unanswered else 0
+    return ExitCode.FAILED if unanswered else ExitCode.DONE
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.options import can_write, described
 from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.table import table
@@ -172,7 +173,7 @@ def run_policy(arguments: argparse.Namespace) -> int:
         policies = [name + WITH_RECEIVE_TIMES for name in policies]
     scenarios = _scenarios(arguments)
     if arguments.png is not None and not can_write(arguments.png, option="--png"):
-        return 2
+        return ExitCode.USAGE
     rows = compare(
         scenarios, policies, processes=arguments.processes, progress=counter("runs", sys.stderr)
     )
@@ -183,7 +184,7 @@ def run_policy(arguments: argparse.Namespace) -> int:
         picture = timeline(scenarios[0].run(policies[0]), policies[0])
         picture.save(arguments.png, format="PNG")
         print(f"\nThe timeline of {policies[0]} on {_named(scenarios[0])}: {arguments.png}")
-    return 0
+    return ExitCode.DONE
 
 
 def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_detect.cli.cost_file import opened
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.options import can_write, described
 from hybrid_detect.cli.table import table
 from hybrid_detect.environment import ENV_PREFIX
@@ -87,17 +88,17 @@ def add_parser(commands: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.scales:
         _tell_scales()
-        return 0
+        return ExitCode.DONE
     plot = arguments.plot
     if plot is not None:
         if plot.suffix.lower() not in {".svg", ".png"}:
             print(f"--plot: expected a file that ends in .svg or .png, got {plot}", file=sys.stderr)
-            return 2
+            return ExitCode.USAGE
         if not can_write(plot, option="--plot"):
-            return 2
+            return ExitCode.USAGE
     store = opened(arguments.file, "costs")
     if store is None:
-        return 2
+        return ExitCode.USAGE
     from hybrid_detect.monitoring.costs import summarise
 
     with store:
@@ -107,7 +108,7 @@ def _run(arguments: argparse.Namespace) -> int:
         summaries = summarise(rows, by=arguments.by)
     except ConfigurationError as error:
         print(f"--{error}", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     if plot is not None:
         from hybrid_detect.cli.cost_plot import save_plot
 
@@ -122,7 +123,7 @@ def _run(arguments: argparse.Namespace) -> int:
         _tell_table(summaries, summarise(rows)[0], arguments.by)
     if not arguments.json:
         _tell_projections(projections, sys.stderr if arguments.csv else sys.stdout)
-    return 0
+    return ExitCode.DONE
 
 
 def _filtered(

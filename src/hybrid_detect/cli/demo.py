@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
 from hybrid_detect.cli.options import can_write, described
 from hybrid_detect.cli.table import table
@@ -86,12 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the demonstration; 0 if it showed what it promises."""
     if arguments.image is None and not is_installed("skimage"):
         print(NO_PHOTO, file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     for module in ("starlette", "httptools"):
         require(module, extra="server", purpose="'hybrid-detect demo'")
     photo = _photo(arguments.image)
     if not can_write(arguments.out, option="--out"):
-        return 2
+        return ExitCode.USAGE
     fetch_for_server()
     fetch_for_device(ServiceConfig())
     return asyncio.run(_demo(photo, arguments.out))
@@ -118,7 +119,7 @@ async def _demo(photo: NDArray[np.uint8], out: Path) -> int:
         agree = _compare(results)
         print("\n2. A stream of frames while the server is killed and started again", flush=True)
         survived = await _cut(photo, config, server)
-    return 0 if agree and survived else 1
+    return ExitCode.DONE if agree and survived else ExitCode.FAILED
 
 
 def _best_score(result: DetectionResult) -> str:

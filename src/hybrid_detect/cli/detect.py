@@ -14,6 +14,7 @@ from hybrid_detect.cli.fetching import fetch_for_device
 from hybrid_detect.cli.options import add_service_options, can_write, described, service_config
 from hybrid_detect.cli.pictures import DrawnFiles, NamedPicture, named_pictures
 from hybrid_detect.cli.plain_text import one_line
+from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
@@ -97,25 +98,35 @@ async def _run(
     as_json: bool,
 ) -> ExitCode:
     failures = 0
+    # Where the results go elsewhere, the terminal would stay silent.
+    is_counted = sys.stderr.isatty() and not sys.stdout.isatty() and len(pictures) > 1
+    show = counter("pictures", sys.stderr)
     async with HybridDetectionService(config=config) as service:
-        for picture in pictures:
+        for number, picture in enumerate(pictures):
+            if is_counted and number:
+                show(number, len(pictures))
             try:
                 image = picture.read()
                 result = await service.process_image(image)
             except (InvalidFrameError, AllBackendsFailedError) as error:
                 failures += 1
-                print(one_line(f"{picture.name}: {error}"), file=sys.stderr)
+                told = one_line(f"{picture.name}: {error}")
+                # Below the counter, whose line has no end yet.
+                print(f"\n{told}" if is_counted and number else told, file=sys.stderr)
                 if as_json:
-                    print(_failure_as_json(picture, error))
+                    print(_failure_as_json(picture, error), flush=True)
                 continue
             results.append((picture.name, result))
-            print(_as_json(picture, result) if as_json else _as_text(picture, result))
+            # At once, also into a pipe: its reader shall not wait for the last picture.
+            print(_as_json(picture, result) if as_json else _as_text(picture, result), flush=True)
             if drawn is not None:
                 try:
                     drawn.write(draw(image, result), picture)
                 except StorageError as error:
                     failures += 1
                     print(one_line(error), file=sys.stderr)
+    if is_counted:
+        show(len(pictures), len(pictures))
     return ExitCode.PARTLY if failures else ExitCode.DONE
 
 

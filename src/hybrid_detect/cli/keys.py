@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.options import described
 from hybrid_detect.cli.table import table
 
@@ -60,11 +61,11 @@ def run_generate(arguments: argparse.Namespace) -> int:
 
     if arguments.file.exists():
         print(f"{arguments.file} is there already: {CURE}", file=sys.stderr)
-        return 1
+        return ExitCode.FAILED
     ring = KeyRing((_new_key(arguments, arguments.suite or "x25519-chacha20"),))
     write_key_file(arguments.file, ring)
     print(ring.active.text)
-    return 0
+    return ExitCode.DONE
 
 
 def run_show(arguments: argparse.Namespace) -> int:
@@ -74,7 +75,7 @@ def run_show(arguments: argparse.Namespace) -> int:
     ring = read_key_file(arguments.file)
     if arguments.public:
         print(ring.active.text)
-        return 0
+        return ExitCode.DONE
     now = datetime.now(UTC)
     accepted, published = ring.accepted(now), ring.published(now)
     rows = []
@@ -89,7 +90,7 @@ def run_show(arguments: argparse.Namespace) -> int:
             (public.id, public.suite.value, f"{public.not_after:%Y-%m-%d}", state, public.text)
         )
     print(table(("id", "suite", "not after", "state", "public key"), rows))
-    return 0
+    return ExitCode.DONE
 
 
 def run_rotate(arguments: argparse.Namespace) -> int:
@@ -103,7 +104,7 @@ def run_rotate(arguments: argparse.Namespace) -> int:
         ring = old.rotated(new, now=datetime.now(UTC), revoke=arguments.revoke)
         write_key_file(arguments.file, ring)
     print(ring.active.text)
-    return 0
+    return ExitCode.DONE
 
 
 def _new_key(arguments: argparse.Namespace, suite: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_detect.backends.device.models import MODELS, fetch_model, find_model, verify_model
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.options import described
 from hybrid_detect.cli.progress import progress_line
 from hybrid_detect.cli.table import table
@@ -46,7 +47,7 @@ def run_list(_: argparse.Namespace) -> int:
         for name, spec in MODELS.items()
     )
     print(table(("model", "bytes", "licence", "where", "what it is"), rows))
-    return 0
+    return ExitCode.DONE
 
 
 def run_pull(arguments: argparse.Namespace) -> int:
@@ -55,7 +56,7 @@ def run_pull(arguments: argparse.Namespace) -> int:
         with progress_line() as progress:
             path = find_model(name) or fetch_model(name, progress=progress)
         print(f"{name}: {path}")
-    return 0
+    return ExitCode.DONE
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
@@ -72,7 +73,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
             found = str(error)
         failures += path is None
         print(f"{name}: {found}")
-    return 1 if failures else 0
+    return ExitCode.FAILED if failures else ExitCode.DONE
 
 
 def where(name: str, *, path: Path | None = None, missing: str) -> str:

@@ -56,8 +56,8 @@ def named_pictures(names: Iterable[str]) -> Iterator[NamedPicture]:
     """The pictures that `names` stand for, in their order.
 
     Args:
-        names: Files, folders (all pictures below them, sorted), patterns such as ``*.jpg`` that the
-            shell has left alone, and ``-`` for standard input.
+        names: Files, folders (all pictures below them, sorted), patterns such as ``*.jpg`` or
+            ``**/*.jpg`` that the shell has left alone, and ``-`` for standard input.
 
     Raises:
         ConfigurationError: If a folder or pattern holds no picture.
@@ -73,7 +73,7 @@ def named_pictures(names: Iterable[str]) -> Iterator[NamedPicture]:
                 raise ConfigurationError(msg)
             yield from (NamedPicture(str(file)) for file in found)
         elif glob.has_magic(name) and not path.exists():
-            matches = sorted(glob.glob(name))
+            matches = sorted(m for m in glob.glob(name, recursive=True) if Path(m).is_file())
             if not matches:
                 msg = f"{name}: no file matches this pattern"
                 raise ConfigurationError(msg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.table import table
 from hybrid_detect.errors import StorageError
 from hybrid_detect.selection.recording import replay
@@ -45,7 +46,7 @@ def replay_file(path: Path, name: str) -> int:
         rows = [(count, *deeds) for deeds, count in changes.most_common()]
         print(table(("frames", "recorded", name), rows))
         print("\nThe first of them:\n" + "\n".join(shown))
-    return 0
+    return ExitCode.DONE
 
 
 def _deed(plan: Plan) -> str:

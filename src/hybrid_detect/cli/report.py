@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid_detect.cli.cost_file import opened
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.options import described
 from hybrid_detect.environment import ENV_PREFIX
 
@@ -72,10 +73,10 @@ def _run(arguments: argparse.Namespace) -> int:
     since = arguments.since or max(until - timedelta(days=DAYS - 1), FIRST_DAY)
     if since > until:
         print(f"--until: expected {since} or later, got {until}", file=sys.stderr)
-        return 2
+        return ExitCode.USAGE
     store = opened(arguments.file, "report")
     if store is None:
-        return 2
+        return ExitCode.USAGE
     from hybrid_detect.monitoring.report import make_report
     from hybrid_detect.monitoring.report_json import report_json
 
@@ -88,14 +89,14 @@ def _run(arguments: argparse.Namespace) -> int:
     told = report_json(report)
     if arguments.json:
         print(json.dumps(told))
-        return 0
+        return ExitCode.DONE
     from hybrid_detect.monitoring.report_page import report_page
     from hybrid_detect.storage.private_files import replace_file
 
     output = arguments.output or Path("report.html")
     replace_file(output, [report_page(told, title=arguments.title).encode()])
     print(f"{output}: {told['frames']:,} frames")
-    return 0
+    return ExitCode.DONE
 
 
 def _hour(day: date, zone: tzinfo) -> int:

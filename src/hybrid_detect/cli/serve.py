@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_server
 from hybrid_detect.cli.options import described
 from hybrid_detect.errors import ConfigurationError
@@ -227,7 +228,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.cluster is not None:
         return _serve_cluster(config, arguments.cluster)
     fetch_for_server(config)
-    return 0 if serve(config) else 1
+    return ExitCode.DONE if serve(config) else ExitCode.FAILED
 
 
 def _serve_cluster(config: ServerConfig, path: Path) -> int:
@@ -240,7 +241,7 @@ def _serve_cluster(config: ServerConfig, path: Path) -> int:
 
     fetch_for_server(config)
     run_cluster(config, cluster, ready=tell_address)
-    return 0
+    return ExitCode.DONE
 
 
 def _otlp(arguments: argparse.Namespace) -> str | None:
