@@ -166,7 +166,7 @@ def test_failures_are_told_and_counted(
 def test_it_ends_in_time_with_the_looks_that_were_made(
     backends: dict[str, FakeBackend], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bench("--looks", 1000, "--seconds", 0.001, "--json") == 0
+    assert bench("--looks", 1000, "--seconds", 1e-9, "--json") == 0
     assert told(capsys)["by_name"]["device"]["looks"] == 1
 
 
