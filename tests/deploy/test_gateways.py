@@ -267,7 +267,9 @@ async def test_nginx_writes_no_picture_and_no_secret_to_the_disk(
                 DETECT_PATH, content=picture, headers={**HEADERS, "X-Session-ID": "visit-81"}
             )
             await http.post(f"{DETECT_PATH}?secret=canary", content=jpeg(), headers=HEADERS)
-        await until(lambda: (tmp_path / "access.log").read_text().count("POST") == 2)
+            for path in ("export", "live"):
+                await http.head(f"/v1/sessions/visit-81/{path}", headers=HEADERS)
+        await until(lambda: (tmp_path / "access.log").read_text().count(" /v1/") == 4)
         log = (tmp_path / "access.log").read_text()
         assert not any(word in log for word in (TOKEN, "canary", "visit-81"))
         kept = [file for file in tmp_path.rglob("*") if file.is_file()]
