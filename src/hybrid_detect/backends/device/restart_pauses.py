@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from hybrid_detect.backends.pauses import doubled
+
 __all__ = ["RestartPauses"]
 
 BACKOFF_BASE_S = 0.1
@@ -31,7 +33,7 @@ class RestartPauses:
         self.deaths += 1
         self.failures += 1
         if self.failures > 1:
-            pause_s = min(BACKOFF_BASE_S * 2 ** (self.failures - 2), BACKOFF_CAP_S)
+            pause_s = doubled(BACKOFF_BASE_S, self.failures - 2, cap_s=BACKOFF_CAP_S)
             self._start_after_s = time.monotonic() + pause_s
 
     def forget_failures(self) -> None:

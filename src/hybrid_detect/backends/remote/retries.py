@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import tenacity
 
+from hybrid_detect.backends.pauses import doubled
 from hybrid_detect.errors import BackendError
 
 __all__ = ["RetryBudget", "let_go", "retry"]
@@ -87,7 +88,7 @@ async def retry(
         return budget.allows_retry
 
     def wait(state: tenacity.RetryCallState) -> float:
-        ceiling = min(BACKOFF_BASE_S * 2 ** (state.attempt_number - 1), BACKOFF_CAP_S)
+        ceiling = doubled(BACKOFF_BASE_S, state.attempt_number - 1, cap_s=BACKOFF_CAP_S)
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after_s if isinstance(error, BackendError) else None
         return max(uniform(0.0, ceiling), asked or 0.0)

@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection
 
 from hybrid_detect.backends.base import CHECK_DEADLINE_S
 from hybrid_detect.backends.newest_wins import NewestWinsSlots
+from hybrid_detect.backends.pauses import doubled
 from hybrid_detect.backends.remote.close_codes import close_error
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
@@ -332,7 +333,7 @@ class StreamingService(RemoteBackend):
         trouble = self._trouble
         if isinstance(trouble, BackendResponseError) and trouble.is_configuration:
             return CircuitBreaker.REFUSED_PAUSE_S
-        ceiling = min(RECONNECT_BASE_S * 2**failures, RECONNECT_CAP_S)
+        ceiling = doubled(RECONNECT_BASE_S, failures, cap_s=RECONNECT_CAP_S)
         pause_s = random.uniform(0, ceiling)  # noqa: S311 - jitter, not a secret
         asked_s = trouble.retry_after_s if trouble is not None else None
         return max(pause_s, min(asked_s or 0.0, CircuitBreaker.LONGEST_WAIT_S))

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import websockets
 from websockets.asyncio.client import ClientConnection
 
+from hybrid_detect.backends.pauses import doubled
 from hybrid_detect.backends.remote.close_codes import close_error
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
@@ -142,7 +143,7 @@ async def watch_session(
             raise trouble
         if not (trouble.retryable or watch.target.can_renew(trouble)):
             raise trouble
-        ceiling_s = min(PAUSE_BASE_S * 2**failures, PAUSE_CAP_S)
+        ceiling_s = doubled(PAUSE_BASE_S, failures, cap_s=PAUSE_CAP_S)
         pause_s = random.uniform(0, ceiling_s)  # noqa: S311 - jitter, not a secret
         await asyncio.sleep(max(pause_s, min(trouble.retry_after_s or 0.0, give_up_after_s)))
         failures += 1
