@@ -18,7 +18,7 @@ def test_a_pause_doubles_up_to_the_cap() -> None:
 
 @pytest.mark.anyio
 async def test_a_stream_that_has_failed_for_a_day_is_tried_again() -> None:
-    async with StreamingService(endpoint="https://faces.example.com") as service:
+    async with StreamingService(endpoint="http://127.0.0.1:1") as service:
         assert 0 <= service._pause_s(MANY) <= RECONNECT_CAP_S
 
 

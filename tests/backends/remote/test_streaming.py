@@ -459,7 +459,7 @@ async def test_the_pause_before_reconnecting_doubles_up_to_a_cap(
     def uniform(low: float, high: float) -> float:
         assert low == 0
         ceilings.append(high)
-        return 0.0
+        return 0.001  # without a pause, a clock that waits for no time would never go on
 
     async def drop(link: ServerConnection) -> None:
         await link.close()
