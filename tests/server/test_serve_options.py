@@ -1,5 +1,6 @@
 """What the command line of `hybrid-detect serve` makes of its options."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,20 @@ def test_traces_go_where_the_option_or_opentelemetrys_variables_say(
     assert main(["serve", *options]) == 0
     (config,) = served
     assert config.otlp_endpoint == expected
+
+
+def test_a_platform_s_collector_keeps_no_server_without_the_extra_from_starting(
+    served: list[ServerConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", COLLECTOR)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
+    assert main(["serve"]) == 0
+    assert served[0].otlp_endpoint is None
+    told = capsys.readouterr().err
+    assert "no traces are sent" in told
+    assert "pip install 'hybrid-detect[otel]'" in told
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:4318", "grpc://collector:4317", "http://"])

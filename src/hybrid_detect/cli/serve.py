@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_server
 from hybrid_detect.cli.options import described
-from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.errors import ConfigurationError, MissingExtraError
 from hybrid_detect.extras import require
 from hybrid_detect.types import QualityLevel
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from hybrid_detect.server.tokens import JwtConfig
 
 __all__ = ["add_parser"]
+
+EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+"""What sends traces; it brings the SDK along."""
 
 
 def add_parser(commands: Any) -> None:
@@ -249,7 +253,17 @@ def _otlp(arguments: argparse.Namespace) -> str | None:
     if arguments.otlp is not None or os.environ.get("OTEL_TRACES_EXPORTER", "otlp") == "none":
         return arguments.otlp or None
     variables = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    return next(filter(None, map(os.environ.get, variables)), None)
+    found = next(filter(None, map(os.environ.get, variables)), None)
+    if found is not None:
+        # A platform sets it for all of its programs; those without the SDK have to start, too.
+        try:
+            require(
+                "opentelemetry.exporter.otlp.proto.http", extra="otel", purpose="sending traces"
+            )
+        except MissingExtraError as error:
+            print(f"no traces are sent: {error}", file=sys.stderr)
+            return None
+    return found
 
 
 def _jwt(arguments: argparse.Namespace) -> JwtConfig | None:
