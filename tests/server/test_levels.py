@@ -100,6 +100,8 @@ def test_without_centerface_the_full_range_model_looks_and_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     absent[missing] = error
+    served_levels(ServerConfig(), warns=False)
+    assert not caplog.text  # the command has looked; the server that it starts will say so
     assert qualities(ServerConfig()) == ["fast"]
     assert "full-range model alone, which misses most small faces: " + str(error) in caplog.text
 

@@ -67,11 +67,12 @@ def fetch_for_device(config: ServiceConfig) -> None:
         print(f"hybrid-detect: going on without the device: {one_line(error)}", file=sys.stderr)
 
 
-def fetch_for_server(config: ServerConfig | None = None) -> None:
+def fetch_for_server(config: ServerConfig | None = None, *, warns: bool = True) -> None:
     """Fetch the models of a reference server that is about to be started, if they are not here.
 
     Args:
         config: The server's; `None` for one that looks with `SERVER_MODEL`.
+        warns: Whether to log which levels will be missing; a server in this process does so itself.
 
     Raises:
         ModelError: If no model can be had.
@@ -82,4 +83,4 @@ def fetch_for_server(config: ServerConfig | None = None) -> None:
     from hybrid_detect.server.levels import served_levels
 
     with progress_line() as progress:
-        served_levels(config or ServerConfig(model=SERVER_MODEL), progress=progress)
+        served_levels(config or ServerConfig(model=SERVER_MODEL), progress=progress, warns=warns)

@@ -231,7 +231,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.cluster is not None:
         return _serve_cluster(config, arguments.cluster)
-    fetch_for_server(config)
+    fetch_for_server(config, warns=False)
     return ExitCode.DONE if serve(config) else ExitCode.FAILED
 
 

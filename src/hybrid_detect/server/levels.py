@@ -172,13 +172,14 @@ class ServedLevel:
 
 
 def served_levels(
-    config: ServerConfig, *, progress: Progress | None = None
+    config: ServerConfig, *, progress: Progress | None = None, warns: bool = True
 ) -> tuple[ServedLevel, ...]:
     """The levels that can be served here, the quickest first. Fetches models; takes its time.
 
     Args:
         config: Its `model` is one model, whose levels alone are served, or ``auto``.
         progress: Called with the progress of a fetch.
+        warns: Whether to log which levels are missing, and why.
 
     Raises:
         MissingExtraError: If nothing is installed that runs the model.
@@ -197,16 +198,18 @@ def served_levels(
     except (ModelError, ConfigurationError) as error:
         if "centerface" in path_of or isinstance(error, ModelIntegrityError):
             raise  # The operator named the file, and another model would hide what is wrong.
-        logger.warning(
-            "looking with the full-range model alone, which misses most small faces: %s", error
-        )
+        if warns:
+            logger.warning(
+                "looking with the full-range model alone, which misses most small faces: %s", error
+            )
         better = ()
     try:
         quick = tuple(_served(full_range, path_of.get("full_range"), progress))
     except (ModelError, ConfigurationError) as error:
         if not better or "full_range" in path_of:
             raise
-        logger.warning("there is no level 'fast' for pictures with little time: %s", error)
+        if warns:
+            logger.warning("there is no level 'fast' for pictures with little time: %s", error)
         quick = ()
     return quick + better
 
