@@ -93,6 +93,7 @@ def unhurried(monkeypatch):
 def filled_in(code: str, url: str) -> str:
     return (
         code.replace("https://faces.example.com", url)
+        .replace('"faces.example.com"', '"127.0.0.1"')
         .replace("your-token", "test-token")
         # The nearest to a camera on a machine without one is OpenCV reading a file.
         .replace("cv2.VideoCapture(0)", "cv2.VideoCapture('photo.jpg')")
