@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import io
 import json
+import logging
 import os
 import pty
 import shlex
@@ -251,6 +252,19 @@ def test_what_cannot_be_opened_is_told(capsys: pytest.CaptureFixture[str]) -> No
     assert "expected an address of" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words", [["stream", "--source", "0", "--frames"], ["watch", "https://x.example", "--results"]]
+)
+@pytest.mark.parametrize("count", ["0", "-1", "1.5", "many"])
+def test_an_end_that_never_comes_is_refused(
+    words: list[str], count: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*words, count])
+    assert left.value.code == ExitCode.USAGE
+    assert "expected a number of 1 or more" in capsys.readouterr().err
+
+
 # -- keys and a real terminal --------------------------------------------------------------------
 
 
@@ -351,6 +365,31 @@ def test_names_and_errors_hold_nothing_that_a_terminal_obeys(
     assert r"\x1b[2Jb.png: " in said.err
     assert r"\x1b[2Jgone" in said.err
     assert (said.out + said.err).replace("\n", "").isprintable()
+
+
+def test_warnings_hold_nothing_that_a_terminal_obeys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server gives as its reason is told in a warning, which no handler takes."""
+    logger = logging.getLogger("hybrid_detect")
+    monkeypatch.setattr(logger, "propagate", False)
+
+    def warn(_arguments: Any) -> int:
+        logger.warning("cloud is out: %s", HOSTILE)
+        try:
+            raise ValueError(HOSTILE)
+        except ValueError:
+            logger.exception("a bug")
+        return 0
+
+    before = logging.lastResort
+    monkeypatch.setattr("hybrid_detect.cli.watch.run", warn)
+    assert main(["watch", "https://faces.example.com"]) == 0
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith(r"cloud is out: \x1b]0;owned\x07\x1b[2Jgone")
+    assert others[:2] == ["a bug", "Traceback (most recent call last):"]
+    assert all(line.isprintable() for line in (first, *others))
+    assert logging.lastResort is before
 
 
 class Terminal(io.StringIO):

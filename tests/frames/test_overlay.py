@@ -299,6 +299,17 @@ def test_what_shows_something_else_leaves_boxes_where_they_were(
     assert face.box.xyxy == (300, 120, 390, 230)
 
 
+def test_another_camera_is_not_searched_for_the_last_one_s_faces(
+    scene: np.ndarray, clock: FakeClock
+) -> None:
+    overlay = Overlay(label=False, hold_last_s=9, clock=clock)
+    overlay.draw(view(scene, 300), captured_at_s=1.0)
+    overlay.clear()
+    overlay.draw(view(scene, 308), at((300, 120, 390, 230), 1.0), captured_at_s=1.1)
+    (face,) = overlay.faces(640, 360)
+    assert face.box.xyxy == (300, 120, 390, 230)
+
+
 def test_a_crowd_goes_with_its_largest_faces(scene: np.ndarray, clock: FakeClock) -> None:
     overlay = Overlay(label=False, score=False, hold_last_s=9, clock=clock)
     faces = tuple(Face(BoundingBox(60 + 45 * n, 100, 96 + 45 * n, 140)) for n in range(12))

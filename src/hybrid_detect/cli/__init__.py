@@ -26,7 +26,7 @@ from hybrid_detect.cli import (
     watch,
 )
 from hybrid_detect.cli.exit_codes import ExitCode
-from hybrid_detect.cli.plain_text import one_line
+from hybrid_detect.cli.plain_text import one_line, warnings_told
 from hybrid_detect.errors import HybridDetectError
 from hybrid_detect.extras import require
 
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(file, io.TextIOWrapper):  # a file's name may have bytes that are no text
             file.reconfigure(errors="backslashreplace")
     try:
-        status = int(arguments.run(arguments))
+        with warnings_told():
+            status = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a reader that has ended is noticed without a traceback
     except HybridDetectError as error:
         print(f"hybrid-detect: {one_line(error)}", file=sys.stderr)

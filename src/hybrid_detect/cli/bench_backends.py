@@ -16,7 +16,7 @@ from typing import Any
 from hybrid_detect.cli.backend_trials import CONTROL, Image, Trial, run_trials
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import fetch_for_device
-from hybrid_detect.cli.options import add_service_options, described, service_config
+from hybrid_detect.cli.options import add_service_options, at_least_one, described, service_config
 from hybrid_detect.cli.pictures import named_pictures
 from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.progress import counter
@@ -59,7 +59,7 @@ def add_parser(actions: Any) -> None:
     add_service_options(parser, with_mode=False)
     parser.add_argument(
         "--looks",
-        type=_at_least_one,
+        type=at_least_one,
         default=DEFAULT_LOOKS,
         metavar="N",
         help="looks of each backend; a provider may charge for each (default: %(default)s)",
@@ -100,13 +100,6 @@ def run(arguments: argparse.Namespace) -> int:
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < math.inf:
-        raise ValueError
-    return value
-
-
-def _at_least_one(text: str) -> int:
-    value = int(text)
-    if value < 1:
         raise ValueError
     return value
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hybrid_detect.cli.exit_codes import ExitCode
-from hybrid_detect.cli.options import can_write, described
+from hybrid_detect.cli.options import at_least_one, can_write, described
 from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.table import table
 
@@ -110,7 +110,7 @@ def add_parser(actions: Any) -> None:
     )
     parser.add_argument(
         "--seeds",
-        type=_count,
+        type=at_least_one,
         default=1,
         metavar="N",
         help="runs of each trace, with other chances each time (default: %(default)s)",
@@ -142,7 +142,7 @@ def add_parser(actions: Any) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=_count,
+        type=at_least_one,
         metavar="N",
         help="processes that simulate at once (default: one for each core)",
     )
@@ -280,13 +280,6 @@ def _devices(text: str) -> tuple[str, ...]:
         msg = f"expected some of {', '.join(KNOWN)}, got {', '.join(unknown)!r}"
         raise argparse.ArgumentTypeError(msg)
     return devices
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        msg = f"expected a number of 1 or more, got {text!r}"
-        raise argparse.ArgumentTypeError(msg)
-    return int(text)
 
 
 def _factor(text: str) -> float:

@@ -12,12 +12,24 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.types import DetectionMode
 
-__all__ = ["add_service_options", "can_write", "described", "service_config"]
+__all__ = ["add_service_options", "at_least_one", "can_write", "described", "service_config"]
 
 
 def described(text: str) -> dict[str, str]:
     """`text` as a parser's line in the list of commands, and as the head of its own help."""
     return {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
+
+
+def at_least_one(text: str) -> int:
+    """The whole number above 0 that an option's `text` is.
+
+    Raises:
+        ArgumentTypeError: If it is none.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        msg = f"expected a number of 1 or more, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
 
 
 def add_service_options(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["one_line"]
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["one_line", "warnings_told"]
 
 
 def one_line(text: object) -> str:
@@ -19,3 +25,35 @@ def one_line(text: object) -> str:
 
 def _spelled_out(letter: str) -> str:
     return letter.encode("unicode_escape").decode("ascii")
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Print what no handler of a log takes, warnings and worse, without what a terminal obeys."""
+    before, logging.lastResort = logging.lastResort, _PlainLog()
+    try:
+        yield
+    finally:
+        logging.lastResort = before
+
+
+class _PlainLog(logging.Handler):
+    """Prints to what is standard error at the time, as `logging.lastResort` does."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(_PlainFormatter())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr)
+        except Exception:  # nobody reads it: no reason for the library to stop
+            self.handleError(record)
+
+
+class _PlainFormatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return one_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "\n".join(map(one_line, super().formatException(ei).split("\n")))

@@ -17,7 +17,7 @@ from hybrid_detect.cli.fetching import fetch_for_device
 from hybrid_detect.cli.live_figures import LiveFigures
 from hybrid_detect.cli.live_output import LiveOutput
 from hybrid_detect.cli.live_view import Row, rows_of_stream
-from hybrid_detect.cli.options import add_service_options, described, service_config
+from hybrid_detect.cli.options import add_service_options, at_least_one, described, service_config
 from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.errors import HybridDetectError, SourceError
 from hybrid_detect.service.hybrid import HybridDetectionService
@@ -49,7 +49,9 @@ def add_parser(commands: Any) -> None:
         default=Intent.AUTO.value,
         help="what to do when frames come too fast (default: auto)",
     )
-    parser.add_argument("--frames", type=int, metavar="N", help="end after so many results")
+    parser.add_argument(
+        "--frames", type=at_least_one, metavar="N", help="end after so many results"
+    )
     add_service_options(parser)
     parser.add_argument(
         "--json", action="store_true", help="print one line of JSON for each result"

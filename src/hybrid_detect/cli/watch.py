@@ -17,7 +17,7 @@ from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.live_figures import TREND, Rate
 from hybrid_detect.cli.live_output import LiveOutput
 from hybrid_detect.cli.live_view import Row, ages
-from hybrid_detect.cli.options import described
+from hybrid_detect.cli.options import at_least_one, described
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
 
@@ -35,7 +35,9 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help=f"the session to watch (default: {ENV_PREFIX}SESSION_ID)",
     )
-    parser.add_argument("--results", type=int, metavar="N", help="end after so many results")
+    parser.add_argument(
+        "--results", type=at_least_one, metavar="N", help="end after so many results"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one line of JSON for each result"
     )

@@ -87,6 +87,7 @@ class Overlay:
         self._follower = FaceFollower() if follow else None
         self._followed: _Answer | None = None
         self._size = (0, 0)
+        self._is_cleared = False
         self._newest: _Answer | None = None
         self._trouble = ""
 
@@ -101,8 +102,9 @@ class Overlay:
             self._trouble = result.reason or str(result.error or "") or result.status.value
 
     def clear(self) -> None:
-        """Forget the boxes, as when another camera is chosen."""
+        """Forget the boxes and the frames, as when another camera is chosen."""
         self._newest, self._trouble = None, ""
+        self._is_cleared = True  # the thread that draws forgets its frames
 
     def draw(
         self,
@@ -191,7 +193,8 @@ class Overlay:
         if self._follower is None:
             return
         height, width = pixels.shape[:2]
-        if self._size != (width, height):
+        if self._size != (width, height) or self._is_cleared:
+            self._is_cleared = False
             self._follower.clear()
             self._size, self._followed = (width, height), None
         self._follower.see(pixels, taken_at_s=taken_at_s)
