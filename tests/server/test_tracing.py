@@ -152,3 +152,20 @@ def test_without_the_extra_the_server_says_what_to_install(
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(MissingExtraError, match=r"--otlp.*pip install 'hybrid-detect\[otel\]'"):
         Tracing("http://127.0.0.1:4318").start()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "whole", "expected"),
+    [
+        ("http://a:4318", "", "http://a:4318/v1/traces"),
+        ("http://a/otlp/", "", "http://a/otlp/v1/traces"),
+        ("http://a/otlp/v1/traces", "", "http://a/otlp/v1/traces"),
+        ("http://a/own?x=1", "http://a/own?x=1", "http://a/own?x=1"),
+        ("http://a:4318", "http://other", "http://a:4318/v1/traces"),
+    ],
+)
+def test_a_collector_is_asked_where_it_takes_traces(
+    endpoint: str, whole: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(tracing.WHOLE_URL, whole)
+    assert tracing.traces_url(endpoint) == expected

@@ -26,12 +26,14 @@ from hybrid_detect.sources.daemon_threads import in_daemon_thread
 if TYPE_CHECKING:
     from hybrid_detect.server.detectors import Detection
 
-__all__ = ["Tracing", "traceparent_in"]
+__all__ = ["Tracing", "traceparent_in", "traces_url"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
 TRACES_PATH = "/v1/traces"
 """Where a collector takes traces. Source: OpenTelemetry's "OTLP Specification", OTLP/HTTP."""
+
+WHOLE_URL = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 CLOSE_S = 2.0
 """Seconds that stopping waits for the last spans to be sent."""
@@ -66,11 +68,9 @@ class Tracing:
         otlp = require(
             "opentelemetry.exporter.otlp.proto.http.trace_exporter", extra="otel", purpose=purpose
         )
-        url = self._endpoint.rstrip("/")
-        url = url if url.endswith(TRACES_PATH) else url + TRACES_PATH
         # Not at the program's exit: `aclose` does it, and does not wait for a collector that hangs.
         self._provider = sdk.TracerProvider(resource=_resource(), shutdown_on_exit=False)
-        exporter = otlp.OTLPSpanExporter(endpoint=url)
+        exporter = otlp.OTLPSpanExporter(endpoint=traces_url(self._endpoint))
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = OpenTelemetryTracer(self._provider)
 
@@ -98,6 +98,17 @@ class Tracing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
                     await in_daemon_thread(provider.shutdown)
+
+
+def traces_url(endpoint: str) -> str:
+    """Where a collector at `endpoint` takes traces.
+
+    What `WHOLE_URL` names is taken as it is, as OpenTelemetry's "Protocol Exporter" wants it.
+    """
+    if endpoint == os.environ.get(WHOLE_URL):
+        return endpoint
+    url = endpoint.rstrip("/")
+    return url if url.endswith(TRACES_PATH) else url + TRACES_PATH
 
 
 def traceparent_in(request: Request) -> str:
