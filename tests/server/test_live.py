@@ -1,6 +1,7 @@
 """Live results of a session: who sees them, what of them, and what watching may cost."""
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -28,12 +31,13 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server import gate
 from hybrid_detect.server.api_keys import ApiKeyFile
+from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.live import LiveSessions, TooManyWatchersError, Watcher
 from hybrid_detect.server.live_page import PAGE, PAGE_POLICY
 
 from ..waiting import LIMIT_S, until
-from .loopback import FACE, Served, jpeg, served
+from .loopback import FACE, OneFace, Served, jpeg, served
 
 pytestmark = pytest.mark.anyio
 
@@ -418,6 +422,30 @@ async def test_who_goes_leaves_nothing_behind(how: str) -> None:
         await until(lambda: live_sessions.watchers == 0)
         assert len(live_sessions) == 0
         await until(lambda: server.connections == 0)
+
+
+async def test_who_goes_before_the_first_event_leaves_nothing_behind() -> None:
+    """As ASGI servers tell it: what is sent then raises."""
+    app = create_app(ServerConfig(), OneFace())
+
+    async def gone(message: Message) -> None:
+        raise OSError
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "method": "GET",
+        "path": "/v1/sessions/visit/live",
+        "headers": [],
+        "query_string": b"",
+        "client": ("127.0.0.1", 1),
+    }
+    with contextlib.suppress(ClientDisconnect):
+        await app(scope, receive, gone)
+    assert app.state.live.watchers == 0
 
 
 async def test_who_takes_nothing_slows_neither_the_session_nor_the_others() -> None:

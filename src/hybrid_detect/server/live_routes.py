@@ -10,10 +10,12 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from hybrid_detect.exchange.wire import (
@@ -121,7 +123,8 @@ class LiveRoutes:
         if request.method == "HEAD":
             watcher.close()
             return Response(media_type="text/event-stream")
-        return StreamingResponse(
+        return _Events(
+            watcher,
             events(),
             media_type="text/event-stream",
             headers={"X-Accel-Buffering": "no"},  # nginx would keep them until it has 8 KiB
@@ -171,6 +174,20 @@ class LiveRoutes:
                     watcher.close(NOT_WELCOME)
                     return
             yield reply
+
+
+class _Events(StreamingResponse):
+    """Events for `watcher`, which is let go even if the peer went before the first of them."""
+
+    def __init__(self, watcher: Watcher, content: AsyncIterator[bytes], **options: Any) -> None:
+        super().__init__(content, **options)
+        self._watcher = watcher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._watcher.close()
 
 
 @contextlib.asynccontextmanager
