@@ -5,9 +5,11 @@ import httpx
 import pytest
 
 from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply, decode_reply
-from hybrid_detect.server import bodies
+from hybrid_detect.server import bodies, gate
+from hybrid_detect.server.admission import OverloadedError
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.look_refusals import look_refusal
 
 from ..waiting import LIMIT_S
 from .loopback import served
@@ -96,3 +98,12 @@ async def test_a_client_that_goes_half_way_gives_its_place_back() -> None:
         half.cancel()
         await asyncio.wait([half])
         assert (await client.post("/v1/detect", content=b"garbage")).status_code == 500
+
+
+@pytest.mark.parametrize(("wait_s", "told_s"), [(0.0, 0.001), (0.0002, 0.001), (0.0344, 0.035)])
+@pytest.mark.parametrize("of", ["the rate", "the queue"])
+def test_no_one_is_told_to_come_again_too_early(of: str, wait_s: float, told_s: float) -> None:
+    """Least of all at once, which would be one refusal after the other."""
+    rate = gate.too_fast(1, wait_s)
+    reply = rate if of == "the rate" else look_refusal(1, OverloadedError(wait_s))
+    assert reply.retry_after_s == told_s

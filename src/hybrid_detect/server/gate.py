@@ -31,7 +31,7 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
 from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH, note_reply
 from hybrid_detect.server.peer_log import PeerLog
-from hybrid_detect.server.replies import SECURITY_HEADERS
+from hybrid_detect.server.replies import SECURITY_HEADERS, error_reply
 from hybrid_detect.server.shared_state import Limit, LocalState, SharedState
 
 __all__ = [
@@ -285,13 +285,7 @@ def _client_may_be_gone() -> contextlib.suppress:
 
 def too_fast(request_id: int, wait_s: float) -> ErrorReply:
     """The reply to what comes `wait_s` seconds too early for its caller's rate."""
-    return ErrorReply(
-        request_id=request_id,
-        status=429,
-        code="too_fast",
-        detail="you send more than you may",
-        retry_after_s=round(wait_s, 3),
-    )
+    return error_reply(request_id, 429, "too_fast", "you send more than you may", wait_s)
 
 
 def _with_security_headers(send: Send) -> Send:

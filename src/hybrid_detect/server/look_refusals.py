@@ -33,8 +33,8 @@ def look_refusal(request_id: int, error: Exception) -> ErrorReply:
     if isinstance(error, TooLateError):
         return error_reply(request_id, 504, "too_late", "no detector was free in time")
     if isinstance(error, OverloadedError):
-        wait_s = round(error.retry_after_s, 3)
-        return error_reply(request_id, 503, "overloaded", "too many pictures are waiting", wait_s)
+        detail = "too many pictures are waiting"
+        return error_reply(request_id, 503, "overloaded", detail, error.retry_after_s)
     if isinstance(error, StoppingError):
         return replace(STOPPING, request_id=request_id)
     if isinstance(error, BackendUnavailableError | ModelError):

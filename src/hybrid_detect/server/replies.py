@@ -41,7 +41,12 @@ SECURITY_HEADERS = {
 def error_reply(
     request_id: int, status: int, code: str, detail: str, retry_after_s: float | None = None
 ) -> ErrorReply:
-    """An error reply, from positional arguments."""
+    """An error reply, from positional arguments.
+
+    The time to wait is rounded up to milliseconds: a client that is told 0 would ask again at once.
+    """
+    if retry_after_s is not None:
+        retry_after_s = max(math.ceil(retry_after_s * 1000), 1) / 1000
     return ErrorReply(
         request_id=request_id,
         status=status,
