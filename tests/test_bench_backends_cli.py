@@ -192,6 +192,22 @@ def test_progress_is_shown_beside_the_figures(
     assert "HYBRID_DETECT_MODE=on_device" in captured.out
 
 
+def test_a_picture_that_is_none_is_named_and_left_out(
+    backends: dict[str, FakeBackend], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no")
+    assert bench(broken, tmp_path / "missing.png") == 1
+    told_why = capsys.readouterr().err
+    assert f"{broken} is left out: " in told_why
+    assert "there is no picture to look at" in told_why
+    Image.new("RGB", (64, 48)).save(tmp_path / "whole.png")
+    assert bench(tmp_path, "--looks", 2) == 0
+    captured = capsys.readouterr()
+    assert f"{broken} is left out: " in captured.err
+    assert "at 1 of 1 pictures" in captured.out
+
+
 @pytest.mark.parametrize("option", [("--looks", "0"), ("--seconds", "-1"), ("--seconds", "inf")])
 def test_bounds_that_are_none_are_refused(option: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as ended:

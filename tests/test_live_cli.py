@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pty
+import re
 import shlex
 import shutil
 import signal
@@ -407,6 +408,20 @@ async def test_a_terminal_without_a_cursor_gets_plain_lines(
     async with output:
         await until(lambda: "fps 9" in shown.getvalue())
     assert "\x1b" not in shown.getvalue()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("is_asked", [False, True])
+async def test_no_color_is_obeyed(is_asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1" if is_asked else "")  # empty says nothing: no-color.org
+    shown = Terminal()
+    rows = [("backend", "device", "green")]
+    async with LiveOutput(str, lambda: rows, quit=print, as_json=False, stdout=shown):
+        await until(lambda: "device" in shown.getvalue())
+    colours = re.findall(r"\x1b\[(?:[0-9;]*;)?(?:3[0-7]|9[0-7]|38;[0-9;]*)m", shown.getvalue())
+    assert bool(colours) is not is_asked
 
 
 @pytest.mark.anyio

@@ -23,6 +23,7 @@ from hybrid_detect.cli.progress import counter
 from hybrid_detect.cli.recommendation import Recommendation, recommended
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
+from hybrid_detect.errors import ConfigurationError, InvalidFrameError
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.testing.drawn_faces import drawn_frames
 from hybrid_detect.testing.memory_report import megabytes
@@ -78,7 +79,7 @@ def add_parser(actions: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and tell; `ExitCode.DONE` if there is a configuration to recommend."""
     config = replace(service_config(arguments), mode=DetectionMode.AUTO)
-    pictures = _pictures(arguments.images)
+    pictures = _pictures(arguments.images, arguments.looks)
     # First of all the device's model: with a server, a service would fetch it meanwhile.
     fetch_for_device(replace(config, mode=DetectionMode.PREFER_ON_DEVICE))
     is_terminal = sys.stderr.isatty()
@@ -104,16 +105,29 @@ def _positive(text: str) -> float:
     return value
 
 
-def _pictures(names: Sequence[str]) -> list[Callable[[], Image]]:
-    """Functions that decode a picture each, so that only one is held at a time."""
-    if names:
-        # Read here only where it can be read but once: from standard input.
-        return [partial(_decoded, picture.read()) for picture in named_pictures(names)]
-    return [
-        partial(_same, frame.image)
-        for faces in DRAWN_FACES
-        for frame in drawn_frames(1, faces=faces)
-    ]
+def _pictures(names: Sequence[str], looks: int) -> list[Callable[[], Image]]:
+    """Functions that decode a picture each, so that only one is held at a time.
+
+    Raises:
+        ConfigurationError: If none of the pictures can be looked at.
+    """
+    if not names:
+        return [partial(_same, next(drawn_frames(1, faces=faces)).image) for faces in DRAWN_FACES]
+    found: list[Callable[[], Image]] = []
+    for picture in named_pictures(names):
+        if len(found) == looks:
+            break  # the turn of more of them would never come
+        decode = partial(_decoded, picture.read())
+        try:
+            decode()
+        except InvalidFrameError as error:
+            print(one_line(f"{picture.name} is left out: {error}"), file=sys.stderr)
+        else:
+            found.append(decode)
+    if not found:
+        msg = "there is no picture to look at"
+        raise ConfigurationError(msg)
+    return found
 
 
 def _decoded(source: bytes | Path) -> Image:

@@ -120,7 +120,7 @@ def _chosen(
         )
         return remote, DetectionMode.AUTO, why
     saved = f"{remote.bytes_per_look / 1000:.0f} KB a picture"
-    why = f"{found}; it answers in time and saves {saved}, and the server stands in for it"
+    why = f"{found}; the device answers in time and saves {saved}, and the server stands in for it"
     return device, DetectionMode.PREFER_ON_DEVICE, why
 
 
