@@ -148,6 +148,15 @@ def test_an_open_connection_does_not_keep_it_from_closing_or_opening_again(echo:
         _ = link.url
 
 
+def test_one_that_is_open_is_not_opened_again(echo: str) -> None:
+    with FaultyLink(echo) as link:
+        with pytest.raises(ClosedError, match="open already"):
+            link.__enter__()
+        with connected(link) as connection:
+            connection.sendall(b"a")
+            assert received(connection, 1) == b"a"
+
+
 def test_its_url_has_the_scheme_and_path_of_the_server() -> None:
     with FaultyLink("https://127.0.0.1:1/base/") as link:
         assert link.url.startswith("https://127.0.0.1:")
