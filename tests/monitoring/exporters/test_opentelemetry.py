@@ -116,6 +116,11 @@ def test_what_was_sent_is_counted_and_paid_in_its_currency(measured: Measured) -
     assert measured.value("cost", backend="streaming", currency="USD") == 0
 
 
+def test_a_trace_without_a_span_hinders_no_count(measured: Measured) -> None:
+    measured.hook.on_frame(frame(backend=BackendKind.CLOUD, trace_id="ab" * 16))
+    assert measured.value("answers", backend="cloud") == 1
+
+
 def test_answers_by_another_backend_than_before_are_switches(measured: Measured) -> None:
     for backend in (BackendKind.CLOUD, BackendKind.CLOUD, BackendKind.DEVICE):
         measured.hook.on_frame(frame(backend=backend))

@@ -180,7 +180,7 @@ class OpenTelemetryHook:
 
     def _context_of(self, event: FrameEvent) -> Any:
         """The frame's span, for exemplars that lead to its trace; `None` without one."""
-        if not event.trace_id:
+        if not (event.trace_id and event.span_id):  # a tracer may tell the trace alone
             return None
         trace = self._trace
         sampled = trace.TraceFlags(trace.TraceFlags.SAMPLED)

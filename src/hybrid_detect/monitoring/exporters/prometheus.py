@@ -203,6 +203,6 @@ class PrometheusHook:
 
 def _exemplar(event: FrameEvent) -> dict[str, str] | None:
     """What leads from a figure to the trace of a frame that it counts; `None` without a trace."""
-    if not event.trace_id:
+    if not (event.trace_id and event.span_id):  # a tracer may tell the trace alone
         return None
     return {"trace_id": event.trace_id, "span_id": event.span_id}
