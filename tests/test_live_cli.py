@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from hybrid_detect.backends.remote.watching import LiveResult
 from hybrid_detect.cli import live_view, main
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.live_figures import LiveFigures, Rate
@@ -518,6 +520,40 @@ async def test_watch_prints_what_the_server_finds(capsys: pytest.CaptureFixture[
         assert await watching == ExitCode.DONE
     assert [line["number"] for line in seen] == [1, 2]
     assert seen[0]["faces"][0]["box"] == [4, 5, 20, 30]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("results", "told"),
+    [(None, "2 results, 3 missed: the session has ended"), (1, "1 results, 0 missed")],
+)
+async def test_watch_says_why_it_has_ended(
+    results: int | None,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def session(*_: Any, **__: Any) -> AsyncIterator[LiveResult]:
+        for number, missed in ((1, 0), (5, 3)):
+            yield LiveResult(
+                session_id="visit",
+                number=number,
+                missed=missed,
+                at=datetime.fromtimestamp(0, UTC),
+                width=64,
+                height=48,
+                faces=(FACE,),
+                model="m",
+                quality="",
+                receive_s=None,
+                queue_s=None,
+                detect_s=0.25,
+            )
+
+    monkeypatch.setattr("hybrid_detect.cli.watch.watch_session", session)
+    config = ServiceConfig(endpoint="https://faces.example.com", session_id="visit")
+    await _Watching(config, argparse.Namespace(json=False, results=results)).run()
+    assert capsys.readouterr().out.splitlines()[-1] == told
 
 
 def test_watch_needs_a_session(

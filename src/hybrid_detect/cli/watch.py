@@ -85,6 +85,9 @@ class _Watching:
                 for task in (watching, quitting):
                     task.cancel()
                 await asyncio.gather(watching, quitting, return_exceptions=True)
+        if not self._arguments.json:
+            why = "" if self._quit.is_set() or self._is_enough() else ": the session has ended"
+            print(f"{self._count} results, {self._missed} missed{why}")
         return ExitCode.DONE
 
     async def _watch(self) -> None:
@@ -105,8 +108,11 @@ class _Watching:
                 self._note(result)
                 if self._arguments.json:
                     print(json.dumps(_as_dict(result)), flush=True)
-                if self._count == self._arguments.results:
+                if self._is_enough():
                     return
+
+    def _is_enough(self) -> bool:
+        return bool(self._count == self._arguments.results)
 
     def _note(self, result: LiveResult) -> None:
         self._latest = result

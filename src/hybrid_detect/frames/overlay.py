@@ -255,7 +255,10 @@ def _pillow_pixels(image: Image.Image) -> tuple[NDArray[np.uint8], PixelFormat]:
 
 def _array(image: Any) -> NDArray[np.uint8]:
     if not isinstance(image, np.ndarray):
-        raise InvalidFrameError(expected="an array", actual=type(image).__name__[:40])
+        raise InvalidFrameError(
+            expected="an array of pixels, such as Frame.rgb() gives",
+            actual=type(image).__name__[:40],
+        )
     return image
 
 
