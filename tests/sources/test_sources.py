@@ -369,6 +369,21 @@ async def test_a_camera_that_is_not_open_is_refused(is_open: bool) -> None:
         await taken(VideoCapture(0))
 
 
+async def test_one_block_at_a_time() -> None:
+    source = open_source([b"x"])
+    for _ in range(2):  # one after the other
+        async with source as opened:
+            assert await opened.take() is not None
+            with pytest.raises(ConfigurationError, match="open already"):
+                async with source:
+                    pass
+    unopened = open_source("nowhere.mp4")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="there is no file"):
+            async with unopened:
+                pass
+
+
 async def test_an_empty_source_ends_at_once() -> None:
     assert await taken([]) == []
     assert await taken(generate(0)) == []

@@ -102,6 +102,7 @@ class open_source:  # noqa: N801 - used as a function in a `with` statement
         self._silence_s = silence_s
         self._reconnect = reconnect
         self._on_frame = on_frame
+        self._is_open = False
 
     def limited(self, max_fps: float | None) -> open_source:
         """The same source, giving out at most `max_fps` frames in a second."""
@@ -117,10 +118,19 @@ class open_source:  # noqa: N801 - used as a function in a `with` statement
         )
 
     async def __aenter__(self) -> OpenSource:
-        self._opened = await self._open(self._source)
+        if self._is_open:  # the first one would never be closed
+            msg = "this open_source is open already: make another one for another block"
+            raise ConfigurationError(msg)
+        self._is_open = True
+        try:
+            self._opened = await self._open(self._source)
+        except BaseException:
+            self._is_open = False
+            raise
         return Throttled(self._opened, 1 / self._max_fps) if self._max_fps else self._opened
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._is_open = False
         await self._opened.aclose()
 
     async def _open(self, source: Any) -> OpenSource:
