@@ -42,7 +42,9 @@ TOOLKITS = ("tk", "kivy")
 FPS = 30
 SIZE = (1280, 720)
 WELL_S, SLOW_S = 0.01, 0.5
-"""Seconds each piece of data takes, in each direction."""
+"""Seconds the link takes, in each direction."""
+WELL_BYTES_PER_S, SLOW_BYTES_PER_S = 1_600_000, 32_000
+"""What it carries, in each direction: 13 and 0.26 Mbit/s."""
 FLAP_S = 1.5
 WARM_UP_S = 4.0
 """Left out: starting the detector's process and the first layout are no steady state."""
@@ -267,7 +269,9 @@ async def measured(toolkit: str, network: str, seconds: float) -> Row:
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(served(ServerConfig(rate_per_s=0)))
         link = await stack.enter_async_context(FaultyLink(f"http://127.0.0.1:{server.port}"))
-        link.delay_s = SLOW_S if network == "slow" else WELL_S
+        is_slow = network == "slow"
+        link.delay_s = SLOW_S if is_slow else WELL_S
+        link.bytes_per_s = SLOW_BYTES_PER_S if is_slow else WELL_BYTES_PER_S
         screen = stack.enter_context(display())
         url = "control" if network == "control" else link.url
         process = await asyncio.create_subprocess_exec(

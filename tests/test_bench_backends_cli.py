@@ -188,6 +188,8 @@ def test_progress_is_shown_beside_the_figures(
     assert bench("--looks", 10) == 0
     captured = capsys.readouterr()
     assert "10 of 10 rounds" in captured.err
+    assert "at 5 of 5 pictures" in captured.out
+    assert "27 faces are drawn in them" in captured.out
     assert "ServiceConfig(mode='on_device', deadline_s=30.0)" in captured.out
     assert "HYBRID_DETECT_MODE=on_device" in captured.out
 

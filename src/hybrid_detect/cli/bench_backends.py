@@ -94,7 +94,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_as_json(trials, choice, config), indent=2))
     else:
-        _tell(trials, choice, config, of_pictures=min(rounds, len(pictures)), all_=len(pictures))
+        _tell(
+            trials,
+            choice,
+            config,
+            of_pictures=min(rounds, len(pictures)),
+            all_=len(pictures),
+            is_drawn=not arguments.images,
+        )
     return ExitCode.DONE if choice is not None else ExitCode.FAILED
 
 
@@ -148,6 +155,7 @@ def _tell(
     *,
     of_pictures: int,
     all_: int,
+    is_drawn: bool,
 ) -> None:
     print(table(HEADER, [_row(trial, config) for trial in trials]))
     if of_pictures:
@@ -157,6 +165,8 @@ def _tell(
             "library and this machine take by themselves. Memory: what opening it and its first "
             "look added here."
         )
+    if of_pictures and is_drawn:
+        print(f"{sum(DRAWN_FACES[:of_pictures])} faces are drawn in them.")
     if choice is None:
         print("\nNo backend can be used. 'hybrid-detect doctor' says more.", file=sys.stderr)
         return
