@@ -463,6 +463,32 @@ async def test_a_caller_of_long_looks_has_fewer_of_them(clock: FakeClock) -> Non
         assert Counter(name.split()[0] for name in looks.order[:8]) == {"quick": 6, "slow": 2}
 
 
+async def test_a_caller_s_slow_look_does_not_have_the_others_refused(clock: FakeClock) -> None:
+    """They have less time than it took, so that it alone would be let in again."""
+    async with looks_at(opened(clock, look_s=0.02)) as looks:
+        for number in range(10):
+            await looks.add(f"slow {number}", None, caller="slow")
+            clock.advance(0.9)
+            await looks.end(f"slow {number}")
+            for camera in range(40):
+                await looks.add(f"{number} {camera}", 1.0, caller=str(camera % 4))
+                if camera % 4 == 3:  # one is looked at, and three wait
+                    for each in range(camera - 3, camera + 1):
+                        clock.advance(0.02)
+                        await looks.end(f"{number} {each}")
+        assert set(looks.results.values()) == {"looked at"}
+
+
+@pytest.mark.parametrize("before_s", [0.0, 0.02])
+def test_that_all_looks_have_become_slow_is_learnt_from_a_few(before_s: float) -> None:
+    time = ServiceTime()
+    for _ in range(100):
+        time.observe(before_s)
+    for _ in range(12):
+        time.observe(0.9)
+    assert time.safe_s > 0.9
+
+
 async def test_what_a_caller_was_given_before_an_idle_time_counts_no_longer(
     clock: FakeClock,
 ) -> None:

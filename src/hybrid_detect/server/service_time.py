@@ -7,6 +7,14 @@ __all__ = ["ServiceTime"]
 MEAN_GAIN, DEVIATION_GAIN, DEVIATIONS = 1 / 8, 1 / 4, 4
 """Of RFC 6298, 2: how much one look moves the estimate, and how many deviations make it safe."""
 
+MOST_GROWTH = 2.0
+"""Of the bound, what one look counts for at most. One caller's picture of a second among those of
+20 ms would else have the others refused, who have less time than the bound, and its caller alone
+let in again. If all looks have become slower, a few tell: five where they take 45 times as long."""
+
+LEAST_S = 0.001
+"""The bound that `MOST_GROWTH` is of, at least: no look is quicker, but a clock may be coarse."""
+
 
 class ServiceTime:
     """A smoothed mean of looks, and a bound that few of them exceed.
@@ -32,6 +40,7 @@ class ServiceTime:
             self.is_known = True
             self.mean_s, self._deviation_s = seconds, seconds / 2
             return
+        seconds = min(seconds, MOST_GROWTH * max(self.safe_s, LEAST_S))
         error_s = abs(seconds - self.mean_s)
         self._deviation_s += DEVIATION_GAIN * (error_s - self._deviation_s)
         self.mean_s += MEAN_GAIN * (seconds - self.mean_s)
