@@ -177,7 +177,7 @@ class OwnedSums:
         ):
             shared = tuple(map(sys.intern, map(str, labels)))
             return Sum(hour, session.hex(), user.hex(), shared, figures)  # type: ignore[arg-type]
-        msg = f"the table of {self._name} is damaged"
+        msg = f"the table {self._name!r} is damaged"
         raise StorageError(msg)
 
     def count(self, db: sqlite3.Connection, session: bytes) -> int:
