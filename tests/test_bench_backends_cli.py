@@ -190,6 +190,7 @@ def test_progress_is_shown_beside_the_figures(
     assert "10 of 10 rounds" in captured.err
     assert "at 5 of 5 pictures" in captured.out
     assert "27 faces are drawn in them" in captured.out
+    assert "Of fewer than 20 looks p95 is the slowest" in captured.out
     assert "ServiceConfig(mode='on_device', deadline_s=30.0)" in captured.out
     assert "HYBRID_DETECT_MODE=on_device" in captured.out
 

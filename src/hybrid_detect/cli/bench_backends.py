@@ -34,6 +34,9 @@ __all__ = ["add_parser"]
 DEFAULT_LOOKS = 40
 """Of each backend: enough for a 95th percentile, and little money where pictures cost some."""
 
+FEW_LOOKS = 20
+"""With fewer, one look is more than 5 % of them."""
+
 DEFAULT_S = 30.0
 
 DRAWN_FACES = (1, 2, 4, 8, 12)
@@ -165,6 +168,8 @@ def _tell(
             "library and this machine take by themselves. Memory: what opening it and its first "
             "look added here."
         )
+    if 0 < len(trials[0].took_s) < FEW_LOOKS:
+        print(f"Of fewer than {FEW_LOOKS} looks p95 is the slowest: more --seconds tell more.")
     if of_pictures and is_drawn:
         print(f"{sum(DRAWN_FACES[:of_pictures])} faces are drawn in them.")
     if choice is None:
