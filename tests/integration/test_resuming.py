@@ -170,6 +170,19 @@ async def test_what_is_answered_while_there_is_no_link_comes_over_the_next() -> 
         assert server.connections == 1
 
 
+async def test_another_link_gives_a_stream_no_other_rate() -> None:
+    config = ServerConfig(rate_per_s=0, stream_rate_per_s=0.001)  # one at once
+    async with streaming_to(config) as (detector, link, service, _):
+        detector.go.set()
+        assert await looks(service, "a") == ["a"]
+        first = service._link
+        link.cut()
+        await until(lambda: service._link not in (first, None))
+        (refused,) = await looks(service, "b")
+        assert "too_fast" in str(refused)
+        assert detector.seen == Counter("a")
+
+
 async def test_the_link_breaks_again_and_again() -> None:
     async with streaming_to() as (detector, link, service, _):
         for number in range(20):

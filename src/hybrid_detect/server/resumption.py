@@ -64,9 +64,19 @@ class Stream:
         places: Pictures that are looked at at the same time.
         presence: The sessions that it brings.
         is_resumable: Whether its request ids tell its pictures apart.
+        take: Counts one more picture; gives the seconds to wait if it came too early.
     """
 
-    def __init__(self, *, places: int, presence: Presence, is_resumable: bool) -> None:
+    def __init__(
+        self,
+        *,
+        places: int,
+        presence: Presence,
+        is_resumable: bool,
+        take: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self.take = take
+        """Counts one more picture: another link gives no other rate."""
         self.places = asyncio.Semaphore(places)
         self.presence = presence
         self.link: WebSocket | None = None

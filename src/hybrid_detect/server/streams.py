@@ -102,6 +102,7 @@ class Streams:
                 places=self._config.stream_in_flight,
                 presence=self._live.presence(owner),
                 is_resumable=key is not None,
+                take=self._limit(),
             )
 
         stream = make() if key is None else self._resumption.taken_up(key, make)
@@ -146,7 +147,6 @@ class Streams:
 
     async def _converse(self, websocket: WebSocket, stream: Stream) -> int | None:
         """Answer until the link ends; the code that it ended with."""
-        take = self._limit()
         announced: tuple[int, float] | None = None
         is_gone = hang_up_of(websocket)
         while True:
@@ -164,7 +164,7 @@ class Streams:
             request_id = peek_request_id(data)
             if await self._has(websocket, stream, request_id):
                 continue
-            if wait_s := take():
+            if wait_s := stream.take():
                 refusal = too_fast(request_id, wait_s)
                 note_reply(websocket, refusal)
                 await _send(websocket, encode_reply(refusal))
