@@ -450,6 +450,24 @@ async def test_a_server_that_refuses_connections_is_asked_again_until_it_takes_o
             assert (await look(service)).answered
 
 
+async def test_a_bug_in_keeping_the_link_does_not_end_the_stream_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError
+
+    async with websocket_server() as url, StreamingService(endpoint=url) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(streaming, "told_known", broken)
+            keeper = service._keeper
+            assert keeper is not None
+            await until(keeper.done)
+            assert isinstance(keeper.exception(), RuntimeError)
+        await service.start()  # as each frame and each check do
+        await until(lambda: not service.unavailable_reason)
+        assert (await look(service)).answered
+
+
 @pytest.mark.parametrize("accepts", [True, False])
 async def test_the_pause_before_reconnecting_doubles_up_to_a_cap(
     accepts: bool, monkeypatch: pytest.MonkeyPatch

@@ -160,7 +160,7 @@ class StreamingService(RemoteBackend):
                 self._endpoint, ssl_context=self._ssl_context, executor=self._encoder
             )
             self._require_open()
-        if self._keeper is None:
+        if self._keeper is None or self._keeper.done():  # a bug must not end it for good
             self._keeper = asyncio.create_task(self._keep_link(), name="hybrid-detect-stream")
 
     @property
