@@ -150,6 +150,19 @@ async def test_results_are_handed_to_the_replicas_where_they_are_watched() -> No
     assert await owner.renew(a, []) == [("token", "bob")]
 
 
+async def test_nothing_is_kept_of_a_replica_that_leaves_while_it_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(owners, "SHOWN_WAIT_S", 0.01)
+    owner = StateOwner(CONFIG, "secret")
+    await owner.renew(ReplicaPlace(name="a", host="127.0.0.1", port=1))
+    asked = asyncio.create_task(owner.shown("a"))
+    await asyncio.sleep(0)
+    await owner.leave("a")
+    assert await asked == []
+    assert not any((owner._replicas, owner._watched, owner._shown, owner._news))
+
+
 async def test_a_relay_hands_on_what_is_wanted_and_shows_what_comes() -> None:
     owner = StateOwner(CONFIG, "secret")
     reply = ResultReply(request_id=7, width=1, height=1, faces=(), model="fake")

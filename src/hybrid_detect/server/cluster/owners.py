@@ -153,6 +153,8 @@ class StateOwner:
         self._news[name].clear()
         found = list(self._shown[name])
         self._shown[name].clear()
+        if name not in self._replicas:  # it left while it waited, or its lease ended
+            self._forget(name)
         return found
 
     def _forget(self, name: str) -> None:
