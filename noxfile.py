@@ -193,6 +193,44 @@ result = DetectionResult(status=DetectionStatus.OK, width=9, height=9, faces=(fa
 assert result.to_supervision().xyxy.tolist() == [[1, 2, 3, 4]]
 """
 
+WATCHES = """\
+import av
+import numpy
+
+from hybrid_detect import PyAVSource
+
+with av.open("video.mp4", "w") as file:
+    stream = file.add_stream("mpeg4", rate=10)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+    for _ in range(5):
+        frame = av.VideoFrame.from_ndarray(numpy.zeros((48, 64, 3), numpy.uint8))
+        file.mux(stream.encode(frame))
+    file.mux(stream.encode())
+reader = PyAVSource("video.mp4").open()
+print(type(reader.read()).__name__)
+reader.close()
+"""
+
+REPORTS = """\
+import pathlib
+
+import numpy
+
+from hybrid_detect.cli import main
+from hybrid_detect.errors import AllBackendsFailedError
+from hybrid_detect import ServiceConfig
+from hybrid_detect.sync import HybridDetectionService
+
+config = ServiceConfig(mode="cloud", endpoint="http://127.0.0.1:9", costs_path="costs.db")
+with HybridDetectionService(config=config) as service:
+    try:
+        service.process_image(numpy.zeros((48, 64, 3), numpy.uint8), deadline_s=1)
+    except AllBackendsFailedError:
+        pass
+assert main(["report", "costs.db", "-o", "report.html"]) == 0
+print(pathlib.Path("report.html").stat().st_size)
+"""
+
 RELEASED = {
     "": CLIENT_ALONE,
     "device-lite": ON_DEVICE.format(model="full_range"),
@@ -205,7 +243,12 @@ RELEASED = {
     "jwt": "import jwt; from hybrid_detect.server import jwks",
     "google": "import google.auth; from hybrid_detect.backends.remote.providers import google",
     "completion": "import argcomplete; from hybrid_detect.cli import main; main(['--version'])",
-    "camera": "import cv2; cv2.VideoCapture",
+    "camera": WATCHES,
+    "opencv": "import cv2; from hybrid_detect.sources import opencv_source; cv2.VideoCapture",
+    "tui": "import rich; from hybrid_detect.cli import live_view",
+    "report": REPORTS,
+    "kivy": "import os; os.environ['KIVY_NO_ARGS'] = '1'; import kivy, hybrid_detect.integrations",
+    "cluster,device-lite": "import ray.serve; from hybrid_detect.server.cluster import running",
     "supervision": SUPERVISION,
 }
 """What the wheel has to do when it is installed with an extra and nothing else."""
