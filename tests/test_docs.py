@@ -223,3 +223,9 @@ def test_ci_runs_the_test_command_of_the_readme():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "<!-- tests -->" in script
     assert "<!-- tests -->\n```sh\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_each_change_s_note_has_the_name_that_the_changelog_is_made_from():
+    kinds = "security|removed|deprecated|added|changed|fixed"
+    names = {path.name for path in (ROOT / "changes").glob("*.md")} - {"README.md"}
+    assert [name for name in names if not re.fullmatch(rf"\d+\.({kinds})\.md", name)] == []
