@@ -37,7 +37,7 @@ from hybrid_detect.server.detectors import (
     DetectorPool,
 )
 from hybrid_detect.server.listening import Server
-from hybrid_detect.types import BoundingBox, Face
+from hybrid_detect.types import BoundingBox, Face, QualityLevel
 
 from ..waiting import LIMIT_S
 
@@ -643,11 +643,13 @@ async def test_there_is_a_detector_for_each_core_that_may_be_used(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
-    assert ServerConfig().detectors == 3
+    assert ServerConfig().detectors_at(QualityLevel.HIGH) == 3
+    assert ServerConfig().detectors_at(QualityLevel.FAST) == 4, "one has the next picture at hand"
+    assert ServerConfig(detectors=2).detectors_at(QualityLevel.FAST) == 2
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert ServerConfig().detectors == 64
+    assert ServerConfig().detectors_at(QualityLevel.HIGH) == 64
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert ServerConfig().detectors == 1
+    assert ServerConfig().detectors_at(QualityLevel.HIGH) == 1
 
 
 async def test_the_server_s_token_is_not_in_its_repr() -> None:

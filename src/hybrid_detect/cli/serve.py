@@ -56,7 +56,8 @@ def add_parser(commands: Any) -> None:
         "--detectors",
         type=int,
         metavar="N",
-        help="detector processes (default: one for each usable core)",
+        help="detector processes (default: one for each usable core, "
+        "and one more with --quality fast)",
     )
     parser.add_argument(
         "--provider",

@@ -108,8 +108,9 @@ class ServerConfig:
     """The lowest score that faces are reported with, whatever a client asks for; the reply says
     what was applied. Clients that ask for none get the model's own, such as 0.45. Below a tenth
     nearly all of what a detector reports is no face, and a picture takes longer."""
-    detectors: int = field(default_factory=_usable_cores)
-    """Detectors, each in a process of its own; fewer are started if memory is short of so many."""
+    detectors: int | None = None
+    """Detectors, each in a process of its own; fewer are started if memory is short of so many.
+    `None` for what suits the level; see `detectors_at`."""
     max_waiting: int = 32
     """Pictures that may wait for a detector. More, and those that could not be looked at before
     their deadline, are answered with 503 at once."""
@@ -221,9 +222,19 @@ class ServerConfig:
             "max_connections",
             "max_connections_per_peer",
         ):
-            if getattr(self, name) < 1:
-                msg = f"{name}: expected at least 1, got {getattr(self, name)}"
+            if (value := getattr(self, name)) is not None and value < 1:
+                msg = f"{name}: expected at least 1, got {value}"
                 raise ConfigurationError(msg)
+
+    def detectors_at(self, quality: QualityLevel) -> int:
+        """How many detectors are wanted where most pictures are looked at so thoroughly.
+
+        Without `detectors` it is one a usable core, and at ``fast`` one more: its looks take 7 ms,
+        so that the moment in which a detector has no picture counts. On two cores the third one
+        brought 27 % more of them, and nothing at ``high``, where it would hold another 105 MB
+        (`docs/explanation/performance.md`).
+        """
+        return self.detectors or _usable_cores() + (quality is QualityLevel.FAST)
 
     def _check_metrics(self) -> None:
         if self.request_log not in REQUEST_LOGS:

@@ -182,7 +182,7 @@ class DetectorPool:
             places = 2 * usual.most  # one batch is looked at, the next one comes
         else:
             needed_bytes = sum(level.size.needed_bytes for level in begun)
-            places = _affordable(config.detectors, needed_bytes)
+            places = _affordable(config.detectors_at(usual.quality), needed_bytes)
         self._places = [Place(levels, config, grace_s=_grace_s) for _ in range(places)]
         await asyncio.gather(*(self._start_level(level.quality) for level in begun))
         self._extra = ExtraLevels(
