@@ -14,6 +14,7 @@ Mark a test or a module with it; all of the library then reads the same clock::
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import selectors
 import sys
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -135,6 +137,18 @@ def virtual_now_s() -> float:
     return START_S if _newest is None else _newest.time()
 
 
+def _frames() -> dict[int, FrameType]:
+    """What each thread runs. CPython may wait for itself for ever where garbage is collected
+    meanwhile (its issue 106883; seen with 3.11.7)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames()
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def _is_at_work(thread: threading.Thread) -> bool:
     """Whether a thread of the library does something, rather than wait for something to do."""
     is_ours = thread.name.startswith("hybrid-detect") and thread.name != SOURCE_THREAD
@@ -142,7 +156,7 @@ def _is_at_work(thread: threading.Thread) -> bool:
         return False
     if thread.name == CALL_THREAD:
         return True
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = _frames().get(thread.ident or 0)
     if frame is None or Path(frame.f_code.co_filename).name not in WAITING_PLACES:
         return frame is not None
     # It may have been woken already, and wait for a CPU.
