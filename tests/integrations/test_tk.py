@@ -144,6 +144,8 @@ def test_hidden_it_lets_the_camera_go(what: str, window: Window) -> None:
 def test_never_shown_it_reads_no_camera_and_paused_by_the_app_it_stays_so(window: Window) -> None:
     camera = SteadyCamera()
     window.root.withdraw()
+    window.until(lambda: not window.root.winfo_viewable())  # the server may take its time
+    window.root.update()
     view = window.view(camera)
     for _ in range(50):
         window.root.update()

@@ -109,6 +109,7 @@ class CameraFeed(Generic[Shown]):
         mirror: Whether the picture is shown mirrored, as a selfie is.
         enlarges: As in `Viewfinder`.
         overlay: Draws the boxes; `None` for one as it comes.
+        is_paused: Whether it waits for `resume` before it opens the camera.
         service: What `HybridDetectionService` takes.
 
     Raises:
@@ -125,6 +126,7 @@ class CameraFeed(Generic[Shown]):
         mirror: bool = False,
         enlarges: bool = False,
         overlay: Overlay | None = None,
+        is_paused: bool = False,
         **service: Any,
     ) -> None:
         overlay = overlay or Overlay(mirror=mirror, label=False)
@@ -143,7 +145,8 @@ class CameraFeed(Generic[Shown]):
         self._answers_s: deque[float] = deque()
         self._is_ready = asyncio.Event()
         self._is_wanted = asyncio.Event()
-        self._is_wanted.set()
+        if not is_paused:
+            self._is_wanted.set()
         self._streaming: asyncio.Task[None] | None = None
         self._changes: set[asyncio.Task[None]] = set()
         self._loop = LoopThread(_Session(self._live), type(self).__name__)

@@ -150,6 +150,7 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
                 np.ascontiguousarray,
                 max_fps=self.max_fps or None,
                 mirror=self.mirror,
+                is_paused=True,  # until it is known to be seen
                 **options,
             )
         except HybridDetectError as error:

@@ -81,9 +81,14 @@ class FaceCameraView(tkinter.Label):
     ) -> None:
         # First: what is refused must leave no half-made widget in the window.
         self._feed: CameraFeed[Image.Image] = CameraFeed(
-            camera, Image.fromarray, max_fps=max_fps, mirror=mirror, enlarges=True, **service
+            camera,
+            Image.fromarray,
+            max_fps=max_fps,
+            mirror=mirror,
+            enlarges=True,
+            is_paused=True,  # until it is seen
+            **service,
         )
-        self._feed.pause()  # until it is seen
         self._feed.resize(*FIRST_SIZE_PX)  # or the first picture would have its camera's size
         super().__init__(master, **{**_OPTIONS, **(options or {})})
         _interpreters.add(self.tk)
