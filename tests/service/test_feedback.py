@@ -149,7 +149,7 @@ async def test_an_event_tells_every_answer_of_its_frame() -> None:
         ("device", 0, None),
         ("cloud", 2, 0.9),
     ]
-    assert all(answer.elapsed_s >= 0 for answer in event.answers)
+    assert all(0 < answer.elapsed_s <= 10.0 for answer in event.answers), "inside the deadline"
     assert event.to_dict()["answers"][1]["backend"] == "cloud"
 
 
