@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hybrid_detect.backends import create_backend
+from hybrid_detect.backends.remote.cloud import CloudDetectionService
 from hybrid_detect.backends.remote.tls import client_context
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import BackendError, BackendUnavailableError, ConfigurationError
@@ -128,6 +129,58 @@ async def test_and_show_a_certificate_if_asked(
     shown = {"client_cert": client.cert, "client_key": client.key}
     async with served_over_tls(good, client_ca=ours.file) as port:
         assert (await look(kind, port, ca_file=ours.file, **shown)).faces
+
+
+@asynccontextmanager
+async def server_that_tells_clients_apart(
+    files: Files, client_ca: Path, seen: list[tuple[str, str]]
+) -> AsyncIterator[int]:
+    """Answers every request with 503, and notes whose certificate came with which token."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        shown = writer.get_extra_info("peercert")["subjectAltName"][0][1]
+        while head := (await reader.read(1 << 20)).partition(b"\r\n\r\n")[0]:
+            if b" HTTP/1.1" not in head.partition(b"\r\n")[0]:
+                continue  # the rest of a picture
+            token = head.lower().partition(b"authorization: bearer ")[2].split()[0]
+            seen.append((token.decode(), shown))
+            writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    context = server_context(TlsConfig(cert=files.cert, key=files.key, client_ca=client_ca))
+    server = await asyncio.start_server(serve, "localhost", 0, ssl=context)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_targets_at_one_origin_each_show_their_own_certificate(
+    ours: Authority, good: Files
+) -> None:
+    """A connection that stands is no other target's, though it leads to the same place."""
+    seen: list[tuple[str, str]] = []
+    names = ["camera-a", "camera-b"]
+    certificates = {name: ours.issue(name) for name in names}
+    async with server_that_tells_clients_apart(good, ours.file, seen) as port:
+        targets = [
+            {
+                "endpoint": f"https://localhost:{port}",
+                "auth_token": name,
+                "ca_file": ours.file,
+                "client_cert": certificates[name].cert,
+                "client_key": certificates[name].key,
+            }
+            for name in names
+        ]
+        service = CloudDetectionService(targets=targets)
+        plan = Plan(backend=BackendKind.CLOUD, deadline_s=LIMIT_S, retries=0, reason="a test")
+        for _ in range(2):
+            with pytest.raises(BackendError):
+                await service.check(deadline_s=LIMIT_S)
+            with pytest.raises(BackendError):
+                await service.detect(Frame.of(jpeg()), plan)
+        await service.aclose()
+    assert {token for token, _ in seen} == set(names)
+    assert [token for token, _ in seen] == [shown for _, shown in seen]
 
 
 def long_ago() -> datetime.datetime:

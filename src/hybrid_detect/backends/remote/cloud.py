@@ -10,7 +10,7 @@ import ssl
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 
@@ -71,6 +71,10 @@ _UNAVAILABLE: dict[type[Exception], tuple[str, bool]] = {
     httpx.StreamError: ("the answer could not be read", False),
     httpx.InvalidURL: ("the endpoint is not a URL", False),
 }
+
+
+_Way: TypeAlias = tuple[str, bytes, object]
+"""Scheme, host with port, and TLS settings."""
 
 
 class CloudDetectionService(RemoteBackend):
@@ -150,7 +154,7 @@ class CloudDetectionService(RemoteBackend):
             made = [target_of(settings)]
         self._ssl_context = ssl_context
         self._given_transport = transport
-        self._transports: dict[tuple[str, bytes], httpx.AsyncBaseTransport] = {}
+        self._transports: dict[_Way, httpx.AsyncBaseTransport] = {}
         super().__init__(targets=made, **options)
         self._require_allowed(allowed_providers, allowed_regions)
 
@@ -172,8 +176,8 @@ class CloudDetectionService(RemoteBackend):
         for target in self.targets:
             assert target.endpoint is not None  # noqa: S101 - each has a URL, checked above
             endpoint = target.endpoint
-            origin = _origin(_parsed(endpoint.url))
-            if origin in self._transports:
+            way = _way(_parsed(endpoint.url), target.ssl_context)
+            if way in self._transports:
                 continue
             transport = self._given_transport
             if transport is None:
@@ -185,7 +189,7 @@ class CloudDetectionService(RemoteBackend):
                 self._require_open()
                 transport = HttpConnections(dialler, on_round_trip=partial(self._met, target.host))
             # Another call may have made it meanwhile.
-            self._transports.setdefault(origin, transport)
+            self._transports.setdefault(way, transport)
 
     @property
     def check_deadline_s(self) -> float:
@@ -227,7 +231,8 @@ class CloudDetectionService(RemoteBackend):
             content = _once(request.body, upload)
         try:
             async with asyncio.timeout(deadline_s):
-                response = await self._transports[_origin(url)].handle_async_request(
+                way = _way(url, request.ssl_context)
+                response = await self._transports[way].handle_async_request(
                     httpx.Request(request.method, url, headers=headers, content=content)
                 )
                 # Closed without a limit of its own: it gives the connection back, or breaks it.
@@ -289,8 +294,12 @@ def _parsed(url: str) -> httpx.URL:
     return httpx.URL(url)
 
 
-def _origin(url: httpx.URL) -> tuple[str, bytes]:
-    return url.scheme, url.netloc
+def _way(url: httpx.URL, ssl_context: object) -> _Way:
+    """What requests that share connections have in common.
+
+    Two targets at one origin that show different certificates are different clients to its server.
+    """
+    return url.scheme, url.netloc, ssl_context if url.scheme == "https" else None
 
 
 async def _once(body: bytes, upload: Upload | None) -> AsyncGenerator[bytes]:

@@ -40,6 +40,9 @@ class HttpRequest:
     method: str = "POST"
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
+    ssl_context: object = field(default=None, repr=False, compare=False)
+    """The `ssl.SSLContext` of its target, `None` for the backend's own: it leaves only over a
+    connection that was made with this one, as a server knows its client by the certificate too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

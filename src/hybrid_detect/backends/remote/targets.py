@@ -140,7 +140,7 @@ class Target:
         )
 
     async def addressed(self, request: HttpRequest, *, now_s: float) -> HttpRequest:
-        """`request` with this target's address and credentials.
+        """`request` with this target's address, credentials and TLS settings.
 
         Args:
             request: A request of this target's protocol.
@@ -151,10 +151,11 @@ class Target:
         """
         if self.endpoint is not None:
             request = replace(request, url=self.endpoint.url + request.url)
-        if self.credentials is None:
-            return request
-        await self.credentials.prepare(now_s=now_s)
-        return self.credentials.apply(request, now_s=now_s)
+        if self.credentials is not None:
+            await self.credentials.prepare(now_s=now_s)
+            request = self.credentials.apply(request, now_s=now_s)
+        # Last: credentials may make a request of their own, which must not leave as another's.
+        return replace(request, ssl_context=self.ssl_context)
 
     def can_renew(self, error: BaseException) -> bool:
         """Whether `error` refuses credentials that `addressed` will renew when called again."""
