@@ -175,6 +175,49 @@ async def test_a_server_that_stays_away_is_given_up() -> None:
         assert link.connections > 1
 
 
+@asynccontextmanager
+async def misrouting_gateway() -> AsyncIterator[str]:
+    """Answers everything with its own page, which says 404."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 0"
+        writer.write(head + b"\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_gateway_that_knows_no_server_for_a_while_ends_no_watch() -> None:
+    async with (
+        served() as server,
+        misrouting_gateway() as gateway,
+        FaultyLink(url_of(server)) as link,
+        watched(link.url) as watch,
+    ):
+        live = live_of(server)
+        await seen_next(watch, live)
+        link.lead_to(gateway)
+        before = link.connections
+        link.cut()
+        await until(lambda: not live.watchers)
+        each = asyncio.create_task(anext(watch))
+        await until(lambda: link.connections > before + 1)
+        link.lead_to(url_of(server))
+        await until(lambda: live.watchers)
+        live.publish("token", "visit 1", result())
+        assert (await each).faces == (FACE,)
+
+
+async def test_but_it_is_a_wrong_address_where_there_never_was_a_link() -> None:
+    async with misrouting_gateway() as gateway, watched(gateway) as watch:
+        with pytest.raises(BackendResponseError) as caught:
+            await anext(watch)
+        assert caught.value.status_code == 404
+
+
 @pytest.mark.parametrize(
     ("config", "token", "status"),
     [

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 
 from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
 from hybrid_detect.backends.remote.sending import Share, ShareRefusedError, is_about_sharing
+from hybrid_detect.backends.remote.setbacks import LearnedLimit, Setback
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import BackendError, BackendResponseError, ClosedError, Refusal
@@ -68,9 +68,10 @@ class Batches:
         self._waiting: list[_Waiting] = []
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._requests: dict[asyncio.Task[None], list[_Waiting]] = {}
-        self._takes_batches = True
-        self._refused_bytes = math.inf
-        """The least that a request had which the target found too large for several pictures."""
+        self._refusal = Setback()
+        """Of requests with several pictures, however large."""
+        self._limit = LearnedLimit()
+        """Of requests with several pictures."""
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -94,7 +95,7 @@ class Batches:
             BackendError: If there is none to this picture.
         """
         is_alone = not (self._preparing or self._waiting or out)
-        if is_alone or job.plan.probe or not self._takes_batches:
+        if is_alone or job.plan.probe or not self._refusal.is_over:
             return _only(await self._send(self._target, [Share(job, picture)], out))
         waiting = _Waiting(Share(job, picture), out, set(self._preparing))
         if self._waiting and not self._fit([*self._waiting, waiting]):
@@ -122,7 +123,7 @@ class Batches:
         size_bytes = _size_bytes(waiting)
         if count > self._capabilities.max_pictures or (limit is not None and size_bytes > limit):
             return False
-        if size_bytes >= self._refused_bytes:
+        if size_bytes > self._limit.most_bytes:
             return False
         return SAFETY_FACTOR * self._expected_s(size_bytes, count) <= _left_s(waiting)
 
@@ -185,14 +186,17 @@ class Batches:
                     _tell(each, copy.copy(error))
                 return
             if isinstance(error, BackendResponseError) and error.refusal is Refusal.ADDRESS:
-                self._takes_batches = False  # an older server, or a gateway that knows one path
+                self._refusal.refused()  # an older server, or a gateway that knows one path
             if isinstance(error, BackendResponseError) and error.refusal is Refusal.SIZE:
-                self._refused_bytes = min(self._refused_bytes, _size_bytes(batch))
+                self._limit.refused(_size_bytes(batch) - 1)
             async with asyncio.TaskGroup() as alone:
                 for each in batch:
                     each.share = Share(each.share.job, each.share.picture)
                     alone.create_task(self._exchange([each]))
         else:
+            if len(batch) > 1:
+                self._refusal.taken()
+                self._limit.taken(_size_bytes(batch))
             for each, answer in zip(batch, answers, strict=True):
                 _tell(each, answer)
 

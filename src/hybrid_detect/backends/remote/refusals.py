@@ -5,12 +5,22 @@ from __future__ import annotations
 from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.errors import BackendResponseError, Refusal
 
-__all__ = ["is_retryable", "meaning_of", "refusal", "refusal_of"]
+__all__ = ["is_retryable", "mark_passing", "meaning_of", "refusal", "refusal_of"]
 
 
 def is_retryable(status: int) -> bool:
     """Whether sending the same request again could help: detecting has no side effect."""
     return Refusal.of_status(status) in {Refusal.THROTTLED, Refusal.TRANSIENT}
+
+
+def mark_passing(error: BaseException | None) -> None:
+    """Mark a refusal that something in between said, in front of a server that has worked.
+
+    A gateway whose server restarts answers 404 or 401 for a second. Taken for the server's word,
+    that would cost half a minute, or end a watch.
+    """
+    if isinstance(error, BackendResponseError) and error.is_configuration and not error.by_server:
+        error.is_passing = error.retryable = True
 
 
 def meaning_of(status: int) -> str:

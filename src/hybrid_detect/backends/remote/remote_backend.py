@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,8 +29,10 @@ from hybrid_detect.backends.remote.pictures import (
     picture_for,
 )
 from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest, HttpResponse
+from hybrid_detect.backends.remote.refusals import mark_passing
 from hybrid_detect.backends.remote.retries import RetryBudget, let_go
 from hybrid_detect.backends.remote.sending import Sender, Share
+from hybrid_detect.backends.remote.setbacks import LearnedLimit
 from hybrid_detect.backends.remote.target_pool import TargetPool, TargetStatus
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.told_ladders import ToldLadders
@@ -112,8 +115,8 @@ class RemoteBackend(Backend):
         # One encoding thread: with four, Pillow peaked at 50 MB instead of 16
         # (docs/explanation/performance.md).
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix=f"hybrid-detect-{self.kind.value}")
-        self._taken_bytes: dict[int, int] = {}
-        """Bytes that targets take which found a picture too large, by their `id`."""
+        self._limits: defaultdict[int, LearnedLimit] = defaultdict(LearnedLimit)
+        """Of pictures to targets that found one too large, by their `id`."""
         self._closed = False
         self.has_answered = False
         """Whether a target has ever answered in its own protocol."""
@@ -282,9 +285,9 @@ class RemoteBackend(Backend):
 
     def _compress(self, frame: Frame, plan: Plan, target: Target) -> CompressedImage:
         self._require_open()  # it may have been closed while the frame waited for the thread
-        taken_bytes = self._taken_bytes.get(id(target), plan.target_bytes)
-        if taken_bytes < plan.target_bytes:
-            plan = replace(plan, target_bytes=taken_bytes)
+        most_bytes = self._limits[id(target)].most_bytes
+        if most_bytes < plan.target_bytes:
+            plan = replace(plan, target_bytes=int(most_bytes))
         try:
             plan = self.told_ladders.of(target).limited(plan)
             return picture_for(frame, plan, (target,), self._compressor)
@@ -295,11 +298,12 @@ class RemoteBackend(Backend):
     async def _ask(self, job: FrameJob, target: Target, out: Sequence[Target]) -> Answer:
         """Ask `target` once; if it finds the picture too large, once more with half of its bytes.
 
-        What it takes then is what later pictures are held to: a server's limit may be less than
-        what its protocol knows of.
+        What it takes then is what later pictures are held to for a while: a server's limit may be
+        less than what its protocol knows of.
         """
+        limit = self._limits[id(target)]
         try:
-            return await self._ask_once(job, target, out)
+            answer = await self._ask_once(job, target, out)
         except BackendResponseError as error:
             if error.refusal is not Refusal.SIZE or not job.halve():
                 raise
@@ -307,8 +311,10 @@ class RemoteBackend(Backend):
                 await self._picture(job, target)
             except BackendError:
                 raise error from None  # there is no smaller one
-        answer = await self._ask_once(job, target, out)
-        self._taken_bytes[id(target)] = len(answer.picture.data)
+            answer = await self._ask_once(job, target, out)
+            limit.refused(len(answer.picture.data))
+            return answer
+        limit.taken(len(answer.picture.data))
         return answer
 
     async def _ask_once(self, job: FrameJob, target: Target, out: Sequence[Target]) -> Answer:
@@ -342,18 +348,9 @@ class RemoteBackend(Backend):
         return self._encryption.required_sealer
 
     def judge(self, error: BaseException | None) -> None:
-        """Mark a refusal that is no verdict: something in between said it, and the server worked.
-
-        A gateway whose server restarts answers 404 or 401 for a second. Taken for the server's
-        word, that would cost half a minute.
-        """
-        if (
-            isinstance(error, BackendResponseError)
-            and error.is_configuration
-            and not error.by_server
-            and self.has_answered
-        ):
-            error.is_passing = error.retryable = True
+        """Mark a refusal that is no verdict: a server that has answered stands behind it."""
+        if self.has_answered:
+            mark_passing(error)
 
     async def check_health(self, *, deadline_s: float) -> None:
         """Ask the server for its health, with the credentials, so that wrong ones are noticed.

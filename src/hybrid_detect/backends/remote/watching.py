@@ -21,6 +21,7 @@ from hybrid_detect.backends.remote.close_codes import close_error
 from hybrid_detect.backends.remote.credentials import AccessToken, BearerToken, TokenSource
 from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.protocol import HttpRequest
+from hybrid_detect.backends.remote.refusals import mark_passing
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.websocket_link import link_error, open_link
@@ -137,6 +138,7 @@ async def watch_session(
         now_s = time.monotonic()
         if not watch.has_been_linked:
             raise trouble
+        mark_passing(trouble)
         if lost_s is None or (opened_s is not None and now_s - opened_s > PAUSE_CAP_S):
             failures, lost_s = 0, now_s  # a server that takes each link and drops it is failing
         if now_s - lost_s > give_up_after_s:
