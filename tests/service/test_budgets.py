@@ -284,29 +284,115 @@ async def test_a_disk_that_fails_costs_no_answer_and_no_count(
 
 
 APP = """
-import asyncio, sys
+import asyncio, signal, sys
 import numpy as np
-from hybrid_detect import HybridDetectionService, ServiceConfig
+from hybrid_detect import HybridDetectionService, ServiceConfig, sync
 from hybrid_detect.testing import FakeBackend
 
+IMAGE = np.zeros((32, 32, 3), np.uint8)
+CONFIG = ServiceConfig(mode="cloud", price_per_frame=0.001, costs_path=sys.argv[1])
+made = lambda: HybridDetectionService(config=CONFIG, backends=[FakeBackend("cloud")])
+
 async def main():
-    config = ServiceConfig(mode="cloud", price_per_frame=0.001, costs_path=sys.argv[1])
-    async with HybridDetectionService(config=config, backends=[FakeBackend("cloud")]) as service:
-        image = np.zeros((32, 32, 3), np.uint8)
+    async with made() as service:
         number = 0
         while True:
-            await service.process_image(image, deadline_s=30)
+            await service.process_image(IMAGE, deadline_s=30)
             number += 1
             print(number, flush=True)
             await asyncio.sleep(0.005)
-
-asyncio.run(main())
 """
+
+RUN = "asyncio.run(main())"
+
+HANDLED = f"""
+signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+{RUN}
+"""
+
+COMMAND = f"""
+from types import SimpleNamespace
+from hybrid_detect import cli
+
+def add_parser(commands):
+    commands.add_parser("look").set_defaults(run=lambda _: {RUN})
+
+cli.COMMANDS = (SimpleNamespace(add_parser=add_parser),)
+sys.exit(cli.main(["look"]))
+"""
+
+LEFT_OPEN = """
+async def leave():
+    service = await made().__aenter__()
+    for number in range(3):
+        await service.process_image(IMAGE, deadline_s=30)
+
+asyncio.run(leave())
+"""
+
+LEFT_OPEN_BLOCKING = """
+service = sync.HybridDetectionService(config=CONFIG, backends=[FakeBackend("cloud")])
+service.open()
+for number in range(3):
+    service.process_image(IMAGE, deadline_s=30)
+"""
+
+
+@pytest.mark.parametrize("end", [LEFT_OPEN, LEFT_OPEN_BLOCKING], ids=["async", "blocking"])
+def test_an_app_that_ends_without_closing_its_service_has_kept_everything(
+    end: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "costs.db"
+    subprocess.run([sys.executable, "-c", APP + end, str(path)], check=True, timeout=50)
+    with CostStore(path) as store:
+        assert summarise(store.rows())[0].requests == 3
+
+
+def test_a_forked_child_that_ends_writes_nothing_of_its_parents(tmp_path: Path) -> None:
+    path = tmp_path / "costs.db"
+    end = """
+import os
+async def fork():
+    async with made() as service:
+        await service.process_image(IMAGE, deadline_s=30)
+        if not (child := os.fork()):
+            import atexit
+            atexit._run_exitfuncs()
+            os._exit(0)
+        os.waitpid(child, 0)
+
+asyncio.run(fork())
+"""
+    subprocess.run([sys.executable, "-c", APP + end, str(path)], check=True, timeout=50)
+    with CostStore(path) as store:
+        assert summarise(store.rows())[0].requests == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [(HANDLED, -signal.SIGINT), (COMMAND, -signal.SIGTERM)],
+    ids=["with the handler of the how-to", "the command"],
+)
+def test_an_app_that_is_asked_to_end_has_kept_everything(
+    end: str, status: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "costs.db"
+    command = [sys.executable, "-c", APP + end, str(path)]
+    app = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert app.stdout is not None
+    while int(app.stdout.readline()) < 3:
+        pass
+    app.send_signal(signal.SIGTERM)
+    paid = max([3, *(int(line) for line in app.stdout.read().split())])
+    assert app.wait(timeout=30) == status
+    app.stdout.close()
+    with CostStore(path) as store:  # and the frame that was under way, if it was answered
+        assert summarise(store.rows())[0].requests in {paid, paid + 1}
 
 
 def test_a_killed_app_has_kept_all_but_its_last_moments(tmp_path: Path) -> None:
     path = tmp_path / "costs.db"
-    command = [sys.executable, "-c", APP, str(path)]
+    command = [sys.executable, "-c", APP + RUN, str(path)]
     app = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert app.stdout is not None
     with CostStore(path) as store:

@@ -25,6 +25,7 @@ from hybrid_detect.cli import (
     stream,
     watch,
 )
+from hybrid_detect.cli.ends import ended_in_order
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.plain_text import one_line, warnings_told
 from hybrid_detect.errors import HybridDetectError
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(file, io.TextIOWrapper):  # a file's name may have bytes that are no text
             file.reconfigure(errors="backslashreplace")
     try:
-        with warnings_told():
+        with ended_in_order(), warnings_told():
             status = int(arguments.run(arguments))
         sys.stdout.flush()  # here, where a reader that has ended is noticed without a traceback
     except HybridDetectError as error:

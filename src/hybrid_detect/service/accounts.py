@@ -1,20 +1,25 @@
 """The service's money: its ledger, and the file that keeps what was spent.
 
 Rows go to the file about once a second, in a thread; the same step reads what others have added, so
-that processes which share the file see one budget. A killed process loses what it has not written.
+that processes which share the file see one budget. What a service that was never closed has not
+written is written when the program ends. A killed process loses it: the frames that ended since the
+last exchange, and those under way.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from time import time as wall_clock
 
 from hybrid_detect.charges import CostRow
 from hybrid_detect.config import ServiceConfig
-from hybrid_detect.errors import StorageError
+from hybrid_detect.errors import ClosedError, StorageError
 from hybrid_detect.monitoring.costs import CostMeter
 from hybrid_detect.monitoring.hooks import Hook
 from hybrid_detect.monitoring.periods import Period, hour_of
@@ -70,6 +75,8 @@ class Accounts:
         self._exchanging: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._trouble = ""
+        self._lock = threading.Lock()
+        """Held from taking rows until they are written: an end in between would lose them."""
 
     def with_meter(self, hooks: Iterable[Hook]) -> tuple[Hook, ...]:
         """`hooks`, and those that add up what is to be kept."""
@@ -88,6 +95,7 @@ class Accounts:
             CostStore, self._path, names_kept_s=self._names_kept_s, clock=self._clock
         )
         await self._exchange_with(self._store)
+        _open[self] = os.getpid()
         self._exchanging = asyncio.create_task(
             self._keep_exchanging(self._store), name="hybrid-detect-costs"
         )
@@ -114,17 +122,8 @@ class Accounts:
 
     def _exchange(self, store: CostStore) -> Totals | None:
         """Write what was spent, and read what others have spent, if they did. Runs in a thread."""
-        rows, usage = self._meter.take(), self._usage.take()
-        if rows or usage:
-            try:
-                store.add(rows, usage=usage)
-            except BaseException:
-                self._meter.add(rows)
-                self._usage.add(usage)
-                raise
-            for key, (images, nanos) in self._totals(rows).items():
-                known = self._written.get(key, (0, 0))
-                self._written[key] = known[0] + images, known[1] + nanos
+        with self._lock:
+            self._write(store)
         store.sweep_if_due()
         this_month = Period.MONTH.start(hour_of(self._clock()))
         since = Period.MONTH.start(max(this_month - 1, 0))
@@ -134,6 +133,20 @@ class Accounts:
             self._read_since = since
             return others
         return None
+
+    def _write(self, store: CostStore) -> None:
+        rows, usage = self._meter.take(), self._usage.take()
+        if not (rows or usage):
+            return
+        try:
+            store.add(rows, usage=usage)
+        except BaseException:
+            self._meter.add(rows)
+            self._usage.add(usage)
+            raise
+        for key, (images, nanos) in self._totals(rows).items():
+            known = self._written.get(key, (0, 0))
+            self._written[key] = known[0] + images, known[1] + nanos
 
     def _others(self, store: CostStore, since: int) -> Totals:
         """What the file holds beside what this process wrote: other processes, and earlier runs."""
@@ -154,6 +167,17 @@ class Accounts:
             totals[key] = known[0] + row.images, known[1] + nanos
         return totals
 
+    def write_last(self) -> None:
+        """Write what is left as the program ends, in its main thread: there is no loop any more."""
+        if self._store is None or not self._lock.acquire(timeout=CLOSE_S):
+            return
+        try:
+            self._write(self._store)
+        except (StorageError, ClosedError) as error:
+            logger.error("what was spent last is not kept: %s", error)
+        finally:
+            self._lock.release()
+
     async def aclose(self) -> None:
         """Write what is left and close the file. May be called more than once."""
         self._closing.set()
@@ -166,5 +190,17 @@ class Accounts:
         store, self._store = self._store, None
         if store is not None:
             store.close()
+            _open.pop(self, None)
         if exchanging is not None and exchanging.done() and not exchanging.cancelled():
             exchanging.result()  # raises its bug
+
+
+_open: dict[Accounts, int] = {}
+"""Those that were not closed, with the process that opened them; a fork writes nothing of them."""
+
+
+@atexit.register
+def _write_all() -> None:
+    for accounts, owner in list(_open.items()):
+        if owner == os.getpid():
+            accounts.write_last()

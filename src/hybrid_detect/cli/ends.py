@@ -1,0 +1,43 @@
+"""How a command ends that is asked to by a signal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+__all__ = ["ended_in_order"]
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Take a SIGTERM inside the block as Ctrl-C, and end of it after the block.
+
+    Python ends of it at once: what a service has spent last would not be in its file. Where the
+    signal is handled or ignored already, or this is no main thread, nothing is changed.
+    """
+    came = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        signal.raise_signal(signal.SIGINT)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if came:
+            with suppress(OSError):  # whoever read it may have ended as well
+                sys.stdout.flush()
+            signal.raise_signal(signal.SIGTERM)  # so that the parent sees what it asked for
