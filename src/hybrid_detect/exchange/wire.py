@@ -27,9 +27,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybrid_detect.exchange.wire_faces import face_from_json, faces_to_text
 from hybrid_detect.exchange.wire_values import (
     boolean,
-    coordinate,
     fail,
     integer,
     json_object,
@@ -41,7 +41,7 @@ from hybrid_detect.exchange.wire_values import (
     text,
 )
 from hybrid_detect.monitoring.tracing import traceparent_of
-from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
+from hybrid_detect.types import Face, QualityLevel
 
 __all__ = [
     "AWAITS_HEADER",
@@ -230,14 +230,23 @@ def decode_request(data: bytes) -> DetectRequest:
 
 
 def encode_reply(reply: ResultReply | ErrorReply) -> bytes:
-    """The bytes of `reply`."""
-    kind = _ERROR if isinstance(reply, ErrorReply) else _RESULT
-    return _pack(kind, reply.request_id, reply_to_json(reply))
+    """The bytes of `reply`.
+
+    Raises:
+        ValueError: If a number in it is not finite.
+    """
+    header = _reply_header(reply)
+    if isinstance(reply, ErrorReply):
+        return _pack(_ERROR, reply.request_id, header)
+    return _pack(_RESULT, reply.request_id, header, more=f',"faces":{faces_to_text(reply.faces)}')
 
 
 def reply_to_json(reply: ResultReply | ErrorReply) -> dict[str, Any]:
     """The header of `reply` as JSON values: all of it but the request id and what is `None`."""
-    return {name: value for name, value in _reply_header(reply).items() if value is not None}
+    values = {name: value for name, value in _reply_header(reply).items() if value is not None}
+    if isinstance(reply, ResultReply):
+        values["faces"] = json.loads(faces_to_text(reply.faces))
+    return values
 
 
 def _reply_header(reply: ResultReply | ErrorReply) -> dict[str, Any]:
@@ -260,7 +269,6 @@ def _reply_header(reply: ResultReply | ErrorReply) -> dict[str, Any]:
         "min_face_px": None if reply.min_face_px is None else round(reply.min_face_px, 2),
         "number": reply.number,
         "at_s": None if reply.at_s is None else round(reply.at_s, 3),
-        "faces": [_face_to_json(face) for face in reply.faces],
     }
 
 
@@ -299,7 +307,7 @@ def decode_reply(data: bytes) -> ResultReply | ErrorReply:
         min_face_px=optional_pixels(header.get("min_face_px"), "min_face_px"),
         number=_optional_integer(header.get("number"), "number"),
         at_s=optional_seconds(header.get("at_s"), "at_s"),
-        faces=tuple(_face_from_json(face) for face in faces),
+        faces=tuple(map(face_from_json, faces)),
     )
 
 
@@ -328,10 +336,17 @@ def with_request_id(data: bytes, request_id: int) -> bytes:
     return _PREAMBLE.pack(magic, version, kind, request_id, length) + data[_PREAMBLE.size :]
 
 
-def _pack(kind: int, request_id: int, header: Mapping[str, Any], payload: bytes = b"") -> bytes:
+def _pack(
+    kind: int, request_id: int, header: Mapping[str, Any], payload: bytes = b"", *, more: str = ""
+) -> bytes:
+    """A message; `more` is JSON that goes on behind the values of `header`, of which there are."""
     present = {name: value for name, value in header.items() if value is not None}
-    text = json.dumps(present, separators=(",", ":"), allow_nan=False).encode()
-    return b"".join((_PREAMBLE.pack(_MAGIC, _VERSION, kind, request_id, len(text)), text, payload))
+    text = _ENCODER.encode(present)
+    head = (f"{text[:-1]}{more}}}" if more else text).encode()
+    return b"".join((_PREAMBLE.pack(_MAGIC, _VERSION, kind, request_id, len(head)), head, payload))
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, Any], bytes]:
@@ -349,42 +364,6 @@ def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, 
         fail(f"{length} header bytes", f"{len(data) - _PREAMBLE.size}")
     header = json_object(data[_PREAMBLE.size : end], "header")
     return kind, request_id, header, bytes(data[end:])
-
-
-def _face_to_json(face: Face) -> dict[str, Any]:
-    # A hundredth of a pixel is far below what any detector can place.
-    value: dict[str, Any] = {"box": [round(side, 2) for side in face.box.xyxy]}
-    if face.score is not None:
-        value["score"] = round(face.score, 4)
-    if face.keypoints:
-        value["keypoints"] = {p.name: [round(p.x, 2), round(p.y, 2)] for p in face.keypoints}
-    return value
-
-
-def _face_from_json(value: Any) -> Face:
-    if not isinstance(value, dict):
-        fail("a face as JSON object", type(value).__name__)
-    box = value.get("box")
-    if not isinstance(box, list) or len(box) != 4:
-        fail("a box of four numbers", type(box).__name__)
-    x_min, y_min, x_max, y_max = (coordinate(side, "box") for side in box)
-    if x_max < x_min or y_max < y_min:
-        fail("x_min <= x_max and y_min <= y_max", "a box turned inside out")
-    points = value.get("keypoints", {})
-    if not isinstance(points, dict):
-        fail("keypoints as JSON object", type(points).__name__)
-    score = value.get("score")
-    return Face(
-        BoundingBox(x_min, y_min, x_max, y_max),
-        None if score is None else min(max(number(score, "score"), 0.0), 1.0),
-        tuple(_point(name, points[name]) for name in KEYPOINT_NAMES if name in points),
-    )
-
-
-def _point(name: str, value: Any) -> Keypoint:
-    if not isinstance(value, list) or len(value) != 2:
-        fail("a keypoint of two numbers", type(value).__name__)
-    return Keypoint(name, coordinate(value[0], name), coordinate(value[1], name))
 
 
 def _optional_integer(value: Any, name: str) -> int | None:

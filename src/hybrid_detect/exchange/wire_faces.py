@@ -1,0 +1,92 @@
+"""Faces as the wire format has them: JSON objects with ``box``, ``score`` and ``keypoints``.
+
+They are most of a reply, and a server writes many. So the text is filled in, not made of objects
+whose numbers are rounded first: that takes a third of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from hybrid_detect.exchange.wire_values import coordinate, fail, number
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
+
+__all__ = ["face_from_json", "faces_to_text"]
+
+_LAST_ZERO = re.compile(r"0(?<=\.[0-9]0)(?=[],])")
+"""Of two decimals, a second one that says nothing."""
+
+
+def faces_to_text(faces: Iterable[Face]) -> str:
+    """`faces` as a JSON array, to a hundredth of a pixel: far below what any detector can place.
+
+    Raises:
+        ValueError: If a number is not finite.
+    """
+    return _LAST_ZERO.sub("", f"[{','.join(map(_text_of, faces))}]")
+
+
+def _text_of(face: Face) -> str:
+    box, points = face.box, face.keypoints
+    numbers = [box.x_min, box.y_min, box.x_max, box.y_max]
+    if face.score is not None:
+        numbers.append(round(face.score, 4))
+    for point in points:
+        numbers += point.x, point.y
+    if not math.isfinite(sum(numbers)):  # JSON has no word for it
+        msg = "expected finite numbers in a face"
+        raise ValueError(msg)
+    form = _form(face.score is not None, tuple([point.name for point in points]))
+    return form % tuple(numbers)
+
+
+@lru_cache(maxsize=64)
+def _form(has_score: bool, names: tuple[str, ...]) -> str:
+    """The text of a face with such parts; each ``%`` stands for a number, in their order."""
+    form = '{"box":[%.2f,%.2f,%.2f,%.2f]'
+    if has_score:
+        form += ',"score":%s'
+    if names:
+        # No name may have what `_LAST_ZERO` looks for.
+        quoted = (
+            json.dumps(name).replace("%", "%%").replace(",", r"\u002c").replace("]", r"\u005d")
+            for name in names
+        )
+        form += f',"keypoints":{{{",".join(f"{name}:[%.2f,%.2f]" for name in quoted)}}}'
+    return form + "}"
+
+
+def face_from_json(value: Any) -> Face:
+    """The face that a peer described.
+
+    Raises:
+        ProtocolError: If it is none.
+    """
+    if not isinstance(value, dict):
+        fail("a face as JSON object", type(value).__name__)
+    box = value.get("box")
+    if not isinstance(box, list) or len(box) != 4:
+        fail("a box of four numbers", type(box).__name__)
+    x_min, y_min, x_max, y_max = (coordinate(side, "box") for side in box)
+    if x_max < x_min or y_max < y_min:
+        fail("x_min <= x_max and y_min <= y_max", "a box turned inside out")
+    points = value.get("keypoints", {})
+    if not isinstance(points, dict):
+        fail("keypoints as JSON object", type(points).__name__)
+    score = value.get("score")
+    return Face(
+        BoundingBox(x_min, y_min, x_max, y_max),
+        None if score is None else min(max(number(score, "score"), 0.0), 1.0),
+        tuple(_point(name, points[name]) for name in KEYPOINT_NAMES if name in points),
+    )
+
+
+def _point(name: str, value: Any) -> Keypoint:
+    if not isinstance(value, list) or len(value) != 2:
+        fail("a keypoint of two numbers", type(value).__name__)
+    return Keypoint(name, coordinate(value[0], name), coordinate(value[1], name))
