@@ -16,12 +16,11 @@ one asked for, that leaves the others their time (`level_choice`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hybrid_detect.server.fair_turns import FairTurns
@@ -44,11 +43,9 @@ REPLY_SHARE = 0.05
 """Of a deadline, what is kept for the answer to get back. The server cannot know that time: its
 client measures the deadline on its own clock."""
 
-
 FORGET_S = 10.0
 """Seconds after which an estimate of a level that was not used is forgotten. A level is left alone
 while it seems too slow; without this, one slow look would rule it out for ever."""
-
 
 MOST_DISPLACED = 3
 """Pictures that may have to go for one of a caller with fewer: one makes room for one, but those
@@ -80,8 +77,9 @@ class StoppingError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Look:
-    """A picture's place at a detector, or its wait for one."""
+    """A picture's wait for a place at a detector, and the place, while its block lasts."""
 
+    admission: Admission = field(repr=False)
     ends_s: float
     """When its answer must have left."""
     turn: asyncio.Future[None]
@@ -90,8 +88,10 @@ class Look:
     level: QualityLevel
     """The level to look at, once it has begun."""
     came_s: float
-    caller: str = ""
+    caller: str
     """Who sent it."""
+    is_abandoned: Callable[[], Awaitable[bool]] | None = None
+    """Tells whether its client has gone; asked at the turn."""
     began_s: float = 0.0
     counted_s: float = 0.0
     """What it counts for among its caller's looks while it goes on."""
@@ -102,6 +102,13 @@ class Look:
     def queue_s(self) -> float:
         """Seconds that it waited."""
         return self.began_s - self.came_s
+
+    async def __aenter__(self) -> Look:
+        await self.admission.enter(self)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.admission.leave(self, has_ended_well=kind is None)
 
 
 class _Ends(NamedTuple):
@@ -193,16 +200,15 @@ class Admission:
             if not look.turn.done():
                 look.turn.set_exception(StoppingError())
 
-    @contextlib.asynccontextmanager
-    async def place(
+    def place(
         self,
         deadline_s: float | None = None,
         *,
         asked: QualityLevel = QualityLevel.FAST,
         caller: str = "",
         is_abandoned: Callable[[], Awaitable[bool]] | None = None,
-    ) -> AsyncIterator[Look]:
-        """A place for one look, with the level to look at.
+    ) -> Look:
+        """A place for one look, with the level to look at; from the moment that it is entered.
 
         What ends without an exception is measured; what fails says nothing about a look's time.
 
@@ -219,27 +225,34 @@ class Admission:
             TooLateError: If its time ran out while it waited after all, or its client went.
             StoppingError: If the server is being stopped.
         """
-        came_s = self._clock()
-        patience_s = PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE)
-        turn = asyncio.get_running_loop().create_future()
-        look = Look(came_s + patience_s, turn, asked, self._levels[0], came_s, caller)
+        now_s, turn = self._clock(), asyncio.get_running_loop().create_future()
+        ends_s = now_s + (PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE))
+        return Look(self, ends_s, turn, asked, self._levels[0], now_s, caller, is_abandoned)
+
+    async def enter(self, look: Look) -> None:
+        """Wait for the turn of `look`, or refuse it; see `place`."""
         self._admit(look)
         try:
             await look.turn
-            if is_abandoned is not None and await is_abandoned():
+            if look.is_abandoned is not None and await look.is_abandoned():
                 raise TooLateError
-            yield look
+        except BaseException:
+            self.leave(look, has_ended_well=False)
+            raise
+
+    def leave(self, look: Look, *, has_ended_well: bool) -> None:
+        """End the look, or its wait; what `has_ended_well` is measured."""
+        if has_ended_well:
             self._observe(look)
-        finally:
-            if look in self._waiting:
-                self._waiting.remove(look)
-            if look in self._running:
-                self._running.remove(look)
-                took_s = self._clock() - look.began_s
-                self._turns.end(caller, counted_s=look.counted_s, took_s=took_s)
-            self._fill()
-            if not (self._running or self._waiting):
-                self._turns.rest()
+        if look in self._running:
+            self._running.remove(look)
+            took_s = self._clock() - look.began_s
+            self._turns.end(look.caller, counted_s=look.counted_s, took_s=took_s)
+        elif look in self._waiting:
+            self._waiting.remove(look)
+        self._fill()
+        if not (self._running or self._waiting):
+            self._turns.rest()
 
     def _admit(self, look: Look) -> None:
         if self.is_closed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 __all__ = [
     "RECEIVE_LIMIT_S",
@@ -52,6 +52,7 @@ class BodyReader:
             BodyTooLargeError: As soon as the announced or the real length exceeds the limit.
             BodyTooSlowError: If it is not there after `RECEIVE_LIMIT_S`.
             TooManyUploadsError: If too many others are being received.
+            ClientDisconnect: If the client went.
         """
         announced = request.headers.get("Content-Length", "")
         # Python refuses to read a number of thousands of digits.
@@ -73,7 +74,12 @@ class BodyReader:
     async def _read(self, request: Request) -> bytes:
         parts: list[bytes] = []
         size = 0
-        async for part in request.stream():
+        has_more = True
+        while has_more:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part, has_more = message.get("body", b""), message.get("more_body", False)
             size += len(part)
             if size > self._limit_bytes:
                 raise BodyTooLargeError

@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 from starlette.requests import HTTPConnection
 
@@ -85,6 +86,7 @@ def peer_of(connection: HTTPConnection) -> str:
     return network_of(connection.client.host if connection.client is not None else "")
 
 
+@lru_cache(maxsize=4096)
 def network_of(host: str) -> str:
     """`host` as limits count it: an IPv4 address, or the /64 network of an IPv6 one."""
     try:

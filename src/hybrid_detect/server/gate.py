@@ -8,10 +8,9 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -150,13 +149,18 @@ class Gate:
             scope[CALLER] = caller
             scope[TAKE_PICTURE] = partial(self._state.take, Limit.PICTURES, caller)
             scope[STILL_WELCOME] = partial(self._is_welcome, connection)
-            is_probe = scope["path"] in _PROBES
+            if scope["path"] in _PROBES:  # which need no place
+                await self._app(scope, receive, send)
+                return
             # A WebSocket to watch a session over brings no pictures.
             is_stream = scope["type"] == "websocket" and scope["path"] == STREAM_PATH
-            async with self._place(caller, is_stream=is_stream, is_probe=is_probe):
+            self._take_place(caller, is_stream=is_stream)
+            try:
                 if is_stream:
                     receive = self._messages(connection, receive, send)
                 await self._app(scope, receive, send)
+            finally:
+                self._give_place_back(caller, is_stream=is_stream)
         except _RefusedError as refusal:
             response = self._respond(connection, refusal.reply)
             if scope["type"] == "websocket":
@@ -205,25 +209,19 @@ class Gate:
             if not self._held_back[peer]:
                 del self._held_back[peer]
 
-    @contextlib.asynccontextmanager
-    async def _place(self, caller: str, *, is_stream: bool, is_probe: bool) -> AsyncIterator[None]:
-        """One of the places for `caller`, given back at the end. A probe needs none."""
-        if is_probe:
-            yield
-            return
+    def _take_place(self, caller: str, *, is_stream: bool) -> None:
         if self._under_way[caller] >= self._config.max_per_caller:
             raise _RefusedError(TOO_MANY_OF_YOURS)
         if is_stream and self._streams >= self._config.max_streams:
             raise _RefusedError(TOO_MANY_STREAMS)
         self._under_way[caller] += 1
         self._streams += is_stream
-        try:
-            yield
-        finally:
-            self._streams -= is_stream
-            self._under_way[caller] -= 1
-            if not self._under_way[caller]:
-                del self._under_way[caller]  # or names would pile up
+
+    def _give_place_back(self, caller: str, *, is_stream: bool) -> None:
+        self._streams -= is_stream
+        self._under_way[caller] -= 1
+        if not self._under_way[caller]:
+            del self._under_way[caller]  # or names would pile up
 
     def _messages(self, connection: HTTPConnection, receive: Receive, send: Send) -> Receive:
         """`receive` of a stream that was let in.
@@ -290,10 +288,19 @@ def too_fast(request_id: int, wait_s: float) -> ErrorReply:
 
 def _with_security_headers(send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
-        if message["type"] in {"http.response.start", "websocket.http.response.start"}:
-            headers = MutableHeaders(scope=message)
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
+        if message["type"] in _STARTS:
+            given: list[tuple[bytes, bytes]] = message["headers"]
+            names = {name for name, _ in given}
+            missing = [header for header in _SECURITY_HEADERS if header[0] not in names]
+            message = {**message, "headers": [*given, *missing]} if missing else message
         await send(message)
 
     return send_with_headers
+
+
+_STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
+
+_SECURITY_HEADERS = [
+    (name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()
+]
+"""As ASGI has them: names in lower case."""
