@@ -193,6 +193,7 @@ class FrameRuns:
         context = stream.context(captured, now_s=self._clock())
         try:
             pixel_format = captured.pixel_format or stream.pixel_format
+            self._require_open()
             return await self._process(captured.image, pixel_format, context, stream)
         except InvalidFrameError as error:
             result = self._failed(Execution(started_s=self._clock(), context=context), error)

@@ -28,7 +28,6 @@ from hybrid_detect.service.feedback import feedback_event
 from hybrid_detect.service.loop_thread import FORKED
 from hybrid_detect.service.parts import Parts
 from hybrid_detect.service.status import ServiceStatus, Traffic
-from hybrid_detect.service.streams import Stream
 from hybrid_detect.service.switching import with_arguments, within_config
 from hybrid_detect.sources.captured import Intent
 from hybrid_detect.sources.sources import SILENCE_S, FrameSource
@@ -88,7 +87,6 @@ class HybridDetectionService:
         self._clock = clock
         parts = Parts.of(
             self.config,
-            process=self._process,
             require_open=self._require_open,
             backends=backends,
             policy=policy,
@@ -138,20 +136,11 @@ class HybridDetectionService:
         """
         ends_s = self._clock() + checked_deadline_s(deadline_s, self.config)
         context = FrameContext(ends_s=ends_s, privacy=frame_privacy(privacy))
-        result = await self._process(image, pixel_format, context)
+        self._require_open()
+        result = await self._processor.process(image, pixel_format, context)
         if result.status is DetectionStatus.FAILED:
             result.raise_for_status()
         return result
-
-    async def _process(
-        self,
-        image: ImageLike,
-        pixel_format: PixelFormat | str,
-        context: FrameContext,
-        stream: Stream | None = None,
-    ) -> DetectionResult:
-        self._require_open()
-        return await self._processor.process(image, pixel_format, context, stream)
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -18,7 +18,7 @@ from hybrid_detect.service.accounts import Accounts
 from hybrid_detect.service.backend_set import BackendSet
 from hybrid_detect.service.conditions_builder import ConditionsBuilder
 from hybrid_detect.service.default_policy import default_policy
-from hybrid_detect.service.frame_runs import FrameRuns, Process
+from hybrid_detect.service.frame_runs import FrameRuns
 from hybrid_detect.service.plan_executor import PlanExecutor
 from hybrid_detect.service.planning import Planner
 from hybrid_detect.service.processing import FrameProcessor
@@ -47,7 +47,6 @@ class Parts:
         cls,
         config: ServiceConfig,
         *,
-        process: Process,
         require_open: Callable[[], None],
         backends: Iterable[Backend] | None,
         policy: Policy | None,
@@ -62,7 +61,6 @@ class Parts:
 
         Args:
             config: The whole configuration.
-            process: Looks at one frame of a run, by the service's own `processor`.
             require_open: Raises a `ClosedError` if the service is not open.
             backends: As `HybridDetectionService` takes them; so are the arguments that follow.
             policy: Decides instead of the mode's own.
@@ -87,8 +85,9 @@ class Parts:
             ledger=accounts.ledger,
         )
         runs = FrameRuns(
-            process=process,
-            failed=lambda execution, error: processor.failed(execution, error),
+            # The processor is made below, of what is made of these runs.
+            process=lambda *frame: processor.process(*frame),
+            failed=lambda *failure: processor.failed(*failure),
             deadline_s=config.deadline_s,
             require_open=require_open,
             clock=clock,

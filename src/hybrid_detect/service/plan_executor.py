@@ -95,25 +95,23 @@ class PlanExecutor:
         The attempts and the answer are recorded in `execution`, so that a caller that is
         cancelled still knows of them.
         """
-        if execution.plan is None or execution.plan.backend is None:
+        plan = execution.plan
+        if plan is None or plan.backend is None:
             return
         with self._in_use():
-            await self._carry_out(execution, execution.plan, execution.plan.backend)
-
-    async def _carry_out(self, execution: Execution, plan: Plan, first: BackendKind) -> None:
-        self._budget.on_frame()
-        kinds = [first, *plan.fallbacks]
-        if plan.hedge and plan.hedge in self._backends:
-            await self._race(execution, plan)
-            kinds = [kind for kind in kinds if kind not in {plan.backend, plan.hedge}]
-        for kind in kinds:
-            if execution.result or execution.superseded:
-                break
-            reserve_s = 0.0 if execution.failures else plan.reserve_s
-            role = "fallback" if execution.attempts else "first"
-            execution.take(await self._ask(kind, execution, role, reserve_s=reserve_s))
-        if execution.result and plan.escalation:
-            await self._escalate(execution, plan.escalation)
+            self._budget.on_frame()
+            kinds = [plan.backend, *plan.fallbacks]
+            if plan.hedge and plan.hedge in self._backends:
+                await self._race(execution, plan)
+                kinds = [kind for kind in kinds if kind not in {plan.backend, plan.hedge}]
+            for kind in kinds:
+                if execution.result or execution.superseded:
+                    break
+                reserve_s = 0.0 if execution.failures else plan.reserve_s
+                role = "fallback" if execution.attempts else "first"
+                execution.take(await self._ask(kind, execution, role, reserve_s=reserve_s))
+            if execution.result and plan.escalation:
+                await self._escalate(execution, plan.escalation)
 
     async def _ask(
         self,
@@ -140,30 +138,24 @@ class PlanExecutor:
         attempt = RunningAttempt(gate, self._clock())
         execution.attempts.append(attempt)
         with span:
-            await self._run(attempt, kind, execution, reserve_s=reserve_s)
-        return attempt
-
-    async def _run(
-        self, attempt: RunningAttempt, kind: BackendKind, execution: Execution, *, reserve_s: float
-    ) -> None:
-        gate = attempt.gate
-        try:
-            backend, plan, frame = self._checked(kind, execution, reserve_s=reserve_s)
-            if kind is BackendKind.DEVICE:
-                attempt.result = await backend.detect(frame, plan, gate)
-            else:
-                with _Recallable(self._remote, gate), self._recalled_at_expiry(plan.deadline_s):
+            try:
+                backend, plan, frame = self._checked(kind, execution, reserve_s=reserve_s)
+                if kind is BackendKind.DEVICE:
                     attempt.result = await backend.detect(frame, plan, gate)
-        except BackendError as error:
-            # Its traceback would keep the frame alive for as long as the result is kept.
-            attempt.error = error.with_traceback(None)
-            if not isinstance(error, SupersededError):
-                gate.span.end(error=type(error).__name__)
-        finally:
-            attempt.ended_s = self._clock()
+                else:
+                    with _Recallable(self._remote, gate), self._recalled_at_expiry(plan.deadline_s):
+                        attempt.result = await backend.detect(frame, plan, gate)
+            except BackendError as error:
+                # Its traceback would keep the frame alive for as long as the result is kept.
+                attempt.error = error.with_traceback(None)
+                if not isinstance(error, SupersededError):
+                    span.end(error=type(error).__name__)
+            finally:
+                attempt.ended_s = self._clock()
         if attempt.result and execution.context.scene and execution.frame:
             captured_s = attempt.ended_s - execution.frame.age_s()
             look(execution.context.scene, attempt.result, at_s=captured_s)
+        return attempt
 
     def _checked(
         self, kind: BackendKind, execution: Execution, *, reserve_s: float

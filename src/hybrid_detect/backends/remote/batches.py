@@ -22,7 +22,7 @@ from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import BackendError, BackendResponseError, ClosedError, Refusal
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "only"]
 
 SAFETY_FACTOR = 2.0
 """A request must be expected to be answered in half of the time that its most urgent frame has
@@ -96,7 +96,7 @@ class Batches:
         """
         is_alone = not (self._preparing or self._waiting or out)
         if is_alone or job.plan.probe or not self._refusal.is_over:
-            return _only(await self._send(self._target, [Share(job, picture)], out))
+            return only(await self._send(self._target, [Share(job, picture)], out))
         waiting = _Waiting(Share(job, picture), out, set(self._preparing))
         if self._waiting and not self._fit([*self._waiting, waiting]):
             self._leave()
@@ -236,7 +236,12 @@ def _tell(waiting: _Waiting, answer: Answer | BackendError | ClosedError) -> Non
         waiting.answer.set_exception(answer)
 
 
-def _only(answers: list[Answer | BackendError]) -> Answer:
+def only(answers: list[Answer | BackendError]) -> Answer:
+    """The answer to a request's one picture.
+
+    Raises:
+        BackendError: If it is an error.
+    """
     (answer,) = answers
     if isinstance(answer, BackendError):
         raise answer

@@ -98,10 +98,9 @@ class ExchangeSpans:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        error = exc if exc is None or exc.__cause__ is None else exc.__cause__
         for span in self._recording:
-            if isinstance(error, BackendResponseError) and error.status_code:
-                span.end(error=str(error.status_code))
+            if isinstance(exc, BackendResponseError) and exc.status_code:
+                span.end(error=str(exc.status_code))
             else:
                 span.__exit__(exc_type, exc, traceback)
 

@@ -13,12 +13,13 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from hybrid_detect.backends.base import Backend, UploadGate
-from hybrid_detect.backends.remote.batches import Batches
+from hybrid_detect.backends.remote.batches import Batches, only
 from hybrid_detect.backends.remote.failover import first_answer
 from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
 from hybrid_detect.backends.remote.health import is_healthy, require_one_healthy
@@ -299,39 +300,40 @@ class RemoteBackend(Backend):
         """Ask `target` once; if it finds the picture too large, once more with half of its bytes.
 
         What it takes then is what later pictures are held to for a while: a server's limit may be
-        less than what its protocol knows of.
+        less than what its protocol knows of. Those `out` of the question need no time left.
         """
         limit = self._limits[id(target)]
-        try:
-            answer = await self._ask_once(job, target, out)
-        except BackendResponseError as error:
-            if error.refusal is not Refusal.SIZE or not job.halve():
-                raise
-            try:
-                await self._picture(job, target)
-            except BackendError:
-                raise error from None  # there is no smaller one
-            answer = await self._ask_once(job, target, out)
-            limit.refused(len(answer.picture.data))
-            return answer
-        limit.taken(len(answer.picture.data))
-        return answer
-
-    async def _ask_once(self, job: FrameJob, target: Target, out: Sequence[Target]) -> Answer:
-        """Ask `target` once; those `out` of the question need no time left."""
-        self._require_open()
-        if self._most_pictures(target) < 2:
-            picture = await self._picture(job, target)
-            (answer,) = await self._sender.send(target, [Share(job, picture)], out)
-            if isinstance(answer, BackendError):
-                raise answer
-            return answer
         batches = self._batches_of(target)
-        with batches.preparing():
-            picture = await self._picture(job, target)
-        return await batches.answer(job, picture, out)
+        too_large: BackendResponseError | None = None
+        while True:
+            self._require_open()
+            try:
+                with nullcontext() if batches is None else batches.preparing():
+                    picture = await self._picture(job, target)
+            except BackendError:
+                if too_large is None:
+                    raise
+                raise too_large from None  # there is no smaller one
+            try:
+                if batches is None:
+                    answer = only(await self._sender.send(target, [Share(job, picture)], out))
+                else:
+                    answer = await batches.answer(job, picture, out)
+            except BackendResponseError as error:
+                if error.refusal is not Refusal.SIZE or not job.halve():
+                    raise
+                too_large = error
+                continue
+            if too_large is None:
+                limit.taken(len(answer.picture.data))
+            else:
+                limit.refused(len(answer.picture.data))
+            return answer
 
-    def _batches_of(self, target: Target) -> Batches:
+    def _batches_of(self, target: Target) -> Batches | None:
+        """The requests to `target`; `None` if each of them carries one picture."""
+        if self._most_pictures(target) < 2:
+            return None
         known = self._batches.get(id(target))
         if known is None:
             meter = self.meters.of(target.host)

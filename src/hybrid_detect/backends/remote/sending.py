@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hybrid_detect.backends.base import UploadGate
 from hybrid_detect.backends.remote.exchange_spans import ExchangeSpans
 from hybrid_detect.backends.remote.frame_jobs import Answer, FrameJob
 from hybrid_detect.backends.remote.link_meter import Gate, Upload
+from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.charges import SentRequest
 from hybrid_detect.compression.compressed_image import CompressedImage
@@ -63,10 +65,6 @@ class ShareRefusedError(BackendUnavailableError):
     def __init__(self, refused: dict[Share, BackendError]) -> None:
         super().__init__("some pictures of the request may not leave any more")
         self.refused = refused
-
-
-class _RenewedError(Exception):
-    """The target did not accept a secret that is renewed before the next request."""
 
 
 def is_about_sharing(error: BaseException) -> bool:
@@ -146,97 +144,113 @@ class Sender:
         Raises:
             BackendError: If the request as a whole was not answered.
         """
-        may_renew = is_http = self._backend.signs_requests
+        backend, pool = self._backend, self._backend.pool
+        may_renew = is_http = backend.signs_requests
         jobs = [share.job for share in shares]
+        pictures = [share.picture for share in shares]
         while True:
+            began_s = time.monotonic()
+            upload = None
+            pool.begin(target)
             try:
                 with ExchangeSpans(jobs, target, is_http=is_http) as spans:
-                    return await self._attempt(target, shares, out, spans, may_renew=may_renew)
-            except _RenewedError:
+                    request, opened = await self._request(target, jobs, pictures, spans)
+                    upload = self._upload(target, shares, request)
+                    _require_open(target, shares)  # for a channel that does not ask it itself
+                    limit_s = self._limit_s(target, shares, out)
+                    response = await backend.exchange(request, deadline_s=limit_s, upload=upload)
+                    arrived_s = backend.meters.of(target.host).clock()
+                    spans.answered(response)
+                    upload.has_left()
+                    replies = target.protocol.decode(opened(response), pictures)
+                    if len(shares) == 1 and isinstance(replies[0], BackendError):
+                        raise replies[0]
+            except BaseException as error:
+                is_renewed = may_renew and target.can_renew(error)
+                self._on_error(error, target, upload, shares, is_renewed=is_renewed)
+                if not is_renewed:
+                    raise
                 may_renew = False
                 for share in shares:
                     share.place = None
+                continue
+            backend.has_answered = True
+            took_s = time.monotonic() - began_s
+            results = self._on_replies(replies, target, shares, took_s=took_s)
+            upload.answered(
+                now_s=arrived_s,
+                server_s=max((r.server_s for r in results if r.server_s is not None), default=None),
+                receive_s=next((r.receive_s for r in results if r.receive_s is not None), None),
+            )
+            return [
+                reply
+                if isinstance(reply, BackendError)
+                else Answer(reply, share.picture, target, share.bytes_sent)
+                for share, reply in zip(shares, replies, strict=True)
+            ]
 
-    async def _attempt(
+    async def _request(
         self,
         target: Target,
-        shares: Sequence[Share],
-        out: Sequence[Target],
+        jobs: Sequence[FrameJob],
+        pictures: Sequence[CompressedImage],
         spans: ExchangeSpans,
-        *,
-        may_renew: bool,
-    ) -> list[Answer | BackendError]:
-        backend, pool = self._backend, self._backend.pool
-        began_s = time.monotonic()
-        ends_s = max(share.job.ends_s for share in shares)
-        left_s = ends_s - began_s
+    ) -> tuple[HttpRequest, Callable[[HttpResponse], HttpResponse]]:
+        """The request as it leaves, and what makes its response one that the protocol reads."""
+        backend = self._backend
+        left_s = max(job.ends_s for job in jobs) - time.monotonic()
         params = replace(
             backend.params,
             deadline_s=left_s if math.isfinite(left_s) else None,
             traceparents=spans.traceparents,
         )
-        pictures = [share.picture for share in shares]
-        upload = seal = None
-        pool.begin(target)
-        try:
-            if getattr(target.protocol, "is_slow_to_encode", False):
-                request = await in_daemon_thread(target.encoded, pictures, params)
-            else:
-                request = target.encoded(pictures, params)
-            if sealer := await backend.sealer(deadline_s=left_s):
-                from hybrid_detect.backends.remote.sealed import opened, sealed
-
-                with spans.sealing():
-                    request, seal = sealed(request, sealer)
-            request = spans.named(request)
-            if backend.signs_requests:
-                request = await target.addressed(request, now_s=time.time())
-            _divide(len(request.body), shares)
-            meter = backend.meters.of(target.host)
-            sent = target.sent_request(
-                backend.kind, images=len(shares), bytes_sent=len(request.body)
-            )
-            gate: Gate | None = shares[0].gate
-            if len(shares) > 1 or shares[0].place is not None:
-                gate = _SharedGate(shares, target.price_nanos)
-            upload = meter.upload(sent, probe=shares[0].job.plan.probe, gate=gate)
-            _require_open(target, shares)  # for a channel that does not ask it itself
-            limit_s = self._limit_s(target, shares, out)
-            response = await backend.exchange(request, deadline_s=limit_s, upload=upload)
-            arrived_s = meter.clock()
-            spans.answered(response)
-            upload.has_left()
-            if sealer and seal:
-                response = opened(response, sealer, seal)
-            replies = target.protocol.decode(response, pictures)
-            if len(shares) == 1 and isinstance(replies[0], BackendError):
-                raise replies[0]
-        except BaseException as error:
-            is_renewed = may_renew and target.can_renew(error)
-            self._on_error(error, target, upload, shares, ends_s=ends_s, is_renewed=is_renewed)
-            if is_renewed:
-                raise _RenewedError from error
-            raise
-        backend.has_answered = True
-        results = [reply for reply in replies if isinstance(reply, ResultReply)]
-        failures = [reply for reply in replies if isinstance(reply, BackendError)]
-        if results:
-            pool.answered(target, took_s=time.monotonic() - began_s)
+        if getattr(target.protocol, "is_slow_to_encode", False):
+            request = await in_daemon_thread(target.encoded, pictures, params)
         else:
-            pool.failed(target, failures[0])
+            request = target.encoded(pictures, params)
+        opened = _as_it_is
+        if sealer := await backend.sealer(deadline_s=left_s):
+            from hybrid_detect.backends.remote import sealed
+
+            with spans.sealing():
+                request, seal = sealed.sealed(request, sealer)
+            opened = partial(sealed.opened, sealer=sealer, seal=seal)
+        request = spans.named(request)
+        if backend.signs_requests:
+            request = await target.addressed(request, now_s=time.time())
+        return request, opened
+
+    def _upload(self, target: Target, shares: Sequence[Share], request: HttpRequest) -> Upload:
+        """What is told how `request` fares on the link."""
+        size_bytes = len(request.body)
+        _divide(size_bytes, shares)
+        sent = target.sent_request(self._backend.kind, images=len(shares), bytes_sent=size_bytes)
+        gate: Gate | None = shares[0].gate
+        if len(shares) > 1 or shares[0].place is not None:
+            gate = _SharedGate(shares, target.price_nanos)
+        meter = self._backend.meters.of(target.host)
+        return meter.upload(sent, probe=shares[0].job.plan.probe, gate=gate)
+
+    def _on_replies(
+        self,
+        replies: Sequence[ResultReply | BackendError],
+        target: Target,
+        shares: Sequence[Share],
+        *,
+        took_s: float,
+    ) -> list[ResultReply]:
+        """Learn from an answer; what it says of the pictures that could be looked at."""
+        pool = self._backend.pool
+        results: list[ResultReply] = []
         for share, reply in zip(shares, replies, strict=True):
-            share.is_answered = isinstance(reply, ResultReply)
-        upload.answered(
-            now_s=arrived_s,
-            server_s=max((r.server_s for r in results if r.server_s is not None), default=None),
-            receive_s=next((r.receive_s for r in results if r.receive_s is not None), None),
-        )
-        return [
-            reply
-            if isinstance(reply, BackendError)
-            else Answer(reply, share.picture, target, share.bytes_sent)
-            for share, reply in zip(shares, replies, strict=True)
-        ]
+            if isinstance(reply, ResultReply):
+                share.is_answered = True
+                results.append(reply)
+        if results:
+            pool.answered(target, took_s=took_s)
+        else:
+            pool.failed(target, next(r for r in replies if isinstance(r, BackendError)))
+        return results
 
     def _limit_s(self, target: Target, shares: Sequence[Share], out: Sequence[Target]) -> float:
         """Seconds that the request gets: each frame keeps its time for the next target."""
@@ -254,7 +268,6 @@ class Sender:
         upload: Upload | None,
         shares: Sequence[Share],
         *,
-        ends_s: float,
         is_renewed: bool,
     ) -> None:
         """Learn from an attempt that brought no reply."""
@@ -268,6 +281,7 @@ class Sender:
                 upload.given_up(still_comes=self._backend.answers_late)
             else:
                 upload.failed()
+        ends_s = max(share.job.ends_s for share in shares)
         if isinstance(error, asyncio.CancelledError) and time.monotonic() >= ends_s:
             pool.failed(target, BackendTimeoutError())
         elif is_withheld or is_renewed or (is_shared and is_about_sharing(error)):
@@ -277,6 +291,10 @@ class Sender:
             pool.failed(target, error)
         else:
             pool.left(target)
+
+
+def _as_it_is(response: HttpResponse) -> HttpResponse:
+    return response
 
 
 def _divide(size_bytes: int, shares: Sequence[Share]) -> None:
