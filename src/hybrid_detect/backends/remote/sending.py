@@ -255,8 +255,11 @@ class Sender:
     def _limit_s(self, target: Target, shares: Sequence[Share], out: Sequence[Target]) -> float:
         """Seconds that the request gets: each frame keeps its time for the next target."""
         now_s = time.monotonic()
+        limit_s = self._backend.pool.limit_s
+        if len(shares) == 1:
+            return limit_s(target, shares[0].job.ends_s - now_s, out)
         lefts_s = [share.job.ends_s - now_s for share in shares]
-        limits_s = [self._backend.pool.limit_s(target, left_s, out) for left_s in lefts_s]
+        limits_s = [limit_s(target, left_s, out) for left_s in lefts_s]
         # Where there is no next target, the one with the most time counts.
         cut = (limit for limit, left in zip(limits_s, lefts_s, strict=True) if limit < left)
         return min(cut, default=max(limits_s))

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import websockets
-from websockets.asyncio.client import ClientConnection
 
 from hybrid_detect.backends.base import CHECK_DEADLINE_S
 from hybrid_detect.backends.newest_wins import NewestWinsSlots
@@ -28,9 +27,11 @@ from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, Remote
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.websocket_link import (
     Pulse,
+    StreamLink,
     link_error,
     open_link,
     resuming,
+    send_at_once,
     told_in_flight,
     told_known,
     told_model,
@@ -125,7 +126,7 @@ class StreamingService(RemoteBackend):
         self._max_in_flight = max_in_flight
         self._dialler: Dialler | None = None
         self._pulse: Pulse | None = None
-        self._link: ClientConnection | None = None
+        self._link: StreamLink | None = None
         self._outcome = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._trouble: BackendError | None = None
@@ -222,7 +223,7 @@ class StreamingService(RemoteBackend):
             # A reply that comes after its frame's deadline is dropped.
             self._in_flight.discard(frame)
 
-    async def _send(self, frame: FrameInFlight, link: ClientConnection, pulse: Pulse) -> None:
+    async def _send(self, frame: FrameInFlight, link: StreamLink, pulse: Pulse) -> None:
         """Send `frame` over `link`; if that is gone, the frame waits as `_keep_link` has it wait.
 
         Raises:
@@ -234,7 +235,6 @@ class StreamingService(RemoteBackend):
             # What is sent stays in the buffer when its frame's deadline has passed: over a stalled
             # link they would pile up, and be carried for nothing once it goes on.
             await link.drain()
-            await link.send(encode_announcement(frame.request_id))
             if frame.link is not link:
                 return  # it has gone over the next one meanwhile
             # Nothing is awaited from here to the socket: whether it may leave is asked now.
@@ -242,14 +242,14 @@ class StreamingService(RemoteBackend):
                 frame.upload.handed_over()
             self._in_flight.sent(frame)
             message = frame.message()
-            pulse.sending(len(message))
-            await link.send(message)
-        except (OSError, websockets.ConnectionClosed):
-            if not self._is_resumable:
-                frame.fail(self._lost())
+            send_at_once(link, encode_announcement(frame.request_id), message)
+            pulse.sent(len(message))
+        except (OSError, websockets.ConnectionClosed, websockets.InvalidState):
+            # The link has ended: `_keep_link` tells the frame as soon as it has seen that, too.
+            return
 
     async def _send_again(
-        self, frames: Iterable[FrameInFlight], link: ClientConnection, pulse: Pulse
+        self, frames: Iterable[FrameInFlight], link: StreamLink, pulse: Pulse
     ) -> None:
         for frame in frames:
             try:
@@ -338,7 +338,7 @@ class StreamingService(RemoteBackend):
         asked_s = trouble.retry_after_s if trouble is not None else None
         return max(pause_s, min(asked_s or 0.0, CircuitBreaker.LONGEST_WAIT_S))
 
-    async def _opened(self) -> tuple[ClientConnection, float]:
+    async def _opened(self) -> tuple[StreamLink, float]:
         """A new link; if the server refuses a token that can be renewed, once more with another."""
         try:
             return await self._open()
@@ -348,7 +348,7 @@ class StreamingService(RemoteBackend):
                 raise
         return await self._open()
 
-    async def _open(self) -> tuple[ClientConnection, float]:
+    async def _open(self) -> tuple[StreamLink, float]:
         assert self._dialler is not None  # noqa: S101 - start() has made it
         handshake = await self.targets[0].addressed(
             HttpRequest(method="GET", url=STREAM_PATH), now_s=time.time()
@@ -367,8 +367,9 @@ class StreamingService(RemoteBackend):
         self._slots.limit(min(told, self._max_in_flight))
         return link, round_trip_s
 
-    async def _read(self, link: ClientConnection) -> None:
-        async for message in link:
+    async def _read(self, link: StreamLink) -> None:
+        link.on_message = self._in_flight.answered
+        async for message in link:  # what came before, or in several pieces
             if isinstance(message, str):
                 msg = "expected binary messages; another kind of server answered"
                 raise ProtocolError(msg, backend=self.kind.value)

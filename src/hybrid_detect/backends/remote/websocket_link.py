@@ -12,10 +12,12 @@ import math
 import socket
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
 
 from hybrid_detect.backends.remote.close_codes import close_error, own_close_error
 from hybrid_detect.backends.remote.dialling import Dialler, connection_error
@@ -39,9 +41,11 @@ if sys.platform == "linux":
 
 __all__ = [
     "Pulse",
+    "StreamLink",
     "link_error",
     "open_link",
     "resuming",
+    "send_at_once",
     "told_in_flight",
     "told_known",
     "told_model",
@@ -75,6 +79,47 @@ class _Connect(connect):
         return exc
 
 
+class StreamLink(ClientConnection):
+    """A link that can hand over a message when it has come, instead of when it is asked for.
+
+    `recv` gives a message in another task, a turn of the event loop later. Were websockets to call
+    `process_event` no more, every message would come by `recv` as before.
+    """
+
+    on_message: Callable[[bytes], None] | None = None
+    """Is given each binary message that comes in one piece, which `recv` does not give then."""
+
+    def process_event(self, event: Event) -> None:
+        """Take what has come."""
+        if (
+            self.on_message is not None
+            and isinstance(event, Frame)
+            and event.opcode is Opcode.BINARY
+            and event.fin
+        ):
+            self.on_message(bytes(event.data))
+        else:
+            super().process_event(event)
+
+
+def send_at_once(link: StreamLink, *messages: bytes) -> None:
+    """Hand `messages` to the transport of `link`, one after the other, without an `await`.
+
+    In one call to the system; over TLS in one each, whose records the other end can read before the
+    next have come.
+
+    Raises:
+        websockets.InvalidState: If the link is being closed.
+    """
+    for message in messages:
+        link.protocol.send_binary(message)
+    frames = link.protocol.data_to_send()
+    if link.transport.get_extra_info("ssl_object") is None:
+        frames = [b"".join(frames)]
+    for data in frames:
+        link.transport.write(data)
+
+
 async def open_link(
     dialler: Dialler,
     url: str,
@@ -83,7 +128,7 @@ async def open_link(
     usual_limit_s: float,
     max_reply_bytes: int,
     max_replies: int,
-) -> tuple[ClientConnection, float]:
+) -> tuple[StreamLink, float]:
     """Open a link.
 
     Args:
@@ -110,6 +155,7 @@ async def open_link(
             connected_s = time.monotonic()
             link = await _Connect(
                 url,
+                create_connection=StreamLink,
                 sock=sock,
                 ssl=context,
                 server_hostname=None if context is None else dialler.host,
@@ -134,6 +180,7 @@ async def open_link(
         await link.close()
         msg = "the server opened a link, but does not speak this library's protocol on it"
         raise ProtocolError(msg)
+    assert isinstance(link, StreamLink)  # noqa: S101 - create_connection says so
     return link, opened_s - connected_s
 
 
@@ -196,8 +243,8 @@ class Pulse:
         self._sent_bytes = 0
         self._last_sent_s = -math.inf
 
-    def sending(self, size_bytes: int) -> None:
-        """A frame of `size_bytes` is about to be sent."""
+    def sent(self, size_bytes: int) -> None:
+        """A frame of `size_bytes` was handed to the link's transport."""
         self._sent_bytes += size_bytes
         self._last_sent_s = time.monotonic()
 
