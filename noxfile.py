@@ -494,8 +494,8 @@ def release(session: nox.Session) -> None:
         names = archive.namelist()
     if strangers := [name for name in names if not re.match(r"hybrid_detect[-/]", name)]:
         session.error(f"files that do not belong into the wheel: {strangers}")
-    if "hybrid_detect/py.typed" not in names:
-        session.error("the wheel has no py.typed")
+    if missing := {"hybrid_detect/py.typed", "hybrid_detect/__init__.pyi"} - {*names}:
+        session.error(f"the wheel has no {', '.join(sorted(missing))}")
     session.run("towncrier", "build", "--draft", "--version", "next", silent=True)
     for extra in session.posargs or RELEASED:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Writes the reference pages that are made from the code: ``nox -s reference``."""
+"""Writes what is made from the code, reference pages and a stub: ``nox -s reference``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
+import hybrid_detect
 from hybrid_detect.backends.remote.protocol import Capabilities
 from hybrid_detect.backends.remote.providers import PROVIDERS, protocol_of
 from hybrid_detect.charges import SentRequest
@@ -33,6 +34,8 @@ else:  # run as a script
     from metrics_page import metrics
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+
+PACKAGE = Path(str(hybrid_detect.__file__)).parent
 
 HEAD = """\
 # Settings
@@ -294,13 +297,31 @@ providers_package = protocol_of.__module__
 
 ARGUMENT = re.compile(r"^ {4}(\w+): (.+?)(?=^ {4}\w+: |\Z)", re.MULTILINE | re.DOTALL)
 
-PAGES = {
-    "settings.md": settings,
-    "events.md": events,
-    "metrics.md": metrics,
-    "providers.md": providers,
+
+def stub() -> str:
+    """What type checkers and editors read instead of the package's lazy names."""
+    lines = [
+        '"""The public names, as type checkers see them; made by `nox -s reference`."""',
+        "",
+        "from hybrid_detect import sync as sync",
+    ]
+    for home, names in sorted(hybrid_detect._HOMES.items()):
+        for name in names.split():
+            line = f"from hybrid_detect.{home} import {name} as {name}"
+            if len(line) > 100:  # as ruff formats it
+                line = f"from hybrid_detect.{home} import (\n    {name} as {name},\n)"
+            lines.append(line)
+    return "\n".join([*lines, "", "__version__: str", ""])
+
+
+MADE = {
+    REFERENCE / "settings.md": settings,
+    REFERENCE / "events.md": events,
+    REFERENCE / "metrics.md": metrics,
+    REFERENCE / "providers.md": providers,
+    PACKAGE / "__init__.pyi": stub,
 }
 
 if __name__ == "__main__":
-    for name, make in PAGES.items():
-        (REFERENCE / name).write_text(make(), encoding="utf-8")
+    for path, make in MADE.items():
+        path.write_text(make(), encoding="utf-8")

@@ -14,15 +14,15 @@ from hybrid_detect.monitoring.events import BackendEvent, FrameEvent
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.testing import provider_servers
 
-from .reference_pages import PAGES, REFERENCE, field_docs
+from .reference_pages import MADE, REFERENCE, field_docs
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_a_page_made_from_the_code_is_what_the_code_says(name: str) -> None:
+@pytest.mark.parametrize("path", MADE, ids=lambda path: path.name)
+def test_what_is_made_from_the_code_is_what_the_code_says(path: Path) -> None:
     """If this fails, run ``nox -s reference``."""
-    assert (REFERENCE / name).read_text(encoding="utf-8") == PAGES[name]()
+    assert path.read_text(encoding="utf-8") == MADE[path]()
 
 
 @pytest.mark.parametrize("cls", [ServiceConfig, ServerConfig, FrameEvent, BackendEvent])
