@@ -5,6 +5,7 @@ python -m tests.integrations.kivy_app
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ os.environ |= {"KIVY_NO_ARGS": "1", "KIVY_NO_CONSOLELOG": "1", "KIVY_NO_FILELOG"
 from kivy.app import App
 from kivy.clock import Clock
 from kivy.uix.boxlayout import BoxLayout
+from kivy.uix.screenmanager import Screen, ScreenManager
 
 from hybrid_detect.integrations.camera_feed import FeedState
 from hybrid_detect.integrations.kivy import FaceCamera, FaceCameraControls
@@ -52,7 +54,12 @@ class StepsApp(App):
         self.condition: Callable[[], object] = lambda: True
         self.gives_up_s = time.monotonic() + LIMIT_S
         Clock.schedule_interval(self.step, 0)
-        return self.window
+        self.screens = ScreenManager()
+        for name, inside in (("camera", self.window), ("other", BoxLayout())):
+            screen = Screen(name=name)
+            screen.add_widget(inside)
+            self.screens.add_widget(screen)
+        return self.screens
 
     def step(self, _elapsed_s: float) -> None:
         """Go on once the condition that the walk waits for holds."""
@@ -78,6 +85,10 @@ class StepsApp(App):
         seen["stays"] = faces.local_only
         self.controls.children[0].children[1].text = "on_device"
         yield lambda: status().mode.value == "on_device"
+        faces.mode = "clod"
+        yield lambda: faces.mode == self.controls.children[0].children[1].text == "on_device"
+        faces.local_only = False
+        seen["the switch follows"] = self.controls.children[0].children[0].state
         self.dispatch("on_pause")
         yield lambda: status().state is FeedState.PAUSED
         self.dispatch("on_resume")
@@ -86,17 +97,39 @@ class StepsApp(App):
         yield lambda: status().state is FeedState.PAUSED
         self.window.add_widget(faces)
         yield lambda: status().state is FeedState.RUNNING
+        self.screens.current = "other"
+        yield lambda: status().state is FeedState.PAUSED
+        self.screens.current = "camera"
+        yield lambda: status().state is FeedState.RUNNING
+        seen["fills"] = faces.norm_image_size in (
+            [faces.width, faces.width * 3 / 4],
+            [faces.height * 4 / 3, faces.height],
+        )
         self.camera.is_there = False
         yield lambda: "camera" in faces._notice.text
         faces.camera = SteadyCamera()
         yield lambda: not faces._notice.text and status().state is FeedState.RUNNING
+        faces.camera = None
+        yield lambda: faces.texture is None
+        seen["no camera"] = faces.status_text, faces._notice.text, faces.norm_image_size
+        device = FakeBackend("device")
+        other = FaceCamera(camera=SteadyCamera(), service={"backends": [device]})
+        self.window.add_widget(other)
+        yield lambda other=other: other.result is not None
+        other.mode = "clod"  # what is logged of it must not keep it
+        self.window.remove_widget(other)
+        del other
+        yield lambda: gc.collect() >= 0 and device._closed
         faces.mode, faces.service = "", {"mode": "cloud"}
         faces.camera = SteadyCamera()
         yield lambda: "no endpoint is configured" in faces.status_text
         seen["done"] = True
 
     def on_stop(self) -> None:
+        self.faces.close()
+        self.faces.camera = SteadyCamera()  # closed for good
         seen["closed"] = self.faces.status.state.value
+        seen["told"] = self.faces.status_text
 
 
 if __name__ == "__main__":

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hybrid_detect.errors import BackendUnavailableError, ConfigurationError
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    ConfigurationError,
+    InvalidFrameError,
+    SourceError,
+)
+from hybrid_detect.frames.overlay import Overlay
 from hybrid_detect.integrations.camera_feed import CameraFeed, FeedState
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
+from hybrid_detect.sources.sources import open_source
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionMode, Face
 
@@ -152,6 +162,179 @@ def test_paused_it_reads_no_camera_and_resumed_it_goes_on(feeds: Feeds) -> None:
     wait_until(lambda: feed.status.state is FeedState.RUNNING)
     reads = camera.reads
     wait_until(lambda: camera.reads > reads)
+
+
+def test_paused_from_the_start_it_says_so_and_opens_no_camera(feeds: Feeds) -> None:
+    camera = SteadyCamera()
+    feed = feeds(camera, is_paused=True)
+    wait_until(lambda: feed.status.state is FeedState.PAUSED)
+    assert not feed.status.notice
+    assert camera.reads == 0
+    feed.resume()
+    wait_until(lambda: feed.status.state is FeedState.RUNNING)
+
+
+def test_what_is_not_live_goes_on_where_it_was_paused(feeds: Feeds) -> None:
+    given = []
+
+    def images() -> Iterator[Any]:
+        for number in range(10_000):
+            given.append(number)
+            yield SteadyCamera().image
+
+    feed = feeds(images())
+    wait_until(lambda: feed.result is not None)
+    feed.pause()
+    wait_until(lambda: feed.status.state is FeedState.PAUSED)
+    wait_until(lambda: feed.result.source_index >= 0 and is_quiet(given))
+    held_at = len(given)
+    feed.resume()
+    wait_until(lambda: feed.result.source_index > held_at)
+    assert given == list(range(len(given)))
+
+
+def is_quiet(given: list[int]) -> bool:
+    before = len(given)
+    time.sleep(0.1)
+    return len(given) == before
+
+
+def test_async_images_go_on_where_they_were_paused(feeds: Feeds) -> None:
+    async def images() -> Any:
+        while True:
+            await asyncio.sleep(0.001)
+            yield SteadyCamera().image
+
+    feed = feeds(images())
+    wait_until(lambda: feed.result is not None)
+    feed.pause()
+    wait_until(lambda: feed.status.state is FeedState.PAUSED)
+    held_at = feed.result.source_index
+    feed.resume()
+    wait_until(lambda: feed.result.source_index > held_at + 3)
+
+
+def test_until_a_camera_gives_its_first_frame_it_is_starting(feeds: Feeds) -> None:
+    gives = threading.Event()
+
+    class Warming(SteadyCamera):
+        def read(self) -> tuple[bool, Any]:
+            gives.wait(30)
+            return super().read()
+
+    feed = feeds(Warming())
+    wait_until(lambda: feed._session._stream is not None and feed._session._stream.is_live)
+    assert feed.status.notice == "starting"
+    gives.set()
+    wait_until(lambda: feed.status.state is FeedState.RUNNING and not feed.status.notice)
+
+
+class Exclusive:
+    """A camera that one program at a time may open, as most are."""
+
+    def __init__(self) -> None:
+        self.is_taken = False
+        self.opened = 0
+
+    def open(self) -> Any:
+        if self.is_taken:
+            raise SourceError("the camera is busy")
+        self.is_taken = True
+        self.opened += 1
+        owner = self
+
+        class Reader(SteadyCamera):
+            def close(self) -> None:
+                owner.is_taken = False
+
+        return Reader()
+
+
+def test_a_camera_that_another_program_holds_is_opened_once_it_is_free(feeds: Feeds) -> None:
+    camera = Exclusive()
+    camera.is_taken = True
+    feed = feeds(camera)
+    wait_until(lambda: feed.status.state is FeedState.FAILED)
+    assert feed.status.notice == "the camera is busy"
+    camera.is_taken = False
+    wait_until(lambda: feed.status.state is FeedState.RUNNING)
+
+
+def test_two_feeds_of_one_camera_follow_each_other(feeds: Feeds) -> None:
+    camera = Exclusive()
+    for _ in range(3):
+        feed = feeds(camera)
+        wait_until(lambda feed=feed: feed.status.state is FeedState.RUNNING)
+        feed.close()  # the camera may be let go of a while later
+    assert camera.opened == 3
+
+
+def test_resume_tries_a_camera_that_cannot_be_opened_at_once(
+    feeds: Feeds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybrid_detect.sources.live.FIRST_PAUSE_S", 1000.0)
+    monkeypatch.setattr("hybrid_detect.sources.live.MAX_PAUSE_S", 1000.0)
+    camera = Exclusive()
+    camera.is_taken = True
+    feed = feeds(camera)
+    wait_until(lambda: feed.status.state is FeedState.FAILED)
+    feed.pause()
+    camera.is_taken = False
+    feed.resume()
+    wait_until(lambda: feed.status.state is FeedState.RUNNING)
+
+
+def test_quick_pauses_and_resumes_end_as_the_last_of_them_says(feeds: Feeds) -> None:
+    camera = Exclusive()
+    feed = feeds(camera)
+    wait_until(lambda: feed.result is not None)
+    for _ in range(20):
+        feed.pause()
+        feed.resume()
+    wait_until(lambda: feed.status.state is FeedState.RUNNING and camera.is_taken)
+    feed.pause()
+    wait_until(lambda: feed.status.state is FeedState.PAUSED and not camera.is_taken)
+
+
+def test_a_source_with_settings_of_its_own_is_shown_as_well(feeds: Feeds) -> None:
+    told = []
+    feed = feeds(open_source(SteadyCamera(), silence_s=1, on_frame=told.append))
+    wait_until(lambda: feed.take() is not None and feed.result is not None)
+    assert told
+
+
+def test_a_feed_that_is_dropped_is_closed() -> None:
+    camera, device = SteadyCamera(), FakeBackend("device")
+    feeds = [CameraFeed(camera, np.asarray, backends=[device])]
+    wait_until(lambda: feeds[0].result is not None)
+    feeds.clear()
+    gc.collect()
+    wait_until(lambda: device._closed)
+    wait_until(lambda: is_still(camera))
+
+
+def test_an_overlay_of_the_app_is_mirrored_as_well(feeds: Feeds) -> None:
+    image = SteadyCamera().image.copy()
+    image[:, :10] = 255
+    feed = feeds(SteadyCamera(image), mirror=True, overlay=Overlay(label=False))
+    wait_until(lambda: (picture := feed.take()) is not None and (picture[5, 315] == 255).all())
+
+
+def test_a_pixel_format_that_does_not_exist_is_refused_at_once() -> None:
+    with pytest.raises(InvalidFrameError, match="pixel_format"):
+        CameraFeed(SteadyCamera(), np.asarray, pixel_format="brg", backends=[FakeBackend()])
+
+
+def test_a_change_is_under_way_until_it_holds_or_was_refused(feeds: Feeds) -> None:
+    opens = asyncio.Event()
+    device = Slow("device", opens)
+    feed = feeds(SteadyCamera(), device)
+    feed.set_privacy("local_only")
+    assert feed.status.is_changing
+    wait_until(lambda: device.loop is not None)
+    device.loop.call_soon_threadsafe(opens.set)  # type: ignore[union-attr]
+    wait_until(lambda: not feed.status.is_changing)
+    assert not feed.status.may_leave
 
 
 def test_backends_that_fail_are_told_and_pictures_go_on(feeds: Feeds) -> None:

@@ -34,8 +34,12 @@ def test_it_shows_switches_pauses_and_tells(tmp_path: Path) -> None:
         "texture": [320, 240],
         "top left": [200, 30, 40],
         "stays": True,
+        "the switch follows": "normal",
+        "fills": True,
+        "no camera": ["paused: no camera", "", [0, 0]],
         "done": True,
         "closed": "failed",
+        "told": "failed: no endpoint is configured",
     }
 
 

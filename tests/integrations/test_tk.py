@@ -201,6 +201,57 @@ def test_what_is_refused_leaves_no_widget(window: Window) -> None:
     assert not window.root.winfo_children()
 
 
+def test_an_option_that_tk_refuses_leaves_nothing_running(window: Window) -> None:
+    from hybrid_detect.integrations.tk import FaceCameraView
+
+    device = FakeBackend("device")
+    with pytest.raises(tkinter.TclError, match="nonsense"):
+        FaceCameraView(window.root, SteadyCamera(), backends=[device], options={"nonsense": 1})
+    wait_until(lambda: device._closed)
+
+
+def test_a_listener_that_fails_is_reported_and_keeps_nothing_from_the_others(
+    window: Window,
+) -> None:
+    view = window.view(SteadyCamera())
+    told: list[Any] = []
+    view.on_status(lambda _status: 1 / 0)
+    view.on_status(told.append)
+    with pytest.raises(AssertionError):
+        window.until(lambda: told and window.errors)
+    assert {type(error) for error in window.errors} == {ZeroDivisionError}
+    window.errors.clear()
+    view.destroy()
+
+
+def test_controls_show_what_holds_whoever_has_switched_it(
+    window: Window, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hybrid_detect.integrations.tk import FaceCameraControls
+
+    view = window.view(SteadyCamera())
+    controls = FaceCameraControls(window.root, view)
+    view.set_mode("on_device")
+    view.set_privacy("local_only")
+    window.until(lambda: controls._mode.get() == "on_device")
+    window.until(lambda: controls._privacy.get() == "local_only")
+
+    async def refuse(_mode: object) -> None:
+        raise ConfigurationError("no such backend here")
+
+    monkeypatch.setattr(view._feed._service, "set_mode", refuse)
+    controls.winfo_children()[0]["menu"].invoke(list(DetectionMode).index(DetectionMode.CLOUD))
+    assert controls._mode.get() == "cloud"
+    window.until(lambda: controls._mode.get() == "on_device")
+    assert view.status.trouble == "no such backend here"
+
+
+def test_arrays_of_the_app_have_the_channels_that_it_names(window: Window) -> None:
+    bgr = np.full((240, 320, 3), (40, 30, 200), np.uint8)
+    view = window.view(SteadyCamera(bgr), pixel_format="bgr")
+    window.until(lambda: view.result is not None and pixel(view, 5, 5) == (200, 30, 40))
+
+
 def test_pixels_reach_tk_in_one_handing_over(window: Window) -> None:
     """The picture is made outside of the window's thread: that only pastes it."""
     view = window.view(SteadyCamera(np.zeros((240, 320, 3), np.uint8)))

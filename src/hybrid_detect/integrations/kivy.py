@@ -20,6 +20,7 @@ try:
     from kivy.graphics.texture import Texture
     from kivy.metrics import dp
     from kivy.properties import (
+        AliasProperty,
         BooleanProperty,
         DictProperty,
         NumericProperty,
@@ -39,14 +40,17 @@ __all__ = ["FaceCamera", "FaceCameraControls"]
 
 logger = logging.getLogger("hybrid_detect")
 
+_NO_CAMERA = FeedStatus(state=FeedState.PAUSED, reason="no camera")
+
 
 class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
     """Shows a camera and the faces in it; Kivy's thread only uploads finished pictures.
 
     Reading, detecting and drawing are done in threads of their own. The camera is let go while
-    the widget is in no window, the window is minimised or the app is paused, as a phone does; all
-    is closed when the app stops. What it is configured wrongly with is told in its own place, in
-    the log and in `status`. Everything is a property, for Python and for ``kv`` alike::
+    the widget is in no window (its screen is not shown), the window is minimised or the app is
+    paused, as a phone does; all is closed when the app stops, or the widget is dropped. What it is
+    configured wrongly with is told in its own place, in the log and in `status`. Everything is a
+    property, for Python and for ``kv`` alike::
 
         FaceCamera:
             camera: 0
@@ -58,9 +62,11 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
     """Anything that `open_source` takes, such as ``0`` for the first camera; `None` for none yet.
     Another one may be chosen at any time. Kivy's own camera does not work with OpenCV 5."""
     service = DictProperty({})
-    """What `HybridDetectionService` takes, such as ``endpoint`` and ``config``."""
+    """What `HybridDetectionService` takes, such as ``endpoint`` and ``config``. Set it before the
+    camera."""
     mode = StringProperty("")
-    """The mode; may be changed at any time. Empty for the one in `service`."""
+    """The mode; may be changed at any time, and is what it was if that is refused, for which
+    `status_text` tells why. Empty for the one in `service`."""
     local_only = BooleanProperty(False)
     """Whether every frame stays on the device; may be changed at any time."""
     playing = BooleanProperty(True)
@@ -69,23 +75,39 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
     """Most frames to look at in a second; all of them are shown. Set it before the camera."""
     mirror = BooleanProperty(False)
     """Whether the picture is shown mirrored, as a selfie is. Set it before the camera."""
+    pixel_format = StringProperty("rgb")
+    """The channels of arrays whose source does not tell them, such as ``bgr`` for your own
+    ``cv2.VideoCapture``. Set it before the camera."""
+    overlay = ObjectProperty(None, allownone=True)
+    """The `Overlay` that draws the boxes; `None` for one as it comes. Set it before the camera."""
     fps = NumericProperty(0.0)
     """Frames in a second that a backend has answered lately."""
     status_text = StringProperty("")
     """A line for people: who looks and why, or what is wrong."""
     result = ObjectProperty(None, allownone=True)
     """The newest `DetectionResult`."""
+    norm_image_size = AliasProperty(
+        lambda self: self.get_norm_image_size() if self.texture else [0, 0],
+        bind=("texture", "size", "image_ratio", "fit_mode"),
+        cache=True,
+    )
+    """The size of the picture as it is shown; without one nothing is, where Kivy's own `Image` is
+    white, and a white notice on it could not be read."""
     texture: Any
 
     def __init__(self, **properties: Any) -> None:
         self._feed: CameraFeed[NDArray[np.uint8]] | None = None
-        self._status = FeedStatus()
+        self._status = _NO_CAMERA
         self._told: FeedStatus | None = None
-        self._is_background = False
+        self._is_background = self._is_closed = self._is_reading = False
         self._app: App | None = None
-        self._notice = Label(halign="center", valign="middle")
+        self._notice = Label(halign="center", valign="middle", outline_width=2)
         self._reopen = Clock.create_trigger(self._open)  # once all of kv's properties are there
-        super().__init__(**properties)
+        # A small camera fills a large window, as with Tk.
+        super().__init__(**{"fit_mode": "contain", **properties})
+        self.bind(pos=self._notice.setter("pos"), size=self._notice.setter("size"))
+        self._notice.bind(size=self._notice.setter("text_size"))
+        self._notice.pos, self._notice.size = self.pos, self.size
         self.add_widget(self._notice)
         self._ticks = Clock.schedule_interval(self._tick, 0)
         Window.bind(on_minimize=self._on_hidden, on_restore=self._on_shown)
@@ -96,7 +118,8 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
         return self._feed.status if self._feed is not None else self._status
 
     def close(self) -> None:
-        """End everything, without waiting for it. May be called more than once."""
+        """End everything for good, without waiting for it. May be called more than once."""
+        self._is_closed = True
         self._reopen.cancel()
         self._ticks.cancel()
         Window.unbind(on_minimize=self._on_hidden, on_restore=self._on_shown)
@@ -106,15 +129,23 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
             )
         if self._feed is not None:
             self._feed.close()
+            self._tell(self.status)
 
     def on_camera(self, *_arguments: object) -> None:
         """Kivy's hook for the property."""
-        self._reopen()
+        if not self._is_closed:
+            self._reopen()
 
     def on_mode(self, *_arguments: object) -> None:
         """Kivy's hook for the property."""
-        if self._feed is not None and self.mode:
-            self._feed.set_mode(self.mode)
+        feed = self._feed
+        if feed is None or not self.mode or self.mode == self._settled_mode():
+            return
+        try:
+            feed.set_mode(self.mode)
+        except HybridDetectError as error:  # an app must not end by a word in its layout
+            _log("the mode cannot be changed", error)
+            self._told = None  # the next tick puts back what holds; here others are still told
 
     def on_local_only(self, *_arguments: object) -> None:
         """Kivy's hook for the property."""
@@ -123,10 +154,6 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
             self._feed.set_privacy(privacy)
 
     def on_playing(self, *_arguments: object) -> None:
-        """Kivy's hook for the property."""
-        self._play_or_pause()
-
-    def on_parent(self, *_arguments: object) -> None:
         """Kivy's hook for the property."""
         self._play_or_pause()
 
@@ -139,6 +166,8 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
         if self._feed is not None:
             self._feed.close()
             self._feed = None
+        self._status, self._is_reading = _NO_CAMERA, False
+        self.texture = None  # it is of the camera before
         if self.camera is None:
             return
         options = dict(self.service)
@@ -149,12 +178,14 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
                 self.camera,
                 np.ascontiguousarray,
                 max_fps=self.max_fps or None,
+                pixel_format=self.pixel_format,
                 mirror=self.mirror,
+                overlay=self.overlay,
                 is_paused=True,  # until it is known to be seen
                 **options,
             )
         except HybridDetectError as error:
-            logger.error("the camera cannot be shown: %s", error)
+            _log("the camera cannot be shown", error)
             self._status = FeedStatus(state=FeedState.FAILED, reason=str(error))
             return
         self.mode = self._feed.status.mode.value
@@ -162,6 +193,11 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
             self.on_local_only()
         self.on_size()
         self._play_or_pause()
+
+    def _settled_mode(self) -> str:
+        """The mode that holds, if no other has been asked for."""
+        status = self.status
+        return "" if self._feed is None or status.is_changing else status.mode.value
 
     def _on_hidden(self, *_arguments: object) -> None:
         self._is_background = True
@@ -182,12 +218,14 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
             app.bind(on_pause=self._on_hidden, on_resume=self._on_shown, on_stop=self._on_stop)
         if self._feed is None:
             return
-        if self.playing and self.parent is not None and not self._is_background:
-            self._feed.resume()
-        else:
-            self._feed.pause()
+        # Asked at each tick: of a screen or a tab around it that is hidden, no event tells.
+        is_shown = self.get_root_window() is not None and not self._is_background
+        if (self.playing and is_shown) != self._is_reading:
+            self._is_reading = not self._is_reading
+            (self._feed.resume if self._is_reading else self._feed.pause)()
 
     def _tick(self, _elapsed_s: float) -> None:
+        self._play_or_pause()
         feed = self._feed
         if feed is not None and (pixels := feed.take()) is not None:
             self._show(pixels)
@@ -198,10 +236,8 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
         self._told = status
         self.fps, self.status_text = status.fps, str(status)
         self.result = self._feed.result if self._feed is not None else None
-        if self._notice.text != status.notice:
-            self._notice.text = status.notice
-            self._notice.text_size = self._notice.size = self.size
-            self._notice.pos = self.pos
+        self._notice.text = status.notice
+        self.mode = self._settled_mode() or self.mode
 
     def _show(self, pixels: NDArray[np.uint8]) -> None:
         height, width = pixels.shape[:2]
@@ -227,11 +263,20 @@ class FaceCameraControls(BoxLayout):  # type: ignore[misc]  # Kivy has no types
         mode = Spinner(text=camera.mode, values=list(DetectionMode))
         mode.bind(text=camera.setter("mode"))
         camera.bind(mode=mode.setter("text"))  # the service's own, once it is made
-        stays = "down" if camera.local_only else "normal"
-        stay = ToggleButton(text="stay on the device", state=stays)
+        stay = ToggleButton(text="stay on the device", state=_pressed(camera.local_only))
         stay.bind(state=lambda _stay, state: setattr(camera, "local_only", state == "down"))
+        camera.bind(local_only=lambda _camera, stays: setattr(stay, "state", _pressed(stays)))
         switches = BoxLayout()
         for widget in (mode, stay):
             switches.add_widget(widget)
         for widget in (status, switches):
             self.add_widget(widget)
+
+
+def _pressed(is_pressed: bool) -> str:
+    return "down" if is_pressed else "normal"
+
+
+def _log(what: str, error: HybridDetectError) -> None:
+    # Its text alone: Kivy keeps what was logged, and an error would keep the widget.
+    logger.error("%s: %s", what, str(error))

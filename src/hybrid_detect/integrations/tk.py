@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from PIL import Image
 
 from hybrid_detect.errors import MissingExtraError
+from hybrid_detect.frames.frame import PixelFormat
+from hybrid_detect.frames.overlay import Overlay
 from hybrid_detect.integrations.camera_feed import CameraFeed, FeedState, FeedStatus
 from hybrid_detect.privacy.privacy_policy import FramePrivacy, PrivacyPolicy
 from hybrid_detect.sources.sources import FrameSource
@@ -59,14 +62,19 @@ class FaceCameraView(tkinter.Label):
 
     Args:
         master: The widget it lies in.
-        camera: Anything that `open_source` takes, such as ``0`` for the first camera.
+        camera: Anything that `open_source` takes, such as ``0`` for the first camera; or an
+            `open_source`, with settings of its own.
         max_fps: Most frames to look at in a second; all of them are shown.
+        pixel_format: The channels of arrays whose source does not tell them, such as ``"bgr"`` for
+            your own ``cv2.VideoCapture``.
         mirror: Whether the picture is shown mirrored, as a selfie is.
+        overlay: Draws the boxes; `None` for one as it comes.
         options: Options of ``tkinter.Label``, such as ``background``.
         **service: What `HybridDetectionService` takes, such as ``mode="prefer_on_device"``.
 
     Raises:
         ConfigurationError: If the service cannot work as configured.
+        InvalidFrameError: If there is no such pixel format.
     """
 
     def __init__(
@@ -75,7 +83,9 @@ class FaceCameraView(tkinter.Label):
         camera: FrameSource = 0,
         *,
         max_fps: float | None = 10,
+        pixel_format: PixelFormat | str = PixelFormat.RGB,
         mirror: bool = False,
+        overlay: Overlay | None = None,
         options: dict[str, Any] | None = None,
         **service: Any,
     ) -> None:
@@ -84,13 +94,19 @@ class FaceCameraView(tkinter.Label):
             camera,
             Image.fromarray,
             max_fps=max_fps,
+            pixel_format=pixel_format,
             mirror=mirror,
+            overlay=overlay,
             enlarges=True,
             is_paused=True,  # until it is seen
             **service,
         )
         self._feed.resize(*FIRST_SIZE_PX)  # or the first picture would have its camera's size
-        super().__init__(master, **{**_OPTIONS, **(options or {})})
+        try:
+            super().__init__(master, **{**_OPTIONS, **(options or {})})
+        except BaseException:  # such as of an option that Tk does not know
+            self._feed.close()
+            raise
         _interpreters.add(self.tk)
         self._on_status: list[Callable[[FeedStatus], object]] = []
         self._told: FeedStatus | None = None
@@ -170,7 +186,10 @@ class FaceCameraView(tkinter.Label):
             self.configure(text=status.notice, wraplength=max(self.winfo_width(), 200))
         self._told = status
         for tell in self._on_status:
-            tell(status)
+            try:
+                tell(status)
+            except Exception:  # one that fails keeps nothing from the others
+                self.nametowidget(".").report_callback_exception(*sys.exc_info())
 
     def _show(self, picture: Image.Image) -> None:
         photo = self._photo
@@ -191,8 +210,8 @@ class FaceCameraControls(tkinter.Frame):
 
     def __init__(self, master: tkinter.Misc | None, view: FaceCameraView) -> None:
         super().__init__(master)
-        self._mode = tkinter.StringVar(self, view.status.mode.value)
-        self._privacy = tkinter.StringVar(self, FramePrivacy.DEFAULT.value)
+        self._mode = tkinter.StringVar(self)
+        self._privacy = tkinter.StringVar(self)
         self._text = tkinter.StringVar(self)
         menu = tkinter.OptionMenu(self, self._mode, *DetectionMode, command=view.set_mode)
         stay = tkinter.Checkbutton(
@@ -208,4 +227,12 @@ class FaceCameraControls(tkinter.Frame):
         status.pack(side="top", fill="x")  # a row of its own: it is cut where the window is narrow
         for widget in (menu, stay):
             widget.pack(side="left")
-        view.on_status(lambda now: self._text.set(str(now)))
+        self._show(view.status)
+        view.on_status(self._show)
+
+    def _show(self, status: FeedStatus) -> None:
+        self._text.set(str(status))
+        if not status.is_changing:  # what holds: also what the app has switched, or was refused
+            self._mode.set(status.mode.value)
+            stays = FramePrivacy.DEFAULT if status.may_leave else FramePrivacy.LOCAL_ONLY
+            self._privacy.set(stays.value)

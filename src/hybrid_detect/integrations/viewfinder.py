@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.frames.array_picture import as_pixel_format
 from hybrid_detect.frames.frame import Frame, PixelFormat
 from hybrid_detect.frames.overlay import Overlay
 from hybrid_detect.sources.captured import CapturedFrame
@@ -42,6 +43,9 @@ class Viewfinder(Generic[Shown]):
         overlay: Draws the boxes.
         pixel_format: The channels of arrays whose source does not tell them.
         enlarges: Whether to make pictures larger than their frames, for a toolkit that cannot.
+
+    Raises:
+        InvalidFrameError: If there is no such pixel format.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class Viewfinder(Generic[Shown]):
     ) -> None:
         self._finish = finish
         self._overlay = overlay
-        self._pixel_format = pixel_format
+        self._pixel_format = as_pixel_format(pixel_format)
         self._enlarges = enlarges
         self._changed = threading.Condition()
         self._frame: CapturedFrame | None = None

@@ -19,13 +19,23 @@ class DetectionStream(AsyncIterator[DetectionResult]):
     """
 
     def __init__(
-        self, results: AsyncGenerator[DetectionResult], *, keep_frames: Callable[[], None]
+        self,
+        results: AsyncGenerator[DetectionResult],
+        *,
+        keep_frames: Callable[[], None],
+        is_live: Callable[[], bool | None],
     ) -> None:
         self._results = results
         self._keep_frames = keep_frames
+        self._is_live = is_live
 
     async def __anext__(self) -> DetectionResult:
         return await anext(self._results)
+
+    @property
+    def is_live(self) -> bool | None:
+        """Whether frames come by themselves, as a camera's do; `None` until the source is open."""
+        return self._is_live()
 
     def with_frames(self) -> FramesWithResults:
         """The same stream as pairs of a frame and its result: ``async for frame, result in ...``.

@@ -83,8 +83,11 @@ class FrameRuns:
         silence_s: float | None,
     ) -> DetectionStream:
         """The results of `HybridDetectionService.start_detection`."""
+        is_live: bool | None = None
 
         def stream(source: OpenSource) -> Stream:
+            nonlocal is_live
+            is_live = source.is_live
             return Stream(
                 pixel_format=source.pixel_format or pixel_format,
                 privacy=privacy,
@@ -105,7 +108,9 @@ class FrameRuns:
             nonlocal keep_frames
             keep_frames = True
 
-        return DetectionStream(self._results(source, stream), keep_frames=with_frames)
+        return DetectionStream(
+            self._results(source, stream), keep_frames=with_frames, is_live=lambda: is_live
+        )
 
     def of_pictures(
         self,

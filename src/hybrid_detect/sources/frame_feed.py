@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from hybrid_detect.frames.frame import PixelFormat
+from hybrid_detect.frames.array_picture import PixelFormat, as_pixel_format
 from hybrid_detect.frames.ownership import owned
 from hybrid_detect.frames.timed_image import TimedImage
 
@@ -20,10 +20,13 @@ class FrameFeed:
 
     Args:
         pixel_format: What the channels of pushed arrays are.
+
+    Raises:
+        InvalidFrameError: If there is no such pixel format.
     """
 
     def __init__(self, *, pixel_format: PixelFormat | str = PixelFormat.RGB) -> None:
-        self.pixel_format = PixelFormat(pixel_format)
+        self.pixel_format = as_pixel_format(pixel_format)
         self._changed = threading.Condition()
         self._newest: TimedImage | None = None
         self._has_ended = False

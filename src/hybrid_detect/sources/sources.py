@@ -22,7 +22,7 @@ from hybrid_detect.frames.camera import CameraImage
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.sources.async_readers import AsyncNewest, AsyncPulled
 from hybrid_detect.sources.camera_reads import CameraReads, frame_count
-from hybrid_detect.sources.captured import CapturedFrame, Intent, OnFrame, OpenSource
+from hybrid_detect.sources.captured import CapturedFrame, Intent, OnFrame, OpenSource, tell
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 from hybrid_detect.sources.live import LiveSource, reader_of
 from hybrid_detect.sources.names import SCHEMES, image_files, scheme_of
@@ -107,15 +107,28 @@ class open_source:  # noqa: N801 - used as a function in a `with` statement
     def limited(self, max_fps: float | None) -> open_source:
         """The same source, giving out at most `max_fps` frames in a second."""
         limits = [limit for limit in (self._max_fps, max_fps) if limit is not None]
-        return open_source(
-            self._source,
-            intent=self._intent,
-            max_fps=min(limits, default=None),
-            max_age_s=self._max_age_s,
-            silence_s=self._silence_s,
-            reconnect=self._reconnect,
-            on_frame=self._on_frame,
-        )
+        return self._with(max_fps=min(limits, default=None))
+
+    def shown_to(self, on_frame: OnFrame) -> open_source:
+        """The same source, with `on_frame` told each frame that is read as well."""
+        others = self._on_frame
+
+        def tell_both(captured: CapturedFrame) -> None:
+            tell(others, captured)
+            on_frame(captured)
+
+        return self._with(on_frame=tell_both)
+
+    def _with(self, **changed: Any) -> open_source:
+        same = {
+            "intent": self._intent,
+            "max_fps": self._max_fps,
+            "max_age_s": self._max_age_s,
+            "silence_s": self._silence_s,
+            "reconnect": self._reconnect,
+            "on_frame": self._on_frame,
+        }
+        return open_source(self._source, **{**same, **changed})
 
     async def __aenter__(self) -> OpenSource:
         if self._is_open:  # the first one would never be closed
