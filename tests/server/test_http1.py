@@ -11,6 +11,7 @@ from hybrid_detect.server.http1 import (
     BadRequestError,
     ChunkedBody,
     HeadParser,
+    HeadReader,
     RequestHead,
     response_head,
 )
@@ -53,6 +54,76 @@ def test_the_pieces_do_not_matter(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(whole)]
     pieces = [whole[a:b] for a, b in itertools.pairwise(edges)]
     assert read(*pieces) == read(whole)
+
+
+LINES = (
+    b"Content-Length: 5",
+    b"content-length:120000",
+    b"Content-Length: 007",
+    b"Content-Length: 5 ",
+    b"Content-Length: +5",
+    b"Content-Length: 9999999999999999999",
+    b"Content-Length: 99999999999999999999",
+    b"Content-Length: ",
+    b"Transfer-Encoding: chunked",
+    b"X-Content-Length: 5",
+    b"X-A: b\r\n Content-Length: 5",
+    b"Authorization: Bearer one",
+    b"Connection: close",
+    b"Expect: 100-continue",
+)
+
+
+@given(
+    heads=st.lists(
+        st.tuples(
+            st.sampled_from([b"POST /a HTTP/1.1", b"GET /b HTTP/1.1", b"\r\nPOST /a HTTP/1.1"]),
+            st.lists(st.sampled_from(LINES), max_size=3),
+            st.sampled_from([b"", b"hello", b"POST /c HTTP/1.1\r\n\r\n"]),
+        ),
+        max_size=5,
+    ),
+    cut=st.integers(0, 200),
+)
+def test_what_came_before_changes_nothing_of_a_head(
+    heads: list[tuple[bytes, list[bytes], bytes]], cut: int
+) -> None:
+    """The heads of one connection are read as if each were the first."""
+    reader = HeadReader()
+    for start, lines, behind in heads:
+        data = b"\r\n".join([start, b"Host: x", *lines, b"", behind])
+        pieces = (data[:cut], data[cut:]) if 0 < cut < len(data) - len(behind) else (data,)
+        try:
+            expected = read(*pieces)
+        except BadRequestError:
+            with pytest.raises(BadRequestError):
+                any(reader.feed(piece)[0] for piece in pieces)
+            return
+        assert not reader.has_begun
+        for piece in pieces[:-1]:
+            assert reader.feed(piece) == (None, b"")
+            assert reader.has_begun
+        assert reader.feed(pieces[-1]) == expected
+
+
+def test_a_head_that_differs_in_the_length_alone_is_not_parsed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[HeadParser] = []
+
+    class Counted(HeadParser):
+        def __init__(self) -> None:
+            super().__init__()
+            parsed.append(self)
+
+    monkeypatch.setattr("hybrid_detect.server.http1.HeadParser", Counted)
+    reader = HeadReader()
+    lengths = [5, 80_000, 5, 123_456]
+    for length in lengths:
+        head, _ = reader.feed(b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length)
+        assert head is not None
+        assert (head.body_bytes, head.values(b"content-length")) == (length, [b"%d" % length])
+    assert len(parsed) == 1
 
 
 @pytest.mark.parametrize(

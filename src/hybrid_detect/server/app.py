@@ -44,6 +44,7 @@ from hybrid_detect.server.bodies import (
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
+from hybrid_detect.server.direct_route import DirectRoute
 from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.health import Health
@@ -130,6 +131,7 @@ def create_app(
         max_watchers=config.max_watchers, max_per_session=config.max_watchers_per_session
     )
     app = _App(config, watch(detector), management, log, state, live, tracer)
+    hot = Middleware(DirectRoute, path=DETECT_PATH, answer=app.detect)
 
     def drain() -> None:
         admission.close()
@@ -147,7 +149,7 @@ def create_app(
             *app.retention.routes,
             *management.routes,
         ],
-        middleware=[*management.middleware, gate],
+        middleware=[*management.middleware, gate, hot],
         lifespan=app.lifespan,
         exception_handlers={HTTPException: _no_such_thing, Exception: _bug},
     )
@@ -225,7 +227,7 @@ class _App:
             traceparent = traceparent_in(request)
             if is_wire:
                 asked = decode_request(message)
-                return replace(asked, traceparent=traceparent or asked.traceparent)
+                return replace(asked, traceparent=traceparent) if traceparent else asked
             return DetectRequest(
                 request_id=0,
                 image=message,

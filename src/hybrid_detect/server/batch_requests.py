@@ -13,7 +13,7 @@ from hybrid_detect.exchange.batch import BATCH_CONTENT_TYPE, decode_batch, encod
 from hybrid_detect.exchange.wire import encode_reply, peek_request_id
 from hybrid_detect.server.gate import TAKE_PICTURE, too_fast
 from hybrid_detect.server.observation import note_reply
-from hybrid_detect.server.replies import SECURITY_HEADERS, error_reply, http_response
+from hybrid_detect.server.replies import error_reply, http_response
 
 __all__ = ["batch_response"]
 
@@ -45,4 +45,4 @@ async def batch_response(
     async with asyncio.TaskGroup() as group:
         replies = [group.create_task(reply(*each)) for each in zip(messages, waits_s, strict=True)]
     content = encode_batch([each.result() for each in replies])
-    return Response(content, media_type=BATCH_CONTENT_TYPE, headers=SECURITY_HEADERS)
+    return Response(content, media_type=BATCH_CONTENT_TYPE)

@@ -169,29 +169,55 @@ class Context:
 
 
 class Timer:
-    """One limit of time at a time; starting another ends the one before."""
+    """One limit of time at a time; starting another ends the one before.
+
+    Nearly all limits are kept, and each request has several. So the event loop is told of an end
+    only if it is to wake earlier than it will anyway.
+    """
 
     def __init__(self) -> None:
+        self._act: Callable[[], object] | None = None
+        self._ends_s = 0.0
         self._handle: asyncio.TimerHandle | None = None
+        self._wakes_s = 0.0
 
     @property
     def is_running(self) -> bool:
         """Whether a limit has been started, and not stopped."""
-        return self._handle is not None
+        return self._act is not None
 
     def start(self, limit_s: float, act: Callable[[], object]) -> None:
         """Call `act` after `limit_s`, instead of what was to be called before."""
-        self.stop()
-        self._handle = asyncio.get_running_loop().call_later(limit_s, self._run, act)
+        self._act = act
+        self._ends_s = asyncio.get_running_loop().time() + limit_s
+        if self._handle is None or self._ends_s < self._wakes_s:
+            self._wake_at_end()
 
     def stop(self) -> None:
         """Call nothing."""
+        self._act = None
+
+    def end(self) -> None:
+        """Call nothing; the event loop lets go of this at once."""
+        self._act = None
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
 
-    def _run(self, act: Callable[[], object]) -> None:
+    def _wake_at_end(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._wakes_s = self._ends_s
+        self._handle = asyncio.get_running_loop().call_at(self._wakes_s, self._wake)
+
+    def _wake(self) -> None:
         self._handle = None
+        if self._act is None:
+            return
+        if asyncio.get_running_loop().time() < self._ends_s:
+            self._wake_at_end()
+            return
+        act, self._act = self._act, None
         act()
 
 

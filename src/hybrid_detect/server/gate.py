@@ -30,7 +30,7 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
 from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH, note_reply
 from hybrid_detect.server.peer_log import PeerLog
-from hybrid_detect.server.replies import SECURITY_HEADERS, error_reply
+from hybrid_detect.server.replies import SECURITY_FIELDS, error_reply
 from hybrid_detect.server.shared_state import Limit, LocalState, SharedState
 
 __all__ = [
@@ -100,7 +100,7 @@ class Gate:
     """ASGI middleware before everything else: a route cannot forget to check the credential.
 
     It checks the origin and the credential, counts what each caller asks for, and sees to it that
-    every answer carries `SECURITY_HEADERS`. Only `PUBLIC_PATHS` can be read without a credential.
+    every answer carries `SECURITY_FIELDS`. Only `PUBLIC_PATHS` can be read without a credential.
 
     Args:
         app: What is behind the gate.
@@ -291,7 +291,7 @@ def _with_security_headers(send: Send) -> Send:
         if message["type"] in _STARTS:
             given: list[tuple[bytes, bytes]] = message["headers"]
             names = {name for name, _ in given}
-            missing = [header for header in _SECURITY_HEADERS if header[0] not in names]
+            missing = [header for header in SECURITY_FIELDS if header[0] not in names]
             message = {**message, "headers": [*given, *missing]} if missing else message
         await send(message)
 
@@ -299,8 +299,3 @@ def _with_security_headers(send: Send) -> Send:
 
 
 _STARTS = frozenset({"http.response.start", "websocket.http.response.start"})
-
-_SECURITY_HEADERS = [
-    (name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()
-]
-"""As ASGI has them: names in lower case."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -24,6 +24,7 @@ __all__ = [
     "BadRequestError",
     "ChunkedBody",
     "HeadParser",
+    "HeadReader",
     "RequestHead",
     "response_head",
 ]
@@ -175,6 +176,71 @@ class HeadParser:
         )
 
 
+class HeadReader:
+    """Reads the heads of one connection, one after the other.
+
+    A client's heads are the same, one time after the other, but for the length of the body. Such a
+    head is not parsed again. That is exact: as many digits as `_LENGTH` takes mean the same to the
+    parser wherever they stand, so that nothing else could come of it.
+    """
+
+    def __init__(self) -> None:
+        self._parser: HeadParser | None = None
+        self._last: RequestHead | None = None
+        self._before = self._behind = b""  # of the digits in the bytes of `_last`
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether any byte of the next head has come, empty lines included."""
+        return self._parser is not None and self._parser.has_begun
+
+    def feed(self, data: bytes) -> tuple[RequestHead | None, bytes]:
+        """Read on; see `HeadParser.feed`.
+
+        Raises:
+            BadRequestError: If this is no HTTP, or too much of it.
+        """
+        if self._parser is None:
+            if self._last is not None and (known := self._known(self._last, data)) is not None:
+                return known
+            self._parser = HeadParser()
+            head, rest = self._parser.feed(data)
+            self._remember(head, data[: len(data) - len(rest)])
+        else:
+            head, rest = self._parser.feed(data)
+        if head is not None:
+            self._parser = None
+        return head, rest
+
+    def _known(self, last: RequestHead, data: bytes) -> tuple[RequestHead, bytes] | None:
+        if not data.startswith(self._before):
+            return None
+        length = _LENGTH.match(data, len(self._before))
+        if length is None or not data.startswith(self._behind, length.end()):
+            return None
+        headers = [
+            (name, length[0] if name == b"content-length" else value)
+            for name, value in last.headers
+        ]
+        head = replace(last, headers=headers, body_bytes=int(length[0]))
+        return head, data[length.end() + len(self._behind) :]
+
+    def _remember(self, head: RequestHead | None, data: bytes) -> None:
+        """Remember the head that is the whole of `data`, if it is a usual one."""
+        self._last = None
+        found = _LENGTH_LINE.search(data) if len(data) <= MAX_REMEMBERED_BYTES else None
+        if head is not None and head.body_bytes is not None and found is not None:
+            self._last = head
+            self._before, self._behind = data[: found.start(1)], data[found.end(1) :]
+
+
+MAX_REMEMBERED_BYTES = 4096
+"""Of a head. Chosen: ten times our client's, with room for a token."""
+
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length: *([0-9]{1,18})\r\n", re.IGNORECASE)
+
+
 class ChunkedBody:
     """Decodes a body in chunks (RFC 9112, 7.1)."""
 
@@ -236,18 +302,24 @@ def response_head(
         ValueError: If a name or a value would break the head.
     """
     lines = [_status_line(status), _date(int(time.time()))]
-    for name, value in headers:
-        if _UNSAFE_NAME.search(name) or not name or _UNSAFE_VALUE.search(value):
-            msg = "expected a header that HTTP can carry, got control characters"
-            raise ValueError(msg)
-        if name.lower() not in {b"connection", b"transfer-encoding"}:
-            lines.append(b"%b: %b\r\n" % (name, value))
+    lines += [_header_line(name, value) for name, value in headers]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     if close:
         lines.append(b"Connection: close\r\n")
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+@lru_cache(maxsize=256)
+def _header_line(name: bytes, value: bytes) -> bytes:
+    """Empty for what `response_head` writes itself."""
+    if _UNSAFE_NAME.search(name) or not name or _UNSAFE_VALUE.search(value):
+        msg = "expected a header that HTTP can carry, got control characters"
+        raise ValueError(msg)
+    if name.lower() in {b"connection", b"transfer-encoding"}:
+        return b""
+    return b"%b: %b\r\n" % (name, value)
 
 
 @lru_cache(maxsize=64)

@@ -24,7 +24,7 @@ from hybrid_detect.server.connections import (
     has_hung_up,
     peer_addresses,
 )
-from hybrid_detect.server.http1 import BadRequestError, ChunkedBody, HeadParser, RequestHead
+from hybrid_detect.server.http1 import BadRequestError, ChunkedBody, HeadReader, RequestHead
 from hybrid_detect.server.http_exchange import HttpExchange
 from hybrid_detect.server.replies import error_reply, json_answer
 from hybrid_detect.server.websocket_connection import WebSocketConnection
@@ -69,7 +69,7 @@ class HttpConnection(asyncio.Protocol):
         self._unsent = Timer()  # for what it should take
         self._writable = asyncio.Event()
         self._writable.set()
-        self._head = HeadParser()
+        self._head = HeadReader()
         self._exchange: HttpExchange | None = None
         self._body: ChunkedBody | int | None = None
         """What is still to come of the body: chunks, or so many bytes; `None` if it is complete."""
@@ -102,8 +102,8 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; a request under way learns that its peer has gone."""
-        self._patience.stop()
-        self._unsent.stop()
+        self._patience.end()
+        self._unsent.end()
         self._context.connections.discard(self)
         self._held.clear()
         self._writable.set()
@@ -171,7 +171,6 @@ class HttpConnection(asyncio.Protocol):
         head, rest = self._head.feed(data)
         if head is None:
             return b""
-        self._head = HeadParser()
         if head.opens_websocket:
             self._upgrade(head, rest)
             return b""
@@ -230,8 +229,8 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(BODY_BEFORE_WEBSOCKET)
             return
         self._is_ending = True  # for this protocol
-        self._patience.stop()
-        self._unsent.stop()
+        self._patience.end()
+        self._unsent.end()
         successor = WebSocketConnection(self._context, self._transport, head, self._addresses)
         self._context.connections.replace(self, successor)
         self._transport.set_protocol(successor)

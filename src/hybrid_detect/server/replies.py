@@ -23,6 +23,7 @@ from hybrid_detect.server.sealing import Received
 
 __all__ = [
     "BUG",
+    "SECURITY_FIELDS",
     "SECURITY_HEADERS",
     "error_reply",
     "http_response",
@@ -31,11 +32,14 @@ __all__ = [
 ]
 
 SECURITY_HEADERS = {
-    "Cache-Control": "no-store",  # faces and their places are not for a cache on the route
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
+    "cache-control": "no-store",  # faces and their places are not for a cache on the route
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
 }
 """On every answer, errors included: a browser keeps, runs, embeds and guesses nothing."""
+
+SECURITY_FIELDS = tuple((name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items())
+"""The same as ASGI has them."""
 
 
 def error_reply(
@@ -64,26 +68,24 @@ def http_response(
 ) -> Response:
     """`reply` as HTTP: sealed if its request was, else in the format the client speaks."""
     note_reply(request, reply)
+    is_sealed = False
     if received is not None and received.is_sealed:
-        headers = _headers(reply)
-        headers.pop("Server-Timing", None)  # it is inside; an intermediary needs no timings
-        sealed = received.protected(encode_reply(reply))
-        return Response(sealed, _status(reply), media_type=SEALED_CONTENT_TYPE, headers=headers)
-    if request.headers.get("Accept") != CONTENT_TYPE:
-        return Response(
-            _json(reply), _status(reply), media_type="application/json", headers=_headers(reply)
-        )
-    return Response(
-        encode_reply(reply), _status(reply), media_type=CONTENT_TYPE, headers=_headers(reply)
-    )
+        is_sealed = True
+        body, media_type = received.protected(encode_reply(reply)), SEALED_CONTENT_TYPE
+    elif request.headers.get("Accept") == CONTENT_TYPE:
+        body, media_type = encode_reply(reply), CONTENT_TYPE
+    else:
+        body, media_type = _json(reply), "application/json"
+    response = Response(body, reply.status if isinstance(reply, ErrorReply) else 200)
+    response.raw_headers += _headers(reply, media_type, tells_times=not is_sealed)
+    return response
 
 
 def json_answer(reply: ErrorReply) -> bytes:
     """A whole HTTP answer, for a connection that ends with it."""
     body = _json(reply)
-    headers = {**_headers(reply), "Content-Type": "application/json", "Content-Length": len(body)}
-    pairs = ((name.encode(), str(value).encode()) for name, value in headers.items())
-    return response_head(reply.status, pairs, close=True) + body
+    headers = [*_headers(reply, "application/json"), (b"content-length", b"%d" % len(body))]
+    return response_head(reply.status, headers, close=True) + body
 
 
 def reply_to_values(reply: ResultReply | ErrorReply) -> dict[str, Any]:
@@ -101,22 +103,20 @@ def _json(reply: ResultReply | ErrorReply) -> bytes:
     return (json.dumps(reply_to_values(reply), indent=2) + "\n").encode()
 
 
-def _status(reply: ResultReply | ErrorReply) -> int:
-    return reply.status if isinstance(reply, ErrorReply) else 200
-
-
-def _headers(reply: ResultReply | ErrorReply) -> dict[str, str]:
-    headers = dict(SECURITY_HEADERS)
+def _headers(
+    reply: ResultReply | ErrorReply, media_type: str, *, tells_times: bool = True
+) -> list[tuple[bytes, bytes]]:
+    """As ASGI has them. An intermediary needs no times of what is sealed: they are inside."""
+    headers = [*SECURITY_FIELDS, (b"content-type", media_type.encode())]
     if isinstance(reply, ErrorReply):
         if reply.retry_after_s is not None:
-            headers["Retry-After"] = str(math.ceil(reply.retry_after_s))
+            headers.append((b"retry-after", b"%d" % math.ceil(reply.retry_after_s)))
         if reply.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
+            headers.append((b"www-authenticate", b"Bearer"))
         if reply.status == 408:
-            headers["Connection"] = "close"  # RFC 9110, 15.5.9: the rest is not waited for
-        return headers
-    parts = {"receive": reply.receive_s, "queue": reply.queue_s, "detect": reply.detect_s}
-    headers["Server-Timing"] = ", ".join(
-        f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts.items() if seconds is not None
-    )
+            headers.append((b"connection", b"close"))  # RFC 9110, 15.5.9: nobody waits for the rest
+    elif tells_times:
+        parts = (("receive", reply.receive_s), ("queue", reply.queue_s), ("detect", reply.detect_s))
+        times = [f"{name};dur={took_s * 1000:.2f}" for name, took_s in parts if took_s is not None]
+        headers.append((b"server-timing", ", ".join(times).encode()))
     return headers

@@ -107,7 +107,7 @@ class WebSocketConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; the app learns that its peer has gone."""
         for timer in (self._patience, self._unsent, self._heartbeat):
-            timer.stop()
+            timer.end()
         self._context.connections.discard(self)
         self._held.clear()
         self._pieces.clear()
