@@ -375,6 +375,9 @@ class Engine:
             Engine.running -= 1
         return PictureFaces(64, 48, (FACE,))
 
+    def begin_encoded(self, *_: object, **__: object) -> None:
+        """It has to be waited for."""
+
     def kill(self) -> None:
         pass
 
@@ -387,7 +390,7 @@ class Engine:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
-    monkeypatch.setattr(levels, "DetectorWorker", Engine)
+    monkeypatch.setattr(levels, "EventLoopWorker", Engine)
     monkeypatch.setattr(levels, "load_model", lambda *_, **__: b"model")
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     Engine.go, Engine.started = threading.Semaphore(0), threading.Semaphore(0)

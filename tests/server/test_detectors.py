@@ -95,6 +95,9 @@ class Worker:
             raise self.error
         return PictureFaces(64, 48, ())
 
+    def begin_encoded(self, *_: object, **__: object) -> None:
+        """It has to be waited for."""
+
     def kill(self) -> None:
         self.kills += 1
         self._killed.set()
@@ -111,7 +114,7 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
     """The workers that the next pools get, in this order."""
     made = [Worker() for _ in range(4)]
     waiting = iter(made)
-    monkeypatch.setattr(levels, "DetectorWorker", lambda *_, **__: next(waiting))
+    monkeypatch.setattr(levels, "EventLoopWorker", lambda *_, **__: next(waiting))
     monkeypatch.setattr(levels, "load_model", lambda *_, **__: b"model")
     monkeypatch.setattr("hybrid_detect.backends.device.runtimes.is_installed", "mediapipe".__eq__)
     leave(monkeypatch, None)

@@ -186,7 +186,7 @@ def test_each_level_s_process_has_its_own_model_s_limits(
     absent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr(levels, "DetectorWorker", lambda _, **options: made.append(options))
+    monkeypatch.setattr(levels, "EventLoopWorker", lambda _, **options: made.append(options))
     for level in served_levels(ServerConfig(min_confidence=0.1)):
         level.worker(ServerConfig(min_confidence=0.1))
     caps = [options["memory_cap_bytes"] for options in made]
@@ -202,7 +202,7 @@ def test_no_level_s_process_reports_less_than_the_operator_allows(
     absent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[dict[str, Any]] = []
-    monkeypatch.setattr(levels, "DetectorWorker", lambda _, **options: made.append(options))
+    monkeypatch.setattr(levels, "EventLoopWorker", lambda _, **options: made.append(options))
     for level in served_levels(ServerConfig()):
         level.worker(ServerConfig(min_confidence=0.7))
     scores = {(each["min_confidence"], each["lowest_confidence"]) for each in made}
@@ -247,6 +247,9 @@ class Worker:
         self.scores.append(min_confidence)
         return PictureFaces(64, 48, ())
 
+    def begin_encoded(self, *_: object, **__: object) -> None:
+        """It has to be waited for."""
+
     def kill(self) -> None: ...
 
     def drop(self) -> None: ...
@@ -269,7 +272,7 @@ def made(absent: dict[str, Exception], monkeypatch: pytest.MonkeyPatch) -> list[
         def read(self) -> Any:
             return type("Reading", (), {"available_bytes": None})
 
-    monkeypatch.setattr(levels, "DetectorWorker", make)
+    monkeypatch.setattr(levels, "EventLoopWorker", make)
     monkeypatch.setattr(detectors, "MemoryProbe", Probe)
     return workers
 

@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
@@ -312,29 +311,22 @@ class DetectorPool:
             # To look at the turned picture as well is, to a worker, another level.
             turns = request.second_look and self._admission.may_look_again(look, TURNED_LOOKS)
             level = QualityLevel.HIGH if turns else QualityLevel.FAST
-            return await place.answer(
+            started_s = time.monotonic()
+            applied = self._lowest_score(request, look)
+            found = await place.look(
                 look.level,
-                partial(self._detect, request=request, look=look, level=level),
+                request.image,
                 due_s=due_s,
                 is_abandoned=is_abandoned,
+                max_pixels=self._config.max_pixels,
+                min_confidence=applied,
+                level=level,
             )
+            return self._detection(found, look, started_s, applied)
         except DroppedError:
             raise TooLateError from None
         finally:
             self._idle.append(place)
-
-    def _detect(
-        self, detector: DetectorWorker, request: DetectRequest, look: Look, level: QualityLevel
-    ) -> Detection:
-        started_s = time.monotonic()
-        applied = self._lowest_score(request, look)
-        found = detector.detect_encoded(
-            request.image,
-            max_pixels=self._config.max_pixels,
-            min_confidence=applied,
-            level=level,
-        )
-        return self._detection(found, look, started_s, applied)
 
     def _lowest_score(self, request: DetectRequest, look: Look) -> float:
         """The score below which faces are left out: the one asked for, or the model's own.

@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from hybrid_detect.backends.device.batch_worker import BatchWorker
+from hybrid_detect.backends.device.event_loop_worker import EventLoopWorker
 from hybrid_detect.backends.device.model_facts import InputSize, ModelSpec
 from hybrid_detect.backends.device.model_registry import model_spec
 from hybrid_detect.backends.device.models import Progress, load_model
 from hybrid_detect.backends.device.runtimes import choose_runtime
-from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import (
     ConfigurationError,
     MissingExtraError,
@@ -132,14 +132,14 @@ class ServedLevel:
         """Height of the smallest face that a look at such a picture usually finds."""
         return self.spec.min_face_px(width, height, side_px=self.level.side_px)
 
-    def worker(self, config: ServerConfig) -> DetectorWorker:
+    def worker(self, config: ServerConfig) -> EventLoopWorker:
         """A detector in a process of its own, which is not started yet.
 
         Each level has a process of its own: it is held to its own model's limits of memory, one
         that breaks takes no other with it, and a process can open no file once it has started.
         """
         size = self.size
-        return DetectorWorker(
+        return EventLoopWorker(
             self.load,
             min_confidence=max(size.threshold, config.min_confidence),
             lowest_confidence=config.min_confidence,

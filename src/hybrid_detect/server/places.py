@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, Unpack
 
-from hybrid_detect.backends.device.supervised_worker import SupervisedWorker
-from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.levels import ServedLevel
+from hybrid_detect.server.served_worker import LookOptions, ServedWorker
 from hybrid_detect.types import QualityLevel
 
 __all__ = ["IsAbandoned", "Place"]
@@ -21,8 +21,6 @@ IsAbandoned: TypeAlias = Callable[[], Awaitable[bool]]
 ABANDONED_EVERY_S = 0.05
 """Seconds between two questions whether the client of a look that goes on is still there: most
 looks have ended before the first."""
-
-_Answer = TypeVar("_Answer")
 
 
 class Place:
@@ -38,32 +36,33 @@ class Place:
         self, levels: Iterable[ServedLevel], config: ServerConfig, *, grace_s: Callable[[], float]
     ) -> None:
         self.workers = {
-            level.quality: SupervisedWorker(
+            level.quality: ServedWorker(
                 level.worker(config), thread_name=f"detector-{level.quality}", grace_s=grace_s
             )
             for level in levels
             if level.most == 1
         }
 
-    async def answer(
+    async def look(
         self,
-        level: QualityLevel,
-        ask: Callable[[DetectorWorker], _Answer],
+        served: QualityLevel,
+        picture: bytes,
         *,
         due_s: float,
         is_abandoned: IsAbandoned | None,
-    ) -> _Answer:
-        """What `ask`, called in the thread of a level's detector, returns.
+        **options: Unpack[LookOptions],
+    ) -> PictureFaces:
+        """What the detector of the level `served` finds in `picture`.
 
         Once the client has gone, or the caller is cancelled, the detector is told to drop the
-        picture before its next look. The place is kept until the thread is free.
+        picture before its next look. The place is kept until the detector is free.
 
         Raises:
             DroppedError: If the picture was dropped.
-            Exception: What `ask` raises.
+            Exception: What `ServedWorker.look` and `DetectorWorker.detect_encoded` raise.
         """
-        worker = self.workers[level]
-        job = worker.submit(ask, worker.detector, due_s=due_s)
+        worker = self.workers[served]
+        job = worker.look(picture, due_s=due_s, **options)
         every_s = None if is_abandoned is None else ABANDONED_EVERY_S
         try:
             while not job.done():

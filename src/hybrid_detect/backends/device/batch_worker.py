@@ -56,5 +56,6 @@ class BatchWorker(DetectorWorker):
             except (struct.error, ValueError) as error:
                 self._process.fail(f"it sent no faces ({error})")
             self._process.pauses.forget_failures()
-            self._recycle_if_grown(is_large=False)
+            self._count(is_large=False)
+            self._recycle_if_due()
             return answers

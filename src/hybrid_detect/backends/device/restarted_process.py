@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Never
+from typing import Never, TypeVar
 
 from hybrid_detect.backends.device.processor import unsupported_instruction_message
 from hybrid_detect.backends.device.restart_pauses import RestartPauses
@@ -30,6 +30,8 @@ from hybrid_detect.types import BackendKind
 __all__ = ["RestartedProcess"]
 
 logger = logging.getLogger("hybrid_detect.device")
+
+_Result = TypeVar("_Result")
 
 
 class RestartedProcess:
@@ -85,7 +87,7 @@ class RestartedProcess:
         self.starting = True
         try:
             self.running = running = self._launched(self._load_model())
-            kind, body = self._answered(running, running.ready)
+            kind, body = self._kept(running, running.ready)
         finally:
             self.starting = False
         if kind != READY:
@@ -98,6 +100,11 @@ class RestartedProcess:
             self.fail("its first reply is none")
         logger.info("the detector's process %d started: %s", running.pid, self.told.runs_on)
         return running
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the process has decoders."""
+        return self._options.decodes
 
     def load_decoders(self) -> None:
         """Have decoders in the process from now on.
@@ -125,12 +132,35 @@ class RestartedProcess:
             DroppedError: If the picture was not wanted any more.
             BackendUnavailableError: If it died, or failed and was ended, or does not start.
         """
+        return self.answer(self.send(command, first, second, min_confidence, level), expected)
+
+    def send(
+        self, command: int, first: int, second: int, min_confidence: float, level: int
+    ) -> WorkerProcess:
+        """Send a command, to which `answer` then gives the reply; the process it was sent to.
+
+        Raises:
+            BackendUnavailableError: If the process died, or does not start.
+        """
         running = self.started()
         self.asked_since_s = time.monotonic()
         try:
-            kind, body = self._answered(
-                running, lambda: running.ask(command, first, second, min_confidence, level)
-            )
+            self._kept(running, lambda: running.send(command, first, second, min_confidence, level))
+        except BaseException:
+            self.asked_since_s = None
+            raise
+        return running
+
+    def answer(self, running: WorkerProcess, expected: int) -> bytes:
+        """Wait for the body of the reply to what was sent to `running`.
+
+        Raises:
+            InvalidFrameError: If the process refuses the picture.
+            DroppedError: If the picture was not wanted any more.
+            BackendUnavailableError: If it died, or failed and was ended.
+        """
+        try:
+            kind, body = self._kept(running, running.reply)
         finally:
             self.asked_since_s = None
         if kind == DROPPED:
@@ -181,12 +211,10 @@ class RestartedProcess:
             msg = f"the detector's process cannot be started: {reason}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
 
-    def _answered(
-        self, running: WorkerProcess, wait: Callable[[], tuple[int, bytes]]
-    ) -> tuple[int, bytes]:
-        """What `wait` gives; if it gives nothing, the process is ended."""
+    def _kept(self, running: WorkerProcess, step: Callable[[], _Result]) -> _Result:
+        """What `step` gives; if that fails, the process is ended."""
         try:
-            return wait()
+            return step()
         except EOFError:
             code = self._end(running, died=True)
             raise self._death(code, late_s=running.ended_after_s) from None

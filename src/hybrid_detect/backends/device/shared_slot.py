@@ -79,8 +79,8 @@ class SharedSlot:
 
     def put(self, data: bytes | NDArray[np.uint8]) -> None:
         """Copy `data`, which must fit, to the start of the slot."""
-        flat = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data.reshape(-1)
-        np.frombuffer(self.memory, np.uint8, flat.size)[:] = flat
+        flat = data if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast("B")
+        self.memory[: len(flat)] = flat
 
     def close(self) -> None:
         """Give the memory back."""

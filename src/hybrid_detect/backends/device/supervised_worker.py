@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from hybrid_detect.backends.device.detector_thread import DetectorThread
 from hybrid_detect.backends.device.in_process import InProcessDetector
@@ -97,9 +97,7 @@ class SupervisedWorker(Generic[_DetectorT]):
         loop = asyncio.get_running_loop()
         job = asyncio.wrap_future(self._thread.submit(self._do, work, args, due_s), loop=loop)
         if self.detector.has_process and math.isfinite(due_s):
-            wait_s = max(due_s - time.monotonic(), 0.0) + self._grace_s()
-            watch = loop.call_later(wait_s, self._end_if_hung, job)
-            job.add_done_callback(lambda _: watch.cancel())
+            self._watch(job, due_s)
         return job
 
     async def run(
@@ -149,7 +147,13 @@ class SupervisedWorker(Generic[_DetectorT]):
         self._due_s = due_s
         return work(*args)
 
-    def _end_if_hung(self, job: asyncio.Future[_Result]) -> None:
+    def _watch(self, job: asyncio.Future[Any], due_s: float) -> None:
+        """End the process if it still owes the answer of `job` well after that was due."""
+        wait_s = max(due_s - time.monotonic(), 0.0) + self._grace_s()
+        watch = asyncio.get_running_loop().call_later(wait_s, self._end_if_hung, job)
+        job.add_done_callback(lambda _: watch.cancel())
+
+    def _end_if_hung(self, job: asyncio.Future[Any]) -> None:
         """Kill the process if it owes an answer for too long, and look again when it might."""
         if job.done():
             return

@@ -45,7 +45,11 @@ from hybrid_detect.backends.device.worker_messages import (
     RUN,
     unpack_found,
 )
-from hybrid_detect.backends.device.worker_process import WorkerOptions, can_start_processes
+from hybrid_detect.backends.device.worker_process import (
+    WorkerOptions,
+    WorkerProcess,
+    can_start_processes,
+)
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -154,9 +158,10 @@ class DetectorWorker:
         self._process = RestartedProcess(load_model, self._options, before_start=before_start)
         self._recycle_bytes = recycle_bytes
         self._owner = os.getpid()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._closed = False
         self._pictures = 0
+        self._is_check_due = False
         self._steps: FaceSteps | None = None
 
     @property
@@ -233,13 +238,16 @@ class DetectorWorker:
             if shapes := self._process.told.shapes:
                 look = partial(self._found_around, running.slot.memory, shapes)
                 faces = faces_at(level, look, image_rgb)
-                self._recycle_if_grown(is_large=False)
+                self._count(is_large=False)
+                self._recycle_if_due()
                 return faces
             pixels = _fitting(image_rgb)
             rows, columns = pixels.shape[:2]
             running.slot.is_unwanted = False
             running.slot.put(pixels)
-            found = self._found(DETECT, columns, rows, math.nan, level)
+            number = LEVELS.index(level)
+            found = self._found(self._process.send(DETECT, columns, rows, math.nan, number))
+            self._recycle_if_due()
         return PictureFaces.seen_in(pixels, found.faces, width=width, height=height).faces
 
     def detect_encoded(
@@ -270,16 +278,12 @@ class DetectorWorker:
             raise InvalidFrameError(
                 expected=f"an encoded picture of at most {CAPACITY} bytes", actual=f"{len(data)}"
             )
-        score = math.nan
-        if min_confidence is not None:
-            score = max(min_confidence, self._options.lowest_confidence)
         with self._usable():
             self._process.load_decoders()
-            slot = self._process.started().slot
-            slot.is_unwanted = False
-            slot.put(data)
-            most = min(max_pixels, 2**32 - 1)
-            return self._found(DETECT_ENCODED, len(data), most, score, level)
+            self._process.started()
+            found = self._found(self._send_encoded(data, max_pixels, min_confidence, level))
+            self._recycle_if_due()
+            return found
 
     def detect_frame(
         self, frame: Frame, level: QualityLevel = QualityLevel.FAST
@@ -299,18 +303,28 @@ class DetectorWorker:
         faces = self.detect(pixels, level)
         return PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height).faces
 
-    def _found(
-        self, command: int, first: int, second: int, min_confidence: float, level: QualityLevel
-    ) -> PictureFaces:
-        """Ask for the faces in what lies in the slot."""
-        number = LEVELS.index(level)
-        body = self._process.ask(FOUND, command, first, second, min_confidence, number)
+    def _send_encoded(
+        self, data: bytes, max_pixels: int, min_confidence: float | None, level: QualityLevel
+    ) -> WorkerProcess:
+        """Ask for the faces in an encoded picture; the process that was asked."""
+        score = math.nan
+        if min_confidence is not None:
+            score = max(min_confidence, self._options.lowest_confidence)
+        slot = self._process.started().slot
+        slot.is_unwanted = False
+        slot.put(data)
+        most = min(max_pixels, 2**32 - 1)
+        return self._process.send(DETECT_ENCODED, len(data), most, score, LEVELS.index(level))
+
+    def _found(self, running: WorkerProcess) -> PictureFaces:
+        """The faces that the process finds in what lies in the slot."""
+        body = self._process.answer(running, FOUND)
         try:
             found = unpack_found(body)
         except (struct.error, ValueError) as error:
             self._process.fail(f"it sent no faces ({error})")
         self._process.pauses.forget_failures()
-        self._recycle_if_grown(is_large=3 * found.width * found.height > CAPACITY)
+        self._count(is_large=3 * found.width * found.height > CAPACITY)
         return found
 
     def _found_around(
@@ -325,12 +339,16 @@ class DetectorWorker:
         self._process.pauses.forget_failures()
         return faces
 
-    def _recycle_if_grown(self, *, is_large: bool) -> None:
-        """End the process if it holds too much, which a large picture's decoder may cause."""
+    def _count(self, *, is_large: bool) -> None:
+        """Count a picture, and remember whether its decoder may have taken much."""
         self._pictures += 1
-        is_due = is_large or self._pictures % CHECK_MEMORY_EVERY == 0
-        if not is_due or self.pid is None:
+        self._is_check_due = is_large or self._pictures % CHECK_MEMORY_EVERY == 0
+
+    def _recycle_if_due(self) -> None:
+        """End the process if it is time to look at its memory and it holds too much."""
+        if not self._is_check_due or self.pid is None:
             return
+        self._is_check_due = False
         if (process_private_bytes(self.pid) or 0) > self._recycle_bytes:
             self._process.end()
 

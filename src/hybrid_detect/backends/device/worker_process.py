@@ -195,26 +195,68 @@ class WorkerProcess:
                 seen += self._read(1)
             return self._reply()
 
-    def ask(
+    def send(
         self,
         command: int,
         first: int = 0,
         second: int = 0,
         min_confidence: float = math.nan,
         level: int = 0,
-    ) -> tuple[int, bytes]:
-        """Send a command (see `worker_messages`) and wait for kind and body of its reply.
+    ) -> None:
+        """Send a command (see `worker_messages`).
+
+        Raises:
+            EOFError: If it died.
+        """
+        request = REQUEST.pack(command, first, second, min_confidence, level)
+        try:
+            if _kills_on_broken_pipe():
+                with _no_sigpipe():
+                    self._input.write(request)
+            else:
+                self._input.write(request)
+        except (OSError, ValueError):
+            raise EOFError from None
+
+    def reply(self) -> tuple[int, bytes]:
+        """Wait for kind and body of the reply to what was sent.
 
         Raises:
             EOFError: If it died, wrote what is no reply, or gave none within `ANSWER_LIMIT_S`.
         """
-        with self._limited(ANSWER_LIMIT_S):
-            try:
-                with _no_sigpipe():
-                    self._input.write(REQUEST.pack(command, first, second, min_confidence, level))
-            except (OSError, ValueError):
-                raise EOFError from None
+        if self.reply_kind is not None:
             return self._reply()
+        with self._limited(ANSWER_LIMIT_S):
+            return self._reply()
+
+    @property
+    def reply_fd(self) -> int | None:
+        """What an event loop can wait for: readable when `read_on` has something to read.
+
+        `None` on Windows, where a pipe cannot be waited for.
+        """
+        return None if self._poll is None else self._output.fileno()
+
+    def read_on(self) -> bool:
+        """Read what has come of a reply; for when there is something, else this waits.
+
+        Returns:
+            Whether `reply` would not have to wait any more.
+        """
+        try:
+            part = self._output.read(READ_BYTES)
+        except (OSError, ValueError):
+            part = b""
+        self._buffer += part
+        return not part or self.reply_kind is not None
+
+    @property
+    def reply_kind(self) -> int | None:
+        """Kind of the reply that has been read; `None` while it is not complete."""
+        if len(self._buffer) < REPLY.size:
+            return None
+        kind, length = REPLY.unpack_from(self._buffer)
+        return kind if len(self._buffer) >= REPLY.size + length else None
 
     def kill(self) -> None:
         """End it at once; a thread that waits for its answer gets an `EOFError`."""
@@ -295,12 +337,14 @@ def _discard(process: subprocess.Popen[bytes], slot: SharedSlot, owner: int) -> 
     process.wait()
 
 
+def _kills_on_broken_pipe() -> bool:
+    """Whether SIGPIPE would end the app, which Python prevents and an app may allow again."""
+    return sys.platform != "win32" and signal.getsignal(signal.SIGPIPE) is not signal.SIG_IGN
+
+
 @contextmanager
 def _no_sigpipe() -> Iterator[None]:
-    """Let a write to a dead process be an error, even in an app that SIGPIPE would end."""
-    if sys.platform == "win32" or signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN:
-        yield  # as Python begins
-        return
+    """Let a write to a dead process be an error in such an app, too."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
     try:
         yield
