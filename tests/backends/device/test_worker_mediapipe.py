@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hybrid_detect.backends.device import worker_process
+from hybrid_detect.backends.device import child_program
 from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import BackendUnavailableError
@@ -115,7 +115,7 @@ def test_mediapipe_never_comes_into_the_app(mode: str) -> None:
         ({}, True),
         ({"executable": ""}, False),  # embedded in an app, as on phones
         ({"frozen": True}, False),
-        ({"frozen": True, "hybrid_detect_worker": worker_process.FROZEN_ARGUMENT}, True),
+        ({"frozen": True, "hybrid_detect_worker": child_program.FROZEN_ARGUMENT}, True),
     ],
 )
 def test_a_frozen_app_starts_itself_only_where_it_knows_how_to_become_a_detector(
@@ -124,4 +124,4 @@ def test_a_frozen_app_starts_itself_only_where_it_knows_how_to_become_a_detector
     """It would start itself again and again otherwise. ``nox -s frozen`` builds a real one."""
     for name, value in attributes.items():
         monkeypatch.setattr(sys, name, value, raising=False)
-    assert worker_process.can_start_processes() is can
+    assert child_program.can_start_processes() is can

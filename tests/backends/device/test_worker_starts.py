@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hybrid_detect.backends.device import restart_pauses, worker_process
-from hybrid_detect.backends.device.worker import DetectorWorker, require_child_processes
+from hybrid_detect.backends.device.child_program import require_child_processes
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ConfigurationError,

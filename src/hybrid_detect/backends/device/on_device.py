@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from hybrid_detect.backends.base import Backend
+from hybrid_detect.backends.device.child_program import require_child_processes
 from hybrid_detect.backends.device.engine import Engine, closed_error
 from hybrid_detect.backends.device.in_process import InProcessDetector
 from hybrid_detect.backends.device.memory_guard import MemoryGuard
@@ -26,7 +27,7 @@ from hybrid_detect.backends.device.model_choice import (
 from hybrid_detect.backends.device.models import Progress, load_model, model_spec
 from hybrid_detect.backends.device.runtimes import RUNTIMES, choose_runtime
 from hybrid_detect.backends.device.supervised_worker import Detector
-from hybrid_detect.backends.device.worker import DetectorWorker, require_child_processes
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.backends.newest_wins import NewestWinsSlots
 from hybrid_detect.config import AUTO_MODEL, quality_level
 from hybrid_detect.errors import (

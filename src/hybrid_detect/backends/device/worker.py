@@ -45,15 +45,10 @@ from hybrid_detect.backends.device.worker_messages import (
     RUN,
     unpack_found,
 )
-from hybrid_detect.backends.device.worker_process import (
-    WorkerOptions,
-    WorkerProcess,
-    can_start_processes,
-)
+from hybrid_detect.backends.device.worker_process import WorkerOptions, WorkerProcess
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
-    ConfigurationError,
     InvalidFrameError,
 )
 from hybrid_detect.frames.frame import Frame
@@ -62,7 +57,7 @@ from hybrid_detect.frames.scaling import fitted_size
 from hybrid_detect.system.memory_probe import process_private_bytes
 from hybrid_detect.types import BackendKind, Face, QualityLevel
 
-__all__ = ["DetectorWorker", "require_child_processes"]
+__all__ = ["DetectorWorker"]
 
 MEMORY_CAP_BYTES = 256 * 2**20
 """Heap limit of a process whose model is not in the table; see `InputSize.memory_cap_bytes`."""
@@ -77,22 +72,6 @@ picture above 4K there is a look in any case."""
 LARGE_SIDE_PX = 1920
 """Longer side that pixels are shrunk to if there are more than the shared memory holds (4K): ten
 times what the larger model sees."""
-
-
-def require_child_processes() -> None:
-    """Refuse where no Python child process can be started.
-
-    Raises:
-        ConfigurationError: In an embedded interpreter, as on phones, and in a frozen app that was
-            built without this package's hooks.
-    """
-    if not can_start_processes():
-        msg = (
-            "isolation: 'process' needs a Python interpreter to start, and this app has none "
-            "(it is embedded, or frozen without hybrid_detect's PyInstaller hooks); pass "
-            "isolation='none'"
-        )
-        raise ConfigurationError(msg)
 
 
 class DetectorWorker:

@@ -21,16 +21,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+from hybrid_detect.backends.device import child_program
 from hybrid_detect.backends.device.shared_slot import SharedSlot
 from hybrid_detect.backends.device.worker_messages import REPLY, REQUEST
 
-__all__ = [
-    "BOOT",
-    "FROZEN_ARGUMENT",
-    "WorkerOptions",
-    "WorkerProcess",
-    "can_start_processes",
-]
+__all__ = ["WorkerOptions", "WorkerProcess"]
 
 START_LIMIT_S = 30.0
 """A start takes 0.2 s on a desktop and a few seconds on a Raspberry Pi with a cold disk."""
@@ -50,46 +45,6 @@ READ_BYTES = 4096
 
 MAX_NOISE_BYTES = 1 << 16
 """What a process may print before its first reply: a ``sitecustomize`` may print a line."""
-
-FROZEN_ARGUMENT = "--hybrid-detect-worker"
-"""First argument of a frozen app that is started as a detector's process."""
-
-BOOT = """
-import json, signal, sys
-# Ctrl-C, and what a service manager sends to a whole group, is for the app, which ends this process
-# when it needs it no more. This process ends with the app in any case.
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-if sys.platform == "linux":
-    try:  # If memory runs out, the kernel should end this process rather than the app.
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")
-    except OSError:
-        pass
-options = json.loads(sys.argv[1])
-sys.path[:] = options["sys_path"]
-from hybrid_detect.backends.device.worker_child import main
-main(options)
-"""
-
-
-def can_start_processes() -> bool:
-    """Whether a detector's process can be started from this program.
-
-    A frozen app has no interpreter: `sys.executable` is the app itself, which would run once more
-    and start a process in its turn. With the run-time hook of `integrations.pyinstaller` in it, it
-    becomes a detector's process before its own code runs.
-    """
-    if getattr(sys, "frozen", False):
-        return getattr(sys, "hybrid_detect_worker", None) == FROZEN_ARGUMENT
-    return bool(sys.executable)
-
-
-def _command(options: str) -> list[str]:
-    """What starts a detector's process."""
-    if getattr(sys, "frozen", False):
-        return [sys.executable, FROZEN_ARGUMENT, options]
-    return [sys.executable, "-P", "-c", BOOT, options]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +105,13 @@ class WorkerProcess:
                 "model_bytes": len(model),
             }
             self._process = subprocess.Popen(  # noqa: S603 - our own module
-                _command(json.dumps(told)),
+                child_program.command(json.dumps(told)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # MediaPipe writes dozens of lines that say nothing to a user.
                 stderr=subprocess.DEVNULL,
                 pass_fds=slot.inherited,
-                env=_environment(),
+                env=child_program.environment(),
                 bufsize=0,
                 **_group_of_its_own(),
             )
@@ -366,18 +321,3 @@ def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     if pipe is None:
         raise AssertionError  # For the type checker: both ends were asked for.
     return pipe
-
-
-def _environment() -> dict[str, str]:
-    """The app's environment, with every proxy pointing nowhere and one thread for NumPy.
-
-    MediaPipe sends usage data through libcurl when it is closed, which is never done. If another
-    version tries earlier, before the process has lost the right to open sockets, it meets a port on
-    which nothing listens. NumPy's OpenBLAS would keep a thread for each core, with a stack and
-    buffers of its own, for products of matrices that are too small to share.
-    """
-    nowhere = "http://127.0.0.1:9"  # The discard service, RFC 863.
-    names = ("http_proxy", "https_proxy", "all_proxy")
-    proxies = {name: nowhere for low in names for name in (low, low.upper())}
-    kept = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
-    return {**kept, **proxies, "OPENBLAS_NUM_THREADS": "1"}

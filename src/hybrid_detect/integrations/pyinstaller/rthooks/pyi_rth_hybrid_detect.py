@@ -4,7 +4,7 @@
 def _pyi_rthook() -> None:
     import sys
 
-    from hybrid_detect.backends.device.worker_process import BOOT, FROZEN_ARGUMENT
+    from hybrid_detect.backends.device.child_program import BOOT, FROZEN_ARGUMENT
 
     sys.hybrid_detect_worker = FROZEN_ARGUMENT  # type: ignore[attr-defined]
     if sys.argv[1:2] == [FROZEN_ARGUMENT]:
