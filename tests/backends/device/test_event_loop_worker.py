@@ -187,7 +187,8 @@ def test_memory_is_looked_at_now_and_then(
         assert is_free(worker)
         looks += 1
         assert looks < 100
-    assert worker.pid == pid  # left to a thread
+    assert worker.pid == pid  # left to a thread, which must have its turn before the next look
+    assert worker.begin_encoded(file_of(), max_pixels=10**6) is None
     worker.recycle_if_due()
     assert worker.pid is None
     worker.start()

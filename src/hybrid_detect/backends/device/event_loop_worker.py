@@ -80,6 +80,7 @@ class EventLoopWorker(DetectorWorker):
             reply_fd is None
             or len(data) > CAPACITY
             or not self._process.decodes
+            or self._is_check_due  # one look after the other would never leave the thread its turn
             or self._closed
             or os.getpid() != self._owner
             or not self._lock.acquire(blocking=False)
@@ -97,7 +98,8 @@ class EventLoopWorker(DetectorWorker):
 
     @property
     def is_check_due(self) -> bool:
-        """Whether `recycle_if_due` is to be called, by a thread that may wait."""
+        """Whether `recycle_if_due` is to be called, by a thread that may wait; before the next look
+        without waiting."""
         return self._is_check_due
 
     def recycle_if_due(self) -> None:
