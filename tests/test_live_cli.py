@@ -150,7 +150,7 @@ def test_the_screen_tells_everything_in_80_columns() -> None:
     console = rich_console.Console(
         record=True, width=80, height=24, file=io.StringIO(), force_terminal=True
     )
-    console.print(live_view.screen(" hybrid-detect stream \x1b[0m", rows, "q quit"))
+    console.print(live_view.screen(" hybrid-detect stream \x1b[0m", rows, "q quit", cut="ellipsis"))
     text = console.export_text()
     lines = text.splitlines()
     assert all(len(line) <= 80 for line in lines)
@@ -175,7 +175,7 @@ def test_in_a_narrow_terminal_the_names_are_whole() -> None:
     rich_console = pytest.importorskip("rich.console")
     rows = [("streaming", "told " * 20, ""), ("fps", "1", "")]
     console = rich_console.Console(record=True, width=24, file=io.StringIO(), force_terminal=True)
-    console.print(live_view.screen("title", rows, "q quit"))
+    console.print(live_view.screen("title", rows, "q quit", cut="ellipsis"))
     lines = console.export_text().splitlines()
     assert lines[1].startswith("streaming  told")
     assert all(len(line) <= 24 for line in lines)
@@ -268,6 +268,16 @@ def test_an_end_that_never_comes_is_refused(
     assert "expected a number of 1 or more" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf", "many"])
+def test_a_rate_that_is_none_is_refused_before_anything_starts(
+    rate: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["stream", "--source", "0", f"--max-fps={rate}"])
+    assert left.value.code == ExitCode.USAGE
+    assert f"expected a number above 0, got '{rate}'" in capsys.readouterr().err
+
+
 # -- keys and a real terminal --------------------------------------------------------------------
 
 
@@ -326,6 +336,11 @@ def test_the_screen_in_a_real_terminal(folder: Path, tmp_path: Path) -> None:
 
         wait_until(lambda: "mode on_device" in shown() and "q quit  m mode" in shown())
         assert "results" in shown()
+        run("send-keys", "-t", "live", "C-z")
+        wait_until(lambda: "Stopped" in shown() and "q quit" not in shown())  # the shell's screen
+        assert run("display", "-p", "-t", "live", "#{cursor_flag}").strip() == "1"
+        run("send-keys", "-t", "live", "fg", "Enter")
+        wait_until(lambda: "q quit  m mode" in shown())
         run("send-keys", "-t", "live", "m")
         wait_until(lambda: "mode prefer_" in shown())
         run("send-keys", "-t", "live", "q")
@@ -410,6 +425,25 @@ async def test_a_terminal_without_a_cursor_gets_plain_lines(
     async with output:
         await until(lambda: "fps 9" in shown.getvalue())
     assert "\x1b" not in shown.getvalue()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("term", ["dumb", "xterm"])
+async def test_an_encoding_without_bars_gets_plain_ones(
+    term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    written = io.BytesIO()
+
+    class Latin(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    shown = Latin(written, encoding="latin-1", errors="backslashreplace", write_through=True)
+    rows = [("age", live_view.curve([0.0, 0.5, 1.0]), ""), ("reason", "so " * 100, "")]
+    async with LiveOutput(str, lambda: rows, quit=print, as_json=False, stdout=shown):
+        await until(lambda: b"_=#" in written.getvalue())
+    assert b"\\u" not in written.getvalue()
 
 
 @pytest.mark.anyio

@@ -1,5 +1,7 @@
 import asyncio
+import errno
 import io
+import os
 import sys
 import threading
 import time
@@ -552,8 +554,27 @@ async def test_a_name_that_opens_nothing_says_what_was_expected(tmp_path: Path) 
         await taken(tmp_path)
     with pytest.raises(ConfigurationError, match=r"there is no file 'clip.mp4'"):
         await taken(tmp_path / "clip.mp4")
+    with pytest.raises(ConfigurationError, match="there is no file 'photos'"):
+        await taken(f"{tmp_path}/photos/")
     with pytest.raises(ConfigurationError, match="one of 'gopher'"):
         await taken("gopher://192.0.2.1/camera")
+    for name in ("x" * 300 + ".jpg", "x" * 300 + "/clip.mp4"):
+        with pytest.raises(ConfigurationError, match=r"' cannot be read: File name too long"):
+            await taken(name)
+    with pytest.raises(ConfigurationError, match="an address cannot be read") as raised:
+        await taken("u:secret@" + "x" * 300)
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_folder_that_may_not_be_looked_at_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_path: Path) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)  # tests may run as root, who may do anything
+    with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
+        await taken(tmp_path)
 
 
 async def test_without_a_library_the_pip_line_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 from types import MappingProxyType
 from typing import Any, TextIO
 
-from hybrid_detect.cli.live_view import Row, screen
+from hybrid_detect.cli.live_view import CURVE, PLAIN, Cut, Row, screen
 from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.terminal_keys import keys_pressed
 from hybrid_detect.extras import is_installed
@@ -77,17 +77,30 @@ class LiveOutput:
         from rich.console import Console
         from rich.live import Live
 
-        loop = asyncio.get_running_loop()
-        # Ended at once, it would leave the terminal without a cursor and without an echo.
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # Windows, or a thread
-            loop.add_signal_handler(signal.SIGTERM, self._quit)
-            self._left.callback(loop.remove_signal_handler, signal.SIGTERM)
+        # Ended or stopped at once, it would leave the terminal without a cursor and an echo.
+        with suppress(AttributeError, NotImplementedError, RuntimeError, ValueError):
+            self._on_signal(signal.SIGTERM, self._quit)  # not on Windows, nor in a thread
+            self._on_signal(signal.SIGTSTP, self._suspend)
         console = Console(file=self._stdout)
         self._live = self._left.enter_context(
             Live(console=console, screen=True, auto_refresh=False)
         )
         if self._left.enter_context(keys_pressed(self._pressed)):
             self._keys = "  ".join(f"{key} {word}" for key, (word, _) in self._on_key.items())
+
+    def _on_signal(self, number: signal.Signals, act: Callable[[], object]) -> None:
+        """Call `act` when the signal comes, until the screen is left."""
+        loop, before = asyncio.get_running_loop(), signal.getsignal(number)
+        loop.add_signal_handler(number, act)
+        if before is not None:  # which is only known of what Python has set
+            self._left.callback(signal.signal, number, before)
+        self._left.callback(loop.remove_signal_handler, number)
+
+    def _suspend(self) -> None:
+        """Ctrl-Z: give the terminal back, stop, and take it again when the shell says so."""
+        self._left.close()
+        signal.raise_signal(signal.SIGTSTP)  # stops here
+        self._open_screen()
 
     def _pressed(self, key: str) -> None:
         _, act = self._on_key.get(key, ("", None))
@@ -105,10 +118,14 @@ class LiveOutput:
 
     def show(self) -> None:
         """Show what there is now."""
+        rows, has_bars = self._rows(), _can_write(CURVE, self._stdout)
+        if not has_bars:
+            rows = [(name, told.translate(PLAIN), style) for name, told, style in rows]
         if self._live is not None:
-            self._live.update(screen(self._title(), self._rows(), self._keys), refresh=True)
+            cut: Cut = "ellipsis" if has_bars else "crop"
+            self._live.update(screen(self._title(), rows, self._keys, cut=cut), refresh=True)
         else:
-            line = "; ".join(f"{name} {told}" for name, told, _ in self._rows())
+            line = "; ".join(f"{name} {told}" for name, told, _ in rows)
             print(one_line(line), file=self._stdout, flush=True)
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -121,3 +138,12 @@ class LiveOutput:
             self._left.close()
         if task is not None and not task.cancelled():
             task.result()  # raises what went wrong while showing
+
+
+def _can_write(text: str, file: TextIO) -> bool:
+    """Whether `file`, which may have no encoding, has letters for `text`."""
+    try:
+        text.encode(file.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hybrid_detect.cli.live_figures import LiveFigures
 from hybrid_detect.cli.plain_text import one_line
@@ -13,15 +13,20 @@ from hybrid_detect.service.status import ServiceStatus
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Row", "ages", "curve", "rows_of_stream", "screen"]
+__all__ = ["CURVE", "PLAIN", "Cut", "Row", "ages", "curve", "rows_of_stream", "screen"]
 
 Row = tuple[str, str, str]
 """A name, what is told of it, and a style of rich; empty for none."""
+
+Cut: TypeAlias = Literal["ellipsis", "crop"]
 
 SHOWN = 30
 """Bars of a curve: they fit beside the figures in a terminal of 80 columns."""
 
 CURVE = "▁▂▃▄▅▆▇█"
+
+PLAIN = str.maketrans(CURVE, "_.-:=+*#")
+"""For terminals and files whose encoding has no bars: each would be spelled out in six letters."""
 
 
 def rows_of_stream(
@@ -63,8 +68,15 @@ def rows_of_stream(
     return rows
 
 
-def screen(title: str, rows: Sequence[Row], keys: str) -> RenderableType:
-    """`rows` as a screen under `title`, with what the keys do below."""
+def screen(title: str, rows: Sequence[Row], keys: str, *, cut: Cut) -> RenderableType:
+    """`rows` as a screen under `title`, with what the keys do below.
+
+    Args:
+        title: The first line.
+        rows: What is told.
+        keys: The last line.
+        cut: How rich cuts what is too long; an ``ellipsis`` is a letter that not each encoding has.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -73,10 +85,10 @@ def screen(title: str, rows: Sequence[Row], keys: str) -> RenderableType:
     # In a narrow terminal what is told is cut, not the name of it.
     widest = max((len(name) for name, _, _ in rows), default=1)
     grid.add_column(style="dim", no_wrap=True, min_width=widest)
-    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_column(no_wrap=True, overflow=cut)
     for name, told, style in rows:
         grid.add_row(name, Text(one_line(told), style=style))
-    head = Text(one_line(title), style="bold reverse", no_wrap=True, overflow="ellipsis")
+    head = Text(one_line(title), style="bold reverse", no_wrap=True, overflow=cut)
     return Group(head, grid, Text(keys, style="dim"))
 
 

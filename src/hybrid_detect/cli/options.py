@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,14 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.types import DetectionMode
 
-__all__ = ["add_service_options", "at_least_one", "can_write", "described", "service_config"]
+__all__ = [
+    "above_zero",
+    "add_service_options",
+    "at_least_one",
+    "can_write",
+    "described",
+    "service_config",
+]
 
 
 def described(text: str) -> dict[str, str]:
@@ -30,6 +39,19 @@ def at_least_one(text: str) -> int:
         msg = f"expected a number of 1 or more, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """The finite number above 0 that an option's `text` is.
+
+    Raises:
+        ArgumentTypeError: If it is none.
+    """
+    with suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    msg = f"expected a number above 0, got {text!r}"
+    raise argparse.ArgumentTypeError(msg)
 
 
 def add_service_options(

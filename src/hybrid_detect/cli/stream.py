@@ -17,7 +17,13 @@ from hybrid_detect.cli.fetching import fetch_for_device
 from hybrid_detect.cli.live_figures import LiveFigures
 from hybrid_detect.cli.live_output import LiveOutput
 from hybrid_detect.cli.live_view import Row, rows_of_stream
-from hybrid_detect.cli.options import add_service_options, at_least_one, described, service_config
+from hybrid_detect.cli.options import (
+    above_zero,
+    add_service_options,
+    at_least_one,
+    described,
+    service_config,
+)
 from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.errors import HybridDetectError, SourceError
 from hybrid_detect.service.hybrid import HybridDetectionService
@@ -41,7 +47,11 @@ def add_parser(commands: Any) -> None:
         "address such as rtsp://...",
     )
     parser.add_argument(
-        "--max-fps", type=float, default=10, metavar="N", help="most frames a second (default: 10)"
+        "--max-fps",
+        type=above_zero,
+        default=10.0,
+        metavar="N",
+        help="most frames a second (default: 10)",
     )
     parser.add_argument(
         "--intent",

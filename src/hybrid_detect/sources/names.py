@@ -41,16 +41,22 @@ def image_files(name: str | os.PathLike[str]) -> Iterator[Path] | None:
     """The image files that `name` is or holds, by name; `None` if it is neither image nor folder.
 
     Raises:
-        ConfigurationError: If it is a folder without images.
+        ConfigurationError: If it is a folder without images, or the system does not let it be
+            looked at.
     """
     if scheme_of(name) in SCHEMES:
         return None
     path = Path(name)
-    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-        return iter([path])
-    if not path.is_dir():
-        return None
-    found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+    try:
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+            return iter([path])
+        if not path.is_dir():
+            return None
+        found = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:  # no permission, a name that is too long, a drive that is gone
+        why = error.strerror or type(error).__name__
+        msg = f"camera: {described(name, check=False)} cannot be read: {why}"
+        raise ConfigurationError(msg) from None
     if not found:
         msg = f"camera: expected images in the folder {path.name!r}, found none"
         raise ConfigurationError(msg)
@@ -76,7 +82,8 @@ def described(name: str | os.PathLike[str] | int, *, check: bool = True) -> str:
             msg = "camera: it is neither a file that is there nor an address of a known scheme"
             raise ConfigurationError(msg)
         return "an address"
+    base = os.path.basename(text.rstrip(os.sep))[:40]
     if check and not is_there:
-        msg = f"camera: there is no file {os.path.basename(text)[:40]!r}"
+        msg = f"camera: there is no file {base!r}"
         raise ConfigurationError(msg)
-    return repr(os.path.basename(text)[:40])
+    return repr(base)
