@@ -98,8 +98,10 @@ class EventLoopWorker(DetectorWorker):
 
     @property
     def is_check_due(self) -> bool:
-        """Whether `recycle_if_due` is to be called, by a thread that may wait; before the next look
-        without waiting."""
+        """Whether `recycle_if_due` is to be called, by a thread that may wait.
+
+        Before the next look it is called without waiting.
+        """
         return self._is_check_due
 
     def recycle_if_due(self) -> None:
