@@ -1,17 +1,20 @@
 """Detections a second over HTTP and a WebSocket, beside loops without a server, in one run.
 
 The bare loop (`bare_loop`) decodes and detects in as many processes as there are cores. The server
-is given the same pictures over eight connections. They take turns; then come the times of answers
-at a half and at nine tenths of what the server reached, and what it does with three and ten times
-as much, each picture with a deadline.
+is given the same pictures over eight connections. They take turns. Server, detectors and clients
+share the cores there, so the table tells where the processor's time goes: in the detectors, in the
+server's own process, in the clients. "Of bare" is detections a second over the bare loop's; "with
+clients elsewhere" is what the same processor time would give if the clients had cores of their own.
 
-Server, detectors and clients share the cores, so the table tells where the processor's time goes:
-in the detectors, in the server's own process, in the clients. "Of bare" is detections a second
-over the bare loop's; "with clients elsewhere" is what the same processor time would give if the
-clients had cores of their own.
+Then come the times of answers at a half and at nine tenths of what the server reaches, and what it
+does with three and ten times as much, each picture with a deadline. There the clients have a core
+of their own (`picture_load.apart`), the server and its detectors the others, and the peak is
+measured in the same arrangement: else the clients of ten times the load would take from the server
+what they measure. What the server's own process spends on a refusal is the processor time that it
+takes beyond that of as many answers at the peak.
 
     python benchmarks/bench_detections.py [SECONDS] [--rounds 3] [--levels fast high]
-        [--loads | --no-loads] [--photos FOLDER]
+        [--no-peak] [--no-loads] [--photos FOLDER]
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ import numpy as np
 import psutil
 from bare_loop import BareLoops, BareRate
 from photo_scores import FOLDER, photos
-from picture_load import Load, Target, at_random, requests, served, without_pause
+from picture_load import Load, Target, apart, at_random, requests, served, without_pause
 from PIL import Image, ImageOps
 
 from hybrid_detect.extras import is_installed
@@ -123,7 +126,7 @@ def measure(level: str, data: list[bytes], arguments: argparse.Namespace) -> Non
     bare: dict[str, list[BareRate]] = {runtime: [] for runtime in loops}
     found: dict[str, list[Served]] = {"HTTP": [], "WebSocket": []}
     with served(auth_token=TOKEN, quality=level) as (port, pid):
-        targets = {name: Target(port, TOKEN, name == "WebSocket") for name in found}
+        targets = _targets(port)
         asked = {name: requests(target, data, level) for name, target in targets.items()}
         clock = CpuClock(pid)
         for name, target in targets.items():
@@ -141,10 +144,10 @@ def measure(level: str, data: list[bytes], arguments: argparse.Namespace) -> Non
         print(f"private MB: server {own:.0f}, detectors", *(f"{mb:.0f}" for mb in held))
         for loop in loops.values():
             loop.end()
-        if arguments.loads:
-            for name, target in targets.items():
-                peak = statistics.median(each.per_s for each in found[name])
-                loaded(name, target, data, level, peak, arguments.seconds)
+
+
+def _targets(port: int) -> dict[str, Target]:
+    return {name: Target(port, TOKEN, name == "WebSocket") for name in ("HTTP", "WebSocket")}
 
 
 def told(bare: dict[str, list[BareRate]], found: dict[str, list[Served]], cores: int) -> None:
@@ -180,20 +183,53 @@ def told(bare: dict[str, list[BareRate]], found: dict[str, list[Served]], cores:
         )
 
 
-def loaded(
-    name: str, target: Target, data: list[bytes], level: str, peak: float, seconds: float
-) -> None:
+def measure_loads(level: str, data: list[bytes], arguments: argparse.Namespace) -> None:
     """The server at rates of which it can take some, all, or few."""
+    with (
+        apart() as cores,
+        served(cores, auth_token=TOKEN, quality=level) as (port, pid),
+    ):
+        where = "server and clients share the cores"
+        if cores:
+            own = ", ".join(map(str, sorted(cores)))
+            where = f"server and detectors on core {own}, clients on one of their own"
+        print(f"\n## {level}, random arrivals: {where}")
+        clock = CpuClock(pid)
+        for name, target in _targets(port).items():
+            asked = requests(target, data, level)
+            saturated(clock, target, asked, 1.0)
+            rounds = [
+                saturated(clock, target, asked, arguments.seconds) for _ in range(arguments.rounds)
+            ]
+            loaded(name, target, data, level, rounds, clock, arguments.seconds)
+
+
+def loaded(
+    name: str,
+    target: Target,
+    data: list[bytes],
+    level: str,
+    rounds: Sequence[Served],
+    clock: CpuClock,
+    seconds: float,
+) -> None:
+    """One way to the server at several multiples of the peak that `rounds` measured."""
     deadline_s = DEADLINE_S[level]
-    print(f"\n{name}, random arrivals; beyond the peak each with {deadline_s:g} s to be answered")
+    peak = statistics.median(each.per_s for each in rounds)
+    answer_ms = statistics.median(each.server_ms for each in rounds)
+    print(
+        f"\n{name}, peak {peak:.1f} per s, of which the server's process takes {answer_ms:.2f} ms"
+        f" each; beyond the peak each picture has {deadline_s:g} s to be answered"
+    )
     print(
         f"{'load':>6} {'goodput/peak':>13} {'p50 ms':>8} {'p99 ms':>8} {'late':>6} {'refused':>8}"
-        f" {'p99 ms':>8} {'lost':>5}  client's share of a core"
+        f" {'p50 ms':>8} {'p99 ms':>8} {'us each':>8} {'lost':>5}  client's share of a core"
     )
     for times in (0.5, 0.9, 3.0, 10.0):
         is_beyond = times > 1
         asked = requests(target, data, level, deadline_s if is_beyond else None)
         links = int(min(2 * times * CONNECTIONS, 48)) if target.is_stream else 0
+        before_s, _ = clock.read()
         load = asyncio.run(
             at_random(
                 target,
@@ -204,11 +240,13 @@ def loaded(
                 links=links,
             )
         )
+        beyond_s = clock.read()[0] - before_s - len(load.answered_s) * answer_ms / 1000
+        each_us = f"{beyond_s / len(load.refused_s) * 1e6:.0f}" if load.refused_s else "-"
         print(
             f"{times:5g}x {load.per_s / peak:13.2f} {_ms(load.answered_s, 50):>8}"
             f" {_ms(load.answered_s, 99):>8} {load.late:6d} {len(load.refused_s):8d}"
-            f" {_ms(load.refused_s, 99):>8} {load.lost:5d}  {load.client_s / seconds:.2f}"
-            f"  {load.codes or ''}",
+            f" {_ms(load.refused_s, 50):>8} {_ms(load.refused_s, 99):>8} {each_us:>8}"
+            f" {load.lost:5d}  {load.client_s / seconds:.2f}  {load.codes or ''}",
             flush=True,
         )
 
@@ -224,12 +262,16 @@ def main() -> None:
     parser.add_argument("seconds", nargs="?", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--levels", nargs="+", choices=list(RUNTIMES), default=["fast", "high"])
+    parser.add_argument("--peak", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--loads", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--photos", type=Path, default=FOLDER, metavar="FOLDER")
     arguments = parser.parse_args()
     data = pictures(arguments.photos)
     for level in arguments.levels:
-        measure(level, data, arguments)
+        if arguments.peak:
+            measure(level, data, arguments)
+        if arguments.loads:
+            measure_loads(level, data, arguments)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Clients that cost next to nothing: requests made beforehand, sent over HTTP or a WebSocket.
 
-The load shares its cores with the server, so what a client spends is taken from what it measures.
-These write a finished request and read an answer by its length: about 0.1 ms of processor time a
-picture, where `httpx` takes ten times as much. `Spent` tells how much it was.
+Where the load shares its cores with the server, what a client spends is taken from what it
+measures. These write a finished request and read an answer by its length: about 0.1 ms of processor
+time a picture, where `httpx` takes ten times as much; `Load.client_s` tells how much it was. With
+`apart`, server and clients have cores of their own, and neither takes anything from the other.
 """
 
 from __future__ import annotations
@@ -338,7 +339,28 @@ async def at_random(
     return load
 
 
-def _serve(config: ServerConfig) -> None:
+@contextlib.contextmanager
+def apart() -> Iterator[frozenset[int]]:
+    """Keep this process on one core, and yield the others, for `served`.
+
+    The kernel's work for what this process sends over loopback is done on its core as well. Where
+    there is one core alone, or a system that cannot tie processes to cores, they share what there
+    is, and the set is empty.
+    """
+    if not hasattr(os, "sched_setaffinity") or len(before := os.sched_getaffinity(0)) < 2:
+        yield frozenset()
+        return
+    own = max(before)
+    os.sched_setaffinity(0, {own})
+    try:
+        yield frozenset(before - {own})
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _serve(config: ServerConfig, cores: frozenset[int]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)  # its detectors inherit them
     # Linux shares processor time out by session (autogroup): beside other work, a server would get
     # less than one that has a session of its own, and its detectors could give way to no one else.
     os.setsid()
@@ -346,10 +368,14 @@ def _serve(config: ServerConfig) -> None:
 
 
 @contextlib.contextmanager
-def served(**options: Any) -> Iterator[tuple[int, int]]:
+def served(cores: frozenset[int] = frozenset(), **options: Any) -> Iterator[tuple[int, int]]:
     """The server with these options in a process of its own: its port and its process id.
 
     It limits neither rates nor what one caller may have under way: what is measured is the rest.
+
+    Args:
+        cores: What it and its detectors run on; empty for all that there are.
+        options: Fields of `ServerConfig`.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -367,7 +393,7 @@ def served(**options: Any) -> Iterator[tuple[int, int]]:
         }
     )
     # Not a daemon, which could have no detectors' processes.
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(config,))
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(config, cores))
     process.start()
     try:
         ends_s = time.monotonic() + START_LIMIT_S
