@@ -18,6 +18,7 @@ from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.monitoring.tracing import Tracer
+from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
@@ -25,7 +26,7 @@ from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.listening import Server
 from hybrid_detect.types import BoundingBox, Face
 
-from ..waiting import LIMIT_S
+from ..waiting import LIMIT_S, until
 
 FACE = Face(BoundingBox(1, 2, 30, 40), 0.9)
 
@@ -65,6 +66,51 @@ class OneFace:
 
     async def aclose(self) -> None:
         pass
+
+
+class Busy(OneFace):
+    """A detector of one place, which looks at a picture until it is let go.
+
+    With `hold`, its place is taken and so many pictures wait that no other is let in.
+    """
+
+    def __init__(self, *, max_waiting: int = 2) -> None:
+        super().__init__()
+        self.admission = Admission(max_waiting=max_waiting)
+        self.go = asyncio.Event()
+        self._max_waiting = max_waiting
+        self._held: list[asyncio.Task[Detection]] = []
+
+    async def start(self) -> None:
+        self.admission.open(1)
+
+    async def detect(
+        self,
+        request: DetectRequest,
+        *,
+        caller: str = "",
+        is_abandoned: Callable[[], Awaitable[bool]] | None = None,
+    ) -> Detection:
+        place = self.admission.place(request.deadline_s, caller=caller, is_abandoned=is_abandoned)
+        async with place:
+            await self.go.wait()
+            return await super().detect(request)
+
+    async def hold(self, caller: str = "peer 127.0.0.1") -> None:
+        for _ in range(1 + self._max_waiting):
+            held = self.detect(DetectRequest(request_id=0, image=jpeg()), caller=caller)
+            self._held.append(asyncio.create_task(held))
+        await until(lambda: self.admission.waiting == self._max_waiting)
+
+    @property
+    def displaced(self) -> int:
+        """Of the pictures that `hold` brought, those that had to go for another."""
+        return sum(held.done() for held in self._held)
+
+    async def aclose(self) -> None:
+        for held in self._held:
+            held.cancel()
+        await asyncio.gather(*self._held, return_exceptions=True)
 
 
 @dataclass(frozen=True)
@@ -114,11 +160,13 @@ async def served(
     limits: ConnectionLimits | None = None,
     detector: OneFace | None = None,
     tracer: Tracer | None = None,
+    admission: Admission | None = None,
 ) -> AsyncIterator[Served]:
     """The server under `config` on a free port; `limits` in the place of its usual ones."""
     config = replace(config or ServerConfig(), port=0)
     detector = detector or OneFace(config.max_pixels)
-    async with Server(create_app(config, detector, tracer=tracer), config, limits=limits) as server:
+    app = create_app(config, detector, tracer=tracer, admission=admission)
+    async with Server(app, config, limits=limits) as server:
         yield Served(server.port, detector, server)
 
 

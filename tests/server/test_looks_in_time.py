@@ -551,3 +551,86 @@ def test_each_picture_has_one_answer_and_no_place_is_lost(
             assert looks.order[-1] == "last", "a place is free"
 
     asyncio.run(run())
+
+
+# -- what a picture would be told that came now -------------------------------------------------
+
+DEADLINES_S = st.one_of(st.none(), st.floats(0.01, 3.0))
+CALLERS = st.sampled_from("abc")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("add"), DEADLINES_S, CALLERS),
+            st.tuples(st.just("end"), st.integers(0, 20), CALLERS),
+            st.tuples(st.just("ask"), DEADLINES_S, CALLERS),
+        ),
+        max_size=25,
+    ),
+    last=st.tuples(DEADLINES_S, CALLERS),
+    waiting=st.integers(1, 6),
+)
+def test_what_a_picture_would_be_told_is_what_it_is_told(
+    steps: list[tuple[str, float | int | None, str]],
+    last: tuple[float | None, str],
+    waiting: int,
+) -> None:
+    """Whatever was asked before: what is remembered for a caller is what would be found anew."""
+
+    async def run() -> None:
+        clock = FakeClock()
+        admission = opened(clock, look_s=0.2, waiting=waiting)
+        async with looks_at(admission) as looks:
+            for number, (what, value, caller) in enumerate(steps):
+                if what == "add":
+                    await looks.add(str(number), value, caller=caller)
+                elif what == "ask":
+                    admission.refusal(value, caller=caller)
+                elif looks.order:
+                    clock.advance(0.2)
+                    await looks.end(looks.order[int(value or 0) % len(looks.order)])
+            deadline_s, caller = last
+            told_s = admission.refusal(deadline_s, caller=caller)
+            await looks.add("last", deadline_s, caller=caller)
+            if told_s is None:
+                assert looks.results.get("last") != "OverloadedError"
+            else:
+                assert looks.waits_s["last"] == pytest.approx(told_s)
+
+    asyncio.run(run())
+
+
+async def test_what_was_refused_is_let_in_after_the_time_that_it_was_told(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        for name in "ab":
+            await looks.add(name, 1.0)
+        told_s = admission.refusal(1.0)
+        assert told_s is not None
+        clock.advance(told_s / 2)
+        assert admission.refusal(1.0) == pytest.approx(max(told_s / 2, 0.4))
+        assert admission.refusal(0.9) is not None
+        clock.advance(told_s / 2)
+        assert admission.refusal(1.0) is None
+
+
+async def test_a_change_is_seen_at_once(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        for name in "ab":
+            await looks.add(name, 1.0)
+        assert admission.refusal(1.0) is not None
+        clock.advance(0.4)
+        await looks.end("a")
+        assert admission.refusal(1.0) is None
+
+
+async def test_one_that_stops_leaves_the_answer_to_those_who_are_let_in(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        for name in "ab":
+            await looks.add(name, 1.0)
+        admission.close()
+        assert admission.refusal(1.0) is None

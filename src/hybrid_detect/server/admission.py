@@ -20,17 +20,22 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from hybrid_detect.server.fair_turns import FairTurns
 from hybrid_detect.server.level_choice import level_for, ranked
+from hybrid_detect.server.looks import (
+    Ends,
+    Look,
+    OverloadedError,
+    Refusal,
+    StoppingError,
+    TooLateError,
+)
 from hybrid_detect.server.service_time import ServiceTime
 from hybrid_detect.types import QualityLevel
 
 __all__ = [
     "Admission",
-    "Look",
     "OverloadedError",
     "StoppingError",
     "TooLateError",
@@ -55,71 +60,6 @@ STARTING_S = 1.0
 """What a server asks for that is not ready yet."""
 
 
-class OverloadedError(Exception):
-    """It could not be looked at in time, or too many pictures are waiting already.
-
-    Args:
-        retry_after_s: Seconds until one like it can be let in, if no other comes meanwhile.
-    """
-
-    def __init__(self, retry_after_s: float) -> None:
-        super().__init__(retry_after_s)
-        self.retry_after_s = retry_after_s
-
-
-class TooLateError(Exception):
-    """The answer would be of no use any more: its deadline passed, or its client has gone."""
-
-
-class StoppingError(Exception):
-    """The server is being stopped."""
-
-
-@dataclass(slots=True, eq=False)
-class Look:
-    """A picture's wait for a place at a detector, and the place, while its block lasts."""
-
-    admission: Admission = field(repr=False)
-    ends_s: float
-    """When its answer must have left."""
-    turn: asyncio.Future[None]
-    asked: QualityLevel
-    """The level that was asked for."""
-    level: QualityLevel
-    """The level to look at, once it has begun."""
-    came_s: float
-    caller: str
-    """Who sent it."""
-    is_abandoned: Callable[[], Awaitable[bool]] | None = None
-    """Tells whether its client has gone; asked at the turn."""
-    began_s: float = 0.0
-    counted_s: float = 0.0
-    """What it counts for among its caller's looks while it goes on."""
-    looks: int = 1
-    """Looks that it may turn into: see `Admission.may_look_again`."""
-
-    @property
-    def queue_s(self) -> float:
-        """Seconds that it waited."""
-        return self.began_s - self.came_s
-
-    async def __aenter__(self) -> Look:
-        await self.admission.enter(self)
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.admission.leave(self, has_ended_well=kind is None)
-
-
-class _Ends(NamedTuple):
-    """What is expected of those that wait."""
-
-    begins_s: list[float]
-    """When each begins, in their order."""
-    free_s: list[float]
-    """When each place is free after them."""
-
-
 class Admission:
     """Places at the detectors, and the pictures that wait for one.
 
@@ -141,6 +81,7 @@ class Admission:
         self.times = {QualityLevel.FAST: ServiceTime()}
         """What a look takes, by level."""
         self._last_s: dict[QualityLevel, float] = {}  # the end of the last look, by level
+        self._refusals: dict[str, Refusal] = {}  # by caller, until anything changes
 
     @property
     def waiting(self) -> int:
@@ -162,8 +103,40 @@ class Admission:
         """The levels that can be looked at now."""
         return self._levels
 
+    @property
+    def is_pressed(self) -> bool:
+        """Whether a picture would have to wait, so that it may be refused."""
+        return bool(self._waiting) or len(self._running) >= self._places
+
+    def refusal(self, deadline_s: float | None = None, *, caller: str = "") -> float | None:
+        """What a picture would be told that came now; it is promised nothing.
+
+        It takes little time: what is found for a caller holds until anything changes here.
+
+        Args:
+            deadline_s: As for `place`.
+            caller: As for `place`.
+
+        Returns:
+            Seconds until it can be let in, if it would be refused for want of a detector; `None`
+            if it would not.
+        """
+        look = self.place(deadline_s, caller=caller)
+        patience_s = look.ends_s - look.came_s
+        if not self.is_pressed or self.is_closed or patience_s <= 0:
+            return None
+        known = self._refusals.get(caller)
+        if known is None or patience_s > known.patience_s or look.came_s >= known.until_s:
+            if self._displaced_by(look) is not None:
+                return None
+            known = Refusal(patience_s, look.came_s + self._retry_after_s(look))
+            self._refusals[caller] = known
+        wait_s = known.until_s - look.came_s + known.patience_s - patience_s
+        return max(wait_s, self._quickest.mean_s)
+
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
+        self._changed()
         self._places = places
         self._fill()
 
@@ -174,6 +147,7 @@ class Admission:
             guesses_s: For each of them, the seconds that a look is taken to need until one has
                 been measured.
         """
+        self._changed()
         self._levels = ranked(tuple(guesses_s))
         for level, guess_s in guesses_s.items():
             if level not in self.times or not self.times[level].is_known:
@@ -186,6 +160,7 @@ class Admission:
         """
         if looks * self.times[look.level].mean_s > look.ends_s - look.began_s:
             return False
+        self._changed()
         look.looks = looks
         if self._first_late(self._ordered(self._waiting)) is None:
             return True
@@ -195,6 +170,7 @@ class Admission:
     def close(self) -> None:
         """Refuse what waits, and what comes from now on. Looks under way go on."""
         self.is_closed = True
+        self._changed()
         waiting, self._waiting = self._waiting, []
         for look in waiting:
             if not look.turn.done():
@@ -242,6 +218,7 @@ class Admission:
 
     def leave(self, look: Look, *, has_ended_well: bool) -> None:
         """End the look, or its wait; what `has_ended_well` is measured."""
+        self._changed()
         if has_ended_well:
             self._observe(look)
         if look in self._running:
@@ -266,6 +243,7 @@ class Admission:
         displaced = self._displaced_by(look)
         if displaced is None:
             raise OverloadedError(self._retry_after_s(look))
+        self._changed()
         self._waiting.append(look)
         for other in displaced:
             self._waiting.remove(other)
@@ -309,6 +287,10 @@ class Admission:
             wait_s = max(wait_s, ends.begins_s[begun] - now_s)
         return max(wait_s, self._quickest.mean_s)
 
+    def _changed(self) -> None:
+        """Who waits, what is looked at or how long that takes is another from now on."""
+        self._refusals.clear()
+
     def _observe(self, look: Look) -> None:
         now_s = self._clock()
         if (time := self.times.get(look.level)) is not None:
@@ -338,7 +320,7 @@ class Admission:
                 return number
         return None
 
-    def _ends(self, order: Sequence[Look], first: QualityLevel | None = None) -> _Ends:
+    def _ends(self, order: Sequence[Look], first: QualityLevel | None = None) -> Ends:
         """When each of `order` begins at the quickest level, and when places are free then."""
         now_s, mean_s = self._clock(), self._quickest.mean_s
         free_s = [
@@ -350,7 +332,7 @@ class Admission:
         free_s += [now_s] * (self._places - len(free_s))
         heapq.heapify(free_s)
         begins_s = [heapq.heapreplace(free_s, free_s[0] + mean_s) for _ in order]
-        return _Ends(begins_s, free_s)
+        return Ends(begins_s, free_s)
 
     def _fill(self) -> None:
         """Give free places to those that wait and can still end in time.

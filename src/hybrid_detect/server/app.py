@@ -45,6 +45,7 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.direct_route import DirectRoute
+from hybrid_detect.server.early_refusals import EarlyRefusals
 from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.health import Health
@@ -98,12 +99,14 @@ def create_app(
     state: SharedState | None = None,
     watch: Callable[[Detector], Detector] = lambda detector: detector,
     tracer: Tracer | None = None,
+    admission: Admission | None = None,
 ) -> Starlette:
     """The server as an ASGI app.
 
     Its ``state.drain()`` refuses what waits for a detector, and everything that comes later, with
     503: `Server` calls it first when it stops. Its ``state.management`` is told of connections that
-    are refused without it, and has the app of the metrics' own port, if there is to be one.
+    are refused without it, and has the app of the metrics' own port, if there is to be one. Its
+    ``state.early_refusals``, where there are any, refuse pictures that have not come yet.
 
     Args:
         config: Limits, token and model.
@@ -111,17 +114,21 @@ def create_app(
         state: What it shares with other servers; `None` if it is alone.
         watch: Puts something around the detector that sees every picture.
         tracer: Traces the pictures, where the configuration has no collector.
+        admission: What gives `detector` its places; `None` for one that has no use for it. Pictures
+            that it would refuse are refused by their first bytes.
     """
     log = PeerLog(logger)
     state = state or LocalState(config)
-    admission = Admission(max_waiting=config.max_waiting)
+    has_places = detector is None or admission is not None
+    admission = admission or Admission(max_waiting=config.max_waiting)
     detector = detector or DetectorPool(config, admission)
     health = Health(detector, admission)
     management = Management(config, admission=admission, detector=detector, health=health, log=log)
+    credentials = Credentials(config)
     gate = Middleware(
         Gate,
         config=config,
-        credentials=Credentials(config),
+        credentials=credentials,
         respond=http_response,
         state=state,
         metrics=management.credentials,
@@ -157,6 +164,15 @@ def create_app(
     made.state.live = live
     made.state.streams = app.streams
     made.state.management = management
+    if has_places and isinstance(state, LocalState) and not config.require_encryption:
+        made.state.early_refusals = EarlyRefusals(
+            config,
+            credentials=credentials,
+            state=state,
+            admission=admission,
+            refused=management.refused_pictures,
+            tracing=app.tracing,
+        )
     made.router.redirect_slashes = False  # a redirect would name the host that the client named
     return made
 
@@ -183,13 +199,13 @@ class _App:
         self.streams = Streams(
             config, answer=self._answer_to, live=live, info=lambda: detector.info
         )
-        self._tracing = Tracing(config.otlp_endpoint, tracer=tracer)
+        self.tracing = Tracing(config.otlp_endpoint, tracer=tracer)
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         try:
-            self._tracing.start()
+            self.tracing.start()
             await self.retention.start()
             await self._detector.start()
             self._management.started()
@@ -197,7 +213,7 @@ class _App:
         finally:
             self.streams.close()
             await self._detector.aclose()
-            await self._tracing.aclose()
+            await self.tracing.aclose()
             await self.retention.aclose()
             self._log.flush()
 
@@ -318,7 +334,7 @@ class _App:
                 request = replace(request, deadline_s=request.deadline_s - receive_s)
             caller: str = connection.scope.get(CALLER, "")
             look = partial(self._detector.detect, request, caller=caller, is_abandoned=is_abandoned)
-            seen = await self._tracing.look(request, look)
+            seen = await self.tracing.look(request, look)
             note_look(connection, seen, request.traceparent)
         except Exception as error:
             return look_refusal(request_id, error)

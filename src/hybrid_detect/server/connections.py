@@ -14,7 +14,7 @@ import select
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import ASGIApp
 
@@ -23,6 +23,9 @@ from hybrid_detect.server.bodies import RECEIVE_LIMIT_S
 from hybrid_detect.server.credentials import network_of
 from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.server.replies import error_reply
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.early_refusals import EarlyRefusals
 
 __all__ = [
     "IS_GONE",
@@ -54,6 +57,9 @@ MAX_HELD_BYTES = 64 * 1024
 """Bytes of later requests or messages that are read while an earlier one is being answered; then
 reading stops and TCP holds the peer back. Not 0, because a peer that hangs up is noticed by
 reading."""
+
+READ_BYTES = 128 * 1024
+"""Bytes that are read at once: a usual picture of 80 KB, whole."""
 
 MALFORMED_PER_S = 1.0
 MALFORMED_AT_ONCE = 20
@@ -153,6 +159,10 @@ class Context:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Runs of the app, one for each request or WebSocket under way."""
     is_stopping: bool = False
+    early: EarlyRefusals | None = None
+    """Refuses pictures by their first bytes; `None` for an app that does not."""
+    read: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
+    """What the connections are read into, one at a time: none keeps anything in it."""
     refused: Callable[[ErrorReply], object] = lambda _: None
     """Told of each answer that the app knows nothing of."""
     malformed: RateLimiter = field(

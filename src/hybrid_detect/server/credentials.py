@@ -60,6 +60,28 @@ class Credentials:
         Raises:
             WrongCredentialError: If the caller may not come in.
         """
+        if (name := self.caller_at_once(connection, is_public=is_public)) is not None:
+            return name
+        if self._jwt is not None and (given := _given(connection)) is not None:
+            subject = await self._jwt.subject(given)
+            if subject is not None:
+                return f"subject {subject}"
+        raise WrongCredentialError
+
+    def caller_at_once(self, connection: HTTPConnection, *, is_public: bool = False) -> str | None:
+        """The same name, where it can be told without waiting for an issuer's keys.
+
+        Args:
+            connection: As for `caller`.
+            is_public: As for `caller`.
+
+        Returns:
+            The name; `None` if it is not that of the token or of an API key, which `caller` may
+            still find to be a JSON Web Token's, or wrong.
+
+        Raises:
+            WrongCredentialError: If there is no credential at all.
+        """
         peer = peer_of(connection)
         if self._open:
             return f"peer {peer}"
@@ -73,9 +95,7 @@ class Credentials:
             return f"token {peer}"
         if self._api_keys is not None and (key := self._api_keys.find(given)) is not None:
             return f"key {key.id}"
-        if self._jwt is not None and (subject := await self._jwt.subject(given)) is not None:
-            return f"subject {subject}"
-        raise WrongCredentialError
+        return None
 
 
 def peer_of(connection: HTTPConnection) -> str:

@@ -29,11 +29,12 @@ from hybrid_detect.exchange.model_info import ModelInfo
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.frames.announced_size import announced_size
 from hybrid_detect.frames.decoding import check_pixels
-from hybrid_detect.server.admission import Admission, Look, TooLateError
+from hybrid_detect.server.admission import Admission, TooLateError
 from hybrid_detect.server.batch_detector import BatchDetector
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.extra_levels import ExtraLevels
 from hybrid_detect.server.levels import ServedLevel, model_info, served_levels, usual_level
+from hybrid_detect.server.looks import Look
 from hybrid_detect.server.places import IsAbandoned, Place
 from hybrid_detect.system.memory_probe import MemoryProbe
 from hybrid_detect.types import Face, QualityLevel

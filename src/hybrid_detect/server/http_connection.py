@@ -12,11 +12,8 @@ import contextlib
 from functools import partial
 from typing import cast
 
-from starlette.types import Scope
-
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import (
-    IS_GONE,
     MAX_HELD_BYTES,
     STOPPING,
     Context,
@@ -24,9 +21,11 @@ from hybrid_detect.server.connections import (
     has_hung_up,
     peer_addresses,
 )
+from hybrid_detect.server.early_refusals import Beginning, Refused, Undecided, Verdict
 from hybrid_detect.server.http1 import BadRequestError, ChunkedBody, HeadReader, RequestHead
-from hybrid_detect.server.http_exchange import HttpExchange
+from hybrid_detect.server.http_exchange import HttpExchange, http_scope
 from hybrid_detect.server.replies import error_reply, json_answer
+from hybrid_detect.server.unread_bytes import DropPace, can_drop_unread, drop_unread
 from hybrid_detect.server.websocket_connection import WebSocketConnection
 
 __all__ = ["HttpConnection"]
@@ -45,9 +44,13 @@ for what it does not get costs the others nothing."""
 _REFUSALS = frozenset({401, 403, 404, 405, 413, 415, 429})
 """What a client can avoid. 422, 503 and 504 are part of a camera's day."""
 
-DISCARD_BYTES = 256 * 1024
-DISCARD_PAUSE_S = 0.05
-"""What comes behind a refusal is read and dropped at this pace, 5 MiB a second."""
+HEAD_READ_BYTES = 4096
+"""Bytes that are read at once where a head is expected. Most heads and headers of messages have
+fewer; of a picture of 80 KB that is refused by them, the rest is not copied."""
+
+FIRST_BYTES_S = 0.5
+"""Seconds that a request on a busy server waits for its body to begin. A client that sends it at
+once, however slow its line, needs none; for the others the app waits."""
 
 MALFORMED_PAUSE_S = 1.0
 """Seconds that an answer to what is no HTTP is held back when too much of it comes."""
@@ -59,8 +62,12 @@ BODY_BEFORE_WEBSOCKET = error_reply(
 )
 
 
-class HttpConnection(asyncio.Protocol):
-    """Reads requests from a socket and lets the app answer them in turn."""
+class HttpConnection(asyncio.BufferedProtocol):
+    """Reads requests from a socket and lets the app answer them in turn.
+
+    A head is read with little of what is behind it: under overload it decides on a picture that
+    then need not be read (`early_refusals`).
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -71,6 +78,9 @@ class HttpConnection(asyncio.Protocol):
         self._writable.set()
         self._head = HeadReader()
         self._exchange: HttpExchange | None = None
+        self._undecided: Beginning | None = None
+        """A request whose body has to begin before it is let in."""
+        self._drops_unread = False
         self._body: ChunkedBody | int | None = None
         """What is still to come of the body: chunks, or so many bytes; `None` if it is complete."""
         self._held = bytearray()
@@ -81,9 +91,7 @@ class HttpConnection(asyncio.Protocol):
         self._refusals = 0  # one after the other
         self._is_resting = False
         """Whether it is too early for the next request."""
-        self._discarded = 0
-        self._is_dozing = False
-        """Whether it is too early to read what is dropped anyway."""
+        self._dropping = DropPace(self._control_reading)
 
     # -- what asyncio calls ------------------------------------------------------------------
 
@@ -92,6 +100,7 @@ class HttpConnection(asyncio.Protocol):
         # A cast, because uvloop's are transports in all but their base class.
         self._transport = transport = cast("asyncio.Transport", transport)
         self._addresses = peer_addresses(transport)
+        self._drops_unread = can_drop_unread(transport)
         if not self._context.connections.add(self, self._addresses["peer"]):
             # Not lingered for: that would hold what there is no room for.
             self._context.refused(TOO_MANY)
@@ -105,33 +114,31 @@ class HttpConnection(asyncio.Protocol):
         self._patience.end()
         self._unsent.end()
         self._context.connections.discard(self)
+        self._undecided = None
         self._held.clear()
         self._writable.set()
         if self._exchange is not None:
             self._exchange.hang_up()
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go, which nothing keeps."""
+        exchange = self._exchange
+        is_little_wanted = exchange is None or (exchange.is_answered and self._drops_unread)
+        return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has been read."""
+        self.data_received(bytes(self._context.read[:nbytes]))
+
     def data_received(self, data: bytes) -> None:
         """Read on, or hold what belongs to a later request."""
         if self._is_ending:
-            self._discard(len(data))
+            self._dropping.note(len(data))
         elif self._held or self._is_resting or (self._exchange is not None and self._body is None):
             self._held += data
             self._control_reading()
         else:
             self._read(data)
-
-    def _discard(self, size: int) -> None:
-        """Count what is dropped, and read on a little later if it is much."""
-        self._discarded += size
-        if self._discarded >= DISCARD_BYTES and not self._is_dozing:
-            self._discarded = 0
-            self._is_dozing = True
-            self._control_reading()
-            asyncio.get_running_loop().call_later(DISCARD_PAUSE_S, self._wake)
-
-    def _wake(self) -> None:
-        self._is_dozing = False
-        self._control_reading()
 
     def pause_writing(self) -> None:
         """Wait for the peer to take what was written, for a time."""
@@ -168,21 +175,58 @@ class HttpConnection(asyncio.Protocol):
         if self._is_idle:
             self._is_idle = False
             self._patience.start(self._limits.head_s, self._time_out)
-        head, rest = self._head.feed(data)
-        if head is None:
-            return b""
-        if head.opens_websocket:
-            self._upgrade(head, rest)
-            return b""
-        self._body = ChunkedBody() if head.body_bytes is None else head.body_bytes or None
-        self._exchange = HttpExchange(head, self._scope(head), self)
+        beginning = self._undecided
+        if beginning is not None:
+            beginning.start += data
+        else:
+            head, rest = self._head.feed(data)
+            if head is None:
+                return b""
+            if head.opens_websocket:
+                self._upgrade(head, rest)
+                return b""
+            self._body = ChunkedBody() if head.body_bytes is None else head.body_bytes or None
+            beginning = Beginning(head, http_scope(head, self._addresses, self._is_gone), rest)
+        early = self._context.early
+        verdict = Undecided.LET_IN if early is None else early.verdict(beginning)
+        if verdict is not Undecided.MORE:
+            return self._begin(beginning, verdict)
+        if self._undecided is None:
+            self._undecided = beginning
+            self._patience.start(FIRST_BYTES_S, self._stop_waiting)
+        return b""
+
+    def _stop_waiting(self) -> None:
+        """Let in a request whose body has not begun."""
+        if self._undecided is not None and not self._is_ending:
+            self._read(self._begin(self._undecided, Undecided.LET_IN))
+
+    def _begin(self, beginning: Beginning, verdict: Verdict) -> bytes:
+        """Have a request answered; returns what has come behind its head."""
+        self._undecided = None
+        exchange = self._exchange = HttpExchange(beginning.head, beginning.scope, self)
+        if isinstance(verdict, Refused):
+            exchange.refuse(verdict.status, verdict.answer)
+            return self._drop_body(beginning.start)
         if self._body is None:
             self._patience.stop()
-            self._exchange.end_body()
+            exchange.end_body()
         else:
             self._patience.start(self._limits.body_s, self._time_out)
-        self._context.run(self._exchange.run(self._context.app))
-        return rest
+        self._context.run(exchange.run(self._context.app))
+        return beginning.start
+
+    def _drop_body(self, rest: bytes) -> bytes:
+        """Drop a refused picture: what has come of it, most of which was not read."""
+        size = self._body if isinstance(self._body, int) else 0
+        left = max(size - len(rest), 0)
+        if left and self._drops_unread:
+            left -= drop_unread(self._transport, left)
+        self._body = left or None
+        if left:
+            self._patience.start(self._limits.body_s, self._time_out)
+        self.changed()
+        return rest[size:]
 
     def _read_body(self, exchange: HttpExchange, body: ChunkedBody | int, data: bytes) -> bytes:
         if isinstance(body, ChunkedBody):
@@ -194,10 +238,13 @@ class HttpConnection(asyncio.Protocol):
         else:
             part, rest = data[:body], data[body:]
             exchange.feed(part)
-            self._body = body - len(part)
-            is_complete = not self._body
+            left = body - len(part)
+            if left and exchange.status == 503 and self._drops_unread:
+                left -= drop_unread(self._transport, left)
+            self._body = left
+            is_complete = not left
         if exchange.is_answered:
-            self._discard(len(data) - len(rest))
+            self._dropping.note(len(data) - len(rest))
         if is_complete:
             self._body = None
             self._patience.stop()
@@ -205,24 +252,6 @@ class HttpConnection(asyncio.Protocol):
             if exchange.is_answered:
                 self._next()
         return rest
-
-    def _scope(self, head: RequestHead) -> Scope:
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": head.http_version,
-            "server": self._addresses["server"],
-            "client": self._addresses["client"],
-            "scheme": "https" if self._addresses["is_tls"] else "http",
-            "method": head.method,
-            "root_path": "",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "state": {},
-            IS_GONE: self._is_gone,
-        }
 
     def _upgrade(self, head: RequestHead, rest: bytes) -> None:
         if head.body_bytes != 0:
@@ -240,7 +269,7 @@ class HttpConnection(asyncio.Protocol):
         """Read while there is room for what comes."""
         is_full = self._exchange is not None and self._exchange.is_full
         has_room = len(self._held) < MAX_HELD_BYTES and not is_full
-        wanted = (self._is_ending or has_room) and not self._is_dozing
+        wanted = (self._is_ending or has_room) and not self._dropping.is_paused
         if wanted == self._is_reading or self._transport.is_closing():
             return
         self._is_reading = wanted
@@ -305,7 +334,7 @@ class HttpConnection(asyncio.Protocol):
         if self._is_ending:
             return
         if self._exchange is None:
-            if self._head.has_begun:
+            if self._head.has_begun or self._undecided is not None:
                 self._refuse(STOPPING)
             else:
                 self._close()

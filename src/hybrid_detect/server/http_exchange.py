@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
-from hybrid_detect.server.connections import STOPPING
+from hybrid_detect.server.connections import IS_GONE, STOPPING
 from hybrid_detect.server.http1 import RequestHead, response_head
 from hybrid_detect.server.replies import BUG, json_answer
 
-__all__ = ["HttpExchange"]
+__all__ = ["HttpExchange", "http_scope"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
@@ -34,6 +35,34 @@ class Channel(Protocol):
     def changed(self) -> None:
         """Told when the app has taken a piece of the body, or has answered."""
         ...
+
+
+def http_scope(
+    head: RequestHead, addresses: Mapping[str, Any], is_gone: Callable[[], bool]
+) -> Scope:
+    """The ASGI scope of a request.
+
+    Args:
+        head: Its head.
+        addresses: Those of `peer_addresses`.
+        is_gone: Tells whether its peer has hung up.
+    """
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.http_version,
+        "server": addresses["server"],
+        "client": addresses["client"],
+        "scheme": "https" if addresses["is_tls"] else "http",
+        "method": head.method,
+        "root_path": "",
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "headers": head.headers,
+        "state": {},
+        IS_GONE: is_gone,
+    }
 
 
 class HttpExchange:
@@ -73,6 +102,12 @@ class HttpExchange:
     def is_full(self) -> bool:
         """Whether enough of the body waits for the app."""
         return self._buffered > HIGH_WATER_BYTES
+
+    def refuse(self, status: int, answer: bytes) -> None:
+        """Answer without the app, with a whole `answer`, which the connection may outlive."""
+        self._channel.write(answer)
+        self.status = status
+        self.is_started = self.is_answered = True
 
     def feed(self, part: bytes) -> None:
         """A piece of the body has come. It is dropped once the answer is complete."""

@@ -50,7 +50,8 @@ class Server:
 
     Args:
         app: The app; its ``state.drain()``, if there is one, is called at the stop. Its
-            ``state.management`` is told of refused connections, and has the app of a second port.
+            ``state.management`` is told of refused connections, and has the app of a second port;
+            its ``state.early_refusals`` refuse pictures by their first bytes.
         config: Address, TLS and limits.
         limits: Limits of connections, instead of those of `config`.
         grace_s: Seconds for what is under way at the end.
@@ -104,6 +105,7 @@ class Server:
             limits=self._limits,
             max_message_bytes=self._config.max_body_bytes,
             connections=Connections(self._limits),
+            early=getattr(self._app.state, "early_refusals", None),
         )
         management: Management | None = getattr(self._app.state, "management", None)
         if management is not None:

@@ -21,7 +21,7 @@ from hybrid_detect.server.gate import Gate
 from hybrid_detect.server.health import Health
 from hybrid_detect.server.logs import RequestLog
 from hybrid_detect.server.metrics import DetectorState, ServerMetrics, ServerState
-from hybrid_detect.server.observation import METRICS_PATH, Observed, Observer
+from hybrid_detect.server.observation import METRICS_PATH, Observed, Observer, RefusedPictures
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.replies import http_response
 
@@ -84,6 +84,12 @@ class Management:
             return []
         tells_ids = self._config.request_log != "none"
         return [Middleware(Observed, observers=self._observers, tells_ids=tells_ids)]
+
+    @property
+    def refused_pictures(self) -> RefusedPictures:
+        """What is told of the pictures that get no further than their first bytes."""
+        tells_ids = self._config.request_log != "none"
+        return RefusedPictures(self._observers, tells_ids=tells_ids)
 
     @property
     def routes(self) -> list[Route]:

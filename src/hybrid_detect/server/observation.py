@@ -49,6 +49,7 @@ __all__ = [
     "Observed",
     "Observer",
     "Record",
+    "RefusedPictures",
     "note_look",
     "note_reply",
 ]
@@ -170,12 +171,7 @@ class Observed:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        record = Record(
-            route=_route_of(scope["path"]),
-            is_stream=scope["type"] == "websocket",
-            peer=peer_of(HTTPConnection(scope)),
-            trace_id=_trace_id_of(scope),
-        )
+        record = _record_of(scope)
         scope[_RECORD] = _Noting(record, self._observers)
         for observer in self._observers:
             observer.on_begin(record)
@@ -197,6 +193,36 @@ class Observed:
             record.duration_s = time.monotonic() - record.began_s
             for observer in self._observers:
                 observer.on_end(record)
+
+
+class RefusedPictures:
+    """Tells of pictures that are refused before there is a request for the app.
+
+    Args:
+        observers: Who is told what `Observed` would tell.
+        tells_ids: Whether answers carry `REQUEST_ID_HEADER`.
+    """
+
+    def __init__(self, observers: Sequence[Observer] = (), *, tells_ids: bool = False) -> None:
+        self._observers = observers
+        self._tells_ids = tells_ids
+
+    def note(
+        self, scope: Scope, reply: ErrorReply, *, received_bytes: int, sent_bytes: int
+    ) -> list[tuple[bytes, bytes]]:
+        """Tell of one request from its beginning to its end; returns headers for its answer."""
+        if not self._observers:
+            return []
+        record = _record_of(scope)
+        record.status = reply.status
+        record.received_bytes = received_bytes
+        record.sent_bytes = sent_bytes
+        for observer in self._observers:
+            observer.on_begin(record)
+        _Noting(record, self._observers).reply(reply)
+        for observer in self._observers:
+            observer.on_end(record)
+        return [(_ID_NAME, record.request_id.encode())] if self._tells_ids else []
 
 
 class _Noting:
@@ -240,6 +266,15 @@ def note_look(connection: HTTPConnection, seen: Detection, traceparent: str = ""
     if noting is not None:
         is_sampled = bool(traceparent) and bool(int(traceparent[-2:], 16) & 1)
         noting.look(seen, _trace_id_in(traceparent) if is_sampled else "")
+
+
+def _record_of(scope: Scope) -> Record:
+    return Record(
+        route=_route_of(scope["path"]),
+        is_stream=scope["type"] == "websocket",
+        peer=peer_of(HTTPConnection(scope)),
+        trace_id=_trace_id_of(scope),
+    )
 
 
 def _route_of(path: str) -> str:

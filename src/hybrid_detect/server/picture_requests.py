@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from hybrid_detect.errors import ProtocolError
 from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply
@@ -15,6 +15,7 @@ __all__ = [
     "SECOND_LOOK_HEADER",
     "SESSION_HEADER",
     "is_wire_message",
+    "media_type",
     "quality_of",
     "second_look_of",
     "session_of",
@@ -38,20 +39,20 @@ _CONTAINERS = {
 }
 
 
-def unsupported_body(request: Request) -> ErrorReply | None:
+def unsupported_body(request: HTTPConnection) -> ErrorReply | None:
     """Why the body cannot be a picture, by its Content-Type; `None` if it may be one.
 
     A type that merely does not fit, such as the form type that curl adds to ``--data-binary``, is
     not believed: the bytes decide.
     """
-    media_type = _media_type(request)
-    detail = _CONTAINERS.get(media_type) or _CONTAINERS.get(media_type.partition("/")[0])
+    given = media_type(request)
+    detail = _CONTAINERS.get(given) or _CONTAINERS.get(given.partition("/")[0])
     return error_reply(0, 415, "unsupported_body", detail) if detail else None
 
 
-def is_wire_message(request: Request) -> bool:
+def is_wire_message(request: HTTPConnection) -> bool:
     """Whether the body is said to be a message of the wire format."""
-    return _media_type(request) == CONTENT_TYPE
+    return media_type(request) == CONTENT_TYPE
 
 
 def session_of(request: Request) -> str | None:
@@ -104,5 +105,6 @@ def second_look_of(request: Request) -> bool:
     return given == ["true"]
 
 
-def _media_type(request: Request) -> str:
+def media_type(request: HTTPConnection) -> str:
+    """The media type of the body, without its parameters; empty if none is named."""
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

@@ -150,6 +150,10 @@ class LocalState:
 
     async def take(self, limit: Limit, name: str) -> float:
         """Count one against the rate of `name`; see `SharedState.take`."""
+        return self.take_at_once(limit, name)
+
+    def take_at_once(self, limit: Limit, name: str) -> float:
+        """The same, for what does not wait."""
         return self._limiters[limit].take(name)
 
     def lease(self, limit: Limit, name: str, most: int) -> tuple[int, float]:

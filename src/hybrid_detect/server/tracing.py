@@ -15,7 +15,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.extras import require
@@ -93,6 +93,13 @@ class Tracing:
                 _tell(span, seen, came_s)
         return seen
 
+    def refused(self, traceparent: str, error: Exception) -> None:
+        """Trace a picture that `error` refused before it had come."""
+        if self._tracer is not NO_TRACER:
+            self._tracer.start_span(
+                "picture", kind="server", parent=traceparent, own_trace=True
+            ).end(error=type(error).__name__)
+
     async def aclose(self) -> None:
         """Send the last spans, within `CLOSE_S` seconds. May be called more than once."""
         provider, self._provider = self._provider, None
@@ -113,7 +120,7 @@ def traces_url(endpoint: str) -> str:
     return url if url.endswith(TRACES_PATH) else url + TRACES_PATH
 
 
-def traceparent_in(request: Request) -> str:
+def traceparent_in(request: HTTPConnection) -> str:
     """The trace that the headers of an HTTP request name; empty if they name none."""
     given = request.headers.getlist(TRACEPARENT)
     return traceparent_of(given[0]) if len(given) == 1 else ""

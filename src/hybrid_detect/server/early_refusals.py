@@ -1,0 +1,170 @@
+"""Pictures that are refused by their first bytes, where they would be refused once they had come.
+
+A busy server that reads every picture before it says no spends on the reading what its detectors
+need. So where a picture would have to wait, the head of its request and the header of its message,
+which come first, decide whether it is let in. What is refused here is refused by the same rules as
+behind the gate, counted and told in the same way; everything that the first bytes leave open (a
+wrong credential, a token of an issuer, a sealed message, a malformed one) goes on to the app, which
+answers it as it always does. So nobody learns anything here whom the gate would not let in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from hybrid_detect.errors import EncryptionError, ProtocolError
+from hybrid_detect.exchange.envelope import kind_of
+from hybrid_detect.exchange.first_bytes import request_in
+from hybrid_detect.exchange.wire import DETECT_PATH, DetectRequest, ErrorReply
+from hybrid_detect.server.admission import Admission, OverloadedError
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.credentials import Credentials, WrongCredentialError
+from hybrid_detect.server.gate import too_fast
+from hybrid_detect.server.http1 import RequestHead
+from hybrid_detect.server.look_refusals import look_refusal
+from hybrid_detect.server.observation import RefusedPictures
+from hybrid_detect.server.picture_requests import is_wire_message, unsupported_body
+from hybrid_detect.server.replies import error_body, whole_answer
+from hybrid_detect.server.shared_state import Limit, LocalState
+from hybrid_detect.server.tracing import Tracing, traceparent_in
+
+__all__ = ["Beginning", "EarlyRefusals", "Refused", "Undecided", "Verdict"]
+
+
+class Undecided(Enum):
+    """Why a picture is not refused by what there is of it."""
+
+    LET_IN = "let in"
+    """It is the app's to answer."""
+    MORE = "more"
+    """A few more of its bytes will tell."""
+
+
+class Refused(NamedTuple):
+    """A picture is refused."""
+
+    status: int
+    answer: bytes
+    """Whole, as it is written to the connection."""
+
+
+Verdict: TypeAlias = Refused | Undecided
+
+
+@dataclass(slots=True)
+class Beginning:
+    """What has come of a request."""
+
+    head: RequestHead
+    scope: Scope
+    """The same as ASGI has it."""
+    start: bytes
+    """What has come behind the head: of the body, or more than that."""
+
+
+class EarlyRefusals:
+    """Decides by a request's head and the first bytes of its body.
+
+    Args:
+        config: The limits.
+        credentials: Who may come in.
+        state: Counts rates.
+        admission: Knows which pictures can be answered in time.
+        refused: Is told of what is refused.
+        tracing: Traces it.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        credentials: Credentials,
+        state: LocalState,
+        admission: Admission,
+        refused: RefusedPictures,
+        tracing: Tracing,
+    ) -> None:
+        self._config = config
+        self._credentials = credentials
+        self._state = state
+        self._admission = admission
+        self._refused = refused
+        self._tracing = tracing
+
+    def verdict(self, beginning: Beginning) -> Verdict:
+        """What becomes of a request with this beginning."""
+        head, scope = beginning.head, beginning.scope
+        if head.path != DETECT_PATH or head.method != "POST" or not self._admission.is_pressed:
+            return Undecided.LET_IN
+        if head.body_bytes is None or head.body_bytes > self._config.max_body_bytes:
+            return Undecided.LET_IN
+        connection = HTTPConnection(scope)
+        caller = self._caller(connection)
+        if caller is None:
+            return Undecided.LET_IN
+        start = beginning.start[: head.body_bytes]
+        if head.expects_continue and not start:
+            # What would be refused whatever its deadline need not be sent.
+            request: DetectRequest | Undecided = _ANY
+        else:
+            request = _asked(connection, start)
+        if isinstance(request, Undecided):
+            is_over = head.expects_continue or len(start) == head.body_bytes
+            return Undecided.LET_IN if is_over else request
+        wait_s = self._admission.refusal(request.deadline_s, caller=caller)
+        if wait_s is None:
+            return Undecided.LET_IN
+        reply = self._reply(connection, caller, request, OverloadedError(wait_s))
+        body, media_type = error_body(connection, reply)
+        more = self._refused.note(scope, reply, received_bytes=len(start), sent_bytes=len(body))
+        answer = whole_answer(reply, body, media_type, more=more, close=not head.keep_alive)
+        return Refused(reply.status, answer)
+
+    def _caller(self, connection: HTTPConnection) -> str | None:
+        """The caller's name; `None` if it must ask at the gate."""
+        if "Origin" in connection.headers:
+            return None
+        try:
+            return self._credentials.caller_at_once(connection)
+        except WrongCredentialError:
+            return None
+
+    def _reply(
+        self,
+        connection: HTTPConnection,
+        caller: str,
+        request: DetectRequest,
+        error: OverloadedError,
+    ) -> ErrorReply:
+        # As behind the gate, what comes too fast is told so, and counts for nothing.
+        if wait_s := self._state.take_at_once(Limit.PICTURES, caller):
+            return too_fast(0, wait_s)
+        self._tracing.refused(traceparent_in(connection) or request.traceparent, error)
+        return look_refusal(request.request_id, error)
+
+
+_ANY = DetectRequest(request_id=0, image=b"")
+"""A picture without a deadline: it can wait for longer than any other."""
+
+
+def _asked(connection: HTTPConnection, start: bytes) -> DetectRequest | Undecided:
+    """What the picture of a request is sent with, as far as that matters here."""
+    if is_wire_message(connection):
+        try:
+            return request_in(start) or Undecided.MORE
+        except ProtocolError:
+            return Undecided.LET_IN
+    if unsupported_body(connection) is not None:
+        return Undecided.LET_IN
+    try:
+        is_picture = kind_of(start) is None
+    except EncryptionError:
+        is_picture = False
+    if not is_picture:
+        return Undecided.LET_IN
+    return _ANY if len(start) > 1 else Undecided.MORE

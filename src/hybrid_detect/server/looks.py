@@ -1,0 +1,89 @@
+"""A picture at the detectors' door: its wait for a place, the place, and why it gets none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from hybrid_detect.types import QualityLevel
+
+if TYPE_CHECKING:
+    from hybrid_detect.server.admission import Admission
+
+__all__ = ["Ends", "Look", "OverloadedError", "Refusal", "StoppingError", "TooLateError"]
+
+
+class OverloadedError(Exception):
+    """It could not be looked at in time, or too many pictures are waiting already.
+
+    Args:
+        retry_after_s: Seconds until one like it can be let in, if no other comes meanwhile.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class TooLateError(Exception):
+    """The answer would be of no use any more: its deadline passed, or its client has gone."""
+
+
+class StoppingError(Exception):
+    """The server is being stopped."""
+
+
+@dataclass(slots=True, eq=False)
+class Look:
+    """A picture's wait for a place at a detector, and the place, while its block lasts."""
+
+    admission: Admission = field(repr=False)
+    ends_s: float
+    """When its answer must have left."""
+    turn: asyncio.Future[None]
+    asked: QualityLevel
+    """The level that was asked for."""
+    level: QualityLevel
+    """The level to look at, once it has begun."""
+    came_s: float
+    caller: str
+    """Who sent it."""
+    is_abandoned: Callable[[], Awaitable[bool]] | None = None
+    """Tells whether its client has gone; asked at the turn."""
+    began_s: float = 0.0
+    counted_s: float = 0.0
+    """What it counts for among its caller's looks while it goes on."""
+    looks: int = 1
+    """Looks that it may turn into: see `admission.Admission.may_look_again`."""
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds that it waited."""
+        return self.began_s - self.came_s
+
+    async def __aenter__(self) -> Look:
+        await self.admission.enter(self)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.admission.leave(self, has_ended_well=kind is None)
+
+
+class Ends(NamedTuple):
+    """What is expected of those that wait."""
+
+    begins_s: list[float]
+    """When each begins, in their order."""
+    free_s: list[float]
+    """When each place is free after them."""
+
+
+class Refusal(NamedTuple):
+    """What a caller's pictures are told until anything changes."""
+
+    patience_s: float
+    """The time that the refused one had, or more."""
+    until_s: float
+    """When one with so much time can be let in."""

@@ -1,0 +1,92 @@
+"""Bytes that nobody wants: taken off a socket without being copied, or at a bearable pace.
+
+What has come for a connection waits in the kernel. To read 80 KB of it only to drop them takes 50
+to 100 us, most of it for the copies; to have the kernel drop them takes 10 us (Linux 6.18,
+loopback).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+
+__all__ = ["DropPace", "can_drop_unread", "drop_unread"]
+
+_NOWHERE = bytearray(1024 * 1024)
+"""What `recv_into` wants, to know its size; more takes several calls. Nothing is written to it, so
+that it takes no memory: its pages are never touched."""
+
+
+DROPPED_BYTES = 256 * 1024
+DROP_PAUSE_S = 0.05
+"""What has to be read to be dropped is read at this pace, 5 MiB a second."""
+
+
+class DropPace:
+    """The pace of one connection.
+
+    Args:
+        changed: Called when it is paused, and when it goes on.
+    """
+
+    def __init__(self, changed: Callable[[], object]) -> None:
+        self._changed = changed
+        self._dropped = 0
+        self.is_paused = False
+        """Whether it is too early to read what is dropped anyway."""
+
+    def note(self, size: int) -> None:
+        """So many bytes were read and dropped."""
+        self._dropped += size
+        if self._dropped >= DROPPED_BYTES and not self.is_paused:
+            self._dropped = 0
+            self.is_paused = True
+            self._changed()
+            asyncio.get_running_loop().call_later(DROP_PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        self.is_paused = False
+        self._changed()
+
+
+def can_drop_unread(transport: asyncio.Transport) -> bool:
+    """Whether `drop_unread` can do anything for `transport`.
+
+    Only Linux can, for TCP (``MSG_TRUNC``, tcp(7)), and not where the bytes are encrypted.
+    """
+    if sys.platform != "linux" or transport.get_extra_info("sslcontext") is not None:
+        return False
+    given = transport.get_extra_info("socket")
+    return given is not None and given.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def drop_unread(transport: asyncio.Transport, most: int) -> int:
+    """Drop up to `most` bytes that have come over `transport` and were not read.
+
+    Args:
+        transport: One for which `can_drop_unread` is true.
+        most: Bytes.
+
+    Returns:
+        How many were dropped: fewer if fewer have come.
+    """
+    given = transport.get_extra_info("socket")
+    if transport.is_closing() or (number := given.fileno()) < 0:
+        return 0
+    # A socket object of our own for the same descriptor: the transport's cannot be read from.
+    own = socket.socket(given.family, socket.SOCK_STREAM, 0, fileno=number)
+    dropped = 0
+    try:
+        while dropped < most:
+            size = min(most - dropped, len(_NOWHERE))
+            got = own.recv_into(_NOWHERE, size, socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+            dropped += got
+            if got < size:
+                break  # nothing more has come; or the peer has ended, which the transport tells
+    except OSError:  # nothing has come; or an error, which the transport tells
+        pass
+    finally:
+        own.detach()
+    return dropped

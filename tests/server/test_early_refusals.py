@@ -1,0 +1,370 @@
+"""Pictures that a busy server refuses by their first bytes: the answer, and what comes after it."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hybrid_detect.exchange.wire import (
+    CONTENT_TYPE,
+    DetectRequest,
+    ErrorReply,
+    ResultReply,
+    decode_reply,
+    encode_request,
+)
+from hybrid_detect.server import bodies, http_connection
+from hybrid_detect.server.api_keys import ApiKeyFile
+from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.early_refusals import Beginning, EarlyRefusals, Undecided, Verdict
+from hybrid_detect.server.replies import SECURITY_HEADERS
+
+from ..otlp import recorded_traces, trace_id_of
+from ..waiting import LIMIT_S, until
+from .loopback import Busy, Served, jpeg, served
+from .test_connections import limits
+
+pytestmark = pytest.mark.anyio
+
+TOKEN = "a-token-nobody-may-see"
+CONFIG = ServerConfig(rate_per_s=0)
+LARGE = os.urandom(1_500_000)
+"""More than a socket holds, so that its sender cannot send it unless it is taken."""
+
+
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """Either event loop; `serve` runs on uvloop where it is installed."""
+    if request.param:
+        pytest.importorskip("uvloop")
+    return "asyncio", {"use_uvloop": request.param}
+
+
+@asynccontextmanager
+async def busy(
+    config: ServerConfig = CONFIG, *, caller: str = "peer 127.0.0.1"
+) -> AsyncIterator[tuple[Served, Busy]]:
+    """A server that lets no picture in until its detector's `go` is set."""
+    detector = Busy()
+    async with served(
+        config, limits=limits(), detector=detector, admission=detector.admission
+    ) as server:
+        await detector.hold(caller)
+        yield server, detector
+
+
+def message(image: bytes = b"", **fields: object) -> bytes:
+    return encode_request(DetectRequest(request_id=77, image=image or jpeg(), **fields))  # type: ignore[arg-type]
+
+
+def request(body: bytes, *headers: str, version: str = "1.1", length: int | None = None) -> bytes:
+    lines = [
+        f"POST /v1/detect HTTP/{version}",
+        "Host: x",
+        f"Content-Type: {CONTENT_TYPE}",
+        f"Accept: {CONTENT_TYPE}",
+        *headers,
+    ]
+    if not any(header.startswith("Transfer-Encoding") for header in headers):
+        lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+class Answers:
+    """Reads one answer after the other off a connection."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self.headers: dict[str, str] = {}
+
+    async def next(self) -> tuple[int, bytes]:
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        first, *lines = head.strip().split("\r\n")
+        pairs = (line.split(": ", 1) for line in lines)
+        self.headers = {name.lower(): value for name, value in pairs}
+        body = await self._reader.readexactly(int(self.headers.get("content-length", 0)))
+        return int(first.split()[1]), body
+
+    async def refusal(self) -> ErrorReply:
+        """The next answer, which must be the whole refusal of an overloaded server."""
+        status, body = await self.next()
+        assert status == 503
+        assert {name.lower() for name in SECURITY_HEADERS} <= self.headers.keys()
+        reply = decode_reply(body)
+        assert isinstance(reply, ErrorReply)
+        assert (reply.status, reply.code) == (503, "overloaded")
+        assert reply.retry_after_s is not None
+        assert reply.retry_after_s > 0
+        assert int(self.headers["retry-after"]) >= reply.retry_after_s
+        return reply
+
+
+HEALTH = b"GET /v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_a_picture_is_refused_before_it_has_come() -> None:
+    async with busy() as (server, detector), server.dialled() as (reader, writer):
+        whole = message(LARGE)
+        start = request(whole[:200], length=len(whole))
+        writer.write(start)
+        answers = Answers(reader)
+        assert (await answers.refusal()).request_id == 77
+        assert "connection" not in answers.headers
+        # What is still on its way is taken, and the connection goes on behind it.
+        writer.write(whole[200:] + HEALTH)
+        await writer.drain()
+        assert (await answers.next())[0] == 200
+        detector.go.set()
+        await until(lambda: not detector.admission.is_pressed)
+        writer.write(request(message()))
+        status, body = await answers.next()
+        assert status == 200
+        assert isinstance(decode_reply(body), ResultReply)
+
+
+@pytest.mark.parametrize("size", [1, 7, 50, 4096, 70_000])
+async def test_it_comes_in_pieces_and_pictures_come_behind_it(size: int) -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        sent = request(message(LARGE[:90_000])) * 3 + HEALTH
+        small = sent[:600] if size < 100 else b""
+        for at in range(0, len(small), size):
+            writer.write(small[at : at + size])
+            await asyncio.sleep(0)
+        for at in range(len(small), len(sent), max(size, 4096)):
+            writer.write(sent[at : at + max(size, 4096)])
+            await asyncio.sleep(0)
+        answers = Answers(reader)
+        for _ in range(3):
+            await answers.refusal()
+        assert (await answers.next())[0] == 200
+
+
+async def test_a_body_in_chunks_is_refused_too_and_the_connection_goes_on() -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        body = message(LARGE[:90_000])
+        chunks = b"".join(
+            b"%x\r\n%b\r\n" % (len(part), part)
+            for part in (body[at : at + 9000] for at in range(0, len(body), 9000))
+        )
+        writer.write(request(chunks + b"0\r\n\r\n", "Transfer-Encoding: chunked"))
+        answers = Answers(reader)
+        await answers.refusal()
+        writer.write(HEALTH)
+        assert (await answers.next())[0] == 200
+
+
+async def test_a_client_that_asks_first_sends_nothing() -> None:
+    """RFC 9110, 10.1.1: a final status in the place of 100."""
+    async with busy() as (server, detector), server.dialled() as (reader, writer):
+        body = message()
+        writer.write(request(b"", "Expect: 100-continue", length=len(body)))
+        answers = Answers(reader)
+        await answers.refusal()
+        # It may have begun to send before it saw that.
+        writer.write(body + HEALTH)
+        assert (await answers.next())[0] == 200
+        detector.go.set()
+        await until(lambda: not detector.admission.is_pressed)
+        writer.write(request(b"", "Expect: 100-continue", length=len(body)))
+        assert (await answers.next())[0] == 100
+        writer.write(body)
+        assert (await answers.next())[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "header"),
+    [("1.0", "X: y"), ("1.0", "Connection: keep-alive"), ("1.1", "Connection: close")],
+)
+async def test_the_connection_ends_where_its_client_wants_it(version: str, header: str) -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        writer.write(request(message(LARGE), header, version=version))
+        answers = Answers(reader)
+        await answers.refusal()
+        assert answers.headers["connection"] == "close"
+        assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("accept", ["application/json", "*/*"])
+async def test_a_bare_picture_is_refused_in_json(accept: str) -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        sent = request(jpeg()).replace(CONTENT_TYPE.encode(), b"image/jpeg", 1)
+        writer.write(sent.replace(CONTENT_TYPE.encode(), accept.encode()))
+        answers = Answers(reader)
+        status, body = await answers.next()
+        assert status == 503
+        told = json.loads(body)
+        assert told["code"] == "overloaded"
+        assert int(answers.headers["retry-after"]) >= told["retry_after_s"] > 0
+
+
+@pytest.mark.parametrize("headers", [(), ("Authorization: Bearer wrong",), ("Origin: http://a.b",)])
+@pytest.mark.parametrize("start", [0, 3])
+async def test_who_may_not_come_in_learns_nothing_and_does_not_wait(
+    headers: tuple[str, ...], start: int
+) -> None:
+    async with (
+        busy(replace(CONFIG, auth_token=TOKEN)) as (server, _),
+        server.dialled() as (reader, writer),
+    ):
+        body = message()
+        writer.write(request(body[:start], *headers, length=len(body)))
+        status, _ = await Answers(reader).next()
+        assert status == (403 if headers[:1] == ("Origin: http://a.b",) else 401)
+
+
+async def test_what_comes_too_fast_is_told_so() -> None:
+    async with (
+        busy(ServerConfig(rate_per_s=0.001, burst=2)) as (server, _),
+        server.dialled() as (reader, writer),
+    ):
+        writer.write(request(message(LARGE[:90_000])) * 3)
+        answers = Answers(reader)
+        await answers.refusal()
+        await answers.refusal()
+        status, body = await answers.next()
+        assert status == 429
+        reply = decode_reply(body)
+        assert isinstance(reply, ErrorReply)
+        assert reply.code == "too_fast"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"HD\x01\x01" + b"\xff" * 40, 400),
+        (b"no message at all", 400),
+        (encode_request(DetectRequest(request_id=1, image=b"x")).replace(b"jpeg", b"jp\x00g"), 400),
+        (b"HS" + b"\x09" * 60, 400),
+    ],
+)
+async def test_what_is_malformed_is_told_so(body: bytes, status: int) -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        writer.write(request(body))
+        assert (await Answers(reader).next())[0] == status
+
+
+async def test_too_much_is_told_so() -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        writer.write(request(message()[:100], length=2**40))
+        assert (await Answers(reader).next())[0] == 413
+
+
+async def test_a_picture_that_never_begins_is_the_app_s_to_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(http_connection, "FIRST_BYTES_S", 0.01)
+    monkeypatch.setattr(bodies, "RECEIVE_LIMIT_S", 0.01)
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        body = message()
+        writer.write(request(body[:5], length=len(body)))
+        assert (await Answers(reader).next())[0] == 408
+
+
+async def test_a_server_that_stops_refuses_what_has_not_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    verdicts: list[Verdict] = []
+
+    def verdict(self: EarlyRefusals, beginning: Beginning) -> Verdict:
+        verdicts.append(decide(self, beginning))
+        return verdicts[-1]
+
+    decide = EarlyRefusals.verdict
+    monkeypatch.setattr(EarlyRefusals, "verdict", verdict)
+    async with busy() as (server, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(request(b"HD", length=1000))
+        await until(lambda: verdicts == [Undecided.MORE])
+    status, body = await Answers(reader).next()
+    assert (status, json.loads(body)["code"]) == (503, "stopping")
+    writer.close()
+
+
+async def test_a_flood_is_refused_and_another_key_let_in(tmp_path: Path) -> None:
+    keys = ApiKeyFile(tmp_path / "keys.json")
+    flood, other = keys.add("flood"), keys.add("other")
+    config = replace(CONFIG, api_keys=tmp_path / "keys.json")
+    async with (
+        busy(config, caller=f"key {flood.split('_')[1]}") as (server, detector),
+        server.dialled() as (reader, writer),
+    ):
+        for _ in range(3):
+            writer.write(request(message(LARGE), f"Authorization: Bearer {flood}"))
+            await Answers(reader).refusal()
+        writer.write(request(message(), f"X-API-Key: {other}"))
+        await until(lambda: detector.displaced == 1)
+        detector.go.set()
+        assert (await Answers(reader).next())[0] == 200
+
+
+async def test_it_is_counted_logged_and_traced(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hybrid_detect.server.requests")
+    config = replace(CONFIG, metrics_token="m" * 16, request_log="refused")
+    detector, (traces, tracer) = Busy(), recorded_traces()
+    async with served(
+        config, limits=limits(), detector=detector, admission=detector.admission, tracer=tracer
+    ) as server:
+        await detector.hold()
+        async with server.dialled() as (reader, writer):
+            parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+            body = message(LARGE[:90_000], traceparent=parent)
+            writer.write(request(body, f"traceparent: {parent}"))
+            answers = Answers(reader)
+            await answers.refusal()
+            identity = answers.headers["x-request-id"]
+            writer.write(
+                b"GET /metrics HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+                + b"m" * 16
+                + b"\r\n\r\n"
+            )
+            _, page = await answers.next()
+    (line,) = [each.getMessage() for each in caplog.records]
+    assert f"request_id={identity}" in line
+    assert "trace_id=0af7651916cd43dd8448eb211c80319c" in line
+    assert "route=/v1/detect status=503 cause=overloaded" in line
+    assert "refused=1" in line
+    counted = page.decode()
+    assert 'hybrid_detect_server_refusals_total{cause="overloaded"} 1.0' in counted
+    assert 'hybrid_detect_server_requests_total{route="/v1/detect",status="503"} 1.0' in counted
+    (span,) = [each for each in traces() if each.name == "picture" and each.parent]
+    assert trace_id_of(span) == parent.split("-")[1]
+    assert span.attributes
+    assert span.attributes["error.type"] == "OverloadedError"
+
+
+async def test_a_refused_client_that_goes_leaves_nothing() -> None:
+    async with busy() as (server, _):
+        before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
+        for cut in (300, 5000, 200_000):
+            async with server.dialled() as (reader, writer):
+                whole = message(LARGE)
+                writer.write(request(whole[:cut], length=len(whole)))
+                await Answers(reader).refusal()
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+                )
+        await until(lambda: server.connections == 0)
+        if sys.platform == "linux":
+            await until(lambda: len(os.listdir("/proc/self/fd")) == before)
+
+
+async def test_what_is_not_sent_is_not_waited_for_for_ever() -> None:
+    detector = Busy()
+    async with served(
+        CONFIG, limits=limits(body_s=0.05), detector=detector, admission=detector.admission
+    ) as server:
+        await detector.hold()
+        async with server.dialled() as (reader, writer):
+            whole = message(LARGE)
+            writer.write(request(whole[:300], length=len(whole)))
+            await Answers(reader).refusal()
+            async with asyncio.timeout(LIMIT_S):
+                assert await reader.read() == b""
