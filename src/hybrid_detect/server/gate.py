@@ -27,6 +27,7 @@ from hybrid_detect.exchange.wire import (
     peek_request_id,
 )
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.connections import Timer
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
 from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH, note_reply
 from hybrid_detect.server.peer_log import PeerLog
@@ -155,11 +156,13 @@ class Gate:
             # A WebSocket to watch a session over brings no pictures.
             is_stream = scope["type"] == "websocket" and scope["path"] == STREAM_PATH
             self._take_place(caller, is_stream=is_stream)
+            idle = Timer()
             try:
                 if is_stream:
-                    receive = self._messages(connection, receive, send)
+                    receive = self._messages(connection, receive, send, idle)
                 await self._app(scope, receive, send)
             finally:
+                idle.end()
                 self._give_place_back(caller, is_stream=is_stream)
         except _RefusedError as refusal:
             response = self._respond(connection, refusal.reply)
@@ -223,7 +226,9 @@ class Gate:
         if not self._under_way[caller]:
             del self._under_way[caller]  # or names would pile up
 
-    def _messages(self, connection: HTTPConnection, receive: Receive, send: Send) -> Receive:
+    def _messages(
+        self, connection: HTTPConnection, receive: Receive, send: Send, idle: Timer
+    ) -> Receive:
         """`receive` of a stream that was let in.
 
         It ends the stream if nothing comes or its credential is none any more, and answers what
@@ -231,7 +236,14 @@ class Gate:
         """
         caller: str = connection.scope[CALLER]
         checked_s = picture_s = self._clock()
-        was_announced = False
+        was_announced = is_idle = False
+        task = asyncio.current_task()
+
+        def end_wait() -> None:
+            nonlocal is_idle
+            is_idle = True
+            if task is not None:
+                task.cancel()
 
         async def closed(code: int, reason: str) -> Message:
             with _client_may_be_gone():
@@ -241,12 +253,16 @@ class Gate:
         async def receive_admitted() -> Message:
             nonlocal checked_s, picture_s, was_announced
             while True:
-                idle_s = self._clock() - picture_s
+                # As `asyncio.timeout` does it, which would take longer than the rest of this.
+                idle.start(self._config.stream_idle_s - (self._clock() - picture_s), end_wait)
                 try:
-                    async with asyncio.timeout(max(self._config.stream_idle_s - idle_s, 0.0)):
-                        message = await receive()
-                except TimeoutError:
+                    message = await receive()
+                except asyncio.CancelledError:
+                    if not is_idle or task is None or task.uncancel():
+                        raise
                     return await closed(1001, "idle")
+                finally:
+                    idle.stop()
                 if self._clock() - checked_s >= RECHECK_S:
                     checked_s = self._clock()
                     if not await self._is_welcome(connection):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -53,7 +53,7 @@ class BadRequestError(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RequestHead:
     """The request line and the headers of one request."""
 
@@ -222,7 +222,17 @@ class HeadReader:
             (name, length[0] if name == b"content-length" else value)
             for name, value in last.headers
         ]
-        head = replace(last, headers=headers, body_bytes=int(length[0]))
+        head = RequestHead(
+            method=last.method,
+            raw_path=last.raw_path,
+            path=last.path,
+            query=last.query,
+            http_version=last.http_version,
+            headers=headers,
+            keep_alive=last.keep_alive,
+            body_bytes=int(length[0]),
+            expects_continue=last.expects_continue,
+        )
         return head, data[length.end() + len(self._behind) :]
 
     def _remember(self, head: RequestHead | None, data: bytes) -> None:
