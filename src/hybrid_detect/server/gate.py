@@ -55,7 +55,8 @@ coroutine function that gives the seconds to wait, or 0 if the picture may be lo
 
 STILL_WELCOME = "hybrid_detect.still_welcome"
 """Where the ASGI scope has what tells whether a caller that was let in still may: its credential
-may have expired or been revoked. For what lasts; to be asked each `RECHECK_S`."""
+may have expired or been revoked. For what lasts; to be asked each `RECHECK_S`. A coroutine function
+of the connection, which the scope must not refer to: it would be garbage for the collector."""
 
 PUBLIC_PATHS = frozenset({HEALTH_PATH, LIVE_PAGE_PATH, LIVE_PATH, OPENAPI_PATH})
 """Read without a credential: a load balancer has none, nor has a browser that opens a page, and the
@@ -149,7 +150,7 @@ class Gate:
             caller = await self._admitted(connection)
             scope[CALLER] = caller
             scope[TAKE_PICTURE] = partial(self._state.take, Limit.PICTURES, caller)
-            scope[STILL_WELCOME] = partial(self._is_welcome, connection)
+            scope[STILL_WELCOME] = self._is_welcome
             if scope["path"] in _PROBES:  # which need no place
                 await self._app(scope, receive, send)
                 return

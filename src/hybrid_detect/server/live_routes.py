@@ -153,7 +153,7 @@ class LiveRoutes:
         They end with the session, with the credential of who watches, and when nothing has come for
         as long as a stream may be without pictures.
         """
-        is_welcome: Callable[[], Awaitable[bool]] = connection.scope[STILL_WELCOME]
+        is_welcome: Callable[[HTTPConnection], Awaitable[bool]] = connection.scope[STILL_WELCOME]
         checked_s = result_s = self._clock()
         while True:
             idle_s = self._config.stream_idle_s - (self._clock() - result_s)
@@ -170,7 +170,7 @@ class LiveRoutes:
                     return
             if self._clock() - checked_s >= RECHECK_S:
                 checked_s = self._clock()
-                if not await is_welcome():
+                if not await is_welcome(connection):
                     watcher.close(NOT_WELCOME)
                     return
             yield reply
