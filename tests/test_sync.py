@@ -26,6 +26,7 @@ from hybrid_detect.errors import (
 )
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.service import loop_thread
 from hybrid_detect.testing import FakeBackend
 from hybrid_detect.types import DetectionMode, DetectionResult, DetectionStatus, Face, Plan
 
@@ -247,8 +248,17 @@ def ctrl_c_is_heeded() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ctrl_c_is_heeded")
-def test_ctrl_c_in_a_camera_loop_comes_through_and_leaves_nothing() -> None:
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_in_a_camera_loop_comes_through_and_leaves_nothing(
+    presses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = FakeBackend(latency_s=60.0)
+
+    def press_again(call: object, limit_s: float) -> None:
+        raise KeyboardInterrupt  # before the first one has ended anything
+
+    if presses == 2:
+        monkeypatch.setattr(loop_thread._Call, "cancel", press_again)
 
     def frames() -> Iterator[Any]:
         while True:
@@ -272,6 +282,23 @@ def test_ctrl_c_in_a_camera_loop_comes_through_and_leaves_nothing() -> None:
         with pytest.raises(KeyboardInterrupt):
             watch(service)
         presser.join()
+
+
+def test_ctrl_c_before_a_call_has_reached_the_loop_leaves_nothing(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coroutine that is never awaited would be a warning, and so an error here."""
+
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with sync.HybridDetectionService(backends=[backend]) as service:
+        with monkeypatch.context() as patches:
+            patches.setattr(asyncio.BaseEventLoop, "call_soon_threadsafe", press)
+            with pytest.raises(KeyboardInterrupt):
+                service.process_image(IMAGE)
+        gc.collect()
+        assert service.process_image(IMAGE).answered
 
 
 def test_a_service_can_be_entered_once_and_says_so_by_its_own_name(backend: FakeBackend) -> None:

@@ -6,6 +6,7 @@ Calls may come from any thread, so a UI calls it from a worker thread and never 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
@@ -235,13 +236,26 @@ class SyncDetectionStream(Iterator[DetectionResult]):
 def _blocking(
     loop: LoopThread, results: AsyncGenerator[DetectionResult] | DetectionStream
 ) -> Generator[DetectionResult]:
+    step: asyncio.Task[DetectionResult] | None = None
+
+    async def take() -> DetectionResult:
+        nonlocal step
+        step = asyncio.current_task()
+        return await anext(results)
+
+    async def close() -> None:
+        if step is not None and not step.done():  # Ctrl-C, and again before that had ended it
+            step.cancel()
+            await asyncio.wait([step])
+        await results.aclose()
+
     try:
         while True:
             try:
-                result = loop.call(results.__anext__)
+                result = loop.call(take)
             except StopAsyncIteration:
                 return
             yield result
     finally:
         with suppress(ClosedError):  # closing the service has ended them
-            loop.call(results.aclose)
+            loop.call(close)

@@ -22,6 +22,7 @@ LIMIT_S = 30.0
 
 HEAD = """
 import os, signal, sys, threading, time
+from pathlib import Path
 import numpy as np
 from hybrid_detect import sync
 from hybrid_detect.testing import FakeBackend
@@ -51,7 +52,7 @@ def use(service):
 
 def tell():
     children = f"/proc/self/task/{threading.main_thread().native_id}/children"
-    print("ready", open(children).read(), flush=True)
+    print("ready", Path(children).read_text(), flush=True)
 """
 
 ENDS = {
@@ -175,6 +176,98 @@ def test_every_program_ends(ending: str, stream: str, device: bool) -> None:
     if device and not is_installed("mediapipe"):
         pytest.skip("mediapipe is not installed")
     run(ending, half_read=stream != "fresh", stuck=stream == "stuck", device=device)
+
+
+LOOPS = {
+    "stream": "for result in service.start_detection(Camera(), max_fps=None): note(result)",
+    "stuck camera": """
+STUCK = True
+for result in service.start_detection(Camera(), max_fps=None, silence_s=None): note(result)
+""",
+    "images": "for result in service.process_images(IMAGE for _ in iter(int, 1)): note(result)",
+    "single images": "while True: note(service.process_image(IMAGE, deadline_s=20))",
+    "own code": """
+for result in service.start_detection(Camera(), max_fps=None):
+    note(result)
+    time.sleep(3600)
+""",
+}
+"""What a program loops over when Ctrl-C comes."""
+
+TOLD_BEFORE = ("Executing ", "a source did not return from a read")
+"""What asyncio's debug mode tells of slow steps on a busy machine, and we of a camera's thread."""
+
+LOOPING = """
+told = []
+
+def note(result):
+    assert result.answered, result
+    if not told:
+        tell()
+    told.append(result)
+
+def run(service):
+    global STUCK
+BODY
+
+if IN_BLOCK:
+    with make() as service:
+        run(service)
+else:
+    service = make()
+    service.open()
+    run(service)
+"""
+
+
+def interrupt(loop: str, *, in_block: bool, device: bool) -> None:
+    """Press Ctrl-C in a program, as a terminal does, and see that it says so once."""
+    head = f"IN_BLOCK, HALF_READ, STUCK, DEVICE = {in_block}, True, False, {device}\n{HEAD}"
+    body = textwrap.indent(textwrap.dedent(LOOPS[loop]), "    ")
+    # A shell has its background jobs, and so a test run among them, ignore it.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program = subprocess.Popen(
+        [sys.executable, "-X", "dev", "-c", heeded + head + LOOPING.replace("BODY", body)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert program.stdout is not None
+        line = program.stdout.readline().split()
+        if not line:
+            pytest.fail(program.communicate(timeout=LIMIT_S)[1])
+        os.killpg(program.pid, signal.SIGINT)
+        _, error = program.communicate(timeout=LIMIT_S)
+        assert program.returncode == -signal.SIGINT, error
+        lines = [text for text in error.splitlines() if not text.startswith(TOLD_BEFORE)]
+        assert lines[0] == "Traceback (most recent call last):", error
+        assert lines[-1] == "KeyboardInterrupt", error
+        assert error.count("Traceback") == 1, error
+        assert not {"never", "ignored"} & set(error.split()), error
+        for child in map(int, line[1:]):
+            wait_until(lambda child=child: not Path(f"/proc/{child}").exists())
+    finally:
+        program.kill()
+        program.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("in_block", [True, False], ids=["in a block", "left open"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_ctrl_c_ends_a_program_with_one_traceback(loop: str, in_block: bool) -> None:
+    interrupt(loop, in_block=in_block, device=False)
+
+
+@pytest.mark.device
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("loop", ["stream", "single images"])
+def test_ctrl_c_ends_a_program_and_its_detector(loop: str) -> None:
+    """The detector's process gets it from the terminal, too."""
+    if not is_installed("mediapipe"):
+        pytest.skip("mediapipe is not installed")
+    interrupt(loop, in_block=True, device=True)
 
 
 FORKS = """

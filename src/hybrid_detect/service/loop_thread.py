@@ -16,7 +16,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from hybrid_detect.errors import ClosedError, ConfigurationError, HybridDetectError
 
@@ -100,26 +100,18 @@ class LoopThread:
         if threading.get_ident() == self._run.ident:
             msg = f"a {self._name} cannot be called from its own hooks, policy or clock"
             raise ClosedError(msg)
-        ended = threading.Event()
-
-        async def run() -> T:
-            try:
-                return await function()
-            finally:
-                ended.set()
-
-        future = self._run.submit(run)
-        if future is None:
+        running = self._run.submit(function)
+        if running is None:
             raise self._closed()
         try:
-            return future.result()
+            return running.future.result()
         except concurrent.futures.CancelledError:
             if not self._run.accepts:
                 raise self._closed() from None
             raise
         except BaseException as error:
-            if future.cancel():  # Ctrl-C in this thread: the loop's does not know of it
-                ended.wait(CANCEL_TIMEOUT_S)
+            if not running.future.done():  # Ctrl-C in this thread: the loop's does not know of it
+                running.cancel(CANCEL_TIMEOUT_S)
             is_end = not threading.main_thread().is_alive()
             if is_end and isinstance(error, Exception) and not isinstance(error, HybridDetectError):
                 # The interpreter refuses threads and has closed files, in a daemon thread's call.
@@ -131,9 +123,9 @@ class LoopThread:
 
         Nothing happens if this is closed.
         """
-        future = self._run.submit(function)
-        if future is not None:
-            future.add_done_callback(_report_bug)
+        running = self._run.submit(function)
+        if running is not None:
+            running.future.add_done_callback(_report_bug)
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"this {self._name} is closed: make a new one")
@@ -148,6 +140,49 @@ class LoopThread:
         _open.discard(self._run)
         if os.getpid() == self._owner and not self._run.stop(CLOSE_LIMIT_S):
             logger.error("a %s did not close within %g s: it is left", self._name, CLOSE_LIMIT_S)
+
+
+class _Call(Generic[T]):
+    """A call that runs in the loop, for the thread that made it.
+
+    `asyncio.run_coroutine_threadsafe` makes the coroutine in that thread: where Ctrl-C comes in
+    between, it is never awaited, and Python warns of that.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, function: Callable[[], Awaitable[T]]
+    ) -> None:
+        self.future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        """What it gives; done when nothing of it runs any more."""
+        self._loop = loop
+        self._function = function
+        self._task: asyncio.Task[T] | None = None
+
+    def cancel(self, limit_s: float) -> None:
+        """End it, and wait for its end for `limit_s` seconds."""
+        with suppress(RuntimeError):  # the loop has ended, and the call with it
+            self._loop.call_soon_threadsafe(self._cancel)
+            concurrent.futures.wait([self.future], limit_s)
+
+    # What follows runs in the loop.
+
+    def begin(self) -> None:
+        """Run it."""
+        self._task = self._loop.create_task(_awaited(self._function))
+        self._task.add_done_callback(self._tell)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _tell(self, task: asyncio.Task[T]) -> None:
+        if task.cancelled():
+            self.future.cancel()
+            self.future.set_running_or_notify_cancel()
+        elif (error := task.exception()) is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(task.result())
 
 
 class _Run:
@@ -175,12 +210,14 @@ class _Run:
             self.stop(CANCEL_TIMEOUT_S)
             raise
 
-    def submit(self, function: Callable[[], Awaitable[T]]) -> concurrent.futures.Future[T] | None:
+    def submit(self, function: Callable[[], Awaitable[T]]) -> _Call[T] | None:
         """Run `function` in the loop; `None` if it takes no calls any more."""
         with self._lock:
             if not self.accepts:
                 return None
-            return asyncio.run_coroutine_threadsafe(_awaited(function), self._loop)
+            call = _Call(self._loop, function)
+            self._loop.call_soon_threadsafe(call.begin)
+            return call
 
     def ask_to_stop(self) -> None:
         """Have the context left and the thread ended, without waiting for it."""
