@@ -321,3 +321,71 @@ def test_an_orientation_far_back_in_an_endless_directory_is_not_looked_for() -> 
 @pytest.mark.parametrize("value", [0, 9, 0xFFFF])
 def test_an_orientation_out_of_range_is_none(value: int) -> None:
     assert orientation_of(exif(struct.pack("<HHIHxx", 0x0112, 3, 1, value))) == 1
+
+
+# ---- the size in a JPEG's header ----
+
+
+def jpeg_of(mode: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (48, 31)).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def frame_header(data: bytes) -> int:
+    """Where the frame header of a JPEG has its marker."""
+    return next(
+        each.start
+        for each in jpeg_segments.jpeg_segments(data)
+        if each.marker in jpeg_segments.FRAME_HEADERS
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
+def test_the_size_of_a_usual_jpeg_is_known_without_a_decoder(
+    mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    data = jpeg_of(mode, exif=exif, **options)
+    assert jpeg_segments.jpeg_layout(data).size == (48, 31)
+    refuse_decoding(monkeypatch)
+    picture = decoding.EncodedPicture.of(data, max_pixels=48 * 31)
+    assert (picture.width, picture.height) == (31, 48)
+    with pytest.raises(InvalidFrameError, match="48x31"):
+        decoding.EncodedPicture.of(data, max_pixels=48 * 31 - 1)
+
+
+def test_what_an_unusual_header_means_is_asked_of_a_decoder() -> None:
+    """Which takes the picture, or refuses it, as it did before."""
+    print_colours = jpeg_of("CMYK")
+    assert jpeg_segments.jpeg_layout(print_colours).size is None
+    picture = decoding.EncodedPicture.of(print_colours, max_pixels=48 * 31)
+    assert (picture.width, picture.height) == (48, 31)
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [(1, 0xC9), (4, 12), (9, 2), (9, 4), (3, 14)],
+    ids=["arithmetic", "12 bits", "two colours", "colours that are not told", "short"],
+)
+def test_a_frame_header_that_was_changed_is_no_usual_one(at: int, value: int) -> None:
+    data = bytearray(jpeg_of("RGB"))
+    data[frame_header(bytes(data)) + at] = value
+    assert jpeg_segments.jpeg_layout(bytes(data)).size is None
+
+
+def test_a_jpeg_of_two_frames_is_no_usual_one() -> None:
+    data = jpeg_of("RGB")
+    at = frame_header(data)
+    header = data[at : at + 19]
+    assert jpeg_segments.jpeg_layout(data[:at] + header + data[at:]).size is None
+
+
+@pytest.mark.parametrize("at", [5, 7], ids=["height", "width"])
+def test_a_jpeg_without_a_side_is_refused(at: int) -> None:
+    data = bytearray(jpeg_of("RGB"))
+    struct.pack_into(">H", data, frame_header(bytes(data)) + at, 0)
+    with pytest.raises(InvalidFrameError):
+        Frame.of(bytes(data))

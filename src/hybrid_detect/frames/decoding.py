@@ -86,14 +86,16 @@ class EncodedPicture:
         name = format_of(data)
         with damage_reported(name):
             layout = LAYOUTS[name](data)
-            image = opened(layout.picture(data), name)
-            check_pixels(*image.size, max_pixels=max_pixels)
-            _check_passes(layout.passes, *image.size)
-            check_mode(image.mode)
-            exif = data[layout.exif] if layout.exif else image.info.get("exif", b"")
+            exif = data[layout.exif] if layout.exif else b""
+            if (size := layout.size) is None:
+                image = opened(layout.picture(data), name)
+                size, exif = image.size, exif or image.info.get("exif", b"")
+                check_mode(image.mode)
+            check_pixels(*size, max_pixels=max_pixels)
+            _check_passes(layout.passes, *size)
         # Pillow turns a TIFF itself when it loads one, and its size says so before.
         orientation = 1 if name == "TIFF" else orientation_of(exif)
-        return cls(data, name, *turned_size(image.size, orientation), orientation, layout)
+        return cls(data, name, *turned_size(size, orientation), orientation, layout)
 
     @property
     def kind(self) -> str:

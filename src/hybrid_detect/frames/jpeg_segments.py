@@ -7,6 +7,7 @@ and `compression.jpeg_markers`, which lets only plain pictures pass.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -40,6 +41,11 @@ COMPRESSED = 0x00
 PICTURE = frozenset((*range(0xC0, 0xD0), SOS, 0xDB, 0xDD)) - {0xC8}
 """Frame headers, DHT, DAC, SOS, DQT and DRI."""
 
+FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""SOF0 to SOF15, without DHT, JPG and DAC."""
+USUAL_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+"""Baseline, extended sequential and progressive frames, Huffman-coded."""
+
 _START = b"\xff\xd8"
 _ENDS_SCAN = np.zeros(256, np.bool_)
 _ENDS_SCAN[0x01:0xFF] = True
@@ -66,6 +72,9 @@ MAX_TABLE_BYTES = 32 * 1024
 """Bytes of the tables and headers of a picture, all scans together. Those of 100 optimised scans
 have about 20 KB, and those of an ordinary file 600 bytes. A table can be 17 bytes long, and costs
 Pillow 10 us."""
+
+_FRAME = struct.Struct(">BHHB")
+"""Bits of a sample, height, width and number of colours; three bytes for each of these follow."""
 
 _ICC = b"ICC_PROFILE\0"
 _ICC_HEADER = len(_ICC) + 2
@@ -142,6 +151,7 @@ def jpeg_layout(data: bytes) -> Layout:
     """
     pieces: list[Piece] = [slice(0, len(_START))]
     exif: slice | None = None
+    frames: list[Segment] = []
     passes = 0
     has_jfif = has_adobe = False
     for segment in jpeg_segments(data):
@@ -150,6 +160,8 @@ def jpeg_layout(data: bytes) -> Layout:
         if marker in PICTURE or marker in {COMPRESSED, EOI}:
             passes += marker == SOS
             pieces.append(slice(segment.start, end))
+            if marker in FRAME_HEADERS:
+                frames.append(segment)
         elif marker == 0xE0 and not has_jfif and data.startswith(b"JFIF\0", payload):
             # This and Adobe's tell decoders the colour space.
             has_jfif = True
@@ -161,7 +173,22 @@ def jpeg_layout(data: bytes) -> Layout:
                 pieces.append(slice(segment.start, end) if length == ADOBE_LENGTH else whole)
         elif marker == 0xE1 and exif is None and data.startswith(b"Exif\0", payload):
             exif = slice(payload, end)
-    return Layout.of(pieces, exif, passes=passes)
+    return Layout.of(pieces, exif, passes=passes, size=_usual_size(data, frames))
+
+
+def _usual_size(data: bytes, frames: list[Segment]) -> tuple[int, int] | None:
+    """Width and height, if there is one frame, of 8 bits in one or three colours.
+
+    Source of the header: ITU-T T.81, B.2.2.
+    """
+    if len(frames) != 1 or frames[0].marker not in USUAL_FRAMES:
+        return None
+    payload, end = frames[0].payload, frames[0].end
+    if end - payload < _FRAME.size:
+        return None
+    bits, height, width, colours = _FRAME.unpack_from(data, payload)
+    is_usual = bits == 8 and colours in {1, 3} and end - payload == _FRAME.size + 3 * colours
+    return (width, height) if is_usual and width and height else None
 
 
 def jpeg_profile(data: bytes) -> bytes | None:

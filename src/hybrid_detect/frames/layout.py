@@ -28,9 +28,19 @@ class Layout:
     """Where the first EXIF block lies, if there is one."""
     passes: int = 1
     """How often a decoder goes over all pixels: once for each scan of a JPEG."""
+    size: tuple[int, int] | None = None
+    """Width and height as stored, where the walk met them in a header of the most usual kind;
+    `None` where a decoder has to say what the header means."""
 
     @classmethod
-    def of(cls, pieces: Iterable[Piece], exif: slice | None = None, *, passes: int = 1) -> Layout:
+    def of(
+        cls,
+        pieces: Iterable[Piece],
+        exif: slice | None = None,
+        *,
+        passes: int = 1,
+        size: tuple[int, int] | None = None,
+    ) -> Layout:
         """The layout of `pieces`, those that lie side by side in the file taken together."""
         merged: list[Piece] = []
         for piece in pieces:
@@ -39,7 +49,7 @@ class Layout:
                 merged[-1] = slice(last.start, piece.stop)
             else:
                 merged.append(piece)
-        return cls(tuple(merged), exif, passes)
+        return cls(tuple(merged), exif, passes, size)
 
     def picture(self, data: bytes) -> bytes:
         """The file `data` reduced to its picture; `data` itself if it holds nothing else."""
