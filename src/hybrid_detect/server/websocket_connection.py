@@ -12,7 +12,7 @@ import struct
 from collections import deque
 from typing import Any
 
-from starlette.types import Message, Scope
+from starlette.types import Message
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
@@ -21,7 +21,6 @@ from websockets.server import ServerProtocol
 
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import (
-    IS_GONE,
     MAX_HELD_BYTES,
     STOPPING,
     Context,
@@ -30,7 +29,8 @@ from hybrid_detect.server.connections import (
 )
 from hybrid_detect.server.http1 import RequestHead, response_head
 from hybrid_detect.server.replies import BUG, error_reply, json_answer
-from hybrid_detect.server.websocket_handshake import answer_to, offered_subprotocols
+from hybrid_detect.server.websocket_frames import frame_bytes, is_whole_message, payload_of
+from hybrid_detect.server.websocket_handshake import answer_to, scope_of
 
 __all__ = ["MAX_FRAGMENTS", "WebSocketConnection"]
 
@@ -89,6 +89,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._is_reading = True
         self._pieces: list[bytes] = []
         self._left_bytes = 0  # of a frame that is not complete
+        self._whole: list[bytes] | None = None
+        """What has come of the frame under way, if that is a whole message; `None` if it is not."""
         self._held = bytearray()
 
     def open(self, rest: bytes) -> None:
@@ -111,13 +113,14 @@ class WebSocketConnection(asyncio.Protocol):
         self._context.connections.discard(self)
         self._held.clear()
         self._pieces.clear()
+        self._whole = None
         self._writable.set()
         self._hang_up(1006)
 
     def data_received(self, data: bytes) -> None:
         """Read on, as far as the app follows."""
         if not (self._held or self._is_blocked):
-            self._left_bytes = self._left_bytes or _frame_bytes(data)
+            self._measure(data)
             if len(data) <= self._left_bytes:  # a large frame's bytes need not be held first
                 self._parse(data)
                 self._control()
@@ -155,7 +158,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _parse_a_frame(self) -> bool:
         """Parse what there is of the next frame; returns whether there is anything of it."""
-        self._left_bytes = self._left_bytes or _frame_bytes(self._held)
+        self._measure(self._held)
         if not self._left_bytes:
             return False  # its own head is not complete
         piece = bytes(self._held[: self._left_bytes])
@@ -163,8 +166,27 @@ class WebSocketConnection(asyncio.Protocol):
         self._parse(piece)
         return True
 
+    def _measure(self, data: bytes | bytearray) -> None:
+        """Note what is to come of the next frame, if `data` begins with it."""
+        if self._left_bytes:
+            return
+        self._left_bytes = frame_bytes(data)
+        is_whole = (
+            0 < self._left_bytes <= self._context.max_message_bytes
+            and is_whole_message(data)
+            and not self._pieces
+            and self._frames.state is State.OPEN
+        )
+        self._whole = [] if is_whole else None
+
     def _parse(self, piece: bytes) -> None:
         self._left_bytes -= len(piece)
+        if self._whole is not None:
+            self._whole.append(piece)
+            if not self._left_bytes:
+                whole, self._whole = self._whole, None
+                self._take_message(payload_of(b"".join(whole)))
+            return
         self._frames.receive_data(piece)
         for event in self._frames.events_received():
             if isinstance(event, Frame):
@@ -185,11 +207,15 @@ class WebSocketConnection(asyncio.Protocol):
             # No message of ours is text; as bytes it is answered like any other malformed one.
             self._pieces.append(bytes(frame.data))
             if frame.fin:
-                self._patience.stop()  # the next one has a time of its own
-                self._tell({"type": "websocket.receive", "bytes": b"".join(self._pieces)})
-                self._pieces = []
+                pieces, self._pieces = self._pieces, []
+                self._take_message(b"".join(pieces))
             elif len(self._pieces) > MAX_FRAGMENTS:
                 self._fail()
+
+    def _take_message(self, data: bytes) -> None:
+        if not self._is_ending:
+            self._patience.stop()  # the next one has a time of its own
+            self._tell({"type": "websocket.receive", "bytes": data})
 
     def _control(self) -> None:
         """Read while there is room, and give half a message its time while it is waited for."""
@@ -223,7 +249,8 @@ class WebSocketConnection(asyncio.Protocol):
 
     async def _run(self) -> None:
         try:
-            await self._context.app(self._scope(), self._receive, self._send)
+            scope = scope_of(self._head, self._addresses, is_gone=self._has_gone)
+            await self._context.app(scope, self._receive, self._send)
         except asyncio.CancelledError:  # the server stops and does not wait any longer
             self._end(1012, STOPPING)
         except Exception:
@@ -231,26 +258,6 @@ class WebSocketConnection(asyncio.Protocol):
             self._end(1011, BUG)
         else:
             self._end(1012 if self._context.is_stopping else 1000, FORBIDDEN)
-
-    def _scope(self) -> Scope:
-        head = self._head
-        return {
-            "type": "websocket",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
-            "http_version": head.http_version,
-            "scheme": "wss" if self._addresses["is_tls"] else "ws",
-            "server": self._addresses["server"],
-            "client": self._addresses["client"],
-            "root_path": "",
-            "path": head.path,
-            "raw_path": head.raw_path,
-            "query_string": head.query,
-            "headers": head.headers,
-            "subprotocols": offered_subprotocols(head),
-            "state": {},
-            "extensions": {"websocket.http.response": {}},
-            IS_GONE: self._has_gone,
-        }
 
     async def _receive(self) -> Message:
         while not self._events:
@@ -383,18 +390,3 @@ class WebSocketConnection(asyncio.Protocol):
         data = b"".join(self._frames.data_to_send())
         if data and not self._transport.is_closing():
             self._transport.write(data)
-
-
-def _frame_bytes(data: bytes | bytearray) -> int:
-    """The length of the frame that `data` begins with; 0 if that is not known yet.
-
-    RFC 6455, 5.2: two bytes, a longer length if they say so, a mask, and the payload.
-    """
-    if len(data) < 2:
-        return 0
-    size, longer = data[1] & 0x7F, {126: 2, 127: 8}.get(data[1] & 0x7F, 0)
-    if len(data) < 2 + longer:
-        return 0
-    if longer:
-        size = int.from_bytes(data[2 : 2 + longer], "big")
-    return 2 + longer + (4 if data[1] & 0x80 else 0) + size

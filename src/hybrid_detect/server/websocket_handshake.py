@@ -1,15 +1,20 @@
-"""The opening handshake of a WebSocket (RFC 6455, 4.2), checked by `websockets`."""
+"""The opening handshake of a WebSocket (RFC 6455, 4.2), checked by `websockets`; and its scope."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.types import Scope
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from hybrid_detect.exchange.wire import ErrorReply
+from hybrid_detect.server.connections import IS_GONE
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.replies import error_reply
 
-__all__ = ["answer_to", "offered_subprotocols"]
+__all__ = ["answer_to", "scope_of"]
 
 MAX_FIELD_BYTES = 8000
 """A header of the handshake itself; `websockets` reads lines of up to 8 KiB. Other headers, such
@@ -46,7 +51,30 @@ def answer_to(head: RequestHead, frames: ServerProtocol) -> Response | ErrorRepl
     return response
 
 
-def offered_subprotocols(head: RequestHead) -> list[str]:
+def scope_of(
+    head: RequestHead, addresses: Mapping[str, Any], *, is_gone: Callable[[], bool]
+) -> Scope:
+    """The ASGI scope of the WebSocket that `head` asks for, between `peer_addresses`."""
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": head.http_version,
+        "scheme": "wss" if addresses["is_tls"] else "ws",
+        "server": addresses["server"],
+        "client": addresses["client"],
+        "root_path": "",
+        "path": head.path,
+        "raw_path": head.raw_path,
+        "query_string": head.query,
+        "headers": head.headers,
+        "subprotocols": _offered_subprotocols(head),
+        "state": {},
+        "extensions": {"websocket.http.response": {}},
+        IS_GONE: is_gone,
+    }
+
+
+def _offered_subprotocols(head: RequestHead) -> list[str]:
     """The subprotocols that the client speaks, the preferred one first."""
     offered = b",".join(head.values(b"sec-websocket-protocol")).decode("latin-1")
     return [word.strip() for word in offered.split(",") if word.strip()]

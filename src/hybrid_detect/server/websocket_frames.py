@@ -1,0 +1,43 @@
+"""Frames of a WebSocket as bytes (RFC 6455, 5.2): where one ends, and what a picture's frame has.
+
+`websockets` reads the frames whose meaning could be disputed. A whole message in one frame, as
+clients send their pictures, is most of the bytes and the simplest of all: it needs no parser, which
+would copy it twice more.
+"""
+
+from __future__ import annotations
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where there is no compiled one
+    from websockets.utils import apply_mask
+
+__all__ = ["frame_bytes", "is_whole_message", "payload_of"]
+
+_WHOLE_BINARY = 0x82  # FIN, no extension, opcode 2
+_MASKED = 0x80
+_LONGER = {126: 2, 127: 8}  # bytes of the length behind the first two
+
+
+def frame_bytes(data: bytes | bytearray) -> int:
+    """The length of the frame that `data` begins with; 0 if that is not known yet."""
+    if len(data) < 2:
+        return 0
+    size = data[1] & 0x7F
+    longer = _LONGER.get(size, 0)
+    if len(data) < 2 + longer:
+        return 0
+    if longer:
+        size = int.from_bytes(data[2 : 2 + longer], "big")
+    return 2 + longer + (4 if data[1] & _MASKED else 0) + size
+
+
+def is_whole_message(start: bytes | bytearray) -> bool:
+    """Whether a frame that begins like this is all of a binary message, masked as a client must."""
+    return start[0] == _WHOLE_BINARY and bool(start[1] & _MASKED)
+
+
+def payload_of(frame: bytes) -> bytes:
+    """What the masked `frame` carries."""
+    mask_at = 2 + _LONGER.get(frame[1] & 0x7F, 0)
+    return apply_mask(memoryview(frame)[mask_at + 4 :], frame[mask_at : mask_at + 4])

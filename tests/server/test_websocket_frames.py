@@ -1,0 +1,140 @@
+"""Messages over a WebSocket: the same for the app, whatever the frames and pieces they come in."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from hybrid_detect.server.connections import ConnectionLimits, Connections, Context
+from hybrid_detect.server.http1 import HeadParser
+from hybrid_detect.server.websocket_connection import WebSocketConnection
+from hybrid_detect.server.websocket_frames import frame_bytes, is_whole_message, payload_of
+
+from ..fuzzing import examples
+
+MAX_BYTES = 70_000
+FRAMES = 20  # more than a test sends
+HEAD = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+payloads = st.binary(max_size=300) | st.integers(120, MAX_BYTES).map(bytes)
+messages = st.lists(payloads, min_size=1, max_size=3)  # each in so many frames
+
+
+class Transport(asyncio.Transport):
+    """Takes everything; notes what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+def frame(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin).serialize(mask=True)
+
+
+def fragments(parts: list[bytes]) -> list[bytes]:
+    return [
+        frame(Opcode.CONT if number else Opcode.BINARY, part, fin=number == len(parts) - 1)
+        for number, part in enumerate(parts)
+    ]
+
+
+async def received(pieces: list[bytes]) -> list[bytes | int | None]:
+    """What the app gets of these pieces; last the code of the end, if there is one."""
+    seen: list[bytes | int | None] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            seen.append(message["bytes"])
+        seen.append(message["code"])
+
+    limits = ConnectionLimits(connections=1, connections_per_peer=1)
+    context = Context(
+        app=app, limits=limits, max_message_bytes=MAX_BYTES, connections=Connections(limits)
+    )
+    head, _ = HeadParser().feed(HEAD)
+    assert head is not None
+    addresses = {"client": None, "server": None, "is_tls": False, "peer": ""}
+    connection = WebSocketConnection(context, Transport(), head, addresses)
+    connection.open(b"")
+    for piece in (b"", *pieces):
+        if piece:
+            connection.data_received(piece)
+        for _ in range(4 * FRAMES):  # the app takes what there is
+            await asyncio.sleep(0)
+    connection.connection_lost(None)
+    while context.tasks:
+        await asyncio.wait(context.tasks)
+    return seen
+
+
+@given(
+    sent=st.lists(messages, max_size=4),
+    pings=st.lists(st.integers(0, 12), max_size=2),
+    cuts=st.lists(st.integers(0, 5000) | st.integers(0, 300_000), max_size=8),
+)
+@settings(max_examples=examples(60), deadline=None)
+def test_the_app_gets_every_message_whole(
+    sent: list[list[bytes]], pings: list[int], cuts: list[int]
+) -> None:
+    sent = [parts for parts in sent if sum(map(len, parts)) <= MAX_BYTES]
+    frames = [each for parts in sent for each in fragments(parts)]
+    for place in pings:
+        frames.insert(place, frame(Opcode.PING, b"?"))
+    data = b"".join(frames)
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    pieces = [data[a:b] for a, b in itertools.pairwise(edges)]
+    expected = [b"".join(parts) for parts in sent]
+    assert asyncio.run(received(pieces)) == [*expected, 1006]
+
+
+def test_what_breaks_the_protocol_ends_it() -> None:
+    whole = frame(Opcode.BINARY, b"picture")
+    unmasked = Frame(Opcode.BINARY, b"picture").serialize(mask=False)
+    amid = frame(Opcode.BINARY, b"a", fin=False) + whole
+    too_large = frame(Opcode.BINARY, bytes(MAX_BYTES + 1))
+    with_extension = bytes([whole[0] | 0x40]) + whole[1:]
+    for broken in (unmasked, amid, too_large, with_extension):
+        assert asyncio.run(received([whole, broken, whole])) == [b"picture", 1006]
+
+
+@given(data=st.binary(max_size=200) | st.integers(0, MAX_BYTES).map(bytes))
+@settings(max_examples=examples(60))
+def test_a_frame_tells_where_it_ends_and_what_it_carries(data: bytes) -> None:
+    whole = frame(Opcode.BINARY, data)
+    assert frame_bytes(whole + b"more") == len(whole)
+    assert is_whole_message(whole)
+    assert payload_of(whole) == data
+    for other in (
+        frame(Opcode.BINARY, data, fin=False),
+        frame(Opcode.TEXT, data),
+        Frame(Opcode.BINARY, data).serialize(mask=False),
+    ):
+        assert not is_whole_message(other)
