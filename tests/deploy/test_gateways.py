@@ -5,7 +5,7 @@ import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 
 import httpx
@@ -126,6 +126,43 @@ async def test_a_wrong_credential_is_refused_by_the_server_behind_it(
         let_in = await http.post(DETECT_PATH, content=jpeg(), headers=HEADERS)
         assert let_in.status_code == 200
     assert fake.detector.looks == 1
+
+
+@asynccontextmanager
+async def dying_server(taken: list[str]) -> AsyncIterator[int]:
+    """Takes a whole request, and closes without a word; notes the request's method."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if length := head.partition(b"content-length: ")[2]:
+                await reader.readexactly(int(length.split()[0]))
+            taken.append(head.split()[0].decode())
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+async def test_with_two_servers_nginx_asks_the_other_what_one_died_over_but_no_picture(
+    fake: Served, tmp_path: Path
+) -> None:
+    taken: list[str] = []
+    async with dying_server(taken) as port:
+        # Without `max_fails` nginx would leave it out for ten seconds after a failure.
+        servers = f"server 127.0.0.1:{port} max_fails=0; server 127.0.0.1:{fake.port};"
+        with nginx(tmp_path, port, (f"server 127.0.0.1:{port};", servers)) as gateway:
+            async with client(gateway) as http:
+                while "get" not in taken:
+                    asked = await http.get("/v1/openapi.json", headers=HEADERS)
+                    assert asked.status_code == 200
+                looks = 0
+                while "post" not in taken:
+                    answer = await http.post(DETECT_PATH, content=jpeg(), headers=HEADERS)
+                    looks += answer.status_code == 200
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert fake.detector.looks == looks, "no picture was asked about twice"
 
 
 async def test_a_body_beyond_the_limit_does_not_reach_the_server(

@@ -33,7 +33,7 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.cluster import haproxy as haproxy_module
 from hybrid_detect.server.cluster.haproxy import HAProxy, find_haproxy
-from hybrid_detect.server.cluster.haproxy_config import Front
+from hybrid_detect.server.cluster.haproxy_config import STREAMS, Front
 from hybrid_detect.server.cluster.ingress_peer import PEER_HEADER, IngressPeer, peer_value
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
@@ -298,6 +298,36 @@ async def test_a_stream_that_is_taken_up_again_finds_its_replica() -> None:
         assert two.detector.looks == 1
 
 
+def names_kept(running: Running) -> int:
+    """Names of streams that HAProxy remembers with their replica."""
+    told = running.proxy.command(f"show table {STREAMS}")
+    return int(told.split("used:")[1].split()[0])
+
+
+async def test_a_stranger_s_names_take_no_place_of_streams_that_were_let_in() -> None:
+    config = replace(CONFIG, auth_token="a-token")
+    async with replica(config) as one, replica(config) as two, gateway(one, two) as running:
+
+        def link(name: str, token: str) -> connect:
+            headers = {RESUME_HEADER: name, "Authorization": f"Bearer {token}"}
+            return connect(running.streams, additional_headers=headers)
+
+        ours = "a" * 32
+        async with link(ours, "a-token"):
+            held = one.streams, two.streams
+            await until(lambda: names_kept(running) == 1)
+        for number in range(15):
+            with pytest.raises(InvalidStatus) as caught:
+                await link(f"{number:032x}", "wrong")
+            assert caught.value.response.status_code == 401
+        with pytest.raises(InvalidStatus):
+            await link(ours, "wrong")
+        assert names_kept(running) == 1
+        await until(lambda: not one.streams + two.streams)
+        async with link(ours, "a-token"):
+            assert (one.streams, two.streams) == held
+
+
 class Dying:
     """Takes a whole request, and closes without a word."""
 
@@ -310,7 +340,8 @@ class Dying:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             await writer.drain()
         else:
-            await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split()[0]))
+            if length := head.lower().partition(b"content-length: ")[2]:
+                await reader.readexactly(int(length.split()[0]))
             self.taken += 1
         writer.close()
 
@@ -328,6 +359,41 @@ async def test_what_a_replica_died_over_is_its_client_s_to_repeat_at_once() -> N
         assert (answer.status_code, answer.json()["code"]) == (502, "replica_failed")
         assert dying.taken == 1  # it was not sent anywhere twice, which would be a sealed one's end
         assert "Retry-After" not in answer.headers  # another replica is there now
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["first", "later"])
+async def test_a_question_that_a_replica_died_over_is_answered_by_another(is_kept: bool) -> None:
+    """Whether or not it is the first of its client's connection."""
+    dying = Dying()
+    listener = await asyncio.start_server(dying, "127.0.0.1", 0)
+    async with (
+        listener,
+        replica() as one,
+        gateway(one) as running,
+        httpx.AsyncClient(base_url=running.url) as client,
+    ):
+        if is_kept:
+            assert (await client.get("/v1/openapi.json")).status_code == 200
+        await asyncio.to_thread(
+            running.proxy.place, 2, "127.0.0.1", listener.sockets[0].getsockname()[1]
+        )
+        await until(lambda: running.proxy.ready_places() == 2)
+        while not dying.taken:
+            assert (await client.get("/v1/openapi.json")).status_code == 200
+
+
+async def test_an_erasure_is_not_asked_for_twice() -> None:
+    dying = Dying()
+    listener = await asyncio.start_server(dying, "127.0.0.1", 0)
+    async with listener, replica() as one, gateway(one) as running:
+        await asyncio.to_thread(
+            running.proxy.place, 2, "127.0.0.1", listener.sockets[0].getsockname()[1]
+        )
+        await until(lambda: running.proxy.ready_places() == 2)
+        while not dying.taken:
+            async with httpx.AsyncClient(base_url=running.url) as client:
+                status = (await client.delete("/v1/sessions/a")).status_code
+        assert (status, dying.taken) == (502, 1)
 
 
 async def test_one_that_leaves_gets_nothing_new_and_keeps_its_streams() -> None:

@@ -99,9 +99,10 @@ def haproxy_config(front: Front) -> str:
         "  option abortonclose",
         "  option redispatch 1",
         "  retries 3",
-        # A request that reached no replica goes to another. One that a replica died over is its
-        # client's to repeat: HAProxy could only if it held each picture back until it is complete.
-        "  retry-on conn-failure",
+        # A request that reached no replica goes to another, and so does a question that a replica
+        # died over. A picture is its client's to repeat: HAProxy could only if it held each one
+        # back until it is complete, in a buffer as large.
+        "  retry-on conn-failure empty-response",
         *(f"  {_error(status)}" for status in _REASONS),
         "frontend ingress",
         f"  {bind}",
@@ -109,6 +110,7 @@ def haproxy_config(front: Front) -> str:
         "  tcp-request connection track-sc0 src",
         f"  tcp-request connection reject if {{ sc0_conn_cur gt {most} }}",
         f'  http-request set-header {PEER_HEADER} "{peer_value(front.secret, "%[src]")}"',
+        "  http-request disable-l7-retry unless METH_GET",  # an erasure would then tell of nothing
         f"  use_backend {STREAMS} if {{ path {STREAM_PATH} }}",
         f"  default_backend {PICTURES}",
     ]
@@ -125,10 +127,13 @@ def haproxy_config(front: Front) -> str:
             f"  server-template {place_name(0)[:-1]} 1-{front.places} 127.0.0.1:1 disabled",
         ]
         if backend == STREAMS:
-            # A stream that is taken up again finds what it waits for where it was.
+            # A stream that is taken up again finds what it waits for where it was. Its name is
+            # remembered once a replica has let its client in: else strangers could fill the table.
             lines += [
                 f"  stick-table type string len 32 size {MAX_NAMES} expire 24h",
-                f"  stick on hdr({RESUME_HEADER})",
+                f"  http-request set-var(txn.stream) req.hdr({RESUME_HEADER})",
+                "  stick match var(txn.stream)",
+                "  stick store-response var(txn.stream) if { status 101 }",
             ]
     return "\n".join(lines) + "\n"
 
