@@ -24,6 +24,7 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
     encode_request,
     peek_request_id,
+    peek_trace,
     reply_to_json,
     with_request_id,
 )
@@ -483,3 +484,18 @@ def test_an_absent_score_is_the_model_s_and_one_that_is_sent_stays() -> None:
     assert decode_request(detect(min_confidence=None)).min_confidence is None
     assert decode_request(detect(min_confidence=0.5)).min_confidence == 0.5
     assert decode_request(detect(min_confidence=0)).min_confidence == 0
+
+
+def test_a_tracestate_travels_with_its_traceparent_alone() -> None:
+    traced = replace(
+        REQUEST, traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01", tracestate="rojo=1,congo=2"
+    )
+    assert decode_request(encode_request(traced)) == traced
+    assert peek_trace(encode_request(traced)) == (traced.traceparent, "rojo=1,congo=2")
+    assert decode_request(encode_request(replace(traced, traceparent=""))).tracestate == ""
+    assert decode_request(encode_request(replace(traced, tracestate="no state"))).tracestate == ""
+
+
+@pytest.mark.parametrize("data", [b"", b"HD", bytes(200), encode_reply(RESULT)])
+def test_what_is_no_detect_message_names_no_trace(data: bytes) -> None:
+    assert peek_trace(data) == ("", "")

@@ -19,7 +19,14 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, Sampler
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    TraceFlags,
+    TraceState,
+    use_span,
+)
 
 from hybrid_detect import (
     BackendKind,
@@ -98,6 +105,24 @@ def parts_of(spans: list[Received], parent: Received) -> list[str]:
 def named(spans: list[Received], name: str) -> Received:
     (found,) = [span for span in spans if span.name == name]
     return found
+
+
+@pytest.mark.parametrize("mode", ["cloud", "streaming"])
+async def test_what_a_tracing_system_added_to_the_caller_s_trace_reaches_the_server(
+    mode: str,
+) -> None:
+    spans, tracer = recorded_traces()
+    state = TraceState([("rojo", "00f067aa0ba902b7"), ("congo", "t61rcWkgMzE")])
+    caller = SpanContext(0xAB, 0xCD, True, TraceFlags(TraceFlags.SAMPLED), state)
+    async with served(ServerConfig(rate_per_s=0), tracer=tracer) as server:
+        backend = {"cloud": CloudDetectionService, "streaming": StreamingService}[mode]
+        remote = backend(endpoint=f"http://127.0.0.1:{server.port}")
+        async with HybridDetectionService(backends=[remote], mode=mode, tracer=tracer) as service:
+            with use_span(NonRecordingSpan(caller)):
+                await service.process_image(IMAGE)
+    found = {span.name: span.context for span in spans()}
+    assert found["picture"].trace_id == caller.trace_id
+    assert {span.trace_state.to_header() for span in found.values()} == {state.to_header()}
 
 
 async def test_a_frame_that_was_hedged_is_one_connected_trace(receiver: Receiver) -> None:

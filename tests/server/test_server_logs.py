@@ -97,7 +97,8 @@ def test_no_field_of_a_request_takes_the_place_of_a_line_s_own(
 ) -> None:
     stderr = log_as(log_format)
     record = Record(route="/v1/detect", is_stream=False, peer="127.0.0.1", status=503)
-    record.answered, record.level, record.cause, record.trace_id = 1, "fast", "overloaded", TRACE
+    record.answered, record.level, record.cause = 1, "fast", "overloaded"
+    record.traceparent = f"00-{TRACE}-{'cd' * 8}-01"
     RequestLog("all").on_end(record)
     text = stderr.getvalue()
     if log_format == "json":

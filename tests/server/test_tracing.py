@@ -3,8 +3,12 @@
 import socket
 import sys
 import threading
+import time
+from typing import Any
 
+import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is an extra")
 
@@ -13,15 +17,24 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from hybrid_detect.errors import MissingExtraError
-from hybrid_detect.exchange.wire import DetectRequest
+from hybrid_detect.exchange.batch import BATCH_CONTENT_TYPE, BATCH_PATH, encode_batch
+from hybrid_detect.exchange.wire import (
+    CONTENT_TYPE,
+    DETECT_PATH,
+    STREAM_PATH,
+    DetectRequest,
+    ErrorReply,
+    encode_request,
+)
 from hybrid_detect.monitoring.exporters.opentelemetry_tracing import OpenTelemetryTracer
 from hybrid_detect.server import tracing
 from hybrid_detect.server.admission import OverloadedError
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
-from hybrid_detect.server.tracing import Tracing
+from hybrid_detect.server.observation import Record
+from hybrid_detect.server.tracing import RefusalSpans, Tracing
 
-from ..otlp import otlp_receiver
+from ..otlp import otlp_receiver, recorded_traces
 from ..waiting import until
 from .loopback import jpeg, served
 
@@ -89,6 +102,96 @@ async def test_a_picture_that_is_refused_says_why() -> None:
     (span,) = traced.exporter.get_finished_spans()
     assert (span.attributes or {})["error.type"] == "OverloadedError"
     assert not span.status.is_ok
+
+
+TRACED = {"traceparent": PARENT, "tracestate": "rojo=1,congo=2"}
+
+
+def told(span: ReadableSpan) -> tuple[str, str, str, int]:
+    """Trace and parent of a span, its tracestate, and the error that it ended with."""
+    assert span.parent is not None
+    assert not span.status.is_ok
+    attributes = span.attributes or {}
+    return (
+        f"00-{span.context.trace_id:032x}-{span.parent.span_id:016x}-01",
+        span.context.trace_state.to_header(),
+        str(attributes["error.type"]),
+        int(str(attributes.get("http.response.status_code", 0))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "headers", "body", "error", "status"),
+    [
+        ({"auth_token": "a-token"}, {}, b"x", "unauthorized", 401),
+        ({}, {"Origin": "https://a-page.example"}, b"x", "wrong_origin", 403),
+        ({"max_body_bytes": 9}, {}, b"a body of more", "too_large", 413),
+        ({}, {"Content-Type": "application/json"}, b"{}", "unsupported_body", 415),
+        ({}, {"Content-Type": CONTENT_TYPE}, b"no message", "bad_request", 400),
+        ({}, {"X-Quality": "utmost"}, b"x", "bad_request", 400),
+        ({}, {}, b"no picture", "InvalidFrameError", 0),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_a_refused_request_is_a_span_of_its_trace_once(
+    config: dict[str, Any], headers: dict[str, str], body: bytes, error: str, status: int
+) -> None:
+    spans, tracer = recorded_traces()
+    async with (
+        served(ServerConfig(rate_per_s=0, **config), tracer=tracer) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client,
+    ):
+        for named in (TRACED, {}, {"traceparent": "none"}):
+            answer = await client.post(DETECT_PATH, content=body, headers={**headers, **named})
+            assert answer.status_code == (status or 422)
+            refused = [span for span in spans() if span.parent is not None]
+            assert [told(span) for span in refused] == [(PARENT, "rojo=1,congo=2", error, status)]
+
+
+def traced_message(number: int, image: bytes) -> bytes:
+    return encode_request(
+        DetectRequest(
+            request_id=number, image=image, traceparent=PARENT, tracestate=f"picture={number}"
+        )
+    )
+
+
+async def test_of_several_pictures_each_refused_one_is_a_span_of_its_own_trace() -> None:
+    spans, tracer = recorded_traces()
+    unreadable = traced_message(3, b"x").replace(b'"format":"jpeg"', b'"second_look":3')
+    messages = [traced_message(1, jpeg()), traced_message(2, jpeg()), unreadable]
+    config = ServerConfig(rate_per_s=0.001, burst=3, stream_rate_per_s=0)
+    async with (
+        served(config, tracer=tracer) as server,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client,
+    ):
+        headers = {"Content-Type": BATCH_CONTENT_TYPE, "Accept": BATCH_CONTENT_TYPE}
+        await client.post(BATCH_PATH, content=encode_batch(messages[1:]), headers=headers)
+        async with connect(f"ws://127.0.0.1:{server.port}{STREAM_PATH}") as stream:
+            for message in messages:
+                await stream.send(message)
+                await stream.recv()
+    ended = {told(span)[1:] for span in spans() if span.parent and not span.status.is_ok}
+    assert ended == {
+        ("picture=3", "bad_request", 400),
+        ("picture=2", "too_fast", 429),
+        ("picture=3", "too_fast", 429),
+    }
+    looks = [span for span in spans() if span.name == "picture" and span.status.is_unset]
+    assert [span.context.trace_state.to_header() for span in looks] == ["picture=2", "picture=1"]
+
+
+def test_refusals_by_the_hundred_fill_no_collector() -> None:
+    traced = Traced()
+    spans = RefusalSpans(traced.tracing)
+    record = Record(route=DETECT_PATH, is_stream=False, peer="", traceparent=PARENT, status=401)
+    message, refusal = traced_message(1, b"x"), ErrorReply(request_id=1, status=429, code="x")
+    began_s = time.monotonic()
+    for _ in range(200):
+        spans.on_end(record)
+        spans.on_reply(record, refusal, message)
+    most = tracing.REFUSALS_AT_ONCE + tracing.REFUSALS_PER_S * (time.monotonic() - began_s) + 1
+    assert tracing.REFUSALS_AT_ONCE <= len(traced.exporter.get_finished_spans()) <= most
 
 
 async def test_the_header_of_a_gateway_wins_over_the_message() -> None:

@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hybrid_detect.errors import ProtocolError
 from hybrid_detect.exchange.wire_faces import face_from_json, faces_to_text
 from hybrid_detect.exchange.wire_values import (
     boolean,
@@ -40,7 +41,7 @@ from hybrid_detect.exchange.wire_values import (
     optional_text,
     text,
 )
-from hybrid_detect.monitoring.tracing import traceparent_of
+from hybrid_detect.monitoring.tracing import traceparent_of, tracestate_of
 from hybrid_detect.types import Face, QualityLevel
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "encode_reply",
     "encode_request",
     "peek_request_id",
+    "peek_trace",
     "reply_to_json",
     "with_request_id",
 ]
@@ -136,6 +138,8 @@ class DetectRequest:
     traceparent: str = ""
     """The client's part of the frame's trace, as W3C names it; empty if it is not traced. One that
     cannot be read counts as none."""
+    tracestate: str = ""
+    """What tracing systems add to it, as W3C names it; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +204,7 @@ def encode_request(request: DetectRequest) -> bytes:
         "quality": request.quality,
         "second_look": request.second_look or None,
         "traceparent": request.traceparent or None,
+        "tracestate": request.tracestate or None,
     }
     return _pack(_DETECT, request.request_id, header, request.image)
 
@@ -216,6 +221,7 @@ def decode_request(data: bytes) -> DetectRequest:
     if not payload:
         fail("a picture", "an empty payload")
     deadline, quality = header.get("deadline_s"), header.get("quality")
+    traceparent, tracestate = _trace_of(header)
     return DetectRequest(
         request_id=request_id,
         image=payload,
@@ -225,7 +231,8 @@ def decode_request(data: bytes) -> DetectRequest:
         session_id=optional_text(header.get("session_id"), "session_id"),
         quality=None if quality is None else _quality_level(quality),
         second_look=boolean(header.get("second_look", False), "second_look"),
-        traceparent=traceparent_of(header.get("traceparent")),
+        traceparent=traceparent,
+        tracestate=tracestate,
     )
 
 
@@ -330,6 +337,15 @@ def peek_request_id(data: bytes) -> int:
     return int(_PREAMBLE.unpack_from(data)[3]) if len(data) >= _PREAMBLE.size else 0
 
 
+def peek_trace(data: bytes) -> tuple[str, str]:
+    """The ``traceparent`` and ``tracestate`` of a detect message that is refused unread."""
+    try:
+        kind, _, header, _ = _unpack(data, max_header_bytes=MAX_REQUEST_HEADER_BYTES)
+    except ProtocolError:
+        return "", ""
+    return _trace_of(header) if kind == _DETECT else ("", "")
+
+
 def with_request_id(data: bytes, request_id: int) -> bytes:
     """The same message under another request id, as a client numbers its messages per link."""
     magic, version, kind, _, length = _PREAMBLE.unpack_from(data)
@@ -364,6 +380,11 @@ def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, 
         fail(f"{length} header bytes", f"{len(data) - _PREAMBLE.size}")
     header = json_object(data[_PREAMBLE.size : end], "header")
     return kind, request_id, header, bytes(data[end:])
+
+
+def _trace_of(header: Mapping[str, Any]) -> tuple[str, str]:
+    traceparent = traceparent_of(header.get("traceparent"))
+    return traceparent, tracestate_of(header.get("tracestate")) if traceparent else ""
 
 
 def _optional_integer(value: Any, name: str) -> int | None:

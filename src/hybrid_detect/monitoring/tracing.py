@@ -7,9 +7,10 @@ request, a hedge runs in a task and an encoder in a thread, where there is no te
 current.
 
 Between machines a span is named by a W3C ``traceparent``, in the HTTP header of that name and in
-the header of each message of the wire format, so that a stream carries a trace for each frame.
+the header of each message of the wire format, so that a stream carries a trace for each frame. What
+tracing systems add to it, the ``tracestate``, is carried beside it.
 
-Source of the format: W3C, "Trace Context", Level 1.
+Source of the formats: W3C, "Trace Context", Level 1.
 """
 
 from __future__ import annotations
@@ -24,15 +25,20 @@ __all__ = [
     "NO_SPAN",
     "NO_TRACER",
     "TRACEPARENT",
+    "TRACESTATE",
     "Attributes",
     "Span",
     "SpanKind",
     "Tracer",
     "traceparent_of",
+    "tracestate_of",
 ]
 
 TRACEPARENT = "traceparent"
 """The HTTP header that carries a span's name."""
+
+TRACESTATE = "tracestate"
+"""The HTTP header that carries what tracing systems add to it."""
 
 Attributes = Mapping[str, str | bool | int | float]
 """What a span says of its part: never a pixel, key, token, session, message or body."""
@@ -42,6 +48,15 @@ SpanKind = Literal["internal", "client", "server"]
 
 GIVEN_UP = "hybrid_detect.given_up"
 """Attribute of a part that ended because its answer was not needed any more: that is no error."""
+
+MAX_MEMBERS, MAX_STATE_CHARS, LONG_MEMBER_CHARS = 32, 512, 128
+"""Of a ``tracestate``: its most members, how much of it has to be passed on, and the size beyond
+which a member is the first to go. Source: "Trace Context", 3.3.1."""
+
+_MEMBER = re.compile(
+    r"([a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
 
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
@@ -73,6 +88,11 @@ class Span:
     @property
     def traceparent(self) -> str:
         """What names it on another machine, whether it is sampled or not; empty for none."""
+        return ""
+
+    @property
+    def tracestate(self) -> str:
+        """What tracing systems add to `traceparent`; empty for nothing."""
         return ""
 
     def child(
@@ -145,6 +165,7 @@ class Tracer(Protocol):
         *,
         kind: SpanKind = "internal",
         parent: str = "",
+        parent_state: str = "",
         own_trace: bool = False,
         began_s: float | None = None,
     ) -> Span:
@@ -156,6 +177,7 @@ class Tracer(Protocol):
             kind: Whether it is a request.
             parent: The ``traceparent`` of the span on another machine that it is a part of. Empty
                 for the span that is the caller's current one, if there is one.
+            parent_state: The ``tracestate`` that came with `parent`.
             own_trace: Whether it begins a trace, which then links to the caller's current span: a
                 stream's frames would make one endless trace otherwise. `parent` wins.
             began_s: When it began, in seconds since 1970; `None` for now.
@@ -170,6 +192,7 @@ class _NoTracer:
         *,
         kind: SpanKind = "internal",
         parent: str = "",
+        parent_state: str = "",
         own_trace: bool = False,
         began_s: float | None = None,
     ) -> Span:
@@ -197,3 +220,22 @@ def traceparent_of(value: object) -> str:
     if not (is_known or is_newer) or not int(trace_id, 16) or not int(span_id, 16):
         return ""
     return f"00-{trace_id}-{span_id}-{flags}"
+
+
+def tracestate_of(value: object) -> str:
+    """The ``tracestate`` in what a peer sent, as much of it as is passed on; empty if it is none.
+
+    As the specification wants it, one that cannot be read is left out as a whole, and of one that
+    is too long, long members go first and then the last ones.
+    """
+    if not isinstance(value, str):
+        return ""
+    members = [member for part in value.split(",") if (member := part.strip(" \t"))]
+    found = [_MEMBER.fullmatch(member) for member in members]
+    keys = {each[1] for each in found if each is not None}
+    if len(keys) < len(members) or len(members) > MAX_MEMBERS:  # unreadable, or twice the same key
+        return ""
+    while len(state := ",".join(members)) > MAX_STATE_CHARS:
+        long = [member for member in members if len(member) > LONG_MEMBER_CHARS]
+        members.remove(long[-1] if long else members[-1])
+    return state

@@ -53,14 +53,18 @@ from hybrid_detect.server.live import PRESENCE, LiveSessions, Presence
 from hybrid_detect.server.live_routes import LiveRoutes
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.management import Management
-from hybrid_detect.server.observation import OPENAPI_PATH, note_look, note_reply
+from hybrid_detect.server.observation import (
+    OPENAPI_PATH,
+    note_look,
+    note_read,
+    note_reply,
+    trace_in,
+)
 from hybrid_detect.server.openapi import openapi
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.picture_requests import (
+    bare_picture,
     is_wire_message,
-    quality_of,
-    second_look_of,
-    session_of,
     unsupported_body,
 )
 from hybrid_detect.server.replies import BUG, error_reply, http_response
@@ -68,7 +72,7 @@ from hybrid_detect.server.retention import Retention, owner_of
 from hybrid_detect.server.sealing import Sealing, SealRefusedError
 from hybrid_detect.server.shared_state import LocalState, SharedState
 from hybrid_detect.server.streams import Streams
-from hybrid_detect.server.tracing import Tracing, traceparent_in
+from hybrid_detect.server.tracing import RefusalSpans, Tracing
 from hybrid_detect.types import Face
 
 __all__ = ["create_app"]
@@ -137,7 +141,10 @@ def create_app(
     live = LiveSessions(
         max_watchers=config.max_watchers, max_per_session=config.max_watchers_per_session
     )
-    app = _App(config, watch(detector), management, log, state, live, tracer)
+    tracing = Tracing(config.otlp_endpoint, tracer=tracer)
+    if tracing.is_on:
+        management.observe(RefusalSpans(tracing))
+    app = _App(config, watch(detector), management, log, state, live, tracing)
     hot = Middleware(DirectRoute, path=DETECT_PATH, answer=app.detect)
 
     def drain() -> None:
@@ -186,7 +193,7 @@ class _App:
         log: PeerLog,
         state: SharedState,
         live: LiveSessions,
-        tracer: Tracer | None,
+        tracing: Tracing,
     ) -> None:
         self._config = config
         self._detector = detector
@@ -199,7 +206,7 @@ class _App:
         self.streams = Streams(
             config, answer=self._answer_to, live=live, info=lambda: detector.info
         )
-        self.tracing = Tracing(config.otlp_endpoint, tracer=tracer)
+        self.tracing = tracing
         self._bodies = BodyReader(limit_bytes=config.max_body_bytes, max_uploads=config.max_uploads)
 
     @contextlib.asynccontextmanager
@@ -240,18 +247,11 @@ class _App:
         is_wire = received.is_sealed or is_wire_message(request)
 
         def read() -> DetectRequest:
-            traceparent = traceparent_in(request)
-            if is_wire:
-                asked = decode_request(message)
-                return replace(asked, traceparent=traceparent) if traceparent else asked
-            return DetectRequest(
-                request_id=0,
-                image=message,
-                session_id=session_of(request),
-                quality=quality_of(request),
-                second_look=second_look_of(request),
-                traceparent=traceparent,
-            )
+            asked = decode_request(message) if is_wire else bare_picture(request, message)
+            traceparent, tracestate = trace_in(request)
+            if not traceparent:
+                return asked
+            return replace(asked, traceparent=traceparent, tracestate=tracestate)
 
         reply = await self._reply(
             read,
@@ -268,7 +268,8 @@ class _App:
         try:
             return await self._bodies.read(request)
         except BodyTooLargeError:
-            return http_response(request, self._too_large(0))
+            detail = f"the limit is {self._config.max_body_bytes} bytes"
+            return http_response(request, error_reply(0, 413, "too_large", detail))
         except BodyTooSlowError:
             return http_response(request, TOO_SLOW)
         except TooManyUploadsError:
@@ -305,15 +306,23 @@ class _App:
         except SealRefusedError as refusal:
             note_reply(connection, refusal.reply)
             return encode_reply(refusal.reply)
+        unread = received.message
+
+        def read() -> DetectRequest:
+            nonlocal unread
+            request = decode_request(received.message)
+            unread = b""
+            return request
+
         reply = await self._reply(
-            lambda: decode_request(received.message),
+            read,
             peek_request_id(data),
             receive_s,
             connection=connection,
             is_sealed=received.is_sealed,
             is_abandoned=is_abandoned,
         )
-        note_reply(connection, reply)
+        note_reply(connection, reply, unread)
         return received.protected(encode_reply(reply))
 
     async def _reply(
@@ -329,6 +338,7 @@ class _App:
         """The answer to a request, or the error that says why there is none."""
         try:
             request = read()
+            note_read(connection)
             if request.deadline_s is not None and receive_s is not None:
                 # The client's clock has been running since it began to send.
                 request = replace(request, deadline_s=request.deadline_s - receive_s)
@@ -370,10 +380,6 @@ class _App:
             presence.note(session)
         if not is_sealed:  # what came sealed is not shown in the clear
             self._live.publish(owner, session, reply)
-
-    def _too_large(self, request_id: int) -> ErrorReply:
-        limit = self._config.max_body_bytes
-        return error_reply(request_id, 413, "too_large", f"the limit is {limit} bytes")
 
 
 def _most_certain(faces: tuple[Face, ...]) -> tuple[Face, ...]:

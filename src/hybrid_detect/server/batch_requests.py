@@ -38,7 +38,7 @@ async def batch_response(
     async def reply(message: bytes, wait_s: float) -> bytes:
         if wait_s:
             refusal = too_fast(peek_request_id(message), wait_s)
-            note_reply(request, refusal)
+            note_reply(request, refusal, message)
             return encode_reply(refusal)
         return await answer(message)
 

@@ -27,11 +27,11 @@ from hybrid_detect.server.credentials import Credentials, WrongCredentialError
 from hybrid_detect.server.gate import too_fast
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.look_refusals import look_refusal
-from hybrid_detect.server.observation import RefusedPictures
+from hybrid_detect.server.observation import RefusedPictures, trace_in
 from hybrid_detect.server.picture_requests import is_wire_message, unsupported_body
 from hybrid_detect.server.replies import error_body, whole_answer
 from hybrid_detect.server.shared_state import Limit, LocalState
-from hybrid_detect.server.tracing import Tracing, traceparent_in
+from hybrid_detect.server.tracing import Tracing
 
 __all__ = ["Beginning", "EarlyRefusals", "Refused", "Undecided", "Verdict"]
 
@@ -121,7 +121,13 @@ class EarlyRefusals:
             return Undecided.LET_IN
         reply = self._reply(connection, caller, request, OverloadedError(wait_s))
         body, media_type = error_body(connection, reply)
-        more = self._refused.note(scope, reply, received_bytes=len(start), sent_bytes=len(body))
+        more = self._refused.note(
+            scope,
+            reply,
+            received_bytes=len(start),
+            sent_bytes=len(body),
+            is_read=reply.status != 429,  # what comes too fast was not weighed by what it says
+        )
         answer = whole_answer(reply, body, media_type, more=more, close=not head.keep_alive)
         return Refused(reply.status, answer)
 
@@ -144,7 +150,10 @@ class EarlyRefusals:
         # As behind the gate, what comes too fast is told so, and counts for nothing.
         if wait_s := self._state.take_at_once(Limit.PICTURES, caller):
             return too_fast(0, wait_s)
-        self._tracing.refused(traceparent_in(connection) or request.traceparent, error)
+        trace = trace_in(connection)
+        if not trace[0]:
+            trace = request.traceparent, request.tracestate
+        self._tracing.refused(trace, error)
         return look_refusal(request.request_id, error)
 
 

@@ -280,7 +280,7 @@ class Gate:
                 if is_free or not (wait_s := await self._state.take(Limit.PICTURES, caller)):
                     return message
                 reply = too_fast(peek_request_id(data), wait_s)
-                note_reply(connection, reply)
+                note_reply(connection, reply, data)
                 with _client_may_be_gone():  # `receive` says so next
                     await send({"type": "websocket.send", "bytes": encode_reply(reply)})
 

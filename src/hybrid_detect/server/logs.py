@@ -45,7 +45,9 @@ class RequestLog:
     def on_look(self, record: Record, seen: Detection, trace_id: str) -> None:
         """Log nothing yet."""
 
-    def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
+    def on_reply(
+        self, record: Record, reply: ResultReply | ErrorReply, message: bytes = b""
+    ) -> None:
         """Log nothing yet: a stream has one line, however many pictures it brings."""
 
     def on_end(self, record: Record) -> None:

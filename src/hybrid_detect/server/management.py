@@ -77,6 +77,10 @@ class Management:
         if config.request_log != "none":
             self._observers.append(RequestLog(config.request_log))
 
+    def observe(self, observer: Observer) -> None:
+        """Have `observer` told of the requests; before `middleware` is asked for."""
+        self._observers.append(observer)
+
     @property
     def middleware(self) -> list[Middleware]:
         """What observes the requests."""

@@ -225,7 +225,9 @@ class ServerMetrics:
         level = "none" if seen.quality is None else seen.quality.value
         self._detect.labels(level).observe(seen.detect_s - decode_s, exemplar)
 
-    def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
+    def on_reply(
+        self, record: Record, reply: ResultReply | ErrorReply, message: bytes = b""
+    ) -> None:
         """Count a picture's answer, or a refusal."""
         if isinstance(reply, ErrorReply):
             self._refuse(reply.code)

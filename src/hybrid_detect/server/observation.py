@@ -29,7 +29,12 @@ from hybrid_detect.exchange.wire import (
     ErrorReply,
     ResultReply,
 )
-from hybrid_detect.monitoring.tracing import traceparent_of
+from hybrid_detect.monitoring.tracing import (
+    TRACEPARENT,
+    TRACESTATE,
+    traceparent_of,
+    tracestate_of,
+)
 from hybrid_detect.server.credentials import peer_of
 
 if TYPE_CHECKING:
@@ -51,7 +56,9 @@ __all__ = [
     "Record",
     "RefusedPictures",
     "note_look",
+    "note_read",
     "note_reply",
+    "trace_in",
 ]
 
 LIVE_PATH = "/v1/health/live"
@@ -100,8 +107,11 @@ class Record:
     peer: str
     """The address at the other end, as limits count it."""
     request_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    trace_id: str = ""
-    """Of the caller's trace; empty without one."""
+    traceparent: str = ""
+    """The caller's trace; empty without one."""
+    tracestate: str = ""
+    is_read: bool = False
+    """Whether a picture of it was read: it is looked at, and a part of its trace by itself."""
     began_s: float = field(default_factory=time.monotonic)
     duration_s: float = 0.0
     """Until the answer was handed over, or the stream had ended."""
@@ -125,6 +135,11 @@ class Record:
     detect_s: float = 0.0
     """Seconds that decoding and looking at them took, together."""
 
+    @property
+    def trace_id(self) -> str:
+        """Of the caller's trace; empty without one."""
+        return _trace_id_in(self.traceparent)
+
 
 class Observer(Protocol):
     """Is told what happens; called on the event loop, so it must neither block nor raise."""
@@ -137,8 +152,13 @@ class Observer(Protocol):
         """A picture was looked at; `trace_id` is of its trace, empty if that is not sampled."""
         ...
 
-    def on_reply(self, record: Record, reply: ResultReply | ErrorReply) -> None:
-        """A reply leaves: the one of a request, or that of one picture of several."""
+    def on_reply(
+        self, record: Record, reply: ResultReply | ErrorReply, message: bytes = b""
+    ) -> None:
+        """A reply leaves: the one of a request, or that of one picture of several.
+
+        Of several, `message` is the picture's, if it was refused unread.
+        """
         ...
 
     def on_end(self, record: Record) -> None:
@@ -208,18 +228,25 @@ class RefusedPictures:
         self._tells_ids = tells_ids
 
     def note(
-        self, scope: Scope, reply: ErrorReply, *, received_bytes: int, sent_bytes: int
+        self,
+        scope: Scope,
+        reply: ErrorReply,
+        *,
+        received_bytes: int,
+        sent_bytes: int,
+        is_read: bool,
     ) -> list[tuple[bytes, bytes]]:
         """Tell of one request from its beginning to its end; returns headers for its answer."""
         if not self._observers:
             return []
         record = _record_of(scope)
         record.status = reply.status
+        record.is_read = is_read
         record.received_bytes = received_bytes
         record.sent_bytes = sent_bytes
         for observer in self._observers:
             observer.on_begin(record)
-        _Noting(record, self._observers).reply(reply)
+        _Noting(record, self._observers).reply(reply, b"")
         for observer in self._observers:
             observer.on_end(record)
         return [(_ID_NAME, record.request_id.encode())] if self._tells_ids else []
@@ -242,7 +269,7 @@ class _Noting:
         for observer in self.observers:
             observer.on_look(record, seen, trace_id)
 
-    def reply(self, reply: ResultReply | ErrorReply) -> None:
+    def reply(self, reply: ResultReply | ErrorReply, message: bytes) -> None:
         record = self.record
         if isinstance(reply, ErrorReply):
             record.refused += 1
@@ -250,14 +277,29 @@ class _Noting:
         else:
             record.answered += 1
         for observer in self.observers:
-            observer.on_reply(record, reply)
+            observer.on_reply(record, reply, message)
 
 
-def note_reply(connection: HTTPConnection, reply: ResultReply | ErrorReply) -> None:
-    """Tell that `reply` leaves over `connection`; does nothing where nobody observes it."""
+def note_reply(
+    connection: HTTPConnection, reply: ResultReply | ErrorReply, message: bytes = b""
+) -> None:
+    """Tell that `reply` leaves over `connection`; does nothing where nobody observes it.
+
+    Args:
+        connection: A request, or a stream.
+        reply: The reply.
+        message: What it is the reply to, if that is one of several and was refused unread.
+    """
     noting: _Noting | None = connection.scope.get(_RECORD)
     if noting is not None:
-        noting.reply(reply)
+        noting.reply(reply, message)
+
+
+def note_read(connection: HTTPConnection) -> None:
+    """Tell that a picture that came over `connection` was read."""
+    noting: _Noting | None = connection.scope.get(_RECORD)
+    if noting is not None:
+        noting.record.is_read = True
 
 
 def note_look(connection: HTTPConnection, seen: Detection, traceparent: str = "") -> None:
@@ -269,11 +311,14 @@ def note_look(connection: HTTPConnection, seen: Detection, traceparent: str = ""
 
 
 def _record_of(scope: Scope) -> Record:
+    connection = HTTPConnection(scope)
+    traceparent, tracestate = trace_in(connection)
     return Record(
         route=_route_of(scope["path"]),
         is_stream=scope["type"] == "websocket",
-        peer=peer_of(HTTPConnection(scope)),
-        trace_id=_trace_id_of(scope),
+        peer=peer_of(connection),
+        traceparent=traceparent,
+        tracestate=tracestate,
     )
 
 
@@ -288,11 +333,14 @@ def _route_of(path: str) -> str:
 _KNOWN = frozenset(ROUTES) - {WATCH_ROUTE, SESSION_ROUTE, OTHER_ROUTE}
 
 
-def _trace_id_of(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"traceparent":
-            return _trace_id_in(traceparent_of(value.decode("latin-1")))
-    return ""
+def trace_in(request: HTTPConnection) -> tuple[str, str]:
+    """The ``traceparent`` and ``tracestate`` of a request's headers; empty if it has none."""
+    given = request.headers.getlist(TRACEPARENT)
+    traceparent = traceparent_of(given[0]) if len(given) == 1 else ""
+    if not traceparent:
+        return "", ""
+    # RFC 9110, 5.2: several lines are one list.
+    return traceparent, tracestate_of(",".join(request.headers.getlist(TRACESTATE)))
 
 
 def _trace_id_in(traceparent: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 
 from hybrid_detect.errors import ProtocolError
-from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply
+from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest, ErrorReply
 from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.server.replies import error_reply
 from hybrid_detect.types import QualityLevel
@@ -14,11 +14,9 @@ __all__ = [
     "QUALITY_HEADER",
     "SECOND_LOOK_HEADER",
     "SESSION_HEADER",
+    "bare_picture",
     "is_wire_message",
     "media_type",
-    "quality_of",
-    "second_look_of",
-    "session_of",
     "unsupported_body",
 ]
 
@@ -50,12 +48,27 @@ def unsupported_body(request: HTTPConnection) -> ErrorReply | None:
     return error_reply(0, 415, "unsupported_body", detail) if detail else None
 
 
+def bare_picture(request: HTTPConnection, image: bytes) -> DetectRequest:
+    """The request whose body is a picture, with what its headers ask for.
+
+    Raises:
+        ProtocolError: If one of them cannot be read.
+    """
+    return DetectRequest(
+        request_id=0,
+        image=image,
+        session_id=_session_of(request),
+        quality=_quality_of(request),
+        second_look=_second_look_of(request),
+    )
+
+
 def is_wire_message(request: HTTPConnection) -> bool:
     """Whether the body is said to be a message of the wire format."""
     return media_type(request) == CONTENT_TYPE
 
 
-def session_of(request: Request) -> str | None:
+def _session_of(request: HTTPConnection) -> str | None:
     """The session in `SESSION_HEADER`; `None` without one.
 
     Raises:
@@ -75,7 +88,7 @@ def session_of(request: Request) -> str | None:
     return session
 
 
-def quality_of(request: Request) -> QualityLevel | None:
+def _quality_of(request: HTTPConnection) -> QualityLevel | None:
     """The level in `QUALITY_HEADER`; `None` without one.
 
     Raises:
@@ -92,7 +105,7 @@ def quality_of(request: Request) -> QualityLevel | None:
         raise ProtocolError(msg) from None
 
 
-def second_look_of(request: Request) -> bool:
+def _second_look_of(request: HTTPConnection) -> bool:
     """What `SECOND_LOOK_HEADER` says; `False` without one.
 
     Raises:

@@ -166,7 +166,7 @@ class Streams:
                 continue
             if wait_s := stream.take():
                 refusal = too_fast(request_id, wait_s)
-                note_reply(websocket, refusal)
+                note_reply(websocket, refusal, data)
                 await _send(websocket, encode_reply(refusal))
                 continue
             receive_s = None

@@ -15,18 +15,18 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import HTTPConnection
-
-from hybrid_detect.exchange.wire import DetectRequest
+from hybrid_detect.exchange.wire import DetectRequest, ErrorReply, ResultReply, peek_trace
 from hybrid_detect.extras import require
 from hybrid_detect.monitoring.exporters.opentelemetry_tracing import OpenTelemetryTracer
-from hybrid_detect.monitoring.tracing import NO_TRACER, TRACEPARENT, Span, Tracer, traceparent_of
+from hybrid_detect.monitoring.tracing import NO_TRACER, Span, Tracer
+from hybrid_detect.server.observation import PICTURE_ROUTES, Record
+from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.sources.daemon_threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from hybrid_detect.server.detectors import Detection
 
-__all__ = ["Tracing", "traceparent_in", "traces_url"]
+__all__ = ["RefusalSpans", "Tracing", "traces_url"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
@@ -37,6 +37,10 @@ WHOLE_URL = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 CLOSE_S = 2.0
 """Seconds that stopping waits for the last spans to be sent."""
+
+REFUSALS_PER_S, REFUSALS_AT_ONCE = 10.0, 50
+"""Spans of refusals, which cost a stranger nothing and may come by the thousand. Chosen: enough to
+see each of a client that is set up wrongly, and too few to fill a collector."""
 
 SERVICE_NAME = "hybrid-detect-server"
 
@@ -74,6 +78,32 @@ class Tracing:
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = OpenTelemetryTracer(self._provider)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is traced."""
+        return self._endpoint is not None or self._tracer is not NO_TRACER
+
+    def refused_unread(
+        self, trace: tuple[str, str], reply_status: int, code: str, *, took_s: float = 0.0
+    ) -> None:
+        """Add a picture that was refused unread to its trace.
+
+        Args:
+            trace: Its ``traceparent`` and ``tracestate``.
+            reply_status: The HTTP status that it was refused with.
+            code: The word for it.
+            took_s: Seconds that it took, until now.
+        """
+        now_s = time.time()
+        self._tracer.start_span(
+            "picture",
+            {"http.response.status_code": reply_status},
+            kind="server",
+            parent=trace[0],
+            parent_state=trace[1],
+            began_s=now_s - took_s,
+        ).end(error=code, ended_s=now_s)
+
     async def look(
         self, request: DetectRequest, look: Callable[[], Awaitable[Detection]]
     ) -> Detection:
@@ -86,6 +116,7 @@ class Tracing:
             {"hybrid_detect.picture.size": len(request.image)},
             kind="server",
             parent=request.traceparent,
+            parent_state=request.tracestate,
             own_trace=True,
         ) as span:
             seen = await look()
@@ -93,11 +124,16 @@ class Tracing:
                 _tell(span, seen, came_s)
         return seen
 
-    def refused(self, traceparent: str, error: Exception) -> None:
-        """Trace a picture that `error` refused before it had come."""
+    def refused(self, trace: tuple[str, str], error: Exception) -> None:
+        """Trace a picture that `error` refused before it had come.
+
+        Args:
+            trace: Its ``traceparent`` and ``tracestate``; both may be empty.
+            error: Why.
+        """
         if self._tracer is not NO_TRACER:
             self._tracer.start_span(
-                "picture", kind="server", parent=traceparent, own_trace=True
+                "picture", kind="server", parent=trace[0], parent_state=trace[1], own_trace=True
             ).end(error=type(error).__name__)
 
     async def aclose(self) -> None:
@@ -109,6 +145,50 @@ class Tracing:
                     await in_daemon_thread(provider.shutdown)
 
 
+class RefusalSpans:
+    """Traces pictures that are refused before they are looked at: an observer of requests.
+
+    Only where the caller has named a trace; a sealed message names it inside.
+
+    Args:
+        tracing: Makes the spans.
+    """
+
+    def __init__(self, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._limit = RateLimiter(rate_per_s=REFUSALS_PER_S, burst=REFUSALS_AT_ONCE)
+
+    def on_begin(self, record: Record) -> None:
+        """As in `Observer`."""
+
+    def on_look(self, record: Record, seen: Detection, trace_id: str) -> None:
+        """As in `Observer`."""
+
+    def on_reply(
+        self, record: Record, reply: ResultReply | ErrorReply, message: bytes = b""
+    ) -> None:
+        """As in `Observer`."""
+        if message and isinstance(reply, ErrorReply) and not self._limit.take(""):
+            trace = peek_trace(message)
+            if trace[0]:
+                self._tracing.refused_unread(trace, reply.status, reply.code)
+
+    def on_end(self, record: Record) -> None:
+        """As in `Observer`."""
+        if record.status < 400 or record.is_read or record.route not in PICTURE_ROUTES:
+            return
+        if record.traceparent and not self._limit.take(""):
+            self._tracing.refused_unread(
+                (record.traceparent, record.tracestate),
+                record.status,
+                record.cause or str(record.status),
+                took_s=record.duration_s,
+            )
+
+    def on_refused_connection(self, error: ErrorReply) -> None:
+        """As in `Observer`."""
+
+
 def traces_url(endpoint: str) -> str:
     """Where a collector at `endpoint` takes traces.
 
@@ -118,12 +198,6 @@ def traces_url(endpoint: str) -> str:
         return endpoint
     url = endpoint.rstrip("/")
     return url if url.endswith(TRACES_PATH) else url + TRACES_PATH
-
-
-def traceparent_in(request: HTTPConnection) -> str:
-    """The trace that the headers of an HTTP request name; empty if they name none."""
-    given = request.headers.getlist(TRACEPARENT)
-    return traceparent_of(given[0]) if len(given) == 1 else ""
 
 
 def _tell(span: Span, seen: Detection, came_s: float) -> None:

@@ -18,7 +18,7 @@ from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.errors import BackendResponseError
 from hybrid_detect.exchange.wire import STREAM_PATH
-from hybrid_detect.monitoring.tracing import TRACEPARENT, Span
+from hybrid_detect.monitoring.tracing import TRACEPARENT, TRACESTATE, Span, tracestate_of
 
 __all__ = ["ExchangeSpans"]
 
@@ -54,6 +54,14 @@ class ExchangeSpans:
         names = tuple(span.traceparent for span in self._spans)
         return names if any(names) else ()
 
+    @property
+    def tracestates(self) -> tuple[str, ...]:
+        """What tracing systems add to them, in the same order; empty if it is nothing."""
+        if not self.traceparents:
+            return ()
+        states = tuple(tracestate_of(span.tracestate) for span in self._spans)
+        return states if any(states) else ()
+
     @contextmanager
     def sealing(self) -> Iterator[None]:
         """The request is sealed inside the block."""
@@ -80,8 +88,11 @@ class ExchangeSpans:
                     span.set({"url.full": self._endpoint.url + path})
         if not self._is_http or not (names := self.traceparents):
             return request
-        first = next(name for name in names if name)
-        return replace(request, headers={**request.headers, TRACEPARENT: first})
+        first = next(number for number, name in enumerate(names) if name)
+        headers = {**request.headers, TRACEPARENT: names[first]}
+        if (states := self.tracestates) and states[first]:
+            headers[TRACESTATE] = states[first]
+        return replace(request, headers=headers)
 
     def answered(self, response: HttpResponse) -> None:
         """The whole answer has come."""

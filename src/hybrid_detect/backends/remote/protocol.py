@@ -83,6 +83,8 @@ class DetectParams:
     degrees if it found no face and has the time."""
     traceparents: Sequence[str] = ()
     """The W3C ``traceparent`` of each picture's request; empty if they are not traced."""
+    tracestates: Sequence[str] = ()
+    """The W3C ``tracestate`` of each, in the same order; empty if none has any."""
 
     def __post_init__(self) -> None:
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:

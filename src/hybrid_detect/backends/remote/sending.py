@@ -203,6 +203,7 @@ class Sender:
             backend.params,
             deadline_s=left_s if math.isfinite(left_s) else None,
             traceparents=spans.traceparents,
+            tracestates=spans.tracestates,
         )
         if getattr(target.protocol, "is_slow_to_encode", False):
             request = await in_daemon_thread(target.encoded, pictures, params)

@@ -62,6 +62,7 @@ class OpenTelemetryTracer:
         *,
         kind: SpanKind = "internal",
         parent: str = "",
+        parent_state: str = "",
         own_trace: bool = False,
         began_s: float | None = None,
     ) -> Span:
@@ -69,7 +70,7 @@ class OpenTelemetryTracer:
         context: Any = None
         links: tuple[Any, ...] = ()
         if parent:
-            context = self._context_of(parent)
+            context = self._context_of(parent, parent_state)
         elif own_trace:
             current = self._trace.get_current_span().get_span_context()
             context = self._nothing
@@ -99,13 +100,14 @@ class OpenTelemetryTracer:
             return NO_SPAN
         return _Span(self, span)
 
-    def _context_of(self, traceparent: str) -> Any:
+    def _context_of(self, traceparent: str, tracestate: str) -> Any:
         _version, trace_id, span_id, flags = traceparent.split("-")
         parent = self._trace.SpanContext(
             int(trace_id, 16),
             int(span_id, 16),
             is_remote=True,
             trace_flags=self._trace.TraceFlags(int(flags, 16)),
+            trace_state=self._trace.TraceState.from_header([tracestate] if tracestate else []),
         )
         return self._trace.set_span_in_context(self._trace.NonRecordingSpan(parent), self._nothing)
 
@@ -138,6 +140,11 @@ class _Span(Span):
         if not context.is_valid:  # without an SDK
             return ""
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    @property
+    def tracestate(self) -> str:
+        state: str = self._context.trace_state.to_header()
+        return state
 
     def child(
         self,

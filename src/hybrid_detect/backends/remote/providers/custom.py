@@ -96,17 +96,20 @@ class CustomProtocol:
 
     def encode(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
         """A detect message with the one picture, or a batch of such messages."""
-        traceparents = params.traceparents or [""] * len(pictures)
+        none = [""] * len(pictures)
+        traces = zip(params.traceparents or none, params.tracestates or none, strict=True)
         messages = [
-            self._message(picture, params, traceparent)
-            for picture, traceparent in zip(pictures, traceparents, strict=True)
+            self._message(picture, params, *trace)
+            for picture, trace in zip(pictures, traces, strict=True)
         ]
         if len(messages) == 1:
             return HttpRequest(url=DETECT_PATH, headers=_HEADERS, body=messages[0])
         return HttpRequest(url=BATCH_PATH, headers=_BATCH_HEADERS, body=encode_batch(messages))
 
     @staticmethod
-    def _message(picture: CompressedImage, params: DetectParams, traceparent: str) -> bytes:
+    def _message(
+        picture: CompressedImage, params: DetectParams, traceparent: str, tracestate: str
+    ) -> bytes:
         message = DetectRequest(
             request_id=0,  # a stream numbers its messages itself
             image=picture.data,
@@ -117,6 +120,7 @@ class CustomProtocol:
             quality=params.quality,
             second_look=params.second_look,
             traceparent=traceparent,
+            tracestate=tracestate,
         )
         return encode_request(message)
 
