@@ -15,7 +15,14 @@ import socket
 import sys
 from contextlib import aclosing, suppress
 
-from hybrid_detect import ConfigurationError, HybridDetectionService, ServiceConfig
+from hybrid_detect import (
+    ConfigurationError,
+    HybridDetectError,
+    HybridDetectionService,
+    MissingExtraError,
+    ServiceConfig,
+    SourceError,
+)
 
 CANNOT_WORK = 78
 """EX_CONFIG: the unit's RestartPreventExitStatus, because starting again would not help."""
@@ -34,16 +41,25 @@ async def watch(camera: str, frames: int) -> None:
     config = ServiceConfig.from_env(mode="prefer_on_device", max_side_px=640)
     async with HybridDetectionService(config=config) as service:
         tell_systemd("READY=1\nSTATUS=the camera is being opened")
-        async with aclosing(service.start_detection(camera, max_fps=5)) as results:
-            async for result in results:
-                print(result.to_json(), flush=True)
-                status = f"STATUS={result.backend or 'no answer'}: {result.reason}"
-                # Only answers feed the watchdog: a camera that is gone for good, or a hang, starts
-                # it anew.
-                tell_systemd(f"WATCHDOG=1\n{status}" if result.answered else status)
-                frames -= 1
-                if frames == 0:
-                    break
+        try:
+            await look(service, camera, frames)
+        except MissingExtraError:
+            raise
+        except ConfigurationError as error:  # not plugged in, not ready at boot: it may be soon
+            raise SourceError(str(error)) from error
+
+
+async def look(service: HybridDetectionService, camera: str, frames: int) -> None:
+    async with aclosing(service.start_detection(camera, max_fps=5)) as results:
+        async for result in results:
+            print(result.to_json(), flush=True)
+            status = f"STATUS={result.backend or 'no answer'}: {result.reason}"
+            # Only answers feed the watchdog: a camera that is gone for good, or a hang, starts
+            # it anew.
+            tell_systemd(f"WATCHDOG=1\n{status}" if result.answered else status)
+            frames -= 1
+            if frames == 0:
+                break
 
 
 async def main(camera: str, frames: int) -> None:
@@ -62,6 +78,6 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0))
-    except ConfigurationError as error:
+    except HybridDetectError as error:
         print(f"raspberry_pi: {error}", file=sys.stderr)
-        sys.exit(CANNOT_WORK)
+        sys.exit(CANNOT_WORK if isinstance(error, ConfigurationError) else 1)

@@ -226,11 +226,20 @@ def test_a_notebook_shows_who_looked_and_each_face() -> None:
     assert "<td>0.90</td><td>10</td><td>20</td><td>50</td><td>80</td>" in page
     assert shown._repr_png_() is None, "there is no picture to show"
     assert "<table>" not in result()._repr_html_()
+    assert "ok, cloud fake, 1 face<" in dataclasses.replace(shown, model="fake")._repr_html_()
+    assert "<td></td><td>10</td>" in result(DetectionStatus.OK, Face(FACE.box))._repr_html_()
+
+
+def test_a_notebook_does_not_show_a_failure_as_no_faces() -> None:
+    failed = dataclasses.replace(result(DetectionStatus.FAILED), backend=None, reason="too late")
+    assert failed._repr_html_() == "<p>failed, no backend<br><small>too late</small></p>"
 
 
 def test_a_notebook_shows_the_picture_that_was_kept() -> None:
     frame = Frame.of(np.zeros((200, 100, 3), np.uint8))
-    png = dataclasses.replace(result(DetectionStatus.OK, FACE), frame=frame)._repr_png_()
+    shown = dataclasses.replace(result(DetectionStatus.OK, FACE), frame=frame)
+    assert shown._repr_html_() is None, "Jupyter would show it instead"
+    png = shown._repr_png_()
     assert png is not None
     picture = Image.open(io.BytesIO(png))
     assert picture.size == (100, 200)

@@ -248,12 +248,23 @@ class DetectionResult:
             msg = f"not a result: {type(error).__name__}: {error}"
             raise StorageError(msg) from None
 
-    def _repr_html_(self) -> str:
-        """A notebook's view: who looked, and a row for each face."""
-        cells = [(f"{f.score or 0:.2f}", *(f"{v:.0f}" for v in f.box.xyxy)) for f in self.faces]
+    def _repr_html_(self) -> str | None:
+        """A notebook's view: who looked, and a row for each face; `None` for the picture instead.
+
+        Where there is both, Jupyter shows the page, and the picture never.
+        """
+        if self.frame is not None:
+            return None
+        cells = [
+            ("" if f.score is None else f"{f.score:.2f}", *(f"{v:.0f}" for v in f.box.xyxy))
+            for f in self.faces
+        ]
         head = ("score", "x_min", "y_min", "x_max", "y_max")
         rows = "".join(f"<tr><td>{'</td><td>'.join(row)}</td></tr>" for row in cells)
-        who = f"{self.status}, {self.backend or 'no backend'} {self.model}, {len(self.faces)} faces"
+        who = f"{self.status}, {' '.join(filter(None, (self.backend or 'no backend', self.model)))}"
+        if self.answered:
+            count = len(self.faces)
+            who += f", {count} {'face' if count == 1 else 'faces'}"
         table = f"<table><tr><th>{'</th><th>'.join(head)}</th></tr>{rows}</table>" if rows else ""
         return f"<p>{escape(who)}<br><small>{escape(self.reason)}</small></p>{table}"
 
