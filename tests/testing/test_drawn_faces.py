@@ -1,5 +1,8 @@
 """Drawn faces are where they are said to be, and real models find them."""
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -46,11 +49,18 @@ def test_a_face_may_lie_outside_and_there_may_be_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"count": -1}, {"count": 1, "faces": -1}, {"count": 1, "face_px": 0.0}]
+    "options",
+    [
+        {"count": -1},
+        {"count": 1, "faces": -1},
+        *({"count": 1, "face_px": face_px} for face_px in (0.0, math.nan, math.inf)),
+    ],
 )
-def test_negative_numbers_are_refused(options: dict[str, int]) -> None:
+def test_negative_numbers_are_refused_before_the_first_frame(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="0 or more"):
-        next(drawn_frames(**options))
+        drawn_frames(**options)
+    with pytest.raises(ConfigurationError, match="1 or more"):
+        drawn_frames(1, -5, 5)
     with pytest.raises(ConfigurationError, match="1 or more"):
         drawn_frame(0, 5, boxes=[])
 

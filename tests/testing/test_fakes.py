@@ -56,6 +56,14 @@ async def test_the_device_answers_where_the_script_fails() -> None:
     assert seen == [BackendKind.STREAMING, BackendKind.DEVICE, BackendKind.DEVICE]
 
 
+def test_a_kind_or_a_latency_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="got 'clod'"):
+        FakeBackend("clod")
+    for latency_s in (-1.0, float("nan")):
+        with pytest.raises(ConfigurationError, match="latency_s"):
+            FakeBackend(latency_s=latency_s)
+
+
 @pytest.mark.parametrize("step", ["slow", -1, float("nan"), None, ValueError("no")])
 async def test_a_step_that_is_none_is_refused(step: object) -> None:
     with pytest.raises(ConfigurationError, match="script"):

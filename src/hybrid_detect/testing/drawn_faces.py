@@ -63,9 +63,7 @@ def drawn_frame(
     Raises:
         ConfigurationError: If the picture has no pixels.
     """
-    if width < 1 or height < 1:
-        msg = f"expected a width and a height of 1 or more, got {width} and {height}"
-        raise ConfigurationError(msg)
+    _check_size(width, height)
     chance = random.Random(seed)  # noqa: S311 - colours
     picture = Image.new("RGB", (width, height), WALL)
     for box in boxes:
@@ -106,11 +104,24 @@ def drawn_frames(
         A frame at a time; each has an array of its own.
 
     Raises:
-        ConfigurationError: If a number is negative.
+        ConfigurationError: If a number is negative, or the frames or faces have no pixels.
     """
-    if count < 0 or faces < 0 or (face_px is not None and face_px <= 0):
+    if count < 0 or faces < 0 or not (face_px is None or 0 < face_px < math.inf):
         msg = f"expected numbers of 0 or more, got count={count}, faces={faces}, face_px={face_px}"
         raise ConfigurationError(msg)
+    _check_size(width, height)
+    return _moving(count, width, height, faces=faces, face_px=face_px, seed=seed)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        msg = f"expected a width and a height of 1 or more, got {width} and {height}"
+        raise ConfigurationError(msg)
+
+
+def _moving(
+    count: int, width: int, height: int, *, faces: int, face_px: float | None, seed: int
+) -> Iterator[DrawnFrame]:
     side = face_px or min(height / 3, 0.6 * width / max(faces, 1))
     chance = random.Random(seed)  # noqa: S311 - movements
     phases = [(chance.uniform(0, 2 * math.pi), chance.uniform(0.5, 1)) for _ in range(faces)]

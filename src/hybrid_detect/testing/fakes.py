@@ -44,7 +44,8 @@ class FakeBackend(Backend):
         plans: The plan of every frame it was given, in order.
 
     Raises:
-        ConfigurationError: If the script has a step that is none of these.
+        ConfigurationError: If there is no such kind, the latency is below 0, or the script has a
+            step that is none of these.
 
     Example:
         >>> from hybrid_detect import BackendUnavailableError
@@ -61,7 +62,10 @@ class FakeBackend(Backend):
         script: Iterable[ScriptStep] = (),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self.kind = BackendKind(kind)
+        self.kind = _kind(kind)
+        if not latency_s >= 0:
+            msg = f"latency_s: expected seconds of at least 0, got {latency_s!r}"
+            raise ConfigurationError(msg)
         self._faces = faces if callable(faces) else lambda _frame, seen=tuple(faces): seen
         self.latency_s = latency_s
         self.error: BackendError | None = None
@@ -124,6 +128,15 @@ class FakeBackend(Backend):
     async def aclose(self) -> None:
         """Refuse from now on."""
         self._closed = True
+
+
+def _kind(kind: BackendKind | str) -> BackendKind:
+    try:
+        return BackendKind(kind)
+    except ValueError:
+        known = ", ".join(known.value for known in BackendKind)
+        msg = f"kind: expected one of {known}, got {kind!r}"
+        raise ConfigurationError(msg) from None
 
 
 def _checked(step: ScriptStep) -> ScriptStep:
