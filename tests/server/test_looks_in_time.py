@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_detect.server.admission import (
+    PRESSED_S,
     Admission,
     OverloadedError,
     StoppingError,
@@ -614,6 +615,33 @@ async def test_what_was_refused_is_let_in_after_the_time_that_it_was_told(clock:
         assert admission.refusal(0.9) is not None
         clock.advance(told_s / 2)
         assert admission.refusal(1.0) is None
+
+
+async def test_only_a_server_that_refuses_looks_closer(clock: FakeClock) -> None:
+    """Nobody pays for early refusals while there are none: also not with pictures that wait."""
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        for name in "ab":
+            await looks.add(name, 1.0)
+        assert (admission.waiting, admission.is_pressed) == (1, False)
+        await looks.add("c", 1.0)
+        assert looks.results["c"] == "OverloadedError"
+        assert admission.is_pressed
+        clock.advance(PRESSED_S / 2)
+        assert admission.refusal(0.1) is not None
+        clock.advance(PRESSED_S * 0.75)
+        assert admission.is_pressed, "another was refused meanwhile"
+        clock.advance(PRESSED_S)
+        assert not admission.is_pressed
+
+
+async def test_a_full_server_looks_closer(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.001, waiting=1)
+    async with looks_at(admission) as looks:
+        await looks.add("a", 1.0)
+        assert not admission.is_pressed
+        await looks.add("b", 1.0)
+        assert admission.is_pressed
 
 
 async def test_a_change_is_seen_at_once(clock: FakeClock) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -56,6 +57,10 @@ MOST_DISPLACED = 3
 """Pictures that may have to go for one of a caller with fewer: one makes room for one, but those
 behind it may have been promised more exactly than that."""
 
+PRESSED_S = 1.0
+"""Seconds after a refusal in which another is expected: a load that a server cannot take lasts
+longer. Until the first, and after a second without one, no picture pays for looking closer."""
+
 STARTING_S = 1.0
 """What a server asks for that is not ready yet."""
 
@@ -82,6 +87,7 @@ class Admission:
         """What a look takes, by level."""
         self._last_s: dict[QualityLevel, float] = {}  # the end of the last look, by level
         self._refusals: dict[str, Refusal] = {}  # by caller, until anything changes
+        self._refused_s = -math.inf  # when the last was
 
     @property
     def waiting(self) -> int:
@@ -105,8 +111,12 @@ class Admission:
 
     @property
     def is_pressed(self) -> bool:
-        """Whether a picture would have to wait, so that it may be refused."""
-        return bool(self._waiting) or len(self._running) >= self._places
+        """Whether pictures are refused, as far as a glance tells: it says when to look closer.
+
+        As many wait as may, or one was refused in the last `PRESSED_S`.
+        """
+        is_full = len(self._waiting) >= self._max_waiting
+        return is_full or self._clock() - self._refused_s < PRESSED_S
 
     def refusal(self, deadline_s: float | None = None, *, caller: str = "") -> float | None:
         """What a picture would be told that came now; it is promised nothing.
@@ -123,7 +133,8 @@ class Admission:
         """
         look = self.place(deadline_s, caller=caller)
         patience_s = look.ends_s - look.came_s
-        if not self.is_pressed or self.is_closed or patience_s <= 0:
+        has_place = not self._waiting and len(self._running) < self._places
+        if has_place or self.is_closed or patience_s <= 0:
             return None
         known = self._refusals.get(caller)
         if known is None or patience_s > known.patience_s or look.came_s >= known.until_s:
@@ -131,6 +142,7 @@ class Admission:
                 return None
             known = Refusal(patience_s, look.came_s + self._retry_after_s(look))
             self._refusals[caller] = known
+        self._refused_s = look.came_s
         wait_s = known.until_s - look.came_s + known.patience_s - patience_s
         return max(wait_s, self._quickest.mean_s)
 
@@ -241,6 +253,8 @@ class Admission:
             self._begin(look)
             return
         displaced = self._displaced_by(look)
+        if displaced is None or displaced:
+            self._refused_s = look.came_s
         if displaced is None:
             raise OverloadedError(self._retry_after_s(look))
         self._changed()

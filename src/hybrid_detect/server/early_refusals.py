@@ -96,10 +96,15 @@ class EarlyRefusals:
         self._refused = refused
         self._tracing = tracing
 
+    @property
+    def may_refuse(self) -> bool:
+        """Whether pictures are refused these days; else each is let in unseen."""
+        return self._admission.is_pressed
+
     def verdict(self, beginning: Beginning) -> Verdict:
         """What becomes of a request with this beginning."""
         head, scope = beginning.head, beginning.scope
-        if head.path != DETECT_PATH or head.method != "POST" or not self._admission.is_pressed:
+        if head.path != DETECT_PATH or head.method != "POST" or not self.may_refuse:
             return Undecided.LET_IN
         if head.body_bytes is None or head.body_bytes > self._config.max_body_bytes:
             return Undecided.LET_IN

@@ -45,8 +45,9 @@ _REFUSALS = frozenset({401, 403, 404, 405, 413, 415, 429})
 """What a client can avoid. 422, 503 and 504 are part of a camera's day."""
 
 HEAD_READ_BYTES = 4096
-"""Bytes that are read at once where a head is expected. Most heads and headers of messages have
-fewer; of a picture of 80 KB that is refused by them, the rest is not copied."""
+"""Bytes that are read at once where a head is expected while pictures are refused. Most heads and
+headers of messages have fewer; of a picture of 80 KB that is refused by them, the rest is not
+copied."""
 
 FIRST_BYTES_S = 0.5
 """Seconds that a request on a busy server waits for its body to begin. A client that sends it at
@@ -122,8 +123,11 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go, which nothing keeps."""
-        exchange = self._exchange
-        is_little_wanted = exchange is None or (exchange.is_answered and self._drops_unread)
+        exchange, early = self._exchange, self._context.early
+        if exchange is None:
+            is_little_wanted = early is not None and early.may_refuse
+        else:
+            is_little_wanted = exchange.is_answered and self._drops_unread
         return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
 
     def buffer_updated(self, nbytes: int) -> None:
