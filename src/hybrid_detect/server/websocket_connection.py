@@ -44,6 +44,9 @@ MAX_FRAGMENTS = 1024
 """Pieces of a WebSocket message: the largest in pieces of 4 KiB. Empty ones weigh nothing on the
 wire and much in memory."""
 
+MAX_HEAD_BYTES = 14
+"""Of a WebSocket frame, before its payload (RFC 6455, 5.2)."""
+
 MAX_WAITING = 2
 """Messages that wait for the app. With one, a close frame right behind it would not be seen."""
 
@@ -119,13 +122,16 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on, as far as the app follows."""
-        if not (self._held or self._is_blocked):
-            self._measure(data)
-            if len(data) <= self._left_bytes:  # a large frame's bytes need not be held first
-                self._parse(data)
-                self._control()
-                return
-        self._held += data
+        begin = 0
+        # What the app can take at once need not be held first: a picture behind its announcement.
+        while begin < len(data) and not (self._held or self._is_blocked):
+            self._measure(data[begin : begin + MAX_HEAD_BYTES])
+            if not self._left_bytes or self._transport.is_closing():
+                break
+            piece = data[begin : begin + self._left_bytes]
+            begin += len(piece)
+            self._parse(piece)
+        self._held += data[begin:]
         self._read()
 
     def pause_writing(self) -> None:

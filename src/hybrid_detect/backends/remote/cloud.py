@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache, partial
 from typing import Any, TypeAlias
@@ -222,18 +222,17 @@ class CloudDetectionService(RemoteBackend):
         if deadline_s <= 0:
             msg = "no time left to send the request"
             raise BackendTimeoutError(msg, backend=self.kind.value)
-        headers = {**_HEADERS, **request.headers}
+        headers = {**_HEADERS, "Host": url.netloc.decode("ascii"), **request.headers}
         more = 0 if upload is None else upload.images - 1
         limit_bytes = MAX_REPLY_BYTES + more * MORE_REPLY_BYTES
-        content = None
         if request.body:
             headers["Content-Length"] = str(len(request.body))
-            content = _once(request.body, upload)
+        body = _Body(request.body, upload)
         try:
             async with asyncio.timeout(deadline_s):
                 way = _way(url, request.ssl_context)
                 response = await self._transports[way].handle_async_request(
-                    httpx.Request(request.method, url, headers=headers, content=content)
+                    httpx.Request(request.method, url, headers=headers, stream=body)
                 )
                 # Closed without a limit of its own: it gives the connection back, or breaks it.
                 async with aclosing(response):
@@ -255,9 +254,7 @@ class CloudDetectionService(RemoteBackend):
             cause = None if isinstance(exc, httpx.ProtocolError) else exc
             raise self._translated(exc, deadline_s) from cause
         finally:
-            if content is not None:
-                # A request cut off in its midst would hold its bytes on.
-                await content.aclose()
+            await body.aclose()  # a request cut off in its midst would hold its bytes on
 
     def _met(self, host: str, round_trip_s: float) -> None:
         meter = self.meters.of(host)
@@ -302,13 +299,32 @@ def _way(url: httpx.URL, ssl_context: object) -> _Way:
     return url.scheme, url.netloc, ssl_context if url.scheme == "https" else None
 
 
-async def _once(body: bytes, upload: Upload | None) -> AsyncGenerator[bytes]:
-    # httpx's Request and Response form reference cycles; a body given as bytes would live until
-    # the garbage collector comes by (+4.7 MB over 1,000 frames instead of +1.1).
-    # Asked for when the connection stands and the headers have gone.
-    if upload is not None:
-        upload.handed_over()
-    yield body
+class _Body(httpx.AsyncByteStream):
+    """A request's body, which is let go of once it is asked for.
+
+    httpx's Request and Response form reference cycles; a body given as bytes would live until the
+    garbage collector comes by (+4.7 MB over 1,000 frames instead of +1.1). It is no generator,
+    because asyncio keeps a list of those.
+    """
+
+    def __init__(self, data: bytes, upload: Upload | None) -> None:
+        self._data = data
+        self._upload = upload
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """The bytes; asked for when the connection stands and the headers have gone."""
+        data, self._data = self._data, b""
+        if not data:
+            raise StopAsyncIteration
+        if self._upload is not None:
+            self._upload.handed_over()
+        return data
+
+    async def aclose(self) -> None:
+        self._data = b""
 
 
 async def _read(response: httpx.Response, limit_bytes: int) -> bytes:

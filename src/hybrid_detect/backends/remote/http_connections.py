@@ -12,7 +12,7 @@ The only module that meets httpcore, whose protocol code carries each request.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Any, SupportsIndex
 
 import httpcore
@@ -230,7 +230,8 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            async for part in self._response.aiter_stream():
+            assert isinstance(self._response.stream, AsyncIterable)  # noqa: S101 - as httpcore does
+            async for part in self._response.stream:
                 yield part
         except Exception as error:
             if (translated := _translated(error)) is not None:
