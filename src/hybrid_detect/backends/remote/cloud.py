@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
 from functools import lru_cache, partial
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import httpx
 
