@@ -131,19 +131,19 @@ class Admission:
             Seconds until it can be let in, if it would be refused for want of a detector; `None`
             if it would not.
         """
-        look = self.place(deadline_s, caller=caller)
-        patience_s = look.ends_s - look.came_s
         has_place = not self._waiting and len(self._running) < self._places
-        if has_place or self.is_closed or patience_s <= 0:
+        if has_place or self.is_closed:
             return None
+        now_s, patience_s = self._clock(), _patience_s(deadline_s)
         known = self._refusals.get(caller)
-        if known is None or patience_s > known.patience_s or look.came_s >= known.until_s:
-            if self._displaced_by(look) is not None:
+        if known is None or patience_s > known.patience_s or now_s >= known.until_s:
+            look = self.place(deadline_s, caller=caller)
+            if patience_s <= 0 or self._displaced_by(look) is not None:
                 return None
-            known = Refusal(patience_s, look.came_s + self._retry_after_s(look))
+            known = Refusal(patience_s, now_s + self._retry_after_s(look))
             self._refusals[caller] = known
-        self._refused_s = look.came_s
-        wait_s = known.until_s - look.came_s + known.patience_s - patience_s
+        self._refused_s = now_s
+        wait_s = known.until_s - now_s + known.patience_s - patience_s
         return max(wait_s, self._quickest.mean_s)
 
     def open(self, places: int) -> None:
@@ -214,7 +214,7 @@ class Admission:
             StoppingError: If the server is being stopped.
         """
         now_s, turn = self._clock(), asyncio.get_running_loop().create_future()
-        ends_s = now_s + (PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE))
+        ends_s = now_s + _patience_s(deadline_s)
         return Look(self, ends_s, turn, asked, self._levels[0], now_s, caller, is_abandoned)
 
     async def enter(self, look: Look) -> None:
@@ -392,3 +392,8 @@ class Admission:
         look.counted_s = self._turns.begin(look.caller, self.times[look.level].mean_s)
         self._running.add(look)
         look.turn.set_result(None)
+
+
+def _patience_s(deadline_s: float | None) -> float:
+    """Seconds until an answer must have left."""
+    return PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE)

@@ -25,6 +25,10 @@ API_KEY_HEADER = "X-API-Key"
 """The header that many gateways and clients send instead of ``Authorization: Bearer``."""
 
 
+_API_KEY_NAME = API_KEY_HEADER.lower().encode()
+_CREDENTIAL_NAMES = frozenset({b"authorization", _API_KEY_NAME})
+
+
 class WrongCredentialError(Exception):
     """No accepted credential was sent, or more than one."""
 
@@ -122,17 +126,18 @@ def network_of(host: str) -> str:
 
 def _given(connection: HTTPConnection) -> str | None:
     """The one credential that was sent; empty if it cannot be one."""
-    headers = connection.headers
-    authorization = headers.getlist("Authorization")
-    api_keys = headers.getlist(API_KEY_HEADER)
-    if not authorization and not api_keys:
+    # As ASGI has them, names in lower case: this is done for each request.
+    sent = [each for each in connection.scope["headers"] if each[0] in _CREDENTIAL_NAMES]
+    if not sent:
         return None
     # With two of them, what is in front of this server may have checked the other one.
-    if len(authorization) + len(api_keys) > 1:
+    if len(sent) > 1:
         return ""
-    if api_keys:
-        return api_keys[0].strip(" \t")
-    scheme, _, given = authorization[0].partition(" ")
+    name, value = sent[0]
+    text: str = value.decode("latin-1")
+    if name == _API_KEY_NAME:
+        return text.strip(" \t")
+    scheme, _, given = text.partition(" ")
     return given.strip(" \t") if scheme.lower() == "bearer" else ""
 
 

@@ -10,8 +10,11 @@ answers it as it always does. So nobody learns anything here whom the gate would
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from starlette.requests import HTTPConnection
@@ -20,7 +23,13 @@ from starlette.types import Scope
 from hybrid_detect.errors import EncryptionError, ProtocolError
 from hybrid_detect.exchange.envelope import kind_of
 from hybrid_detect.exchange.first_bytes import request_in
-from hybrid_detect.exchange.wire import DETECT_PATH, DetectRequest, ErrorReply
+from hybrid_detect.exchange.wire import (
+    CONTENT_TYPE,
+    DETECT_PATH,
+    DetectRequest,
+    ErrorReply,
+    with_request_id,
+)
 from hybrid_detect.server.admission import Admission, OverloadedError
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError
@@ -29,7 +38,7 @@ from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.observation import RefusedPictures, trace_in
 from hybrid_detect.server.picture_requests import is_wire_message, unsupported_body
-from hybrid_detect.server.replies import error_body, whole_answer
+from hybrid_detect.server.replies import answer_of
 from hybrid_detect.server.shared_state import Limit, LocalState
 from hybrid_detect.server.tracing import Tracing
 
@@ -108,8 +117,8 @@ class EarlyRefusals:
             return Undecided.LET_IN
         if head.body_bytes is None or head.body_bytes > self._config.max_body_bytes:
             return Undecided.LET_IN
-        connection = HTTPConnection(scope)
-        caller = self._caller(connection)
+        connection, names = HTTPConnection(scope), dict(head.headers)
+        caller = None if b"origin" in names else self._caller(connection)
         if caller is None:
             return Undecided.LET_IN
         start = beginning.start[: head.body_bytes]
@@ -117,7 +126,7 @@ class EarlyRefusals:
             # What would be refused whatever its deadline need not be sent.
             request: DetectRequest | Undecided = _ANY
         else:
-            request = _asked(connection, start)
+            request = _asked(connection, names, start)
         if isinstance(request, Undecided):
             is_over = head.expects_continue or len(start) == head.body_bytes
             return Undecided.LET_IN if is_over else request
@@ -125,7 +134,8 @@ class EarlyRefusals:
         if wait_s is None:
             return Undecided.LET_IN
         reply = self._reply(connection, caller, request, OverloadedError(wait_s))
-        body, media_type = error_body(connection, reply)
+        is_wire = names.get(b"accept") == _WIRE
+        head_of, body = _answer(reply, is_wire, not head.keep_alive, int(time.time()))
         more = self._refused.note(
             scope,
             reply,
@@ -133,13 +143,15 @@ class EarlyRefusals:
             sent_bytes=len(body),
             is_read=reply.status != 429,  # what comes too fast was not weighed by what it says
         )
-        answer = whole_answer(reply, body, media_type, more=more, close=not head.keep_alive)
-        return Refused(reply.status, answer)
+        if more:
+            lines = (b"%b: %b\r\n" % each for each in more)
+            head_of = b"".join((head_of[:-2], *lines, b"\r\n"))
+        if is_wire and request.request_id:
+            body = with_request_id(body, request.request_id)
+        return Refused(reply.status, head_of + body)
 
     def _caller(self, connection: HTTPConnection) -> str | None:
         """The caller's name; `None` if it must ask at the gate."""
-        if "Origin" in connection.headers:
-            return None
         try:
             return self._credentials.caller_at_once(connection)
         except WrongCredentialError:
@@ -155,25 +167,37 @@ class EarlyRefusals:
         # As behind the gate, what comes too fast is told so, and counts for nothing.
         if wait_s := self._state.take_at_once(Limit.PICTURES, caller):
             return too_fast(0, wait_s)
-        trace = trace_in(connection)
-        if not trace[0]:
-            trace = request.traceparent, request.tracestate
-        self._tracing.refused(trace, error)
-        return look_refusal(request.request_id, error)
+        if self._tracing.is_on:
+            trace = trace_in(connection)
+            if not trace[0]:
+                trace = request.traceparent, request.tracestate
+            self._tracing.refused(trace, error)
+        return look_refusal(0, error)
+
+
+_WIRE = CONTENT_TYPE.encode()
+
+
+@lru_cache(maxsize=256)
+def _answer(reply: ErrorReply, is_wire: bool, close: bool, _second: int) -> tuple[bytes, bytes]:
+    """The answer that `reply` is in one second, which a head tells: a flood has few others."""
+    return answer_of(reply, is_wire=is_wire, close=close)
 
 
 _ANY = DetectRequest(request_id=0, image=b"")
 """A picture without a deadline: it can wait for longer than any other."""
 
 
-def _asked(connection: HTTPConnection, start: bytes) -> DetectRequest | Undecided:
+def _asked(
+    connection: HTTPConnection, names: Mapping[bytes, bytes], start: bytes
+) -> DetectRequest | Undecided:
     """What the picture of a request is sent with, as far as that matters here."""
-    if is_wire_message(connection):
+    if names.get(b"content-type") == _WIRE:
         try:
             return request_in(start) or Undecided.MORE
         except ProtocolError:
             return Undecided.LET_IN
-    if unsupported_body(connection) is not None:
+    if is_wire_message(connection) or unsupported_body(connection) is not None:
         return Undecided.LET_IN
     try:
         is_picture = kind_of(start) is None

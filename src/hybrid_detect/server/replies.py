@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -26,12 +25,11 @@ __all__ = [
     "BUG",
     "SECURITY_FIELDS",
     "SECURITY_HEADERS",
-    "error_body",
+    "answer_of",
     "error_reply",
     "http_response",
     "json_answer",
     "reply_to_values",
-    "whole_answer",
 ]
 
 SECURITY_HEADERS = {
@@ -86,36 +84,21 @@ def http_response(
 
 def json_answer(reply: ErrorReply) -> bytes:
     """A whole HTTP answer, for a connection that ends with it."""
-    return whole_answer(reply, _json(reply), "application/json", close=True)
+    return b"".join(answer_of(reply, is_wire=False, close=True))
 
 
-def error_body(connection: HTTPConnection, reply: ErrorReply) -> tuple[bytes, str]:
-    """`reply` as `http_response` would write it for `connection`, and its media type."""
-    if connection.headers.get("Accept") != CONTENT_TYPE:
-        return _json(reply), "application/json"
-    return encode_reply(reply), CONTENT_TYPE
-
-
-def whole_answer(
-    reply: ErrorReply,
-    body: bytes,
-    media_type: str,
-    *,
-    more: Iterable[tuple[bytes, bytes]] = (),
-    close: bool,
-) -> bytes:
-    """An HTTP answer that needs no app.
+def answer_of(reply: ErrorReply, *, is_wire: bool, close: bool) -> tuple[bytes, bytes]:
+    """Head and body of the HTTP answer that `reply` is, where no app makes one.
 
     Args:
-        reply: What it says.
-        body: The same in the format of `media_type`.
-        media_type: The format.
-        more: Headers beside those of every error.
+        reply: The error.
+        is_wire: Whether the client asked for the wire format.
         close: Whether the connection ends with it.
     """
-    length = (b"content-length", b"%d" % len(body))
-    headers = [*_headers(reply, media_type), length, *more]
-    return response_head(reply.status, headers, close=close) + body
+    body = encode_reply(reply) if is_wire else _json(reply)
+    headers = _headers(reply, CONTENT_TYPE if is_wire else "application/json")
+    headers.append((b"content-length", b"%d" % len(body)))
+    return response_head(reply.status, headers, close=close), body
 
 
 def reply_to_values(reply: ResultReply | ErrorReply) -> dict[str, Any]:
