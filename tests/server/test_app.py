@@ -3,7 +3,6 @@ import dataclasses
 import hmac
 import io
 import json
-import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -644,15 +643,10 @@ async def test_a_server_that_would_be_open_or_useless_is_refused(options: dict[s
 async def test_there_is_a_detector_for_each_core_that_may_be_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    monkeypatch.setattr("hybrid_detect.server.config.usable_cores", lambda: 3)
     assert ServerConfig().detectors_at(QualityLevel.HIGH) == 3
     assert ServerConfig().detectors_at(QualityLevel.FAST) == 4, "one has the next picture at hand"
     assert ServerConfig(detectors=2).detectors_at(QualityLevel.FAST) == 2
-    monkeypatch.delattr(os, "sched_getaffinity")
-    assert ServerConfig().detectors_at(QualityLevel.HIGH) == 64
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert ServerConfig().detectors_at(QualityLevel.HIGH) == 1
 
 
 async def test_the_server_s_token_is_not_in_its_repr() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hybrid_detect.system.cgroups import (
     UNLIMITED_BYTES,
-    memory_groups,
+    group_folders,
     parse_limit,
     parse_pressure,
     parse_stat,
@@ -27,12 +27,12 @@ paths = st.lists(names.filter(lambda n: n not in {".", ".."}), max_size=4)
 @given(path=paths, noise=st.text())
 def test_every_group_from_the_innermost_to_the_mount_is_found(path, noise):
     places = f"0::/{'/'.join(path)}"
-    groups = memory_groups(places, V2_MOUNT)
+    groups = group_folders(places, V2_MOUNT, "memory")
     assert len(groups) == len(path) + 1
     folders = [folder for _, folder in groups]
     assert folders[-1] == "/sys/fs/cgroup"
     assert all(inner.rpartition("/")[0] == outer for inner, outer in pairwise(folders))
-    memory_groups(noise, noise)
+    group_folders(noise, noise, "memory")
 
 
 @given(st.integers(0, UNLIMITED_BYTES - 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from hybrid_detect.storage.history import (
     DEFAULT_RETENTION_S,
     MIN_MAX_BYTES,
 )
+from hybrid_detect.system.cores import usable_cores
 from hybrid_detect.types import QualityLevel
 
 __all__ = ["AUTO_MODEL", "PROVIDERS", "REQUEST_LOGS", "ServerConfig", "is_loopback"]
@@ -34,13 +34,6 @@ REQUEST_LOGS = ("none", "refused", "all")
 
 MIN_TOKEN_CHARS = 16
 """Of a token that the network can try: 104 bits if it is random, beyond guessing at any rate."""
-
-
-def _usable_cores() -> int:
-    """The cores this process may run on, which in a container are fewer than the machine's."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +227,7 @@ class ServerConfig:
         brought 27 % more of them, and nothing at ``high``, where it would hold another 105 MB
         (`docs/explanation/performance.md`).
         """
-        return self.detectors or _usable_cores() + (quality is QualityLevel.FAST)
+        return self.detectors or usable_cores() + (quality is QualityLevel.FAST)
 
     def _check_metrics(self) -> None:
         if self.request_log not in REQUEST_LOGS:

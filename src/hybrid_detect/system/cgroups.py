@@ -1,4 +1,4 @@
-"""The memory cgroups a process lies in, as Linux writes them down: limits, what is left, stalls.
+"""The cgroups a process lies in, as Linux writes them down: memory's limits, what is left, stalls.
 
 `MemoryGroups` reads the files, below a root that tests can bring; the parsers are pure. What is
 not there, not allowed or not understood counts as unknown: nothing here raises.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 __all__ = [
     "MemoryGroups",
-    "memory_groups",
+    "group_folders",
     "parse_limit",
     "parse_pressure",
     "parse_stat",
@@ -66,7 +66,7 @@ class MemoryGroups:
             mounts = read_text(self._root / "proc/self/mountinfo")
             self._groups = tuple(
                 (version, self._root / folder.lstrip("/"))
-                for version, folder in memory_groups(places, mounts)
+                for version, folder in group_folders(places, mounts, "memory")
             )
             self._places = places
         return self._groups
@@ -101,12 +101,13 @@ def read_text(path: Path) -> str:
 # -- parsing -------------------------------------------------------------------------------------
 
 
-def memory_groups(places: str, mounts: str) -> list[tuple[int, str]]:
-    """The folders of a process's memory cgroup and of those around it, innermost first.
+def group_folders(places: str, mounts: str, controller: str) -> list[tuple[int, str]]:
+    """The folders of a process's cgroup and of those around it, innermost first.
 
     Args:
         places: The text of ``/proc/<pid>/cgroup``.
         mounts: The text of ``/proc/<pid>/mountinfo``.
+        controller: What they limit: ``memory`` or ``cpu``. Version 1 has groups of their own.
 
     Returns:
         Version (1 or 2) and absolute path of each.
@@ -117,7 +118,7 @@ def memory_groups(places: str, mounts: str) -> list[tuple[int, str]]:
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             path_of[2] = path
-        elif "memory" in controllers.split(","):
+        elif controller in controllers.split(","):
             path_of[1] = path
     groups: list[tuple[int, str]] = []
     seen: set[int] = set()
@@ -127,7 +128,7 @@ def memory_groups(places: str, mounts: str) -> list[tuple[int, str]]:
         fields, about = head.split(" "), tail.split(" ")
         if len(fields) < 5 or len(about) < 3:
             continue
-        is_v1 = about[0] == "cgroup" and "memory" in about[2].split(",")
+        is_v1 = about[0] == "cgroup" and controller in about[2].split(",")
         version = 2 if about[0] == "cgroup2" else 1 if is_v1 else 0
         if version not in path_of or version in seen:
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def test_a_desktop_has_cores_and_memory_and_no_battery(
     is_desktop: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setattr(model_choice, "usable_cores", lambda: cores)
     monkeypatch.setattr(model_choice.MemoryProbe, "read", lambda _: reading)
     monkeypatch.setattr(model_choice, "system_battery", lambda: battery)
     assert has_time_to_spare() is is_desktop

@@ -9,7 +9,6 @@ at the start of the detector, and the choice is kept until the service ends.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hybrid_detect.backends.device.models import Progress, find_model, load_mode
 from hybrid_detect.backends.device.runtimes import choose_runtime
 from hybrid_detect.config import AUTO_MODEL
 from hybrid_detect.errors import ConfigurationError, ModelError
+from hybrid_detect.system.cores import usable_cores
 from hybrid_detect.system.memory_probe import MemoryProbe
 from hybrid_detect.system.power import system_battery
 
@@ -72,12 +72,9 @@ def is_quick_enough(model: str, look_s: float) -> bool:
 
 def has_time_to_spare() -> bool:
     """Whether this is a desktop: four cores or more, no battery, and memory in plenty."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
     available_bytes = MemoryProbe().read().available_bytes or 0
-    return cores >= DESKTOP_CORES and available_bytes >= DESKTOP_BYTES and system_battery() is None
+    has_room = usable_cores() >= DESKTOP_CORES and available_bytes >= DESKTOP_BYTES
+    return has_room and system_battery() is None
 
 
 def candidates(
