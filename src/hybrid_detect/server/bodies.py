@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from starlette.requests import ClientDisconnect, Request
 
 __all__ = [
+    "HAS_COME",
     "RECEIVE_LIMIT_S",
     "BodyReader",
     "BodyTooLargeError",
@@ -18,6 +20,11 @@ __all__ = [
 RECEIVE_LIMIT_S = 10.0
 """Seconds for a body. A client's usual 80 KB take them at 64 kbit/s, the largest body at 3.4
 Mbit/s. A slower client has missed its frame's deadline anyway, or wants to hold the place."""
+
+
+HAS_COME = "hybrid_detect.has_come"
+"""Where the ASGI scope has a function without arguments: whether all of the body has been received.
+Then it needs no limit of time, which would cost more than to hand it over."""
 
 
 class BodyTooLargeError(Exception):
@@ -60,6 +67,9 @@ class BodyReader:
             raise BodyTooLargeError
         if self._uploads >= self._max_uploads:
             raise TooManyUploadsError
+        has_come: Callable[[], bool] | None = request.scope.get(HAS_COME)
+        if has_come is not None and has_come():
+            return await self._read(request), 0.0  # nothing is waited for
         self._uploads += 1
         started_s = time.monotonic()
         try:

@@ -190,7 +190,9 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._upgrade(head, rest)
                 return b""
             self._body = ChunkedBody() if head.body_bytes is None else head.body_bytes or None
-            beginning = Beginning(head, http_scope(head, self._addresses, self._is_gone), rest)
+            told = {"is_gone": self._is_gone, "has_come": lambda: self._body is None}
+            scope = http_scope(head, self._addresses, **told)
+            beginning = Beginning(head, scope, rest)
         early = self._context.early
         verdict = Undecided.LET_IN if early is None else early.verdict(beginning)
         if verdict is not Undecided.MORE:

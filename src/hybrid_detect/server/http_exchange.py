@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
+from hybrid_detect.server.bodies import HAS_COME
 from hybrid_detect.server.connections import IS_GONE, STOPPING
 from hybrid_detect.server.http1 import RequestHead, response_head
 from hybrid_detect.server.replies import BUG, json_answer
@@ -38,7 +39,11 @@ class Channel(Protocol):
 
 
 def http_scope(
-    head: RequestHead, addresses: Mapping[str, Any], is_gone: Callable[[], bool]
+    head: RequestHead,
+    addresses: Mapping[str, Any],
+    *,
+    is_gone: Callable[[], bool],
+    has_come: Callable[[], bool],
 ) -> Scope:
     """The ASGI scope of a request.
 
@@ -46,6 +51,7 @@ def http_scope(
         head: Its head.
         addresses: Those of `peer_addresses`.
         is_gone: Tells whether its peer has hung up.
+        has_come: Tells whether all of its body has been received.
     """
     return {
         "type": "http",
@@ -62,6 +68,7 @@ def http_scope(
         "headers": head.headers,
         "state": {},
         IS_GONE: is_gone,
+        HAS_COME: has_come,
     }
 
 
