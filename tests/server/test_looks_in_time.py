@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -513,6 +514,26 @@ def test_however_many_callers_come_once_few_are_remembered() -> None:
         turns.end(str(number), counted_s=counted_s, took_s=0.1)
     assert len(turns._ahead_s) <= MAX_CALLERS
     assert turns._ahead_s["much"] == 5.0, "those who were given most are known for longest"
+
+
+class Waits(NamedTuple):
+    caller: str
+    ends_s: float
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcd"), st.floats(0.001, 1.0)), max_size=6),
+    st.lists(
+        st.builds(Waits, st.sampled_from("abcd"), st.sampled_from([1.0, 2.0, 3.0])), min_size=1
+    ),
+)
+def test_the_first_is_the_first_in_the_order_of_turns(
+    given_s: list[tuple[str, float]], waiting: list[Waits]
+) -> None:
+    turns = FairTurns()
+    for caller, look_s in given_s:
+        turns.begin(caller, look_s)
+    assert turns.first(waiting) is turns.ordered(waiting, look_s=0.1)[0]
 
 
 @settings(max_examples=60, deadline=None)

@@ -266,6 +266,12 @@ class Admission:
 
     def _displaced_by(self, look: Look) -> list[Look] | None:
         """Those that must go so that `look` can wait; `None` if it cannot."""
+        if self._places and len(self._waiting) < self._max_waiting:
+            # Mostly none is late even if the place that is free first looked at all of them.
+            last_s = self._ends(()).free_s[0] + len(self._waiting) * self._quickest.mean_s
+            ends_s = min([look.ends_s, *(each.ends_s for each in self._waiting)])
+            if last_s + self._quickest.safe_s <= ends_s:
+                return []
         order = self._ordered([*self._waiting, look])
         displaced: list[Look] = []
         while True:
@@ -358,7 +364,7 @@ class Admission:
             latest_s = max(each.ends_s for each in self._waiting)
             can_be_sure = self._clock() + self._quickest.safe_s <= latest_s
             needed_s = self._quickest.safe_s if can_be_sure else self._quickest.mean_s
-            look = self._ordered(self._waiting)[0]
+            look = self._turns.first(self._waiting)
             self._waiting.remove(look)
             if look.turn.done():  # cancelled
                 continue

@@ -62,6 +62,11 @@ class FairTurns:
         tagged.sort(key=lambda pair: pair[0])  # stable: the least time left first among equals
         return [each for _, each in tagged]
 
+    def first(self, waiting: Iterable[_Waiting]) -> _Waiting:
+        """The first of `waiting`, of which there is one at least, in the order of their turns."""
+        # The first of each caller has the caller's own start, whatever a look takes.
+        return min(waiting, key=lambda each: (self._start_s(each.caller), each.ends_s))
+
     def begin(self, caller: str, look_s: float) -> float:
         """A look for `caller` begins, which is expected to take that long; what it counts for."""
         look_s = max(look_s, LEAST_S)
