@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hybrid_detect.server.admission import (
@@ -594,6 +594,7 @@ CALLERS = st.sampled_from("abc")
     last=st.tuples(DEADLINES_S, CALLERS),
     waiting=st.integers(1, 6),
 )
+@example([("add", None, "a"), ("add", None, "a"), ("ask", None, "a")], (1.0, "a"), 1)  # it is full
 def test_what_a_picture_would_be_told_is_what_it_is_told(
     steps: list[tuple[str, float | int | None, str]],
     last: tuple[float | None, str],

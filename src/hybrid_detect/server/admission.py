@@ -111,10 +111,7 @@ class Admission:
 
     @property
     def is_pressed(self) -> bool:
-        """Whether pictures are refused, as far as a glance tells: it says when to look closer.
-
-        As many wait as may, or one was refused in the last `PRESSED_S`.
-        """
+        """Whether as many wait as may, or one was refused in the last `PRESSED_S`."""
         is_full = len(self._waiting) >= self._max_waiting
         return is_full or self._clock() - self._refused_s < PRESSED_S
 
@@ -132,19 +129,18 @@ class Admission:
             if it would not.
         """
         has_place = not self._waiting and len(self._running) < self._places
-        if has_place or self.is_closed:
+        if has_place or self.is_closed or not self._places:
             return None
         now_s, patience_s = self._clock(), _patience_s(deadline_s)
+        told = now_s, patience_s, self._quickest.safe_s
         known = self._refusals.get(caller)
-        if known is None or patience_s > known.patience_s or now_s >= known.until_s:
+        if known is None or patience_s > known.patience_s or known.wait_s(*told) <= 0:
             look = self.place(deadline_s, caller=caller)
             if patience_s <= 0 or self._displaced_by(look) is not None:
                 return None
-            known = Refusal(patience_s, now_s + self._retry_after_s(look))
-            self._refusals[caller] = known
+            known = self._refusals[caller] = self._refusal_of(look)
         self._refused_s = now_s
-        wait_s = known.until_s - now_s + known.patience_s - patience_s
-        return max(wait_s, self._quickest.mean_s)
+        return max(known.wait_s(*told), self._quickest.mean_s)
 
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
@@ -295,17 +291,16 @@ class Admission:
         """Seconds until a picture like `look` can be let in behind those that wait now."""
         if not self._places:
             return STARTING_S
-        now_s = self._clock()
-        order = self._ordered(self._waiting)
-        ends = self._ends(order)
-        safe_s = self._quickest.safe_s
-        # One that comes to a free place is looked at, however little time it has.
-        wait_s = min(ends.free_s) - max(look.ends_s - safe_s, now_s)
-        if len(order) >= self._max_waiting:
-            # A place among those that wait is free once so many have begun.
-            begun = len(order) - self._max_waiting
-            wait_s = max(wait_s, ends.begins_s[begun] - now_s)
-        return max(wait_s, self._quickest.mean_s)
+        now_s, quick = self._clock(), self._quickest
+        wait_s = self._refusal_of(look).wait_s(now_s, look.ends_s - now_s, quick.safe_s)
+        return max(wait_s, quick.mean_s)
+
+    def _refusal_of(self, look: Look) -> Refusal:
+        ends = self._ends(self._ordered(self._waiting))
+        # A place among those that wait is free once so many have begun.
+        begun = len(self._waiting) - self._max_waiting
+        room_s = ends.begins_s[begun] if begun >= 0 else -math.inf
+        return Refusal(look.ends_s - self._clock(), min(ends.free_s), room_s)
 
     def _changed(self) -> None:
         """Who waits, what is looked at or how long that takes is another from now on."""

@@ -81,9 +81,16 @@ class Ends(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """What a caller's pictures are told until anything changes."""
+    """Why a caller's pictures are refused until anything changes."""
 
     patience_s: float
-    """The time that the refused one had, or more."""
-    until_s: float
-    """When one with so much time can be let in."""
+    """The time that the refused one had; one with less is refused as well."""
+    free_s: float
+    """When a place is free behind those that wait."""
+    room_s: float
+    """When there is room among those that wait; long ago if there is."""
+
+    def wait_s(self, now_s: float, patience_s: float, safe_s: float) -> float:
+        """Seconds until one with so much time, for a look of `safe_s`, can be let in."""
+        # One that comes to a free place is looked at, however little time it has.
+        return max(self.free_s - max(patience_s - safe_s, 0.0), self.room_s) - now_s
