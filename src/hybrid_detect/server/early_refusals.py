@@ -1,11 +1,12 @@
 """Pictures that are refused by their first bytes, where they would be refused once they had come.
 
 A busy server that reads every picture before it says no spends on the reading what its detectors
-need. So where a picture would have to wait, the head of its request and the header of its message,
-which come first, decide whether it is let in. What is refused here is refused by the same rules as
-behind the gate, counted and told in the same way; everything that the first bytes leave open (a
-wrong credential, a token of an issuer, a sealed message, a malformed one) goes on to the app, which
-answers it as it always does. So nobody learns anything here whom the gate would not let in.
+need. So while it refuses any (`Admission.is_pressed`), the head of a request and the header of its
+message, which come first, decide whether a picture is let in. What is refused here is refused by
+the same rules as behind the gate, counted and told in the same way; everything that the first bytes
+leave open (a wrong credential, a token of an issuer, a sealed message, a malformed one) goes on to
+the app, which answers it as it always does. So nobody learns anything here whom the gate would not
+let in.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -200,6 +201,8 @@ class ServerMetrics:
             self._streams.labels(route)
         for cause in (*CAUSES, _OTHER):
             self._refusals.labels(cause)
+        # `labels` checks its values and takes a lock; that of a few hundred series once is enough.
+        self._series: Callable[..., Any] = lru_cache(maxsize=1024)(_series)
         client.ProcessCollector(registry=self.registry)
         self.registry.register(_State(client, state))
 
@@ -223,7 +226,7 @@ class ServerMetrics:
         if seen.decode_s is not None:
             self._decode.observe(decode_s, exemplar)
         level = "none" if seen.quality is None else seen.quality.value
-        self._detect.labels(level).observe(seen.detect_s - decode_s, exemplar)
+        self._series(self._detect, level).observe(seen.detect_s - decode_s, exemplar)
 
     def on_reply(
         self, record: Record, reply: ResultReply | ErrorReply, message: bytes = b""
@@ -233,30 +236,34 @@ class ServerMetrics:
             self._refuse(reply.code)
             return
         level = reply.quality or "none"
-        self._answers.labels(record.route, reply.model, level).inc()
-        self._faces.labels(reply.model, level).inc(len(reply.faces))
+        self._series(self._answers, record.route, reply.model, level).inc()
+        self._series(self._faces, reply.model, level).inc(len(reply.faces))
         if reply.receive_s is not None:
             self._receive.observe(reply.receive_s)
         parts = (reply.receive_s, reply.queue_s, reply.detect_s)
-        self._picture.labels(record.route).observe(sum(seconds or 0.0 for seconds in parts))
+        self._series(self._picture, record.route).observe(sum(seconds or 0.0 for seconds in parts))
 
     def on_end(self, record: Record) -> None:
         """Count what has ended."""
         self._open(record).dec()
         status = str(record.status) if record.status in _KNOWN_STATUSES else _OTHER
-        self._requests.labels(record.route, status).inc()
-        self._received.labels(record.route).inc(record.received_bytes)
-        self._sent.labels(record.route).inc(record.sent_bytes)
+        self._series(self._requests, record.route, status).inc()
+        self._series(self._received, record.route).inc(record.received_bytes)
+        self._series(self._sent, record.route).inc(record.sent_bytes)
 
     def on_refused_connection(self, error: ErrorReply) -> None:
         """Count a connection that got no further."""
         self._refuse(error.code)
 
     def _open(self, record: Record) -> Any:
-        return self._streams.labels(record.route) if record.is_stream else self._under_way
+        return self._series(self._streams, record.route) if record.is_stream else self._under_way
 
     def _refuse(self, cause: str) -> None:
-        self._refusals.labels(cause if cause in CAUSES else _OTHER).inc()
+        self._series(self._refusals, cause if cause in CAUSES else _OTHER).inc()
+
+
+def _series(metric: Any, *labels: str) -> Any:
+    return metric.labels(*labels)
 
 
 class _State:
