@@ -23,10 +23,10 @@ from hybrid_detect.backends.remote.dialling import Dialler
 from hybrid_detect.backends.remote.frames_in_flight import FrameInFlight, FramesInFlight
 from hybrid_detect.backends.remote.link_meter import Upload
 from hybrid_detect.backends.remote.protocol import HttpRequest, HttpResponse
+from hybrid_detect.backends.remote.pulse import Pulse
 from hybrid_detect.backends.remote.remote_backend import MAX_REPLY_BYTES, RemoteBackend
 from hybrid_detect.backends.remote.targets import Target
 from hybrid_detect.backends.remote.websocket_link import (
-    Pulse,
     StreamLink,
     link_error,
     open_link,

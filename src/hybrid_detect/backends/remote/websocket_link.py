@@ -1,16 +1,12 @@
-"""One WebSocket to a server: how it is opened, whether it lives, and why it ended.
+"""One WebSocket to a server: how it is opened, what it carries, and why it ended.
 
-With `streaming` and `watching` the only module that meets websockets.
+With `pulse`, `streaming` and `watching` the only module that meets websockets.
 """
 
 from __future__ import annotations
 
-import array
 import asyncio
 import logging
-import math
-import socket
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -21,7 +17,6 @@ from websockets.protocol import Event
 
 from hybrid_detect.backends.remote.close_codes import close_error, own_close_error
 from hybrid_detect.backends.remote.dialling import Dialler, connection_error
-from hybrid_detect.backends.remote.link_meter import LinkMeter
 from hybrid_detect.backends.remote.protocol import HttpResponse
 from hybrid_detect.backends.remote.providers.custom import own_refusal
 from hybrid_detect.backends.remote.retry_after import retry_after_s
@@ -35,12 +30,7 @@ from hybrid_detect.exchange.wire import (
     SUBPROTOCOL,
 )
 
-if sys.platform == "linux":
-    import fcntl
-    import termios
-
 __all__ = [
-    "Pulse",
     "StreamLink",
     "link_error",
     "open_link",
@@ -54,16 +44,6 @@ __all__ = [
 CLOSE_TIMEOUT_S = 0.3
 """Seconds the closing handshake may take. websockets' default of 10 would stretch noticing a dead
 link to 11 s, because the link is closed politely before it is given up."""
-
-SILENT_ROUND_TRIPS = 3.0
-"""A link is not given up before so many round trips without a sign of life."""
-
-PING_S = 0.2
-"""A ping for every second frame at 10 fps, at most one under way: 60 bytes each, 0.3 KB/s. Source:
-of the settings tried over recorded network traces the best, `docs/explanation/choosing.md`."""
-
-BUSY_S = 2.0
-"""So long after the last frame the link is of interest; then the heartbeat is enough."""
 
 _log = logging.Logger("hybrid_detect.websockets", logging.INFO)
 _log.parent = logging.getLogger("hybrid_detect")
@@ -219,72 +199,6 @@ def told_model(link: ClientConnection) -> ModelInfo | None:
         return None  # pictures go as usual
 
 
-class Pulse:
-    """Feels whether a link lives, and measures its round trip.
-
-    A link lives while pings are answered or bytes leave this device. websockets' own keepalive is
-    off: it waits for its buffer to empty before it waits for a ping's answer, which over a dead
-    link with frames in the buffer is for ever, and its limit does not follow the round trip.
-
-    Args:
-        link: The link, just opened.
-        meter: Is told of the pings: one's own round trip tells a slow link from a large frame.
-        heartbeat_s: Seconds between pings while no frames flow, and for a ping's answer.
-        round_trip_s: The link's round trip, as far as is known.
-    """
-
-    def __init__(
-        self, link: ClientConnection, *, meter: LinkMeter, heartbeat_s: float, round_trip_s: float
-    ) -> None:
-        self._link = link
-        self._meter = meter
-        self._heartbeat_s = heartbeat_s
-        self._round_trip_s = round_trip_s
-        self._sent_bytes = 0
-        self._last_sent_s = -math.inf
-
-    def sent(self, size_bytes: int) -> None:
-        """A frame of `size_bytes` was handed to the link's transport."""
-        self._sent_bytes += size_bytes
-        self._last_sent_s = time.monotonic()
-
-    async def feel(self) -> None:
-        """Ping for as long as the link lives, more often while frames flow; then break it."""
-        link, meter = self._link, self._meter
-        while True:
-            is_busy = time.monotonic() - self._last_sent_s < BUSY_S
-            await asyncio.sleep(PING_S if is_busy else self._heartbeat_s)
-            sent_s = meter.clock()
-            meter.link.pinged(now_s=sent_s)
-            answered = asyncio.create_task(_is_answered(link))
-            try:
-                if not await self._is_alive(answered):
-                    link.transport.abort()
-                    return
-            finally:
-                answered.cancel()
-            self._round_trip_s = link.latency
-            meter.link.ponged(sent_s, now_s=meter.clock())
-
-    async def _is_alive(self, answered: asyncio.Task[bool]) -> bool:
-        """Whether a ping is answered before nothing has moved for too long."""
-        left, moved_s = self._left(), time.monotonic()
-        while not answered.done():
-            limit_s = max(self._heartbeat_s, SILENT_ROUND_TRIPS * self._round_trip_s)
-            wait_s = moved_s + limit_s - time.monotonic()
-            if wait_s <= 0:
-                return False
-            await asyncio.wait([answered], timeout=min(wait_s, limit_s / 4))
-            if (now_left := self._left()) > left:
-                left, moved_s = now_left, time.monotonic()
-        return answered.result()
-
-    def _left(self) -> int:
-        """Bytes of frames that have left this device, as far as the system tells."""
-        unsent = self._link.transport.get_write_buffer_size()
-        return self._sent_bytes - unsent - _unacknowledged(self._link)
-
-
 def link_error(exc: Exception, *, max_reply_bytes: int) -> BackendError:
     """Why a link could not be opened, or ended, with `exc`."""
     if isinstance(exc, BackendError):
@@ -317,25 +231,3 @@ def link_error(exc: Exception, *, max_reply_bytes: int) -> BackendError:
     }
     text = next(meaning[cls] for cls in type(exc).__mro__ if cls in meaning)
     return BackendUnavailableError(text, retryable=True)
-
-
-async def _is_answered(link: ClientConnection) -> bool:
-    """Whether a ping is answered before the link is closed."""
-    try:
-        await (await link.ping())
-    except websockets.ConnectionClosed:
-        return False
-    return True
-
-
-def _unacknowledged(link: ClientConnection) -> int:
-    """Bytes in the system's buffer that the other end has not acknowledged; 0 if it cannot tell."""
-    sock: socket.socket | None = link.transport.get_extra_info("socket")
-    if sock is None or sys.platform != "linux":
-        return 0
-    count = array.array("i", [0])
-    try:
-        fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, count)
-    except (OSError, ValueError):
-        return 0
-    return count[0]
