@@ -21,7 +21,7 @@ from hybrid_detect.errors import (
     InvalidFrameError,
     StorageError,
 )
-from hybrid_detect.storage import audit, history
+from hybrid_detect.storage import audit, database, history
 from hybrid_detect.storage.history import DetectionHistory
 from hybrid_detect.storage.records import Deleted
 from hybrid_detect.types import BackendKind, BoundingBox, DetectionResult, DetectionStatus, Face
@@ -313,6 +313,38 @@ def test_nothing_deleted_can_be_found_in_the_files(path: Path, clock: FakeClock,
         for name in sessions:
             kept.erase(name)
         assert not re.search(rb"session\d", on_disk(path))
+
+
+def erasures_with_remains(path: Path, clock: FakeClock, *, seed: int) -> tuple[int, int]:
+    """Erasures in a random history after which the session's digest is still in the files."""
+    chance = random.Random(seed)
+    sessions = [f"session{number}" for number in range(chance.choice((4, 40)))]
+    remains = erasures = 0
+    with DetectionHistory(path, clock=clock, sweeps=False) as kept:
+        for turn in range(1200):
+            clock.now_s += 1
+            kept.add({"text": "x" * chance.randrange(200)}, session=chance.choice(sessions))
+            if turn % 25 == 24:
+                kept.erase(session := chance.choice(sessions))
+                erasures += 1
+                remains += bytes.fromhex(kept.tag(session)) in on_disk(path)
+    return remains, erasures
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_an_erased_session_leaves_no_digest_outside_of_the_audit(
+    path: Path, clock: FakeClock, seed: int
+) -> None:
+    remains, erasures = erasures_with_remains(path, clock, seed=seed)
+    assert (remains, erasures) == (0, 48)
+
+
+def test_in_a_file_that_is_too_large_to_be_written_anew_it_may(
+    path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the test above can fail."""
+    monkeypatch.setattr(database, "REWRITE_BYTES", 0)
+    assert sum(erasures_with_remains(path, clock, seed=each)[0] for each in (1, 2)) > 0
 
 
 def test_erasing_says_so_if_another_process_keeps_an_older_state(

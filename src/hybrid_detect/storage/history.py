@@ -276,7 +276,9 @@ class DetectionHistory:
             action="erased",
             session=digest.hex(),
         )
-        forget_session(self._file, digest)
+        sums = forget_session(self._file, digest)
+        if erased.results or sums:
+            self._file.rewrite()
         if not self._forget():
             msg = (
                 f"erased, but another process reads {self._file.path} and keeps its older state in "
