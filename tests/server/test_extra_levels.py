@@ -22,6 +22,7 @@ class Processes:
 
     def __init__(self) -> None:
         self.starts_s = START_S
+        self.stops_s = 0.0
         self.error: Exception | None = None
         self.starts = self.stops = 0
         self.is_up = False
@@ -36,6 +37,7 @@ class Processes:
     async def stop(self, level: QualityLevel) -> None:
         self.stops += 1
         self.is_up = False
+        await asyncio.sleep(self.stops_s)
 
 
 @pytest.fixture
@@ -87,6 +89,20 @@ async def test_it_ends_when_idle_and_starts_again(extra: ExtraLevels, processes:
     assert (processes.is_up, processes.stops) == (False, 1)
     await extra.want(MAX, None)
     assert (processes.is_up, processes.starts) == (True, 2)
+    await extra.aclose()
+
+
+async def test_one_that_is_asked_for_while_it_ends_starts_again(
+    extra: ExtraLevels, processes: Processes
+) -> None:
+    processes.stops_s = 0.5
+    await extra.want(MAX, None)
+    await asyncio.sleep(IDLE_S + 0.1)
+    assert (processes.is_up, processes.stops) == (False, 1)
+    await extra.want(MAX, None)
+    assert (processes.is_up, processes.starts) == (True, 2), "it was waited for"
+    await asyncio.sleep(IDLE_S + 1.0)
+    assert (processes.is_up, processes.starts, processes.stops) == (False, 2, 2)
     await extra.aclose()
 
 

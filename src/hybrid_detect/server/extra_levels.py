@@ -54,6 +54,8 @@ class ExtraLevels:
         self._failed_s: dict[QualityLevel, float] = {}
         self._tasks: dict[QualityLevel, asyncio.Task[None]] = {}
         self._is_up: dict[QualityLevel, asyncio.Event] = {}
+        self._wanted: set[QualityLevel] = set()
+        """Levels that were asked for since they began to end."""
 
     async def want(self, level: QualityLevel, deadline_s: float | None) -> None:
         """Have `level` started if it is one of these, and wait for it if there is time.
@@ -66,6 +68,7 @@ class ExtraLevels:
             return
         now_s = self._clock()
         self._asked_s[level] = now_s
+        self._wanted.add(level)
         if level not in self._tasks:
             if now_s - self._failed_s.get(level, -RETRY_S) < RETRY_S:
                 return
@@ -89,19 +92,22 @@ class ExtraLevels:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _life(self, level: QualityLevel, is_up: asyncio.Event) -> None:
-        """From the start of a level to its end."""
+        """From the start of a level to its end, and again if it was asked for while it ended."""
         try:
-            try:
-                await self._start_level(level)
-            except HybridDetectError as error:
-                self._failed_s[level] = self._clock()
-                logger.warning("the level %r cannot be had now: %s", level.value, error)
-                return
-            is_up.set()
-            left_s = IDLE_S
-            while left_s > 0:
-                await asyncio.sleep(left_s)
-                left_s = self._asked_s[level] + IDLE_S - self._clock()
-            await self._stop_level(level)
+            while level in self._wanted:
+                try:
+                    await self._start_level(level)
+                except HybridDetectError as error:
+                    self._failed_s[level] = self._clock()
+                    logger.warning("the level %r cannot be had now: %s", level.value, error)
+                    return
+                is_up.set()
+                left_s = IDLE_S
+                while left_s > 0:
+                    await asyncio.sleep(left_s)
+                    left_s = self._asked_s[level] + IDLE_S - self._clock()
+                is_up.clear()
+                self._wanted.discard(level)
+                await self._stop_level(level)
         finally:
             del self._tasks[level]
