@@ -19,7 +19,7 @@ from hybrid_detect.types import BackendKind, Plan
 from ..waiting import until
 from .stalling_server import stalling_server
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
 IMAGE = np.random.default_rng(5).integers(0, 255, (480, 640, 3), np.uint8)
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE

@@ -7,9 +7,9 @@ import json
 import os
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
+from hybrid_detect.closing import Closing
 from hybrid_detect.errors import ConfigurationError, StorageError
 from hybrid_detect.monitoring.events import (
     BackendEvent,
@@ -24,7 +24,7 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 """About 100,000 frames: two hours at 15 fps, and as much again in the file before."""
 
 
-class JsonLinesHook:
+class JsonLinesHook(Closing):
     """Appends a line for each event to a file that its owner alone can read.
 
     A line is the event's `to_dict()` with a ``type`` of ``frame``, ``backend``,
@@ -87,17 +87,6 @@ class JsonLinesHook:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _open(self) -> int:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)

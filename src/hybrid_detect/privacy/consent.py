@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from hybrid_detect.closing import Closing
 from hybrid_detect.errors import ClosedError, StorageError
 from hybrid_detect.privacy.consent_lines import GRANT, WITHDRAWAL, ConsentLines, may_withdraw
 from hybrid_detect.privacy.consent_record import (
@@ -42,7 +42,7 @@ UNFINISHED = "unfinished line"
 """Recorder of a withdrawal that the ledger has to assume."""
 
 
-class ConsentLedger:
+class ConsentLedger(Closing):
     """Keeps consents: in memory, or in a file of JSON lines that is flushed to the disk.
 
     May be used from any thread; reading never waits for a writer. One ledger at a time has a
@@ -230,17 +230,6 @@ class ConsentLedger:
                 except StorageError as error:
                     logger.error("%d withdrawals are lost: %s", len(self._unwritten), error)
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _require_own_process(self) -> None:
         # Before the lock: a fork may have copied it locked.

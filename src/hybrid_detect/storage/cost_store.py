@@ -12,10 +12,9 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from hybrid_detect.charges import CostRow
+from hybrid_detect.closing import Closing
 from hybrid_detect.config import DEFAULT_NAMES_KEPT_S
 from hybrid_detect.errors import ConfigurationError, StorageError
 from hybrid_detect.storage import cost_table, usage_table
@@ -29,7 +28,7 @@ SWEEP_EVERY_S = 600.0
 """Seconds between two looks at whose time is over."""
 
 
-class CostStore:
+class CostStore(Closing):
     """Keeps sums of what was spent, and counts of how frames fared.
 
     May be used from any thread. Methods take a few milliseconds of disk time, so call them off an
@@ -166,14 +165,3 @@ class CostStore:
     def close(self) -> None:
         """Close the file. May be called more than once."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from hybrid_detect.closing import Closing
 from hybrid_detect.errors import ConfigurationError, InvalidFrameError, StorageError
 from hybrid_detect.storage import cost_table, usage_table
 from hybrid_detect.storage.archive import archive
@@ -57,7 +57,7 @@ SWEEP_EVERY_S = 60.0
 """What has expired cannot be read any more; this is how long it may still lie in the file."""
 
 
-class DetectionHistory:
+class DetectionHistory(Closing):
     """Keeps results, and pictures if given, by session; deletes them by itself.
 
     May be used from any thread. Methods take a few milliseconds of disk time, so call them off an
@@ -337,17 +337,6 @@ class DetectionHistory:
         if self._sweeper is not None and self._sweeper is not threading.current_thread():
             self._sweeper.join()
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _keep_sweeping(self) -> None:
         trouble = ""

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from hybrid_detect.backends.device.face_detector import check_pixels
+from hybrid_detect.closing import Closing
 from hybrid_detect.errors import ClosedError
 from hybrid_detect.frames.raster import Interleaved
 from hybrid_detect.frames.scaling import resized
@@ -105,7 +105,7 @@ class Candidates:
     """Shape (n, 5, 2): x and y of right eye, left eye, nose, right and left corner of the mouth."""
 
 
-class CenterFaceDetector:
+class CenterFaceDetector(Closing):
     """One face detector, usable from any thread, one picture at a time.
 
     Args:
@@ -149,17 +149,6 @@ class CenterFaceDetector:
         """Stop, after a detection that is going on. May be called more than once."""
         with self._lock:
             self._network = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def filling(width: int, height: int, side_px: int) -> tuple[int, int]:

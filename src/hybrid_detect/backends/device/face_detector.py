@@ -26,11 +26,11 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hybrid_detect.backends.device.mediapipe_loading import load_mediapipe
 from hybrid_detect.backends.device.system_libraries import loading_error
+from hybrid_detect.closing import Closing
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -59,7 +59,7 @@ _discarded = 0
 """Broken detectors this process has left behind."""
 
 
-class MediaPipeFaceDetector:
+class MediaPipeFaceDetector(Closing):
     """One face detector, usable from any thread, one picture at a time.
 
     Args:
@@ -125,17 +125,6 @@ class MediaPipeFaceDetector:
             detector, self._detector = self._detector, None
         if detector is not None:
             _parked.setdefault(self._key, []).append(detector)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __del__(self) -> None:
         # This parks it: an app that forgets to close must not leak a detector each time. The

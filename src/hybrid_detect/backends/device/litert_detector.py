@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import mmap
 import threading
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from hybrid_detect.backends.device.anchors import AnchorGrid, decode, suppress
 from hybrid_detect.backends.device.face_detector import check_pixels
 from hybrid_detect.backends.device.letterbox import Letterbox
 from hybrid_detect.backends.device.litert_library import tensor_layout
+from hybrid_detect.closing import Closing
 from hybrid_detect.errors import ClosedError, ModelError
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
@@ -124,7 +124,7 @@ class FaceSteps:
         return tuple(face for face in faces if face is not None)
 
 
-class LiteRtFaceDetector:
+class LiteRtFaceDetector(Closing):
     """One face detector, usable from any thread, one picture at a time.
 
     Args:
@@ -173,17 +173,6 @@ class LiteRtFaceDetector:
             network, self._network = self._network, None
         if network is not None:
             network.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _face(
