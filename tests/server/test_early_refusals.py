@@ -368,3 +368,95 @@ async def test_what_is_not_sent_is_not_waited_for_for_ever() -> None:
             await Answers(reader).refusal()
             async with asyncio.timeout(LIMIT_S):
                 assert await reader.read() == b""
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+def frame_of(payload: bytes) -> bytes:
+    """A binary message in one frame, masked with zeros."""
+    size = len(payload)
+    assert size > 65535
+    return b"\x82\xff" + size.to_bytes(8, "big") + bytes(4) + payload
+
+
+async def opened(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *headers: str) -> None:
+    lines = [
+        "GET /v1/stream HTTP/1.1",
+        "Host: x",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *headers,
+    ]
+    writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+
+
+async def reply_on(reader: asyncio.StreamReader) -> ErrorReply | ResultReply:
+    head = await reader.readexactly(2)
+    assert head[0] == 0x82
+    size = head[1]
+    if size == 126:
+        size = int.from_bytes(await reader.readexactly(2), "big")
+    return decode_reply(await reader.readexactly(size))
+
+
+async def test_a_stream_s_picture_is_refused_before_it_has_come() -> None:
+    async with busy() as (server, detector), server.dialled() as (reader, writer):
+        await opened(reader, writer)
+        whole = frame_of(message(LARGE))
+        for cut in (4096, 5000, 700_000):
+            writer.write(whole[:cut])
+            reply = await reply_on(reader)
+            assert isinstance(reply, ErrorReply)
+            assert (reply.request_id, reply.code) == (77, "overloaded")
+            assert reply.retry_after_s
+            writer.write(whole[cut:])
+            await writer.drain()
+        detector.go.set()
+        await until(lambda: detector.admission.looking == 0)
+        writer.write(frame_of(message(jpeg() + bytes(90_000))))
+        assert isinstance(await reply_on(reader), ResultReply)
+
+
+async def test_a_stream_that_is_refused_in_pieces_goes_on() -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        await opened(reader, writer)
+        ping = b"\x89\x81" + bytes(4) + b"p"
+        sent = (frame_of(message(LARGE[:200_000])) + ping) * 3
+        for at in range(0, len(sent), 7001):
+            writer.write(sent[at : at + 7001])
+            await asyncio.sleep(0)
+        seen = []
+        while len(seen) < 6:
+            head = await reader.readexactly(2)
+            size = head[1]
+            if size == 126:
+                size = int.from_bytes(await reader.readexactly(2), "big")
+            await reader.readexactly(size)
+            seen.append(head[0])
+        assert sorted(seen) == [0x82] * 3 + [0x8A] * 3
+
+
+async def test_a_stream_s_rate_holds_for_what_is_refused() -> None:
+    config = replace(CONFIG, stream_rate_per_s=0.001)
+    async with busy(config) as (server, _), server.dialled() as (reader, writer):
+        await opened(reader, writer)
+        codes = []
+        for _ in range(2):
+            writer.write(frame_of(message(LARGE[:200_000])))
+            reply = await reply_on(reader)
+            assert isinstance(reply, ErrorReply)
+            codes.append(reply.code)
+        assert codes == ["overloaded", "too_fast"]
+
+
+async def test_a_refused_message_of_a_stream_that_goes_leaves_nothing() -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        await opened(reader, writer)
+        writer.write(frame_of(message(LARGE))[:5000])
+        await reply_on(reader)
+        writer.close()
+        await until(lambda: server.connections == 0)

@@ -33,7 +33,7 @@ from hybrid_detect.exchange.wire import (
     peek_request_id,
 )
 from hybrid_detect.monitoring.tracing import Tracer
-from hybrid_detect.server.admission import Admission
+from hybrid_detect.server.admission import Admission, OverloadedError
 from hybrid_detect.server.batch_requests import batch_response
 from hybrid_detect.server.bodies import (
     BodyReader,
@@ -45,7 +45,7 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.direct_route import DirectRoute
-from hybrid_detect.server.early_refusals import EarlyRefusals
+from hybrid_detect.server.early_refusals import EarlyRefusals, RefusedMessage
 from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.health import Health
@@ -83,9 +83,7 @@ RETRY_AFTER_S = 1.0
 """Seconds that a server with too many uploads asks for; how long others take to send is not known.
 """
 
-TOO_SLOW = ErrorReply(
-    request_id=0, status=408, code="too_slow", detail="the body did not come in time"
-)
+TOO_SLOW = error_reply(0, 408, "too_slow", "the body did not come in time")
 
 TOO_MANY_UPLOADS = ErrorReply(
     request_id=0,
@@ -310,6 +308,8 @@ class _App:
 
         def read() -> DetectRequest:
             nonlocal unread
+            if isinstance(data, RefusedMessage):
+                raise OverloadedError(data.retry_after_s)
             request = decode_request(received.message)
             unread = b""
             return request

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hybrid_detect.server.early_refusals import EarlyRefusals
 
 __all__ = [
+    "HEAD_READ_BYTES",
     "IS_GONE",
     "MAX_HELD_BYTES",
     "STOPPING",
@@ -60,6 +61,11 @@ reading."""
 
 READ_BYTES = 128 * 1024
 """Bytes that are read at once: a usual picture of 80 KB, whole."""
+
+HEAD_READ_BYTES = 4096
+"""Bytes that are read at once where a head or a message is expected while pictures are refused.
+Most heads and headers of messages have fewer; of a picture of 80 KB that is refused by them, the
+rest is not copied."""
 
 MALFORMED_PER_S = 1.0
 MALFORMED_AT_ONCE = 20

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -27,6 +27,7 @@ from hybrid_detect.exchange.first_bytes import request_in
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
     DETECT_PATH,
+    STREAM_PATH,
     DetectRequest,
     ErrorReply,
     with_request_id,
@@ -34,7 +35,7 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.admission import Admission, OverloadedError
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError
-from hybrid_detect.server.gate import too_fast
+from hybrid_detect.server.gate import CALLER, too_fast
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.observation import RefusedPictures, trace_in
@@ -43,7 +44,7 @@ from hybrid_detect.server.replies import answer_of
 from hybrid_detect.server.shared_state import Limit, LocalState
 from hybrid_detect.server.tracing import Tracing
 
-__all__ = ["Beginning", "EarlyRefusals", "Refused", "Undecided", "Verdict"]
+__all__ = ["Beginning", "EarlyRefusals", "Refused", "RefusedMessage", "Undecided", "Verdict"]
 
 
 class Undecided(Enum):
@@ -75,6 +76,18 @@ class Beginning:
     """The same as ASGI has it."""
     start: bytes
     """What has come behind the head: of the body, or more than that."""
+
+
+class RefusedMessage(bytes):
+    """The beginning of a message whose picture is refused and was not read."""
+
+    retry_after_s: float
+
+    def __new__(cls, start: bytes, retry_after_s: float) -> Self:
+        """Made of the bytes that have come, and what its sender is to be told."""
+        made = super().__new__(cls, start)
+        made.retry_after_s = retry_after_s
+        return made
 
 
 class EarlyRefusals:
@@ -150,6 +163,27 @@ class EarlyRefusals:
         if is_wire and request.request_id:
             body = with_request_id(body, request.request_id)
         return Refused(reply.status, head_of + body)
+
+    def refused_message(self, scope: Scope, start: bytes) -> RefusedMessage | None:
+        """The beginning of a stream's message, if its picture would be refused; `None` if not.
+
+        The app answers it, as it is: a stream has a rate of its own, and may have sent it before.
+
+        Args:
+            scope: The ASGI scope of the stream, which the gate has let in or not yet.
+            start: What has come of the message.
+        """
+        caller: str | None = scope.get(CALLER)
+        if caller is None or scope["path"] != STREAM_PATH or not self.may_refuse:
+            return None
+        try:
+            request = request_in(start)
+        except ProtocolError:
+            return None
+        if request is None:
+            return None
+        wait_s = self._admission.refusal(request.deadline_s, caller=caller)
+        return None if wait_s is None else RefusedMessage(start, wait_s)
 
     def _caller(self, connection: HTTPConnection) -> str | None:
         """The caller's name; `None` if it must ask at the gate."""

@@ -14,6 +14,7 @@ from typing import cast
 
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import (
+    HEAD_READ_BYTES,
     MAX_HELD_BYTES,
     STOPPING,
     Context,
@@ -43,11 +44,6 @@ for what it does not get costs the others nothing."""
 
 _REFUSALS = frozenset({401, 403, 404, 405, 413, 415, 429})
 """What a client can avoid. 422, 503 and 504 are part of a camera's day."""
-
-HEAD_READ_BYTES = 4096
-"""Bytes that are read at once where a head is expected while pictures are refused. Most heads and
-headers of messages have fewer; of a picture of 80 KB that is refused by them, the rest is not
-copied."""
 
 FIRST_BYTES_S = 0.5
 """Seconds that a request on a busy server waits for its body to begin. A client that sends it at

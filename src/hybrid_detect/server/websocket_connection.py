@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 from collections import deque
 from typing import Any
 
@@ -17,41 +16,39 @@ from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
-from websockets.server import ServerProtocol
 
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import (
+    HEAD_READ_BYTES,
     MAX_HELD_BYTES,
     STOPPING,
     Context,
     Timer,
     has_hung_up,
 )
-from hybrid_detect.server.http1 import RequestHead, response_head
+from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.replies import BUG, error_reply, json_answer
-from hybrid_detect.server.websocket_frames import frame_bytes, is_whole_message, payload_of
-from hybrid_detect.server.websocket_handshake import answer_to, scope_of
+from hybrid_detect.server.unread_bytes import can_drop_unread, drop_unread
+from hybrid_detect.server.websocket_frames import (
+    MAX_HEAD_BYTES,
+    frame_bytes,
+    is_whole_message,
+    parser_of,
+    payload_of,
+)
+from hybrid_detect.server.websocket_handshake import answer_to, completed, denial, scope_of
+from hybrid_detect.server.websocket_heartbeat import Heartbeat
 
 __all__ = ["MAX_FRAGMENTS", "WebSocketConnection"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
-# What strangers send is no news for a log, and at debug level websockets writes out bits of the
-# pictures. No configuration of logging reaches a logger that `getLogger` did not make.
-_quiet = logging.Logger("hybrid_detect.server.websocket", logging.CRITICAL + 1)
-
 MAX_FRAGMENTS = 1024
 """Pieces of a WebSocket message: the largest in pieces of 4 KiB. Empty ones weigh nothing on the
 wire and much in memory."""
 
-MAX_HEAD_BYTES = 14
-"""Of a WebSocket frame, before its payload (RFC 6455, 5.2)."""
-
 MAX_WAITING = 2
 """Messages that wait for the app. With one, a close frame right behind it would not be seen."""
-
-PING_EVERY_S = 20.0
-"""Also the time for a peer to answer: one that is gone without a word is noticed in 40 s."""
 
 CLOSE_S = 2.0
 """For a peer to answer a close frame. Closing before could cost it the reason."""
@@ -59,7 +56,7 @@ CLOSE_S = 2.0
 FORBIDDEN = error_reply(0, 403, "refused", "there is no WebSocket for you here")
 
 
-class WebSocketConnection(asyncio.Protocol):
+class WebSocketConnection(asyncio.BufferedProtocol):
     """Takes a connection over from HTTP once the head that asks for a WebSocket has been read."""
 
     def __init__(
@@ -73,15 +70,18 @@ class WebSocketConnection(asyncio.Protocol):
         self._limits = context.limits
         self._transport = transport
         self._head = head
-        self._addresses = addresses
-        self._frames = ServerProtocol(max_size=context.max_message_bytes, logger=_quiet)
+        self._frames = parser_of(max_bytes=context.max_message_bytes)
         self._patience = Timer()  # for what the peer sends
         self._unsent = Timer()  # for what it should take
-        self._heartbeat = Timer()
-        self._ping: bytes | None = None  # until it is answered
-        self._pings = 0
         self._writable = asyncio.Event()
         self._writable.set()
+        self._heartbeat = Heartbeat(
+            self._frames.send_ping,
+            self._flush,
+            transport.abort,  # closing would wait for a peer that takes nothing either
+            is_heard=lambda: not self._is_blocked,
+            may_send=self._writable.is_set,
+        )
         self._events: deque[Message] = deque([{"type": "websocket.connect"}])
         self._news = asyncio.Event()
         self._accepted: Response | None = None  # until the app has agreed
@@ -94,6 +94,10 @@ class WebSocketConnection(asyncio.Protocol):
         self._left_bytes = 0  # of a frame that is not complete
         self._whole: list[bytes] | None = None
         """What has come of the frame under way, if that is a whole message; `None` if it is not."""
+        self._is_dropping = False
+        """Whether the message under way has been refused."""
+        self._drops_unread = can_drop_unread(transport)
+        self._scope = scope_of(head, addresses, is_gone=self._has_gone)
         self._held = bytearray()
 
     def open(self, rest: bytes) -> None:
@@ -119,6 +123,18 @@ class WebSocketConnection(asyncio.Protocol):
         self._whole = None
         self._writable.set()
         self._hang_up(1006)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the next bytes go, which nothing keeps."""
+        early = self._context.early
+        is_little_wanted = (self._is_dropping and self._drops_unread) or (
+            not self._left_bytes and early is not None and early.may_refuse
+        )
+        return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what has been read."""
+        self.data_received(bytes(self._context.read[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         """Read on, as far as the app follows."""
@@ -187,11 +203,18 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _parse(self, piece: bytes) -> None:
         self._left_bytes -= len(piece)
+        if self._is_dropping:
+            if self._left_bytes and self._drops_unread:
+                self._left_bytes -= drop_unread(self._transport, self._left_bytes)
+            self._is_dropping = self._left_bytes > 0
+            return
         if self._whole is not None:
             self._whole.append(piece)
             if not self._left_bytes:
                 whole, self._whole = self._whole, None
                 self._take_message(payload_of(b"".join(whole)))
+            elif len(self._whole) == 1 and not self._is_ending:
+                self._weigh(payload_of(piece))
             return
         self._frames.receive_data(piece)
         for event in self._frames.events_received():
@@ -205,10 +228,17 @@ class WebSocketConnection(asyncio.Protocol):
             if not self._is_ending or self._frames.close_expected():
                 self._close()
 
+    def _weigh(self, start: bytes) -> None:
+        """Tell of a message that would be refused once it had come, and drop the rest of it."""
+        early = self._context.early
+        if early is not None and (refused := early.refused_message(self._scope, start)) is not None:
+            self._whole, self._is_dropping = None, True
+            self._take_message(refused)
+            self._parse(b"")
+
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
-            if bytes(frame.data) == self._ping:
-                self._ping = None
+            self._heartbeat.note(bytes(frame.data))
         elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT) and not self._is_ending:
             # No message of ours is text; as bytes it is answered like any other malformed one.
             self._pieces.append(bytes(frame.data))
@@ -255,8 +285,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     async def _run(self) -> None:
         try:
-            scope = scope_of(self._head, self._addresses, is_gone=self._has_gone)
-            await self._context.app(scope, self._receive, self._send)
+            await self._context.app(self._scope, self._receive, self._send)
         except asyncio.CancelledError:  # the server stops and does not wait any longer
             self._end(1012, STOPPING)
         except Exception:
@@ -294,34 +323,19 @@ class WebSocketConnection(asyncio.Protocol):
         elif kind == "websocket.http.response.start" and self._accepted is not None:
             self._denial = message
         elif kind == "websocket.http.response.body" and self._denial is not None:
-            self._deny(self._denial, message)
+            self._answer(denial(self._denial, message))
         else:
             msg = f"expected the next message of a WebSocket, got {kind!r}"
             raise RuntimeError(msg)
 
     def _accept(self, response: Response, message: Message) -> None:
         self._accepted = None
-        for name, value in message.get("headers") or ():
-            response.headers[name.decode("latin-1")] = value.decode("latin-1")
-        if message.get("subprotocol"):
-            response.headers["Sec-WebSocket-Protocol"] = message["subprotocol"]
-        self._frames.send_response(response)
+        self._frames.send_response(completed(response, message))
         self._flush()
         self._is_open = True
         self._patience.stop()
-        self._heartbeat.start(PING_EVERY_S, self._beat)
+        self._heartbeat.start()
         self._read()
-
-    def _deny(self, start: Message, message: Message) -> None:
-        if message.get("more_body"):
-            msg = "expected a refusal's body in one piece"
-            raise RuntimeError(msg)
-        body = message.get("body", b"")
-        names = {name.lower() for name, _ in start["headers"]}
-        length = [] if b"content-length" in names else [(b"content-length", b"%d" % len(body))]
-        self._answer(
-            response_head(start["status"], [*start["headers"], *length], close=True) + body
-        )
 
     # -- ending ------------------------------------------------------------------------------
 
@@ -338,18 +352,6 @@ class WebSocketConnection(asyncio.Protocol):
         """Close, whether or not everything has been answered."""
         self._end(1012, STOPPING)
         self._close()
-
-    def _beat(self) -> None:
-        if self._ping is not None and not self._is_blocked:
-            # It may not take anything more either: closing would wait for it.
-            self._transport.abort()
-            return
-        if self._ping is None and self._writable.is_set():
-            self._pings += 1
-            self._ping = struct.pack("!I", self._pings)
-            self._frames.send_ping(self._ping)
-            self._flush()
-        self._heartbeat.start(PING_EVERY_S, self._beat)
 
     def _fail(self) -> None:
         """End what is too slow or in too many pieces: a policy was broken (RFC 6455, 7.4.1)."""

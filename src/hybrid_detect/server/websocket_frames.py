@@ -7,16 +7,33 @@ would copy it twice more.
 
 from __future__ import annotations
 
+import logging
+
+from websockets.server import ServerProtocol
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # where there is no compiled one
     from websockets.utils import apply_mask
 
-__all__ = ["frame_bytes", "is_whole_message", "payload_of"]
+__all__ = ["MAX_HEAD_BYTES", "frame_bytes", "is_whole_message", "parser_of", "payload_of"]
+
+MAX_HEAD_BYTES = 14
+"""Of a frame, before its payload."""
 
 _WHOLE_BINARY = 0x82  # FIN, no extension, opcode 2
 _MASKED = 0x80
 _LONGER = {126: 2, 127: 8}  # bytes of the length behind the first two
+
+
+# What strangers send is no news for a log, and at debug level websockets writes out bits of the
+# pictures. No configuration of logging reaches a logger that `getLogger` did not make.
+_quiet = logging.Logger("hybrid_detect.server.websocket", logging.CRITICAL + 1)
+
+
+def parser_of(*, max_bytes: int) -> ServerProtocol:
+    """What reads the frames of one WebSocket, whose messages have at most `max_bytes`."""
+    return ServerProtocol(max_size=max_bytes, logger=_quiet)
 
 
 def frame_bytes(data: bytes | bytearray) -> int:

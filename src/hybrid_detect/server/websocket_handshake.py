@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from starlette.types import Scope
+from starlette.types import Message, Scope
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import IS_GONE
-from hybrid_detect.server.http1 import RequestHead
+from hybrid_detect.server.http1 import RequestHead, response_head
 from hybrid_detect.server.replies import error_reply
 
-__all__ = ["answer_to", "scope_of"]
+__all__ = ["answer_to", "completed", "denial", "scope_of"]
 
 MAX_FIELD_BYTES = 8000
 """A header of the handshake itself; `websockets` reads lines of up to 8 KiB. Other headers, such
@@ -49,6 +49,30 @@ def answer_to(head: RequestHead, frames: ServerProtocol) -> Response | ErrorRepl
         status = 400 if response is None else response.status_code
         return error_reply(0, status, "bad_request", "that opens no WebSocket")
     return response
+
+
+def completed(response: Response, message: Message) -> Response:
+    """`response` with the headers and the subprotocol of the app's `message`."""
+    for name, value in message.get("headers") or ():
+        response.headers[name.decode("latin-1")] = value.decode("latin-1")
+    if message.get("subprotocol"):
+        response.headers["Sec-WebSocket-Protocol"] = message["subprotocol"]
+    return response
+
+
+def denial(start: Message, message: Message) -> bytes:
+    """The HTTP answer of an app that lets no WebSocket in: how it begins, and its body.
+
+    Raises:
+        RuntimeError: If that is not all of the body.
+    """
+    if message.get("more_body"):
+        msg = "expected a refusal's body in one piece"
+        raise RuntimeError(msg)
+    body: bytes = message.get("body", b"")
+    names = {name.lower() for name, _ in start["headers"]}
+    length = [] if b"content-length" in names else [(b"content-length", b"%d" % len(body))]
+    return response_head(start["status"], [*start["headers"], *length], close=True) + body
 
 
 def scope_of(

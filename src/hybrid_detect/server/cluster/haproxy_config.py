@@ -15,7 +15,7 @@ from hybrid_detect.server.bodies import RECEIVE_LIMIT_S
 from hybrid_detect.server.cluster.ingress_peer import GATEWAY, PEER_HEADER, peer_value
 from hybrid_detect.server.connections import KEEP_ALIVE_S
 from hybrid_detect.server.replies import error_reply, reply_to_values
-from hybrid_detect.server.websocket_connection import PING_EVERY_S
+from hybrid_detect.server.websocket_heartbeat import PING_EVERY_S
 
 __all__ = ["BACKENDS", "Front", "bracketed", "haproxy_config", "place_name"]
 
