@@ -94,7 +94,7 @@ _HOMES = {
     "storage.history": "DetectionHistory",
     "types": (
         "Attempt BackendKind BoundingBox DetectionMode DetectionResult DetectionStatus Face "
-        "FeedbackVerdict Keypoint Plan PowerConditions QualityLevel Timings"
+        "FeedbackVerdict Keypoint Medium Plan PowerConditions QualityLevel Timings"
     ),
 }
 """The public names by the module that each comes from."""

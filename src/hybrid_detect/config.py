@@ -17,7 +17,7 @@ from hybrid_detect.charges import to_nanos
 from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.environment import ENV_PREFIX, from_text, resolved_targets, warn_of_unknown
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode, QualityLevel
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, DetectionMode, Medium, QualityLevel
 
 __all__ = ["ServiceConfig", "detection_mode", "quality_level"]
 
@@ -148,6 +148,11 @@ class ServiceConfig:
     """What looking once on the device costs (energy, heat), in perfect answers."""
     metered: bool = False
     """Whether bytes cost the user money on this network."""
+    medium: Medium | str | Callable[[], Any] | None = None
+    """What carries the network's first hop, which decides what sending costs in energy: ``wired``,
+    ``wifi``, ``cellular`` or ``unknown``, or in code a function that gives one of them, or `None`
+    where it cannot tell. `None` leaves it to the system, which tells on Linux; elsewhere it is
+    unknown, and sending then costs no energy."""
     price_per_frame: float | None = None
     """What a picture costs at targets without a price of their own; `None` for the provider's list
     price, which is 0 for a server of your own."""
@@ -276,6 +281,10 @@ class ServiceConfig:
         is_targets = not isinstance(self.targets, str | Mapping)
         _check(is_targets, "targets", "a list", type(self.targets).__name__)
         object.__setattr__(self, "targets", tuple(self.targets))
+        if self.medium is not None and not callable(self.medium):
+            names = ", ".join(Medium)
+            is_medium = self.medium in list(Medium)
+            _check(is_medium, "medium", f"one of {names}, or a function", self.medium)
         if self.endpoint is not None:
             Endpoint.parse(self.endpoint, allow_insecure_http=self.allow_insecure_http)
 

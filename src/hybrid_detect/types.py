@@ -28,6 +28,7 @@ __all__ = [
     "Face",
     "FeedbackVerdict",
     "Keypoint",
+    "Medium",
     "Plan",
     "PowerConditions",
     "QualityLevel",
@@ -80,6 +81,17 @@ class FeedbackVerdict(StrEnum):
     """A face was reported where there is none."""
     MISSED_FACE = "missed_face"
     """A face in the picture was not reported."""
+
+
+class Medium(StrEnum):
+    """What carries a network's first hop, which decides what sending costs in energy."""
+
+    UNKNOWN = "unknown"
+    """The system does not tell, nor does the app."""
+    WIRED = "wired"
+    """Ethernet, or this machine itself."""
+    WIFI = "wifi"
+    CELLULAR = "cellular"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,8 +30,9 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.service.status import ServiceStatus
+from hybrid_detect.system.medium import MediumProbe
 from hybrid_detect.system.memory_probe import MemoryProbe, memory_shortage
-from hybrid_detect.types import BackendKind
+from hybrid_detect.types import BackendKind, Medium
 
 __all__ = ["add_parser"]
 
@@ -217,6 +218,9 @@ def _network(config: ServiceConfig) -> str:
     if config.metered:
         parts.append("metered")
     if (endpoint := _parsed(config)) is not None:
+        medium = MediumProbe(config.medium).read(endpoint.host)
+        if medium is not Medium.UNKNOWN:
+            parts.append(f"the server is reached by {medium}")
         try:
             proxy = proxy_for(endpoint, system_settings())
         except ConfigurationError as error:

@@ -20,17 +20,18 @@ from hybrid_detect.selection.conditions import (
     BackendConditions,
     Conditions,
     LinkConditions,
-    SceneConditions,
 )
-from hybrid_detect.selection.lookahead import SOLVED_STATES, Choice, DecisionState, Lookahead
+from hybrid_detect.selection.lookahead import SOLVED_STATES, DecisionState, Lookahead
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
+from hybrid_detect.selection.radio import RADIOS
+from hybrid_detect.selection.reasons import prediction, queue, sight
 from hybrid_detect.selection.rungs import PictureLadder, Rung
 from hybrid_detect.selection.utility import (
     FRAMING_BYTES,
     Utility,
     device_accuracy,
 )
-from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, DetectionMode, Plan
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, DetectionMode, Medium, Plan
 
 __all__ = ["AutoPolicy"]
 
@@ -163,23 +164,25 @@ class AutoPolicy:
             return self._in_order(conditions)
         known = None if device else conditions.backend(BackendKind.DEVICE)
         out = f"; {why_out(known)}" if known else ""
-        sight = f"; {_sight(conditions.scene)}" if device and conditions.scene else ""
+        seen = f"; {sight(conditions.scene)}" if device and conditions.scene else ""
         rung, with_device = choice.rung, choice.device
         if rung is not None and link.in_flight >= MAX_IN_FLIGHT and not conditions.must_answer:
             rung, with_device = None, device is not None and device.busy_s <= 0
         scene = conditions.scene
-        probe = rung is None and link.probe_due and self._would_teach(conditions, remote, device)
+        probe = (
+            rung is None and link.probe_due and self._would_teach(conditions, link, remote, device)
+        )
         if probe:
             rung = len(remote.ladder.rungs) - 1
-        elif rung is not None and scene and scene.device_look_due and self._is_ready(device):
-            # Both look, and the device's answer is the frame's: it is likely to see as much.
+        elif rung is not None and scene and scene.device_look_due and self._may_win(state, device):
+            # Both look, and the frame counts as the device's: it may see as much.
             probe = with_device = True
         if rung is None and not with_device:
             return Plan(
                 backend=None,
                 skip=True,
                 deadline_s=conditions.deadline_s,
-                reason=f"auto: left out, {_queue(link, device)}{out}",
+                reason=f"auto: left out, {queue(link, device)}{out}",
             )
         if rung is None:
             assert device is not None  # noqa: S101 - the choice was to use it
@@ -190,7 +193,7 @@ class AutoPolicy:
                 reserve_s=fallback_reserve_s(remotes, conditions.deadline_s),
                 retries=0,
                 target_bytes=self.target_bytes,
-                reason=f"auto: device, {_prediction(choice, link)}{sight}",
+                reason=f"auto: device, {prediction(choice, link)}{seen}",
             )
         step = remote.ladder.rungs[rung]
         others = tuple(backend.kind for backend in remotes[1:])
@@ -216,20 +219,26 @@ class AutoPolicy:
             hedge=BackendKind.DEVICE if with_device else None,
             hedge_after_s=hedge_after_s,
             probe=probe,
-            reason=f"auto: {remote.kind.value} {what}{hedged}, {_prediction(choice, link)}"
-            f"{sight}{out}",
+            reason=f"auto: {remote.kind.value} {what}{hedged}, {prediction(choice, link)}"
+            f"{seen}{out}",
         )
 
-    def _is_ready(self, device: BackendConditions | None) -> bool:
-        """Whether the device could answer this frame alone, in time."""
-        return (
-            device is not None
-            and device.busy_s <= 0.0
-            and (device.latency_s or math.inf) <= self.utility.on_time_s
-        )
+    def _may_win(self, state: DecisionState, device: BackendConditions | None) -> bool:
+        """Whether the device could be worth more, if it saw all faces, than a server that is quick.
+
+        Else what it sees is of no use: it would not change the choice.
+        """
+        if device is None or device.busy_s > 0.0 or state.device_s > self.utility.on_time_s:
+            return False
+        sending = zip(state.accuracies, state.frame_cost, strict=True)
+        return 1.0 - state.device_cost > max(worth - cost for worth, cost in sending)
 
     def _would_teach(
-        self, conditions: Conditions, remote: BackendConditions, device: BackendConditions | None
+        self,
+        conditions: Conditions,
+        link: LinkConditions,
+        remote: BackendConditions,
+        device: BackendConditions | None,
     ) -> bool:
         """Whether a probe is worth its bytes: it may show more faces, or a link that carries more.
 
@@ -238,14 +247,21 @@ class AutoPolicy:
         if device is None or (conditions.scene and conditions.scene.server_look_due):
             return True
         most_bytes = remote.ladder.bytes_within(self.target_bytes)
-        best = remote.accuracy - self._price_per_byte(conditions) * most_bytes
+        per_bit, per_frame = self._prices(conditions, link.medium, conditions.interval_s)
+        best = remote.accuracy - 8.0 * per_bit * most_bytes - per_frame
         late_s = max(_device_s(device) - self.utility.on_time_s, 0.0)
         worth = device_accuracy(device, conditions.scene) * math.exp(-late_s / self.utility.decay_s)
         return best > worth - device.cost * self._energy_factor(conditions) + LEAST_GAIN
 
-    def _price_per_byte(self, conditions: Conditions) -> float:
+    def _prices(
+        self, conditions: Conditions, medium: Medium, interval_s: float
+    ) -> tuple[float, float]:
+        """What sending costs by the bit, and by the frame: data and energy."""
         factor = self.utility.metered_factor if conditions.metered else 1.0
-        return self.utility.cost_per_byte * factor
+        radio = RADIOS[medium]
+        per_joule = self.utility.cost_per_joule * self._energy_factor(conditions)
+        per_bit = self.utility.cost_per_byte * factor / 8.0 + per_joule * radio.joules_per_bit
+        return per_bit, per_joule * radio.awake_j(interval_s)
 
     def _state(
         self,
@@ -276,6 +292,7 @@ class AutoPolicy:
             remote.accuracy,
             remote.ladder,
             conditions.frame_side_px,
+            link.medium,
             conditions.metered,
             self._energy_factor(conditions),
             interval_s == math.inf,
@@ -303,11 +320,12 @@ class AutoPolicy:
         remote_accuracy: float,
         ladder: PictureLadder,
         side_px: int | None,
+        medium: Medium,
         *_: object,
     ) -> DecisionState:
         """The state of which these are the steps; see `_state`."""
         frame_bits = _frame_bits(ladder.rungs, side_px, ladder.bytes_within(self.target_bytes))
-        price_per_bit = self._price_per_byte(conditions) / 8.0
+        per_bit, per_frame = self._prices(conditions, medium, interval / 100)
         return DecisionState(
             bits_per_s=math.exp(bits * _LOG_BITS_STEP),
             spread=_SPREADS[spread],
@@ -316,7 +334,7 @@ class AutoPolicy:
             interval_s=interval / 100,
             deadline_s=deadline / 10,
             frame_bits=frame_bits,
-            frame_cost=tuple(price_per_bit * bits for bits in frame_bits),
+            frame_cost=tuple(per_bit * bits + per_frame for bits in frame_bits),
             accuracies=tuple(remote_accuracy * rung.accuracy for rung in ladder.rungs),
             device_s=math.inf if device is None else _seconds(device, _DEVICE_STEP),
             device_accuracy=accuracy,
@@ -336,11 +354,6 @@ class AutoPolicy:
         charge = 1.0 if power.battery is None else power.battery
         is_low = power.on_battery and charge < self.utility.low_battery
         return self.utility.low_power_factor if is_low or power.throttled else 1.0
-
-
-def _usable(conditions: Conditions, kind: BackendKind) -> BackendConditions | None:
-    backend = conditions.backend(kind)
-    return backend if backend is not None and backend.usable else None
 
 
 @lru_cache(maxsize=64)
@@ -367,28 +380,3 @@ def _steps(seconds: float, step: float) -> int:
 def _seconds(steps: int, step: float) -> float:
     """What `_steps` has rounded to."""
     return 0.1 * math.exp(steps * step)
-
-
-def _prediction(choice: Choice, link: LinkConditions) -> str:
-    return (
-        f"{choice.on_time:.0%} in time at {link.bits_per_s / 1e6:.1f} Mbit/s, "
-        f"round trip {link.rtt_s * 1000:.0f} ms"
-    )
-
-
-def _sight(scene: SceneConditions) -> str:
-    share = f"{scene.device_share:.2f}"
-    if scene.is_doubtful:
-        return f"the scene has changed: perhaps {share} of the faces seen on the device"
-    if scene.faces is None:
-        return f"the server has not looked: perhaps {share} of the faces seen on the device"
-    if scene.faces == 0:
-        return "no face in sight of the server"
-    if scene.device_share < 0.5:
-        return f"faces too small for the device: {share} of them seen there"
-    return f"{share} of the faces seen on the device"
-
-
-def _queue(link: LinkConditions, device: BackendConditions | None) -> str:
-    busy = f", the device is busy for {device.busy_s * 1000:.0f} ms" if device else ""
-    return f"{link.backlog_s * 1000:.0f} ms are queued on the link{busy}"

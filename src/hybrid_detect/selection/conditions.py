@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
-from hybrid_detect.types import BackendKind, PowerConditions
+from hybrid_detect.types import BackendKind, Medium, PowerConditions
 
 __all__ = [
     "BackendConditions",
@@ -62,6 +62,8 @@ class LinkConditions:
     silent_s: float = 0.0
     """Seconds for which something has been asked and nothing has come back."""
     network: NetworkClass = NetworkClass.UNKNOWN
+    medium: Medium = Medium.UNKNOWN
+    """What carries its first hop, as the system or the app tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid_detect.selection.upload_odds import UploadOdds
 from hybrid_detect.selection.utility import Utility
 
 __all__ = ["QUEUE_S", "STEP_S", "Choice", "DecisionProcess", "DecisionState"]
@@ -77,7 +78,7 @@ class DecisionState:
     frame_bits: tuple[float, ...]
     """Bits of a frame at each rung."""
     frame_cost: tuple[float, ...]
-    """Cost of those bits."""
+    """What sending each costs: data and energy."""
     accuracies: tuple[float, ...]
     """What an answer in time is worth at each rung."""
     device_s: float
@@ -110,6 +111,9 @@ class Choice(NamedTuple):
     """Predicted probability that an answer comes in time."""
 
 
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
 _QUEUES = np.arange(0.0, QUEUE_S + STEP_S / 2, STEP_S)
 _LAST_QUEUE = len(_QUEUES) - 1
 
@@ -138,14 +142,8 @@ class DecisionProcess:
         self._rested = _index(self._busies - state.interval_s, busy)
         worked = min(round(after_s / STEP_S), busy - 1) if self._has_device else 0
         self._worked = np.full(busy, worked, np.intp)
-        self._can = self._busies <= 1e-9
         self._rungs = len(state.frame_bits)
         self._actions = _FIRST_RUNG + _HOWS * self._rungs
-        shape = (self._actions, 2, queues, busy)
-        self._reward = np.full(shape, -1e9)  # of what cannot be done
-        self._next = np.zeros(shape, np.intp)
-        self._on_time = np.zeros((self._actions, queues), np.float32)
-        self._hedge_s = np.zeros((self._rungs, queues), np.float32)
         # Once solved, kept flat: a frame's look-up reads as little memory as can be.
         self.best = self.best_answer = b""
         """The best action for each state, by last backend, queue and device busy; and the best one
@@ -181,123 +179,110 @@ class DecisionProcess:
 
     def solve(self) -> None:
         """Fill the tables."""
-        self._add_nothing()
-        self._add_device()
-        for rung in range(self._rungs):
-            self._add_rung(rung)
-        self._iterate()
-
-    def _add_nothing(self) -> None:
-        """The frame is left out."""
+        queues, busies = len(_QUEUES), len(self._busies)
+        shape = (self._actions, 2, queues, busies)
+        reward = np.full(shape, -1e9)  # of what cannot be done
+        following = np.zeros(shape, np.intp)
+        on_time = np.zeros((self._actions, queues), np.float32)
+        reward[_NOTHING] = 0.0
         for mode in (_REMOTE, _ON_DEVICE):
-            self._reward[_NOTHING, mode] = 0.0
-            self._next[_NOTHING, mode] = self._flat(mode, self._drained, self._rested)
+            following[_NOTHING, mode] = self._flat(mode, self._drained, self._rested)
+        if self._has_device:  # which has to be free for it
+            reward[_DEVICE_ALONE, :, :, 0] = self._device_worth - self._state.device_cost
+            reward[_DEVICE_ALONE, _REMOTE] -= self._switch_cost
+            following[_DEVICE_ALONE] = self._flat(_ON_DEVICE, self._drained, self._worked)
+            on_time[_DEVICE_ALONE] = self._device_on_time
+        hedge_s = self._send(reward, following, on_time)
+        self._iterate(reward.reshape(self._actions, -1), following.reshape(self._actions, -1))
+        self.on_time = array("f", on_time.tobytes())
+        self.hedge_s = array("f", hedge_s.tobytes())
 
-    def _add_device(self) -> None:
-        """The device detects, and nothing is sent."""
-        if self._has_device:
-            gain = np.full(len(_QUEUES), self._device_worth - self._state.device_cost)
-            self._add(_DEVICE_ALONE, gain, to=_ON_DEVICE, queue=self._drained, device=True)
-            self._on_time[_DEVICE_ALONE] = self._device_on_time
+    def _send(
+        self, reward: Floats, following: Indices, on_time: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Fill in the actions that send: alone, with the device at once, and with it if late.
 
-    def _add_rung(self, rung: int) -> None:
-        """The frame is sent at `rung`: alone, with the device at once, and with it if late."""
+        Returns:
+            When the device is started if late, by rung and queue.
+        """
         state, utility = self._state, self._state.utility
-        bits, cost = state.frame_bits[rung], state.frame_cost[rung]
+        bits, cost = np.array(state.frame_bits), np.array(state.frame_cost)[:, None]
         carried = state.bits_per_s * np.exp(state.spread * _NORMAL)
-        unqueued_s = (
-            ENCODE_S
-            + (bits / carried)[:, None, None]
-            + (state.rtt_s * _RTT)[None, :, None]
-            + (state.server_s * _SERVER)[None, None, :]
-        ).reshape(-1, 1)
-        latency_s = unqueued_s + _QUEUES
-        in_time = latency_s <= utility.on_time_s
-        accuracy = (1 - STALLS) * state.accuracies[rung]
-        worth = accuracy * utility.worth(latency_s, deadline_s=state.deadline_s)
-        queue = _index(_QUEUES + bits / state.bits_per_s - state.interval_s, len(_QUEUES))
-        first = _FIRST_RUNG + _HOWS * rung
-
-        self._add(first + _ALONE, worth.mean(0) - cost, to=_REMOTE, queue=queue)
-        self._on_time[first + _ALONE] = in_time.mean(0)
+        others_s = ENCODE_S + state.rtt_s * _RTT[:, None] + state.server_s * _SERVER
+        unqueued_s = (bits[:, None] / carried)[:, :, None] + others_s.reshape(-1)
+        odds = UploadOdds(
+            unqueued_s.reshape(self._rungs, -1),
+            _QUEUES,
+            (1 - STALLS) * np.array(state.accuracies),
+            device_worth=self._device_worth,
+            utility=utility,
+            deadline_s=state.deadline_s,
+        )
+        left_s = bits[:, None] / state.bits_per_s - state.interval_s
+        queue = _index(_QUEUES + left_s, len(_QUEUES))
+        alone, at_once, if_late = (
+            slice(_FIRST_RUNG + how, None, _HOWS) for how in (_ALONE, _AT_ONCE, _IF_LATE)
+        )
+        switch = np.array([0.0, self._switch_cost])[:, None, None]  # from the device
+        rested = self._flat(_REMOTE, queue, self._rested)[:, None]
+        reward[alone] = (odds.alone - cost)[:, None, :, None] - switch
+        following[alone] = rested
+        on_time[alone] = odds.in_time
+        hedge_s = np.zeros((self._rungs, len(_QUEUES)), np.float32)
         if not self._has_device:
-            return
-        with_device = np.maximum(worth, self._device_worth)
-        either_on_time = np.maximum(in_time, self._device_on_time).mean(0)
-        gain = with_device.mean(0) - cost - state.device_cost
-        self._add(first + _AT_ONCE, gain, to=_REMOTE, queue=queue, device=True)
-        if state.device_s < float(np.median(unqueued_s)):  # it is shown: a switch, each time
-            self._reward[first + _AT_ONCE, _REMOTE] -= self._switch_cost
-        self._on_time[first + _AT_ONCE] = either_on_time
+            return hedge_s
+        gain = odds.with_device - cost - state.device_cost
+        reward[at_once, :, :, 0] = gain[:, None] - switch[..., 0]
+        # Where the device is the first to answer it is shown: a switch, each time.
+        shown = np.where(state.device_s < odds.median_s, self._switch_cost, 0.0)
+        reward[at_once, _REMOTE] -= shown[:, None, None]
+        following[at_once] = self._flat(_REMOTE, queue, self._worked)[:, None]
+        on_time[at_once] = np.where(
+            odds.in_time < 1.0,
+            odds.in_time + (1.0 - odds.in_time) * self._device_on_time,
+            1.0,
+        )
 
         latest_s = utility.on_time_s - float(_DEVICE[-1]) * state.device_s
         if latest_s <= 0:
-            return
+            return hedge_s
         # Past its own p95 the remote answer is given up on; past the latest start the device
         # could not be in time itself.
-        late_s = float(np.sort(unqueued_s, axis=None)[-1 - len(unqueued_s) // 20])
-        self._hedge_s[rung] = np.minimum(late_s + _QUEUES, latest_s)
-        is_late = latency_s > self._hedge_s[rung]
-        hedged = np.where(is_late, with_device, worth).mean(0) + STALLS * self._device_worth
-        gain = hedged - cost - state.device_cost * np.maximum(is_late.mean(0), STALLS)
-        self._add(first + _IF_LATE, gain, to=_REMOTE, queue=queue)
-        self._on_time[first + _IF_LATE] = either_on_time
+        start_s = np.minimum(odds.late_s[:, None] + _QUEUES, latest_s)
+        worth, started = odds.hedged(start_s)
+        gain = worth + STALLS * self._device_worth - cost
+        gain -= state.device_cost * np.maximum(started, STALLS)
+        reward[if_late] = gain[:, None, :, None] - switch
+        following[if_late] = rested
+        on_time[if_late] = on_time[at_once]
+        return start_s.astype(np.float32)
 
-    def _add(
-        self,
-        action: int,
-        gain: NDArray[np.float64],
-        *,
-        to: int,
-        queue: NDArray[np.intp],
-        device: bool = False,
-    ) -> None:
-        """An action of `gain` by queue, after which backend `to` was used last.
+    def _flat(self, mode: int, queue: Indices, busy: Indices) -> Indices:
+        """Flat indices of states: those of `queue`, then busy."""
+        return (mode * len(_QUEUES) + queue[..., None]) * len(self._busies) + busy
 
-        Args:
-            action: Its index.
-            gain: Expected worth less cost, by queue.
-            to: The backend it uses.
-            queue: The queue it leaves behind, by queue.
-            device: Whether it starts the device at once, which must be free for that.
-        """
-        when = self._can if device else np.ones(len(self._busies), bool)
-        busy = self._worked if device else self._rested
-        for mode in (_REMOTE, _ON_DEVICE):
-            switch = self._switch_cost if mode != to else 0.0
-            self._reward[action, mode][:, when] = (gain - switch)[:, None]
-            self._next[action, mode] = self._flat(to, queue, busy)
-
-    def _flat(self, mode: int, queue: NDArray[np.intp], busy: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Flat indices of states, by queue and busy."""
-        return (mode * len(_QUEUES) + queue[:, None]) * len(self._busies) + busy[None, :]
-
-    def _iterate(self) -> None:
+    def _iterate(self, reward: Floats, following: Indices) -> None:
         """Find the best actions: modified policy iteration (Puterman and Shin, 1978)."""
-        reward = self._reward.reshape(self._actions, -1)
-        following = self._next.reshape(self._actions, -1)
         states = np.arange(reward.shape[1])
         value = np.zeros(len(states))
         for _ in range(MAX_ROUNDS):
-            worth = reward + DISCOUNT * value[following]
+            worth = reward + DISCOUNT * value.take(following)
             best = worth.argmax(0)
             new = worth[best, states]
-            change, value = float(np.max(np.abs(new - value))), new
-            if change < PRECISION:
+            change, value = new - value, new
+            # What all states gain alike changes no choice. Where states take turns, all that is
+            # gained fades, with the discount.
+            if min(np.ptp(change), np.abs(change).max()) < PRECISION:
                 break
             # What these actions are worth in the long run, which is much cheaper to find than
             # better ones.
             gain, then = reward[best, states], following[best, states]
             for _ in range(SWEEPS):
-                value = gain + DISCOUNT * value[then]
-        self.best = worth.argmax(0).astype(np.uint8).tobytes()
+                value = gain + DISCOUNT * value.take(then)
+        self.best = best.astype(np.uint8).tobytes()
         answers = worth[_NOTHING + 1 :].argmax(0) + _NOTHING + 1
         self.best_answer = answers.astype(np.uint8).tobytes()
-        self.on_time = array("f", self._on_time.tobytes())
-        self.hedge_s = array("f", self._hedge_s.tobytes())
-        # A megabyte each for a slow device.
-        del self._reward, self._next, self._on_time, self._hedge_s
 
 
-def _index(seconds: NDArray[np.float64], size: int) -> NDArray[np.intp]:
+def _index(seconds: Floats, size: int) -> Indices:
     return np.clip(np.round(seconds / STEP_S), 0, size - 1).astype(np.intp)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.selection.conditions import BackendConditions, SceneConditions
+from hybrid_detect.selection.radio import COST_PER_JOULE
 
 __all__ = ["Utility", "device_accuracy"]
 
@@ -49,6 +50,8 @@ class Utility:
     """After `on_time_s`, the worth falls by a factor of e in so many seconds."""
     cost_per_byte: float = 0.04 / 80e3
     """80 KB cost 4 % of a perfect answer."""
+    cost_per_joule: float = COST_PER_JOULE
+    """What the radio's energy costs (`selection.radio`); 0 for a machine whose energy is free."""
     switch_cost: float = 0.2
     """What changing between remote and device costs: boxes of two models do not lie alike, and
     each switch shows. 0.06 gives 14 switches a minute on the measured traces, 0.2 gives 8, for no
@@ -56,7 +59,8 @@ class Utility:
     metered_factor: float = 5.0
     """How much dearer a byte is on a metered network. Chosen."""
     low_power_factor: float = 2.0
-    """How much dearer energy is on a battery below `low_battery`, or if slowed by heat. Chosen."""
+    """How much dearer energy is, the device's and the radio's, on a battery below `low_battery`, or
+    if slowed by heat. Chosen."""
     low_battery: float = 0.2
 
     def worth(self, latency_s: NDArray[np.float64], *, deadline_s: float) -> NDArray[np.float64]:

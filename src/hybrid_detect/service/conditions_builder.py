@@ -27,6 +27,7 @@ from hybrid_detect.selection.scene import SceneEstimator
 from hybrid_detect.service.backend_group import BackendGroup
 from hybrid_detect.service.ledger import Ledger
 from hybrid_detect.service.managed_backend import ManagedBackend
+from hybrid_detect.system.medium import MediumProbe
 from hybrid_detect.system.power import PowerProbe
 from hybrid_detect.types import BackendKind, Plan
 
@@ -100,6 +101,7 @@ class ConditionsBuilder:
         self._host = urlsplit(config.endpoint).hostname if config.endpoint else None
         self._networks: dict[str, NetworkClassifier] = {}
         self._power = PowerProbe()
+        self._medium = MediumProbe(config.medium)
         self._previous: BackendKind | None = None
 
     def build(self, context: FrameContext) -> Conditions:
@@ -221,7 +223,7 @@ class ConditionsBuilder:
             bits_per_s=link.bits_per_s if is_measured else None,
             silent_s=link.silent_s,
         )
-        return replace(link, network=network)
+        return replace(link, network=network, medium=self._medium.read(host))
 
     def on_plan(self, plan: Plan) -> None:
         """Learn from the plan of a frame that was carried out."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.selection.radio import COST_PER_JOULE, RADIOS
 from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
 from hybrid_detect.simulation.pictures import MAX_BITS, Pictures
 from hybrid_detect.simulation.scenes import CONSTANT, SceneDraws, Scenes
@@ -25,7 +26,6 @@ __all__ = [
     "DEADLINE_S",
     "DEVICES",
     "ENCODE_S",
-    "PRICE_PER_BIT",
     "STALE_S",
     "TIMEOUT_S",
     "DeviceProfile",
@@ -56,7 +56,7 @@ RAW_BITS, RAW_SPREAD = 8 * 100e3, 0.20
 and the standard deviation of its logarithm."""
 
 PRICE_PER_BIT = 0.04 / MAX_BITS
-"""Of an upload, in perfect answers."""
+"""Of an upload's data, in perfect answers; its energy comes on top (`selection.radio`)."""
 
 SERVER_S, SERVER_SPREAD, SERVER_RANGE_S = 0.035, 0.28, (0.015, 0.120)
 """Server time: median, standard deviation of its logarithm, and bounds."""
@@ -112,8 +112,9 @@ class Environment:
     Attributes are open, for oracles and for tests: `capacity` (bit/s) and `rtt_s` on a grid of
     10 ms; `raw_bits` (the frame at 1280 pixels and quality 80), `server_s`, `device_s` and the
     shares of the faces that either finds (`server_share`, `device_share`) for each of the `frames`
-    frames; `draws`, the scenes; `pictures`, what the server makes of a picture. A policy sees none
-    of it but the ladder.
+    frames; `draws`, the scenes; `pictures`, what the server makes of a picture; `price_per_bit` and
+    `price_per_upload`, data and energy of sending, in perfect answers. A policy sees none of it but
+    the ladder, and through the trace's medium the prices.
 
     Args:
         trace: The network.
@@ -156,6 +157,9 @@ class Environment:
         self.pictures = Pictures(ladder)
         self.device_accuracy = profile.accuracy if device_accuracy is None else device_accuracy
         self.interval_s = 1 / fps
+        radio = RADIOS[trace.medium]
+        self.price_per_bit = PRICE_PER_BIT + COST_PER_JOULE * radio.joules_per_bit
+        self.price_per_upload = COST_PER_JOULE * radio.awake_j(self.interval_s)
         length_s = float(min(trace.t_s[-1], max_s))
         self.frames = int((length_s - 1) * fps)
         self.minutes = self.frames / fps / 60

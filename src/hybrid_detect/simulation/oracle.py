@@ -18,7 +18,6 @@ from hybrid_detect.simulation.environment import (
     DECAY_S,
     ENCODE_S,
     GRID_PER_S,
-    PRICE_PER_BIT,
     STALE_S,
     TIMEOUT_S,
     Environment,
@@ -150,6 +149,6 @@ def _uploads(environment: Environment, uplink_s: Floats) -> tuple[tuple[Floats, 
         late = np.exp(-(latency_s - DEADLINE_S) / DECAY_S)
         kept = np.where(latency_s > STALE_S, 0, np.where(latency_s <= DEADLINE_S, 1, late))
         worths[:, number] = accuracy * kept * ~is_lost
-        costs[:, number] = PRICE_PER_BIT * bits
+        costs[:, number] = environment.price_per_bit * bits + environment.price_per_upload
         rows[:, number] = row_of(ended_s - now_s - environment.interval_s)
     return (worths, costs), rows

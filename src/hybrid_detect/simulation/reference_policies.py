@@ -119,6 +119,8 @@ class AutoWithoutScene:
 class AlwaysDevice:
     """Nothing is sent."""
 
+    is_blind = True
+
     def decide(self, conditions: Conditions) -> Plan:
         """The device, always."""
         return _DEVICE
@@ -126,6 +128,8 @@ class AlwaysDevice:
 
 class AlwaysCloud(_Watcher):
     """Everything is sent, at one rung of the server's ladder (0 to 3)."""
+
+    is_blind = True
 
     def __init__(self, rung: int = 0) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -169,6 +169,7 @@ class SceneDraws:
         )
         self.stretches: list[Stretch] = []
         self._seed = seed
+        self._found: dict[tuple[int, str], Sequence[float]] = {}
         rng = np.random.default_rng((seed, 1))
         frame = 0
         while frame < frames:
@@ -195,8 +196,14 @@ class SceneDraws:
         shares = [getattr(each, f"{who}_share") for each in self.stretches]
         return np.array(shares)[self.of_frame]
 
-    def found(self, frame: int, who: str) -> Iterable[float]:
+    def found(self, frame: int, who: str) -> Sequence[float]:
         """Heights of the faces in the answer of ``device`` or ``server`` to a frame."""
+        # Several policies meet the same scenes.
+        if (frame, who) not in self._found:
+            self._found[frame, who] = self._draw_found(frame, who)
+        return self._found[frame, who]
+
+    def _draw_found(self, frame: int, who: str) -> Sequence[float]:
         stretch = self.stretches[self.of_frame[frame]]
         rng = np.random.default_rng((self._seed, 2, frame, len(who)))
         sees = stretch.device_sees if who == "device" else stretch.server_sees

@@ -19,7 +19,6 @@ from hybrid_detect.simulation.environment import (
     ENCODE_S,
     IDLE_S,
     INITIAL_WINDOW_BITS,
-    PRICE_PER_BIT,
     STALE_S,
     TIMEOUT_S,
     Environment,
@@ -99,7 +98,7 @@ class SimulatedRun:
         self.link_free_s = self.link_used_s = ended_s
         self._accuracy[frame] = accuracy
         self._bits[frame] = bits
-        self._cost[frame] += PRICE_PER_BIT * bits
+        self._cost[frame] += environment.price_per_bit * bits + environment.price_per_upload
         return Upload(began_s, ended_s, answered_s)
 
     def detect(self, frame: int, at_s: float) -> float | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.types import Medium
 
 __all__ = ["RTT_MODELS", "UPLINK_CAPS_KBPS", "UPLINK_SHARES", "RttModel", "Trace", "read_traces"]
 
@@ -67,6 +68,19 @@ RTT_MODELS = {
 """By kind of network."""
 
 
+MEDIA = {
+    "3g": Medium.CELLULAR,
+    "4g": Medium.CELLULAR,
+    "5g": Medium.CELLULAR,
+    "wifi": Medium.WIFI,
+    "broadband": Medium.WIRED,
+    "mixed": Medium.UNKNOWN,
+    "starlink": Medium.WIFI,
+}
+"""What carries the device's first hop, by kind of network. A dish brings its own WiFi; the viewers
+of the sessions in ``mixed`` had all kinds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trace:
     """One recording. The arrays have one value for each row; NaN was not measured."""
@@ -98,6 +112,11 @@ class Trace:
     def has_uplink(self) -> bool:
         """Whether the uplink was measured; else it is scaled from the downlink."""
         return self.up_kbps is not None
+
+    @property
+    def medium(self) -> Medium:
+        """What carries the device's first hop."""
+        return MEDIA[self.kind]
 
     def uplink_kbps(self) -> NDArray[np.float64]:
         """What the uplink carries, in kbit/s.

@@ -1,1 +1,1 @@
-"""What the machine says of itself: memory, cgroups, power."""
+"""What the machine says of itself: memory, cgroups, power, network."""
