@@ -9,11 +9,8 @@ for this frame and, because a frame in the queue delays the next, for those afte
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hybrid_detect.selection.conditions import (
@@ -21,17 +18,15 @@ from hybrid_detect.selection.conditions import (
     Conditions,
     LinkConditions,
 )
-from hybrid_detect.selection.lookahead import SOLVED_STATES, DecisionState, Lookahead
+from hybrid_detect.selection.lookahead import DecisionState, Lookahead
 from hybrid_detect.selection.policy import RETRIES_ALONE, ModePolicy, fallback_reserve_s, why_out
-from hybrid_detect.selection.radio import RADIOS
 from hybrid_detect.selection.reasons import prediction, queue, sight
-from hybrid_detect.selection.rungs import PictureLadder, Rung
+from hybrid_detect.selection.states import States, device_s
 from hybrid_detect.selection.utility import (
-    FRAMING_BYTES,
     Utility,
     device_accuracy,
 )
-from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, DetectionMode, Medium, Plan
+from hybrid_detect.types import DEFAULT_TARGET_BYTES, BackendKind, DetectionMode, Plan
 
 __all__ = ["AutoPolicy"]
 
@@ -41,26 +36,9 @@ _REMOTE = (BackendKind.STREAMING, BackendKind.CLOUD)
 MAX_IN_FLIGHT = 3
 """Frames under way on the link: a fourth would be late in any case."""
 
-TYPICAL_FRAME_BYTES = 100e3
-"""A 1280x720 JPEG of quality 80 where nothing is known of its like: median of photos with faces,
-`docs/explanation/compression.md`."""
-
 LEAST_GAIN = 0.02
 """What a frame on the server has to be worth more than one on the device for probes to be sent:
 half of what 80 KB cost."""
-
-TYPICAL_DEVICE_S = 0.1
-"""A device that has not been measured yet: between a desktop (6 ms) and a slow phone (270 ms)."""
-
-# States are rounded, so that one that is solved is met again. The steps are
-# well below what an estimate is good for.
-_LOG_BITS_STEP = 0.11
-_LEAST_LOG_BITS, _MOST_LOG_BITS = math.log(1e3), math.log(1e10)
-_SPREADS = (0.05, 0.2, 0.4, 0.7, 1.1)
-_SPREAD_BOUNDS = tuple(math.sqrt(low * high) for low, high in pairwise(_SPREADS))
-_STEP, _SERVER_STEP = 0.2, 0.4
-_DEVICE_STEP = 0.05
-"""Finely: it hardly moves, and much hangs on whether the device can still be in time."""
 
 
 class _Weighing(NamedTuple):
@@ -73,18 +51,13 @@ class _Weighing(NamedTuple):
     state: DecisionState
 
 
-class _Known:
-    """The last weighing, and the states met so far by what they are made of.
+class _Last:
+    """The last weighing: `AutoPolicy.unsolved` and `decide` are asked about the same frame."""
 
-    `AutoPolicy.unsolved` and `decide` are asked about the same frame; and to make a state anew
-    takes longer than to find it.
-    """
-
-    __slots__ = ("states", "weighing")
+    __slots__ = ("weighing",)
 
     def __init__(self) -> None:
         self.weighing: _Weighing | None = None
-        self.states: dict[tuple[object, ...], DecisionState] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +78,11 @@ class AutoPolicy:
     quality: int = 80
     max_side_px: int | None = 1280
     lookahead: Lookahead = field(default_factory=Lookahead, repr=False, compare=False)
-    _known: _Known = field(default_factory=_Known, init=False, repr=False, compare=False)
+    _states: States = field(init=False, repr=False, compare=False)
+    _last: _Last = field(default_factory=_Last, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_states", States(self.utility, self.target_bytes))
 
     def decide(self, conditions: Conditions) -> Plan:
         """The plan for a frame under `conditions`."""
@@ -124,7 +101,7 @@ class AutoPolicy:
 
     def _weighing(self, conditions: Conditions) -> _Weighing | None:
         """What is to weigh; `None` for one backend only, or if nothing is known of the link."""
-        last = self._known.weighing
+        last = self._last.weighing
         if last is not None and last.conditions is conditions:
             return last
         usable = {backend.kind: backend for backend in conditions.backends if backend.usable}
@@ -135,9 +112,9 @@ class AutoPolicy:
         link = remotes[0].link or conditions.link
         if link is None:
             return None
-        state = self._state(conditions, link, remotes[0], device)
+        state = self._states.of(conditions, link, remotes[0], device)
         weighing = _Weighing(conditions, link, remotes, device, state)
-        self._known.weighing = weighing
+        self._last.weighing = weighing
         return weighing
 
     def _in_order(self, conditions: Conditions) -> Plan:
@@ -247,136 +224,8 @@ class AutoPolicy:
         if device is None or (conditions.scene and conditions.scene.server_look_due):
             return True
         most_bytes = remote.ladder.bytes_within(self.target_bytes)
-        per_bit, per_frame = self._prices(conditions, link.medium, conditions.interval_s)
+        per_bit, per_frame = self._states.prices(conditions, link.medium, conditions.interval_s)
         best = remote.accuracy - 8.0 * per_bit * most_bytes - per_frame
-        late_s = max(_device_s(device) - self.utility.on_time_s, 0.0)
+        late_s = max(device_s(device) - self.utility.on_time_s, 0.0)
         worth = device_accuracy(device, conditions.scene) * math.exp(-late_s / self.utility.decay_s)
-        return best > worth - device.cost * self._energy_factor(conditions) + LEAST_GAIN
-
-    def _prices(
-        self, conditions: Conditions, medium: Medium, interval_s: float
-    ) -> tuple[float, float]:
-        """What sending costs by the bit, and by the frame: data and energy."""
-        factor = self.utility.metered_factor if conditions.metered else 1.0
-        radio = RADIOS[medium]
-        per_joule = self.utility.cost_per_joule * self._energy_factor(conditions)
-        per_bit = self.utility.cost_per_byte * factor / 8.0 + per_joule * radio.joules_per_bit
-        return per_bit, per_joule * radio.awake_j(interval_s)
-
-    def _state(
-        self,
-        conditions: Conditions,
-        link: LinkConditions,
-        remote: BackendConditions,
-        device: BackendConditions | None,
-    ) -> DecisionState:
-        weight = (conditions.frame_bytes or TYPICAL_FRAME_BYTES) / TYPICAL_FRAME_BYTES
-        # A heavier frame over a link is a usual one over a slower link: the table need not know.
-        # Nor need it know links that carry nothing, or everything at once.
-        log_bits = math.log(max(link.bits_per_s, 1.0)) - math.log(max(weight, 1e-3))
-        log_bits = min(max(log_bits, _LEAST_LOG_BITS), _MOST_LOG_BITS)
-        rtt_s = link.rtt_s + 0.5 * link.rtt_deviation_s
-        if link.idle_s > 1.0:
-            rtt_s += link.rtt_s  # TCP starts slowly again after a pause
-        interval_s = conditions.interval_s
-        key = (
-            round(log_bits / _LOG_BITS_STEP),
-            bisect_left(_SPREAD_BOUNDS, link.spread),
-            _steps(rtt_s, _STEP),
-            _steps(link.server_s, _SERVER_STEP),
-            max(round(min(interval_s, 1.0) * 100), 1),
-            round(conditions.deadline_s * 10),
-            _steps(_device_s(device), _DEVICE_STEP) if device else None,
-            device_accuracy(device, conditions.scene) if device else 0.0,
-            device.cost if device else 0.0,
-            remote.accuracy,
-            remote.ladder,
-            conditions.frame_side_px,
-            link.medium,
-            conditions.metered,
-            self._energy_factor(conditions),
-            interval_s == math.inf,
-        )
-        states = self._known.states
-        state = states.get(key)
-        if state is None:
-            if len(states) >= SOLVED_STATES:
-                states.clear()
-            state = states[key] = self._made(conditions, *key)
-        return state
-
-    def _made(
-        self,
-        conditions: Conditions,
-        bits: int,
-        spread: int,
-        rtt: int,
-        server: int,
-        interval: int,
-        deadline: int,
-        device: int | None,
-        accuracy: float,
-        cost: float,
-        remote_accuracy: float,
-        ladder: PictureLadder,
-        side_px: int | None,
-        medium: Medium,
-        *_: object,
-    ) -> DecisionState:
-        """The state of which these are the steps; see `_state`."""
-        frame_bits = _frame_bits(ladder.rungs, side_px, ladder.bytes_within(self.target_bytes))
-        per_bit, per_frame = self._prices(conditions, medium, interval / 100)
-        return DecisionState(
-            bits_per_s=math.exp(bits * _LOG_BITS_STEP),
-            spread=_SPREADS[spread],
-            rtt_s=_seconds(rtt, _STEP),
-            server_s=_seconds(server, _SERVER_STEP),
-            interval_s=interval / 100,
-            deadline_s=deadline / 10,
-            frame_bits=frame_bits,
-            frame_cost=tuple(per_bit * bits + per_frame for bits in frame_bits),
-            accuracies=tuple(remote_accuracy * rung.accuracy for rung in ladder.rungs),
-            device_s=math.inf if device is None else _seconds(device, _DEVICE_STEP),
-            device_accuracy=accuracy,
-            device_cost=cost * self._energy_factor(conditions),
-            utility=self._utility(conditions),
-        )
-
-    def _utility(self, conditions: Conditions) -> Utility:
-        if math.isfinite(conditions.interval_s):
-            return self.utility
-        # A lone picture is not watched while it moves: what matters is that the answer comes at
-        # all, with half of the deadline kept for what cannot be foreseen.
-        return replace(self.utility, on_time_s=max(round(conditions.deadline_s, 1), 0.1) / 2)
-
-    def _energy_factor(self, conditions: Conditions) -> float:
-        power = conditions.power
-        charge = 1.0 if power.battery is None else power.battery
-        is_low = power.on_battery and charge < self.utility.low_battery
-        return self.utility.low_power_factor if is_low or power.throttled else 1.0
-
-
-@lru_cache(maxsize=64)
-def _frame_bits(
-    rungs: tuple[Rung, ...], side_px: int | None, target_bytes: int
-) -> tuple[float, ...]:
-    """Bits of a typical frame at each rung."""
-    return tuple(
-        8.0 * (min(TYPICAL_FRAME_BYTES * rung.share_of(side_px), target_bytes) + FRAMING_BYTES)
-        for rung in rungs
-    )
-
-
-def _device_s(device: BackendConditions) -> float:
-    """Median seconds of the device for a frame."""
-    return TYPICAL_DEVICE_S if device.latency_s is None else device.latency_s
-
-
-def _steps(seconds: float, step: float) -> int:
-    """`seconds` in steps of about `step` of itself from 100 ms."""
-    return round(math.log(max(seconds, 1e-3) / 0.1) / step)
-
-
-def _seconds(steps: int, step: float) -> float:
-    """What `_steps` has rounded to."""
-    return 0.1 * math.exp(steps * step)
+        return best > worth - device.cost * self._states.energy_factor(conditions) + LEAST_GAIN
