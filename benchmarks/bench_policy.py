@@ -5,8 +5,8 @@ device, three seeds, the uplink as it is, halved and doubled, with and without t
 times; and what is filmed: scenes of the photos in ../shared/faces with cuts between them (mixed),
 selfies and crowds, or nothing in particular, with a device that is always worth 0.8 (constant). The
 server says that it gains by pictures of 640 pixels (centerface), or tells nothing (usual).
-For each kind of scene 972 runs of up to 300 s, some seconds of processor time each, in one process
-for each processor: half an hour on two. Every second trace was used to choose constants; --half
+For each kind of scene 972 runs of up to 300 s, some seconds of processor time each for two
+policies, in one process for each processor. Every second trace was used to choose constants; --half
 takes those (chosen) or the others (held-out).
 
     python benchmarks/bench_policy.py [--traces DIR] [--faces PATH] [--scenes mixed ...] [--seeds 3]
@@ -189,8 +189,19 @@ def scene_goals(rows: list[Row], kind: str, line: Callable[..., None]) -> None:
         return
     on_lte = {one.policy: one.figures for one in summarise(lte)}
     if kind == "selfie":
+        for device in sorted({row.device for row in rows}):
+            each = {
+                one.policy: one.figures["needless_share"] * 100
+                for one in summarise(row for row in rows if row.device == device)
+                if one.policy in ("auto+rx", "oracle")
+            }
+            print(
+                f"        {device}, all networks: sent % of such frames, beside the oracle: {each}"
+            )
         name = "LTE, pi5 and desktop: sent % of the frames whose faces the device finds"
         line(name, on_lte["auto+rx"]["needless_share"] * 100, 5)
+        oracle_share = on_lte["oracle"]["needless_share"] * 100
+        print(f"        the oracle's: {oracle_share:.3g}")
     if kind == "crowd":
         share = on_lte["auto+rx"]["server_answers"] / on_lte["oracle"]["server_answers"]
         line(

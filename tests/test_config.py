@@ -7,7 +7,7 @@ import pytest
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.endpoint import Endpoint
 from hybrid_detect.errors import ConfigurationError
-from hybrid_detect.types import DetectionMode
+from hybrid_detect.types import DetectionMode, Medium
 
 
 @pytest.mark.parametrize(
@@ -244,3 +244,16 @@ def test_a_misspelt_variable_is_named_with_the_setting_it_resembles() -> None:
 def test_variables_that_are_read_elsewhere_are_no_misspelling() -> None:
     environ = {"HYBRID_DETECT_MODEL_DIR": "/models", "HYBRID_DETECT_SERVER_TOKEN": "t"}
     assert ServiceConfig.from_env(environ) == ServiceConfig()
+
+
+@pytest.mark.parametrize("medium", [None, "wifi", Medium.CELLULAR, lambda: "wired"])
+def test_the_medium_is_told_by_name_or_by_a_function(medium: object) -> None:
+    assert ServiceConfig(medium=medium).medium == medium  # type: ignore[arg-type]
+
+
+def test_a_medium_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="medium: expected one of unknown, wired"):
+        ServiceConfig(medium="5g")
+    with pytest.raises(ConfigurationError, match="medium"):
+        ServiceConfig.from_env({"HYBRID_DETECT_MEDIUM": "ethernet"})
+    assert ServiceConfig.from_env({"HYBRID_DETECT_MEDIUM": "cellular"}).medium == "cellular"

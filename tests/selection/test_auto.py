@@ -23,7 +23,7 @@ from hybrid_detect.selection.lookahead import Lookahead
 from hybrid_detect.selection.policy import MAX_RESERVE_SHARE
 from hybrid_detect.selection.rungs import RUNGS, PictureLadder, Rung
 from hybrid_detect.selection.utility import Utility, device_accuracy
-from hybrid_detect.types import BackendKind, Plan
+from hybrid_detect.types import BackendKind, Medium, Plan
 
 CLOUD, STREAMING, DEVICE = BackendKind.CLOUD, BackendKind.STREAMING, BackendKind.DEVICE
 POLICY = AutoPolicy()
@@ -299,6 +299,40 @@ def test_a_metered_network_never_makes_pictures_larger(
         assert rung_of(metered) >= rung_of(free), (link, free, metered)
         smaller += rung_of(metered) > rung_of(free)
     assert smaller, "the meter changes nothing"
+
+
+@pytest.mark.parametrize("medium", [Medium.WIFI, Medium.CELLULAR])
+@pytest.mark.parametrize("device_s", [0.006, 0.05, 0.27])
+def test_a_radio_never_sends_more_than_a_cable(medium: Medium, device_s: float) -> None:
+    changed = 0
+    for link, previous in itertools.product(LINK_GRID, [STREAMING, DEVICE]):
+        known = conditions(link=link, device_s=device_s, previous=previous)
+        plans = [
+            AutoPolicy().decide(replace(known, link=replace(link, medium=each)))
+            for each in (Medium.WIRED, medium)
+        ]
+        assert rung_of(plans[1]) >= rung_of(plans[0]), link
+        changed += plans[0] != plans[1]
+    assert changed, "the radio costs nothing"
+
+
+def test_a_cable_an_unknown_medium_and_free_energy_are_alike() -> None:
+    free = AutoPolicy(utility=Utility(cost_per_joule=0.0))
+    for link in LINK_GRID:
+        known = conditions(link=link)
+        plan = POLICY.decide(known)
+        assert plan == POLICY.decide(replace(known, link=replace(link, medium=Medium.WIRED)))
+        assert plan == free.decide(replace(known, link=replace(link, medium=Medium.CELLULAR)))
+
+
+def test_a_camera_s_jitter_makes_no_new_state() -> None:
+    policy = AutoPolicy(lookahead=Lookahead(solves_at_once=False))
+    link = replace(LINK_GRID[0], medium=Medium.CELLULAR)
+    states = {
+        id(policy._weighing(conditions(link=link, interval_s=0.1 + jitter)).state)  # type: ignore[union-attr]
+        for jitter in (0.0, 0.001, -0.002, 0.003)
+    }
+    assert len(states) == 1
 
 
 @pytest.mark.parametrize(

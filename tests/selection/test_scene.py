@@ -257,6 +257,36 @@ def test_a_device_that_has_looked_is_not_asked_again_until_that_is_long_ago() ->
         assert 3.0 < due_s < 30.0
 
 
+def test_another_person_as_far_away_is_seen_anew() -> None:
+    """The device has never found the first face. Two looks that find the second outweigh that."""
+    estimator = scene()
+    for frame in range(50):
+        estimator.server_looked(SELFIE, frame=frame, at_s=0.1 * frame)
+        estimator.device_looked([], frame=frame, at_s=0.1 * frame)
+    assert share(estimator, 5.0) < 0.2
+    for frame in range(50, 56):
+        estimator.server_looked(SELFIE, frame=frame, at_s=0.1 * frame)
+        estimator.device_looked(SELFIE, frame=frame, at_s=0.1 * frame)
+    assert share(estimator, 5.6) > 0.9
+
+
+def test_the_first_looks_come_quickly_and_the_later_ones_do_not() -> None:
+    estimator = scene()
+    pauses, last_s = [], 0.0
+    for frame in range(100):
+        at_s = 0.05 * frame
+        estimator.server_looked([0.2, 0.07], frame=frame, at_s=at_s)
+        if believed(estimator, at_s).device_look_due:
+            pauses.append(at_s - last_s)
+            last_s = at_s
+            # It sees one of the two, now and then both.
+            seen = [0.2, 0.07] if len(pauses) % 4 else [0.2]
+            estimator.device_looked(seen, frame=frame, at_s=at_s)
+    assert pauses[1] <= 0.15 + 1e-6
+    assert len(pauses) < 40
+    assert max(pauses[4:]) > 2 * pauses[1]
+
+
 @given(st.lists(st.floats(0.01, 1.0), min_size=100, max_size=300))
 def test_what_is_kept_of_a_crowd_is_bounded(heights: list[float]) -> None:
     estimator = scene()

@@ -64,7 +64,7 @@ def test_answers_hold_what_is_seen_about_as_high_as_it_is() -> None:
     counts = [len(list(scene.found(frame, "server"))) for frame in range(200)]
     expected = [scene.stretches[at].server_sees.sum() for at in scene.of_frame[:200]]
     assert np.mean(counts) == pytest.approx(np.mean(expected), rel=0.05)
-    assert list(scene.found(7, "device")) == list(scene.found(7, "device"))
+    assert scene.found(7, "device") == draws("group").found(7, "device")
     heights = scene.stretches[0].heights
     assert all(0.7 * min(heights) < one < 1.3 * max(heights) for one in scene.found(0, "server"))
 
@@ -182,3 +182,14 @@ def test_a_selfie_stays_on_a_device_that_sees_it_and_a_crowd_is_sent() -> None:
     }
     assert results["selfie"].remote_share < 0.05
     assert results["crowd"].remote_share > 0.9
+
+
+@pytest.mark.parametrize("device", ["pi5", "desktop"])
+def test_over_a_cellular_link_a_selfie_stays_on_a_device_that_sees_it(device: str) -> None:
+    """Radio and data cost more than a look of the device; by cable they may cost less."""
+    world = Environment(DRIVE, device, scenes=Scenes(kind="selfie", device="full_range"))
+    policy = simulate(world, AutoPolicy(), receive_times=True)
+    assert oracle(world).needless_share < 0.01
+    assert policy.needless_share < 0.08, "looks that show that it is one"
+    cable = Environment(replace(DRIVE, kind="broadband"), device, scenes=Scenes(kind="crowd"))
+    assert oracle(cable).remote_share > 0.9

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,12 @@ from hypothesis import strategies as st
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.selection.conditions import Conditions
 from hybrid_detect.selection.fixed import FixedPolicy
+from hybrid_detect.simulation.environment import PRICE_PER_BIT
 from hybrid_detect.simulation.oracle import oracle
 from hybrid_detect.simulation.policy_names import POLICIES, make_policy
 from hybrid_detect.simulation.simulator import Environment, SimulatedResult, Trace, simulate
 from hybrid_detect.simulation.synthetic_traces import synthetic_traces
-from hybrid_detect.types import BackendKind, Plan
+from hybrid_detect.types import BackendKind, Medium, Plan
 
 STREAMING, DEVICE = BackendKind.STREAMING, BackendKind.DEVICE
 
@@ -298,7 +300,10 @@ def test_a_hedge_at_once_runs_both() -> None:
     assert outcome.device_s[0] == pytest.approx(0.05)
     assert outcome.upload_s[0] < 0.2
     assert outcome.utilities[0] == pytest.approx(1 - outcome.cost[0])
-    assert outcome.cost[0] == pytest.approx(0.03 + 0.04 * outcome.sent_bits[0] / 640e3)
+    # A look; data; and the energy of LTE: 0.438 J for a megabit, 1.288 W for the frame's 100 ms.
+    megabits = outcome.sent_bits[0] / 1e6
+    sent = 0.04 * megabits / 0.64 + 0.3 * (0.438 * megabits + 0.1288)
+    assert outcome.cost[0] == pytest.approx(0.03 + sent, rel=1e-3)
 
 
 def test_a_late_hedge_starts_if_there_is_no_answer_by_then() -> None:
@@ -418,6 +423,8 @@ PINNED_FIGURES = {
 def test_the_model_gives_the_pinned_figures(scenario: tuple[str, int, float]) -> None:
     device, seed, uplink = scenario
     world = Environment(made_by_code(), device, seed=seed, uplink=uplink)
+    # They were taken before the radio's energy had a price.
+    world.price_per_bit, world.price_per_upload = PRICE_PER_BIT, 0.0
     for name, figures in PINNED_FIGURES[scenario].items():
         result = oracle(world) if name == "oracle" else simulate(world, make_policy(name))
         assert (
@@ -430,3 +437,32 @@ def test_the_model_gives_the_pinned_figures(scenario: tuple[str, int, float]) ->
             result.remote_share,
             result.device_share,
         ) == pytest.approx(figures, abs=1e-9), name
+
+
+# -- energy --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "joules_per_megabit", "base_w"),
+    [("4g", 0.438, 1.288), ("wifi", 0.283, 0.133), ("broadband", 0.0, 0.0), ("mixed", 0.0, 0.0)],
+)
+def test_sending_costs_what_the_first_hop_draws(
+    kind: str, joules_per_megabit: float, base_w: float
+) -> None:
+    """To the policies and to the oracle alike."""
+    world = Environment(replace(steady(30e3, rtt_ms=10), kind=kind), "pi5")
+    for outcome in (simulate(world, Scripted({0: plan(STREAMING)})), oracle(world)):
+        sent = np.flatnonzero(outcome.sent_bits * np.isinf(outcome.device_s))[0]
+        megabits = outcome.sent_bits[sent] / 1e6
+        energy = 0.3 * (joules_per_megabit * megabits + 0.1 * base_w)
+        assert outcome.cost[sent] == pytest.approx(0.0625 * megabits + energy, rel=1e-3)
+
+
+def test_policies_are_told_the_medium_and_blind_ones_nothing() -> None:
+    watching, blind = Scripted({}), Scripted({})
+    blind.is_blind = True  # type: ignore[attr-defined]
+    for policy in (watching, blind):
+        simulate(Environment(steady(), "pi5"), policy)
+    assert {known.link.medium for known in watching.seen if known.link} == {Medium.CELLULAR}
+    assert {known.link for known in blind.seen} == {None}
+    assert len(watching.seen) == len(blind.seen)

@@ -134,6 +134,8 @@ class SceneEstimator:
     """The device's last looks."""
     _doubt: float = field(default=0.0, init=False)
     """Probability, by what the device sees, that the scene is not `_known` any more."""
+    _others: float = field(default=0.0, init=False)
+    """Probability, by looks at the same frames as the server's, that `_found` is about others."""
     _compared_s: float = field(default=-math.inf, init=False)
     """When the scene was last seen to be `_known`, or not."""
     _settled: tuple[float, ...] = field(default=(), init=False)
@@ -276,7 +278,12 @@ class SceneEstimator:
         heights = self._known.heights
         is_found, surplus = _matched(heights, look.heights)
         if look.frame != self._known.frame:
-            self._doubt = self._doubted(heights, sum(is_found), surplus, look.at_s)
+            self._doubt = self._doubted(self._doubt, heights, sum(is_found), surplus, look.at_s)
+        else:  # the scene is known; whether these are the faces that were found is not
+            self._others = self._doubted(self._others, heights, sum(is_found), 0, look.at_s)
+            if self._others >= 0.5:
+                self._found.clear()
+                self._others = 0.0
         self._compared_s = max(self._compared_s, look.at_s)
         certainty = 1.0 - self._doubt
         if certainty < 0.5:
@@ -293,8 +300,13 @@ class SceneEstimator:
             counts[0] = (counts[0] + certainty) * keep
             counts[1] = (counts[1] + certainty * sum(each) / len(each)) * keep
 
-    def _doubted(self, heights: tuple[float, ...], found: int, surplus: int, at_s: float) -> float:
-        """Probability of another scene after a look that found `found` of `heights`, and more."""
+    def _doubted(
+        self, before: float, heights: tuple[float, ...], found: int, surplus: int, at_s: float
+    ) -> float:
+        """Probability of other faces after a look that found `found` of `heights`, and more.
+
+        It was `before` at the last look.
+        """
         mean = spread = 0.0
         kept = self._kept_share(at_s)
         for group in self._groups(heights):
@@ -304,7 +316,7 @@ class SceneEstimator:
         surprise = (found - mean) ** 2 / max(spread, SPREAD_FLOOR)
         same = max(math.exp(-0.5 * surprise), 1e-6) * UNEXPLAINED ** min(surplus, 3)
         change = 1.0 - math.exp(-max(at_s - self._compared_s, 0.0) / SCENE_S)
-        doubt = self._doubt + (1.0 - self._doubt) * change
+        doubt = before + (1.0 - before) * change
         other = doubt * OTHER_SCENE
         return other / (other + (1.0 - doubt) * same)
 

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from hybrid_detect.errors import ConfigurationError
+from hybrid_detect.selection import lookahead
 from hybrid_detect.selection.rungs import USUAL_LADDER, PictureLadder
 from hybrid_detect.simulation.environment import Environment
 from hybrid_detect.simulation.oracle import oracle
@@ -30,6 +31,9 @@ BEST_FIXED = "best fixed in hindsight"
 
 WITH_RECEIVE_TIMES = "+rx"
 """At the end of a policy's name: the server tells it how long it received each frame."""
+
+SOLVED_STATES = 30_000
+"""Solved states that a process keeps, of 5 KB each: networks of a kind meet the same ones."""
 
 RESAMPLES = 1000
 """For the confidence interval; its ends move by less than a tenth of its width with another."""
@@ -197,7 +201,9 @@ def compare(
             done(number, measure(scenario, policies))
     else:
         # Spawned rather than forked: the caller may have threads.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            processes, mp_context=get_context("spawn"), initializer=_keep_states
+        ) as pool:
             futures = {
                 pool.submit(measure, scenario, tuple(policies)): number
                 for number, scenario in enumerate(scenarios)
@@ -205,6 +211,10 @@ def compare(
             for future in as_completed(futures):
                 done(futures[future], future.result())
     return [row for number in sorted(results) for row in results[number]]
+
+
+def _keep_states() -> None:
+    lookahead.SOLVED_STATES = SOLVED_STATES
 
 
 @dataclass(frozen=True, kw_only=True)

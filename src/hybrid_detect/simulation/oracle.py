@@ -54,9 +54,9 @@ def oracle(environment: Environment) -> SimulatedResult:
     for frame in range(environment.frames):
         now_s = frame * environment.interval_s
         offset_s = run.link_free_s - now_s if run.link_used_s > -5 else IDLE_OFFSET_S
-        row = int(np.clip(round((offset_s - IDLE_OFFSET_S) / STEP_S), 0, len(uplink_s) - 1))
+        row = min(max(round((offset_s - IDLE_OFFSET_S) / STEP_S), 0), len(uplink_s) - 1)
         steps = math.ceil((run.device_free_s - now_s) / STEP_S - 1e-6)
-        column = int(np.clip(steps, 0, len(device_s) - 1))
+        column = min(max(steps, 0), len(device_s) - 1)
         rung, with_device = divmod(int(choices[frame, row, column]), 2)
         if rung:
             bits, accuracy = _upload_of(environment, frame, rung - 1)
@@ -95,17 +95,15 @@ def _plan(environment: Environment) -> tuple[NDArray[np.uint8], Floats, Floats]:
     for frame in range(environment.frames - 1, -1, -1):
         after = value[next_rows[frame]]  # (sending, uplink, device)
         alone = (worths[frame] - costs[frame])[:, :, None] + after[:, :, next_columns]
-        best = alone.argmax(axis=0)
-        value = np.take_along_axis(alone, best[None], axis=0)[0]
-        choices[frame] = 2 * best
+        value = alone.max(axis=0)
+        choices[frame] = 2 * alone.argmax(axis=0)
         # Only a device that is free now (the first column) can take the frame.
         answer = environment.device_share[frame] * worth(float(environment.device_s[frame]))
         gain = np.maximum(worths[frame], answer) - costs[frame] - environment.profile.cost
         hedged = gain + after[:, :, busy_columns[frame]]
         both = np.stack([alone[:, :, 0], hedged], axis=1).reshape(-1, len(uplink_s))
-        best_free = both.argmax(axis=0)
-        value[:, 0] = np.take_along_axis(both, best_free[None], axis=0)[0]
-        choices[frame, :, 0] = best_free
+        value[:, 0] = both.max(axis=0)
+        choices[frame, :, 0] = both.argmax(axis=0)
     return choices, uplink_s, device_s
 
 
