@@ -278,9 +278,11 @@ class SceneEstimator:
         heights = self._known.heights
         is_found, surplus = _matched(heights, look.heights)
         if look.frame != self._known.frame:
-            self._doubt = self._doubted(self._doubt, heights, sum(is_found), surplus, look.at_s)
+            unseen_s = look.at_s - self._compared_s
+            self._doubt = self._doubted(self._doubt, unseen_s, look, sum(is_found), surplus)
         else:  # the scene is known; whether these are the faces that were found is not
-            self._others = self._doubted(self._others, heights, sum(is_found), 0, look.at_s)
+            unseen_s = look.at_s - self._counted_s
+            self._others = self._doubted(self._others, unseen_s, look, sum(is_found), 0)
             if self._others >= 0.5:
                 self._found.clear()
                 self._others = 0.0
@@ -301,21 +303,22 @@ class SceneEstimator:
             counts[1] = (counts[1] + certainty * sum(each) / len(each)) * keep
 
     def _doubted(
-        self, before: float, heights: tuple[float, ...], found: int, surplus: int, at_s: float
+        self, before: float, unseen_s: float, look: _Look, found: int, surplus: int
     ) -> float:
-        """Probability of other faces after a look that found `found` of `heights`, and more.
+        """Probability of other faces after a look that found `found` of the known ones, and more.
 
-        It was `before` at the last look.
+        It was `before` at the look that came `unseen_s` earlier.
         """
+        assert self._known is not None  # noqa: S101 - asked by the caller
         mean = spread = 0.0
-        kept = self._kept_share(at_s)
-        for group in self._groups(heights):
+        kept = self._kept_share(look.at_s)
+        for group in self._groups(self._known.heights):
             recall, _ = self._recall(group, kept)
             mean += recall * group.faces
             spread += recall * (1.0 - recall) * group.faces
         surprise = (found - mean) ** 2 / max(spread, SPREAD_FLOOR)
         same = max(math.exp(-0.5 * surprise), 1e-6) * UNEXPLAINED ** min(surplus, 3)
-        change = 1.0 - math.exp(-max(at_s - self._compared_s, 0.0) / SCENE_S)
+        change = 1.0 - math.exp(-max(unseen_s, 0.0) / SCENE_S)
         doubt = before + (1.0 - before) * change
         other = doubt * OTHER_SCENE
         return other / (other + (1.0 - doubt) * same)
