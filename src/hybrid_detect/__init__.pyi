@@ -155,6 +155,7 @@ from hybrid_detect.types import DetectionStatus as DetectionStatus
 from hybrid_detect.types import Face as Face
 from hybrid_detect.types import FeedbackVerdict as FeedbackVerdict
 from hybrid_detect.types import Keypoint as Keypoint
+from hybrid_detect.types import Medium as Medium
 from hybrid_detect.types import Plan as Plan
 from hybrid_detect.types import PowerConditions as PowerConditions
 from hybrid_detect.types import QualityLevel as QualityLevel

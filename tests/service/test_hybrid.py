@@ -627,6 +627,27 @@ async def test_a_policy_of_one_s_own_decides() -> None:
         assert {backend.kind for backend in policy.seen.backends} == set(BackendKind)
 
 
+async def test_a_policy_is_told_what_carries_the_first_hop() -> None:
+    class Remote(FakeBackend):
+        measures_link = True
+
+    media: list[str] = []
+
+    class CloudAlways:
+        def decide(self, conditions: Conditions) -> Plan:
+            link = conditions.link_to(CLOUD)
+            media.append(link.medium if link else "")
+            return Plan(backend=CLOUD, reason="because", deadline_s=conditions.deadline_s)
+
+    config = ServiceConfig(medium=lambda: "cellular")
+    backends = [Remote(CLOUD), FakeBackend()]
+    async with HybridDetectionService(
+        config=config, backends=backends, policy=CloudAlways()
+    ) as service:
+        await service.process_image(IMAGE)
+    assert media == ["cellular"]
+
+
 # -- closing ---------------------------------------------------------------------------------
 
 

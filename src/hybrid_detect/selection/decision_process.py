@@ -3,8 +3,8 @@
 A frame that is sent now delays the ones behind it, and a device that detects now is busy for a
 while. For one `DecisionState` (what the link carries, its round trip, how sure that is, how fast
 the device is) the process's own states are how long the uplink still drains, how long the device
-is still busy, and which backend was used last. Value iteration solves it in one to three
-milliseconds; from then on a choice is a look-up.
+is still busy, and which backend was used last. Value iteration solves it in about a
+millisecond; from then on a choice is a look-up.
 
 The method and the constants were measured against an oracle over recorded network traces; see
 `docs/explanation/choosing.md`.

@@ -1,6 +1,6 @@
 """Looking ahead: solved decision processes, and solving those that are not, now or later.
 
-A process takes one to three milliseconds to solve, which is too long for an event loop. So a
+A process takes about a millisecond to solve, which is too long for an event loop. So a
 `Lookahead` can leave solving to its caller: it hands out what is to be solved, and until that is
 done chooses by the last state like it.
 """
@@ -72,8 +72,8 @@ class Lookahead:
     """Chooses by solved states, and solves those that are not yet, now or later.
 
     Args:
-        solves_at_once: Whether `choice` solves a state that is not, which takes one to three
-            milliseconds. Otherwise it only looks up: run what `unsolved` returns in a thread.
+        solves_at_once: Whether `choice` solves a state that is not, which takes about
+            a millisecond. Otherwise it only looks up: run what `unsolved` returns in a thread.
     """
 
     def __init__(self, *, solves_at_once: bool = True) -> None:

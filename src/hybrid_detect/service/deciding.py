@@ -14,7 +14,7 @@ from hybrid_detect.types import Plan
 __all__ = ["Decider"]
 
 SOLVING_LIMIT_S = 0.02
-"""How long a frame waits for its state to be solved, which takes one to three milliseconds. Past it
+"""How long a frame waits for its state to be solved, which takes about a millisecond. Past it
 (a busy machine) the frame is decided by the last state like it. A fifth of a frame at 10 fps."""
 
 
