@@ -11,7 +11,8 @@ does with three and ten times as much, each picture with a deadline. There the c
 of their own (`picture_load.apart`), the server and its detectors the others, and the peak is
 measured in the same arrangement: else the clients of ten times the load would take from the server
 what they measure. What the server's own process spends on a refusal is the processor time that it
-takes beyond that of as many answers at the peak.
+takes beyond that of as many answers at the peak. In vain waited those that were let in and told at
+their turn that it is too late.
 
     python benchmarks/bench_detections.py [SECONDS] [--rounds 3] [--levels fast high]
         [--no-peak] [--no-loads] [--photos FOLDER]
@@ -222,8 +223,9 @@ def loaded(
         f" each; beyond the peak each picture has {deadline_s:g} s to be answered"
     )
     print(
-        f"{'load':>6} {'goodput/peak':>13} {'p50 ms':>8} {'p99 ms':>8} {'late':>6} {'refused':>8}"
-        f" {'p50 ms':>8} {'p99 ms':>8} {'us each':>8} {'lost':>5}  client's share of a core"
+        f"{'load':>6} {'goodput/peak':>13} {'p50 ms':>8} {'p99 ms':>8} {'late':>6} {'in vain':>8}"
+        f" {'refused':>8} {'p50 ms':>8} {'p99 ms':>8} {'us each':>8} {'lost':>5}"
+        "  client's share of a core"
     )
     for times in (0.5, 0.9, 3.0, 10.0):
         is_beyond = times > 1
@@ -244,9 +246,10 @@ def loaded(
         each_us = f"{beyond_s / len(load.refused_s) * 1e6:.0f}" if load.refused_s else "-"
         print(
             f"{times:5g}x {load.per_s / peak:13.2f} {_ms(load.answered_s, 50):>8}"
-            f" {_ms(load.answered_s, 99):>8} {load.late:6d} {len(load.refused_s):8d}"
-            f" {_ms(load.refused_s, 50):>8} {_ms(load.refused_s, 99):>8} {each_us:>8}"
-            f" {load.lost:5d}  {load.client_s / seconds:.2f}  {load.codes or ''}",
+            f" {_ms(load.answered_s, 99):>8} {load.late:6d} {load.in_vain:8d}"
+            f" {len(load.refused_s):8d} {_ms(load.refused_s, 50):>8}"
+            f" {_ms(load.refused_s, 99):>8} {each_us:>8} {load.lost:5d}"
+            f"  {load.client_s / seconds:.2f}  {load.codes or ''}",
             flush=True,
         )
 

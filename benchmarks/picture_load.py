@@ -211,7 +211,9 @@ class Load:
     answered_s: list[float] = field(default_factory=list)
     """Of each picture that was looked at, seconds to its answer."""
     refused_s: list[float] = field(default_factory=list)
-    """Of each that was refused."""
+    """Of each that was refused at once."""
+    in_vain: int = 0
+    """Let in, and told at their turn that it is too late (504)."""
     levels: dict[str, int] = field(default_factory=dict)
     codes: dict[str, int] = field(default_factory=dict)
     """Of the refusals."""
@@ -239,6 +241,9 @@ class Load:
             self.levels[reply.quality] = self.levels.get(reply.quality, 0) + 1
         else:
             assert isinstance(reply, ErrorReply)
+            if reply.code == "too_late":
+                self.in_vain += 1
+                return
             self.refused_s.append(took_s)
             self.codes[reply.code] = self.codes.get(reply.code, 0) + 1
 

@@ -31,7 +31,7 @@ from hybrid_detect.testing import FakeBackend
 
 from ..conftest import SERVER_TOKEN
 from ..otlp import recorded_traces, trace_id_of
-from ..server.loopback import FACE, Served, jpeg, served
+from ..server.loopback import FACE, Busy, Served, jpeg, served
 from ..waiting import LIMIT_S, until
 from .gateways import EXAMPLES, Gateway, caddy, errors_of, free_port, nginx
 
@@ -176,6 +176,27 @@ async def test_a_body_beyond_the_limit_does_not_reach_the_server(
             status = (await http.post(DETECT_PATH, content=body, headers=HEADERS)).status_code
     assert status == 413
     assert fake.detector.looks == 0
+
+
+async def test_a_picture_that_is_refused_before_it_has_come_is_told_so(
+    make_gateway: MakeGateway, tmp_path: Path
+) -> None:
+    """The server answers before a gateway has passed all of the picture on."""
+    detector = Busy()
+    picture = jpeg() + bytes(1_500_000)
+    async with served(CONFIG, detector=detector, admission=detector.admission) as server:
+        await detector.hold("token 127.0.0.1")
+        with make_gateway(tmp_path, server.port) as gateway:
+            async with client(gateway) as http:
+                for _ in range(5):
+                    refused = await http.post(DETECT_PATH, content=picture, headers=HEADERS)
+                    assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+                    assert int(refused.headers["Retry-After"]) >= 1
+                assert (await http.get(HEALTH_PATH, headers=HEADERS)).status_code == 200
+                detector.go.set()
+                await until(lambda: detector.admission.looking == 0)
+                looked = await http.post(DETECT_PATH, content=picture, headers=HEADERS)
+                assert looked.status_code == 200
 
 
 async def test_the_server_sees_a_slow_uplink_as_the_client_has_it(gateway: Gateway) -> None:
