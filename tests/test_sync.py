@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -345,6 +346,28 @@ def test_closing_ends_the_calls_of_other_threads(backend: FakeBackend) -> None:
         for call in calls:
             with pytest.raises((ClosedError, AllBackendsFailedError)):
                 call.result(LIMIT_S)
+
+
+def test_closing_ends_a_call_whose_backend_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread would wait for an answer that nothing gives any more."""
+    looks = threading.Event()
+
+    class Stubborn(FakeBackend):
+        async def detect(self, *args: Any, **options: Any) -> DetectionResult:
+            looks.set()
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(math.inf)
+
+    monkeypatch.setattr(loop_thread, "EXIT_LIMIT_S", 0.05)
+    service = sync.HybridDetectionService(backends=[Stubborn()])
+    service.open()
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(service.process_image, IMAGE, deadline_s=60)
+        assert looks.wait(LIMIT_S)
+        service.close()
+        with pytest.raises(ClosedError):
+            call.result(LIMIT_S)
 
 
 @pytest.mark.skipif(not is_installed("gevent"), reason="gevent is not installed")

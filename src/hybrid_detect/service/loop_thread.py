@@ -200,6 +200,8 @@ class _Run:
         self._stopping = asyncio.Event()
         self._entered: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._ended = threading.Event()
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        """Those under way, for the threads that wait for them."""
 
     def start(self) -> None:
         """Start the thread and wait until the context has been entered."""
@@ -216,6 +218,8 @@ class _Run:
             if not self.accepts:
                 return None
             call = _Call(self._loop, function)
+            self._calls.add(call.future)
+            call.future.add_done_callback(self._calls.discard)
             self._loop.call_soon_threadsafe(call.begin)
             return call
 
@@ -241,6 +245,8 @@ class _Run:
         finally:
             with suppress(RuntimeError):  # another loop runs in this thread
                 self._loop.close()
+            for future in list(self._calls):  # nothing tells these any more
+                future.cancel()
             self._ended.set()
 
     def _report(self, error: BaseException) -> None:

@@ -160,7 +160,7 @@ async def test_late_answer_is_dropped_and_the_next_frame_waits_for_it(engine: Fa
     async with service_of() as service:
         await service.check(deadline_s=LIMIT_S)
         engine.may_answer.clear()
-        with pytest.raises(BackendTimeoutError) as caught:
+        with pytest.raises(BackendTimeoutError, match=r"within 0\.050 s") as caught:
             await service.detect(frame_of(1), plan(SOON_S))
         assert caught.value.deadline_s == SOON_S
         assert caught.value.elapsed_s >= SOON_S * 0.9

@@ -35,7 +35,7 @@ async def test_check_waits_no_longer_than_told_and_never_loads_twice(engine: Fak
     engine.may_load.clear()
     async with service_of() as service:
         for _ in range(3):
-            with pytest.raises(BackendTimeoutError, match=r"was not loaded within 0\.05 s"):
+            with pytest.raises(BackendTimeoutError, match=r"was not loaded within 0\.050 s"):
                 await service.check(deadline_s=SOON_S)
         assert service.unavailable_reason == ""
         engine.may_load.set()

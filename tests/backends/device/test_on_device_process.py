@@ -171,7 +171,7 @@ async def test_check_finds_a_dead_and_a_hanging_process(monkeypatch: pytest.Monk
             await service.check(deadline_s=LIMIT_S)
         assert (await service.detect(BRIGHT, plan())).status is DetectionStatus.OK
         send(service, signal.SIGSTOP)
-        with pytest.raises(BackendTimeoutError, match=r"did not answer within 0\.05 s"):
+        with pytest.raises(BackendTimeoutError, match=r"did not answer within 0\.050 s"):
             await service.check(deadline_s=SOON_S)
         await until(lambda: pid_of(service) is None)
         await service.check(deadline_s=LIMIT_S)

@@ -232,7 +232,7 @@ class OnDeviceDetectionService(Backend):
         except TimeoutError as exc:
             if not scope.expired():
                 raise
-            within = f"within {deadline_s:g} s"
+            within = f"within {deadline_s:.3f} s"
             msg = f"the model {self._engine.model!r} was not loaded {within}; loading goes on"
             if self._engine.is_loaded:
                 msg = f"the detector's process did not answer {within}"
@@ -265,7 +265,7 @@ class OnDeviceDetectionService(Backend):
         except TimeoutError as exc:
             if not scope.expired():
                 raise
-            msg = f"no answer from the device within {plan.deadline_s:g} s"
+            msg = f"no answer from the device within {plan.deadline_s:.3f} s"
             raise _timed_out(msg, started_s, plan.deadline_s) from exc
         except (ModelError, ConfigurationError) as exc:
             raise _unavailable(exc, started_s) from exc
