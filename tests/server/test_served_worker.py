@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -159,3 +160,41 @@ async def test_a_process_that_has_grown_is_replaced_by_the_thread(
         assert worker.detector.pid != pid
         assert set(threads) == {"detector-test"}
         assert worker.detector.restarts == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_each_process_is_waited_for_at_a_descriptor_that_is_given_back() -> None:
+    async with served() as worker:
+        counts = set()
+        for _ in range(3):
+            await worker.run(worker.detector.stop)
+            await worker.run(worker.detector.start)
+            for _ in range(3):
+                assert (await look(worker)).faces
+            counts.add(len(os.listdir("/proc/self/fd")))
+        assert len(counts) == 1
+    assert len(os.listdir("/proc/self/fd")) < min(counts)
+
+
+async def test_an_answer_to_a_thread_is_left_to_it() -> None:
+    """The loop is told of it as well."""
+    async with served() as worker:
+        assert (await look(worker)).faces
+        for _ in range(20):
+            found = worker.run(lambda: worker.detector.detect_encoded(file_of(), max_pixels=10**6))
+            assert (await found).width == 40
+            assert (await look(worker)).faces
+
+
+async def test_without_a_descriptor_to_be_had_a_thread_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_: int) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    async with served() as worker:
+        with monkeypatch.context() as patched:
+            patched.setattr("hybrid_detect.server.served_worker.os.dup", none_left)
+            assert (await look(worker)).faces
+            assert (await look(worker)).faces
+        assert (await look(worker)).faces

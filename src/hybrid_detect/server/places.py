@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TypeAlias, Unpack
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.connections import Timer
 from hybrid_detect.server.levels import ServedLevel
 from hybrid_detect.server.served_worker import LookOptions, ServedWorker
 from hybrid_detect.types import QualityLevel
@@ -42,6 +44,8 @@ class Place:
             for level in levels
             if level.most == 1
         }
+        self._until_asked = Timer()
+        self._asking: asyncio.Future[None] | None = None  # held, or it might be collected
 
     async def look(
         self,
@@ -63,13 +67,12 @@ class Place:
         """
         worker = self.workers[served]
         job = worker.look(picture, due_s=due_s, **options)
-        every_s = None if is_abandoned is None else ABANDONED_EVERY_S
+        if is_abandoned is not None:
+            self._until_asked.start(
+                ABANDONED_EVERY_S, partial(self._watch, worker, job, is_abandoned)
+            )
         try:
-            while not job.done():
-                await asyncio.wait([job], timeout=every_s)
-                if is_abandoned is not None and not job.done() and await is_abandoned():
-                    worker.detector.drop()
-            return job.result()
+            return await asyncio.shield(job)
         except asyncio.CancelledError:
             while not job.done():
                 worker.detector.drop()
@@ -77,3 +80,20 @@ class Place:
                     await asyncio.wait([job], timeout=ABANDONED_EVERY_S)
             job.exception()  # marks it as seen
             raise
+        finally:
+            self._until_asked.stop()
+
+    def _watch(
+        self, worker: ServedWorker, job: asyncio.Future[PictureFaces], is_abandoned: IsAbandoned
+    ) -> None:
+        self._asking = asyncio.ensure_future(_drop_if_abandoned(worker, job, is_abandoned))
+
+
+async def _drop_if_abandoned(
+    worker: ServedWorker, job: asyncio.Future[PictureFaces], is_abandoned: IsAbandoned
+) -> None:
+    """Have the picture of a long look dropped once its client has gone."""
+    while not job.done():
+        if await is_abandoned() and not job.done():
+            worker.detector.drop()
+        await asyncio.wait([job], timeout=ABANDONED_EVERY_S)

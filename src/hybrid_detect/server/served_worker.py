@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 from hybrid_detect.backends.device.event_loop_worker import BegunLook, EventLoopWorker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.supervised_worker import SupervisedWorker
+from hybrid_detect.backends.device.worker_process import WorkerProcess
+from hybrid_detect.server.connections import Timer
 from hybrid_detect.types import QualityLevel
 
 __all__ = ["LookOptions", "ServedWorker"]
@@ -24,7 +28,28 @@ class LookOptions(TypedDict):
 
 
 class ServedWorker(SupervisedWorker[EventLoopWorker]):
-    """A `SupervisedWorker` that looks at one encoded picture at a time."""
+    """A `SupervisedWorker` that looks at one encoded picture at a time.
+
+    The event loop waits for what the process writes all the time: to begin and to end that with
+    each picture would cost as much as the asking itself. It waits at a file descriptor of its own,
+    since a thread may end the process, and close the other one, at any time.
+
+    Args:
+        detector: See `SupervisedWorker`.
+        thread_name: See `SupervisedWorker`.
+        grace_s: See `SupervisedWorker`.
+    """
+
+    def __init__(
+        self, detector: EventLoopWorker, *, thread_name: str, grace_s: Callable[[], float]
+    ) -> None:
+        super().__init__(detector, thread_name=thread_name, grace_s=grace_s)
+        self._until_hung = Timer()
+        self._begun: BegunLook | None = None
+        self._job: asyncio.Future[PictureFaces]  # of `_begun`
+        self._watched: WorkerProcess | None = None
+        """The process whose replies the event loop waits for."""
+        self._watched_fd = -1
 
     def look(
         self, picture: bytes, *, due_s: float, **options: Unpack[LookOptions]
@@ -44,17 +69,51 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         if begun is None:
             ask = partial(self.detector.detect_encoded, picture, **options)
             return self.submit(ask, due_s=due_s)
-        loop = asyncio.get_running_loop()
-        job: asyncio.Future[PictureFaces] = loop.create_future()
-        self._due_s = due_s
-        self._watch(job, due_s)
-        loop.add_reader(begun.reply_fd, self._read_on, begun, job)
-        return job
+        try:
+            self._wait_for(begun)
+        except OSError:  # there is no file descriptor to be had
+            return self.submit(begun.faces, due_s=due_s)
+        self._begun, self._due_s = begun, due_s
+        self._job = asyncio.get_running_loop().create_future()
+        self._watch(self._job, due_s)
+        return self._job
 
-    def _read_on(self, begun: BegunLook, job: asyncio.Future[PictureFaces]) -> None:
+    async def aclose(self, *, timeout_s: float) -> None:
+        """See `SupervisedWorker.aclose`."""
+        try:
+            await super().aclose(timeout_s=timeout_s)
+        finally:
+            self._wait_no_more()
+            self._until_hung.end()
+
+    def _watch(self, job: asyncio.Future[Any], due_s: float) -> None:
+        wait_s = max(due_s - time.monotonic(), 0.0) + self._grace_s()
+        self._until_hung.start(wait_s, partial(self._end_if_hung, job))
+
+    def _wait_for(self, begun: BegunLook) -> None:
+        if begun.running is not self._watched:
+            self._wait_no_more()
+            self._watched_fd = os.dup(begun.reply_fd)
+            self._watched = begun.running
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._watched_fd, self._read_on, begun.running)
+
+    def _wait_no_more(self) -> None:
+        if self._watched is not None:
+            asyncio.get_running_loop().remove_reader(self._watched_fd)
+            os.close(self._watched_fd)
+            self._watched = None
+
+    def _read_on(self, running: WorkerProcess) -> None:
+        """The process has written, or has ended."""
+        begun = self._begun
+        if begun is None or begun.running is not running:  # it is a thread's answer, or none's
+            self._wait_no_more()
+            return
         if not begun.read_on():
             return
-        asyncio.get_running_loop().remove_reader(begun.reply_fd)
+        self._begun, job = None, self._job
+        self._until_hung.stop()
         if begun.is_answered or self.is_closed:
             _settle(job, begun.faces)
             if self.detector.is_check_due and not self.is_closed:

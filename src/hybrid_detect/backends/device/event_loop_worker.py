@@ -32,19 +32,20 @@ class BegunLook:
     def __init__(
         self, running: WorkerProcess, reply_fd: int, end: Callable[[WorkerProcess], PictureFaces]
     ) -> None:
+        self.running = running
+        """The process."""
         self.reply_fd = reply_fd
         """Readable when `read_on` has something to read."""
-        self._running = running
         self._end = end
 
     def read_on(self) -> bool:
         """Read what has come of the answer; whether `faces` would not have to wait for it."""
-        return self._running.read_on()
+        return self.running.read_on()
 
     @property
     def is_answered(self) -> bool:
         """Whether `faces` takes no time: the process is well, and has answered."""
-        return self._running.reply_kind in {FOUND, REFUSED, DROPPED}
+        return self.running.reply_kind in {FOUND, REFUSED, DROPPED}
 
     def faces(self) -> PictureFaces:
         """What was found. To be called once; else the process is never free again.
@@ -52,7 +53,7 @@ class BegunLook:
         Raises:
             Exception: What `DetectorWorker.detect_encoded` raises.
         """
-        return self._end(self._running)
+        return self._end(self.running)
 
 
 class EventLoopWorker(DetectorWorker):
