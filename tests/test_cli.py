@@ -1,10 +1,13 @@
 import argparse
 import ast
 import errno
+import importlib
+import importlib.util
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -1128,6 +1131,56 @@ def test_the_shell_is_given_completions(line: str, completion: str, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr
     assert told.read_text().split("\013") == [f"{completion} "]
+
+
+def test_the_command_that_is_installed_is_one_that_completes_itself() -> None:
+    """argcomplete looks for its mark at the beginning of the module that the script imports."""
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))[
+        "project"
+    ]
+    module, _, function = project["scripts"]["hybrid-detect"].partition(":")
+    found = importlib.util.find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    assert "PYTHON_ARGCOMPLETE_OK" in Path(found.origin).read_text(encoding="utf-8")[:1024]
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+INTERRUPTED = """
+import runpy, signal, sys
+
+place = sys.argv.pop(1)
+
+
+class PressAt:
+    def find_spec(self, name, path=None, target=None):
+        if name == place:
+            signal.raise_signal(signal.SIGINT)
+
+
+sys.meta_path.insert(0, PressAt())
+runpy.run_module("hybrid_detect", run_name="__main__")
+"""
+"""Runs a command, and has Ctrl-C come as a certain module is imported."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has statuses of its own")
+@pytest.mark.parametrize(
+    ("place", "status"),
+    [
+        ("numpy", -signal.SIGINT),
+        ("hybrid_detect.cli", -signal.SIGINT),
+        ("hybrid_detect.backends.device.litert_detector", ExitCode.INTERRUPTED),
+    ],
+)
+def test_ctrl_c_ends_a_command_without_a_traceback(place: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, place, "doctor"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_commands_end_with_a_named_status() -> None:

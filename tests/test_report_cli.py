@@ -39,7 +39,7 @@ def test_a_page_is_written_that_its_owner_alone_can_read(
     assert "Mon 16 Nov 2026 to Sun 22 Nov 2026" in text
     if os.name == "posix":
         assert stat.S_IMODE(page.stat().st_mode) == 0o600
-    assert "frames" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith(" frames from 2026-11-16 to 2026-11-22\n")
     assert sorted(file.suffix for file in tmp_path.iterdir()) == [".db", ".html", ".reserve"]
 
 

@@ -1,7 +1,5 @@
 """The command ``hybrid-detect``."""
 
-# PYTHON_ARGCOMPLETE_OK: tells argcomplete's shell function that this program completes itself.
-
 from __future__ import annotations
 
 import argparse

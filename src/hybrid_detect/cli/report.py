@@ -95,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     output = arguments.output or Path("report.html")
     replace_file(output, [report_page(told, title=arguments.title).encode()])
-    print(f"{output}: {told['frames']:,} frames")
+    print(f"{output}: {told['frames']:,} frames from {since} to {until}")
     return ExitCode.DONE
 
 
