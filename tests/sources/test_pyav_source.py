@@ -1,6 +1,7 @@
 """Videos and streams that PyAV reads: every frame, upright, in the file's range, at its time."""
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.frames.camera import CameraFormat, CameraImage
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.sources import names
 from hybrid_detect.sources.opencv_source import OpenCVSource
 from hybrid_detect.sources.pyav_source import PyAVSource
 from hybrid_detect.sources.sources import CapturedFrame, open_source
@@ -137,11 +139,37 @@ async def test_what_is_no_video_is_refused_without_its_path(tmp_path: Path) -> N
 
 async def test_an_address_that_does_not_answer_is_told_without_its_password() -> None:
     address = "http://user:secret@127.0.0.1:1/camera"
-    with pytest.raises(ConfigurationError, match="the http address cannot be opened") as caught:
+    why = r"the http address cannot be opened as a video \(Connection refused\)"
+    with pytest.raises(ConfigurationError, match=why) as caught:
         await frames_of(address)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert "secret" not in repr(PyAVSource(address))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no files of cameras")
+@pytest.mark.parametrize("source", [PyAVSource, OpenCVSource])
+def test_a_camera_that_is_not_there_is_told_by_its_name(
+    source: type[PyAVSource] | type[OpenCVSource],
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"^camera 63 .*there is no /dev/video63; 'ls "):
+        source(63).open()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no files of cameras")
+@pytest.mark.parametrize(("may", "why"), [(False, "the group 'video' may"), (True, "hold it")])
+@pytest.mark.parametrize("source", [PyAVSource, OpenCVSource])
+def test_why_a_camera_does_not_open_is_told(
+    source: type[PyAVSource] | type[OpenCVSource],
+    may: bool,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A driver says of it only that it failed."""
+    monkeypatch.setattr(names.os.path, "exists", lambda _: True)
+    monkeypatch.setattr(names.os, "access", lambda *_: may)
+    with pytest.raises(ConfigurationError, match=why):
+        source(63).open()
 
 
 @pytest.mark.parametrize("source", [PyAVSource, OpenCVSource])

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from hybrid_detect.errors import ConfigurationError
 
-__all__ = ["IMAGE_SUFFIXES", "SCHEMES", "described", "image_files", "scheme_of", "spelled"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LINUX_CAMERA",
+    "SCHEMES",
+    "described",
+    "image_files",
+    "scheme_of",
+    "spelled",
+    "unopened",
+]
+
+LINUX_CAMERA = "/dev/video{}"
+"""A camera by its index. Source: the kernel's V4L2."""
 
 SCHEMES = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "tcp", "udp", "srt", "rtp"})
 """What FFmpeg opens as a stream."""
@@ -87,3 +100,20 @@ def described(name: str | os.PathLike[str] | int, *, check: bool = True) -> str:
         msg = f"camera: there is no file {base!r}"
         raise ConfigurationError(msg)
     return repr(base)
+
+
+def unopened(name: str | os.PathLike[str] | int, why: str = "") -> str:
+    """The message for a `name` that does not open as a video, because of `why` as far as known.
+
+    Drivers say of a camera little more than that it failed, so the system is asked what is amiss.
+    """
+    if isinstance(name, int) and sys.platform == "linux":
+        device = LINUX_CAMERA.format(name)
+        if not os.path.exists(device):
+            why = f"there is no {device}; 'ls /dev/video*' lists the cameras that are there"
+        elif not os.access(device, os.R_OK | os.W_OK):
+            why = f"this user may not use {device}: mostly the group 'video' may"
+        else:
+            why = f"{device} is there: another program may hold it, or it gives no pictures"
+    message = f"{described(name, check=False)} cannot be opened as a video"
+    return f"{message} ({why})" if why else message

@@ -11,7 +11,7 @@ from hybrid_detect.extras import require
 from hybrid_detect.frames.frame import PixelFormat
 from hybrid_detect.frames.timed_image import TimedImage
 from hybrid_detect.sources.camera_reads import frame_count
-from hybrid_detect.sources.names import SCHEMES, described, scheme_of, spelled
+from hybrid_detect.sources.names import SCHEMES, described, scheme_of, spelled, unopened
 
 __all__ = ["OpenCVSource"]
 
@@ -49,7 +49,7 @@ class OpenCVSource:
             MissingExtraError: If OpenCV is not installed.
             ConfigurationError: If it cannot be opened.
         """
-        what = described(self._target)
+        described(self._target)  # refuses a file that is not there
         cv2 = require("cv2", extra="opencv", purpose="opening a video or camera with OpenCV")
         is_index = isinstance(self._target, int)
         name = self._target if isinstance(self._target, int) else os.fspath(self._target)
@@ -60,8 +60,7 @@ class OpenCVSource:
             capture.set(number, value)
         if not capture.isOpened():
             capture.release()
-            msg = f"{what} cannot be opened as a video"
-            raise ConfigurationError(msg)
+            raise ConfigurationError(unopened(self._target))
         return _OpenCVReader(capture, is_index=is_index)
 
     def __repr__(self) -> str:

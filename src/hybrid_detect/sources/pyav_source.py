@@ -13,7 +13,14 @@ from hybrid_detect.extras import require
 from hybrid_detect.frames.camera import CameraFormat, CameraImage, Plane
 from hybrid_detect.frames.frame import PixelFormat
 from hybrid_detect.frames.timed_image import TimedImage
-from hybrid_detect.sources.names import SCHEMES, described, scheme_of, spelled
+from hybrid_detect.sources.names import (
+    LINUX_CAMERA,
+    SCHEMES,
+    described,
+    scheme_of,
+    spelled,
+    unopened,
+)
 
 __all__ = ["PyAVSource"]
 
@@ -36,7 +43,7 @@ PLANE_FORMATS = {
 RGB_FORMATS = ("rgb", "bgr", "gbr", "rgba", "argb", "abgr", "pal8")
 """How FFmpeg's names of layouts begin that hold red, green and blue."""
 
-CAMERA_NAMES = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}")}
+CAMERA_NAMES = {"linux": ("v4l2", LINUX_CAMERA), "darwin": ("avfoundation", "{}")}
 """FFmpeg's input device, and what it calls the camera of an index there."""
 
 LIVE_FORMATS = frozenset({"v4l2", "video4linux2", "avfoundation", "dshow", "x11grab", "gdigrab"})
@@ -98,13 +105,12 @@ class PyAVSource:
                 os.fspath(name), format=format, container_options=options, timeout=timeout
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            # FFmpeg's own text may hold the address, and so a password.
-            msg = f"{what} cannot be opened as a video ({type(error).__name__})"
-            raise ConfigurationError(msg) from None
+            # The error's whole text may hold the address, and so a password.
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise ConfigurationError(unopened(self._target, why)) from None
         if not container.streams.video:
             container.close()
-            msg = f"{what} cannot be opened as a video: it holds none"
-            raise ConfigurationError(msg)
+            raise ConfigurationError(unopened(self._target, "it holds none"))
         is_device = format in LIVE_FORMATS
         return _PyAVReader(av, container, what, is_device=is_device, is_address=is_address)
 
