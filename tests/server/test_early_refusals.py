@@ -235,6 +235,56 @@ async def test_what_comes_too_fast_is_told_so() -> None:
         assert reply.code == "too_fast"
 
 
+async def test_what_goes_on_coming_too_fast_is_read_at_a_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where many come at once, too: none is looked at before the pause behind another is over."""
+    monkeypatch.setattr(http_connection, "REFUSAL_PAUSE_S", 0.001)
+    was_resting = []
+
+    def read_head(self: http_connection.HttpConnection, data: bytes) -> bytes:
+        was_resting.append(self._is_resting)
+        return read_on(self, data)
+
+    read_on = http_connection.HttpConnection._read_head
+    monkeypatch.setattr(http_connection.HttpConnection, "_read_head", read_head)
+    async with (
+        busy(ServerConfig(rate_per_s=0.001, burst=1)) as (server, _),
+        server.dialled() as (reader, writer),
+    ):
+        writer.write(request(message()) * 9)
+        answers = Answers(reader)
+        await answers.refusal()
+        for _ in range(8):
+            assert (await answers.next())[0] == 429
+        assert was_resting == [False] * 9
+
+
+async def test_who_takes_no_answers_is_written_no_more_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[http_connection.HttpConnection] = []
+
+    def connection_made(
+        self: http_connection.HttpConnection, transport: asyncio.BaseTransport
+    ) -> None:
+        made.append(self)
+        begin(self, transport)
+
+    begin = http_connection.HttpConnection.connection_made
+    monkeypatch.setattr(http_connection.HttpConnection, "connection_made", connection_made)
+    async with busy() as (server, detector), server.dialled() as (_, writer):
+        writer.transport.pause_reading()
+        await until(lambda: bool(made))
+        flood = request(message(b"xx")) * 50
+        while made[0]._is_reading:  # until TCP holds the client back
+            writer.write(flood)
+            await asyncio.sleep(0)
+            assert made[0]._transport.get_write_buffer_size() < 1024 * 1024
+        detector.go.set()
+        writer.transport.abort()
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

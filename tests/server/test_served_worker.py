@@ -197,4 +197,27 @@ async def test_without_a_descriptor_to_be_had_a_thread_waits(
             patched.setattr("hybrid_detect.server.served_worker.os.dup", none_left)
             assert (await look(worker)).faces
             assert (await look(worker)).faces
+
+
+async def test_what_the_thread_is_asked_meanwhile_waits_for_a_look_that_hangs() -> None:
+    """As when a level is withdrawn. The thread is needed to end the look's process first."""
+    async with served(grace_s=0.05) as worker:
+        job = look(worker, file_of(HANG), due_in_s=0.0)
+        stop = asyncio.create_task(worker.run(worker.detector.stop))
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.wait([job])
+            await stop
+        assert isinstance(job.exception(), BackendUnavailableError)
+        assert worker.detector.pid is None
+        assert (await look(worker)).faces
+
+
+async def test_what_the_thread_is_asked_meanwhile_waits_for_a_look_that_dies() -> None:
+    async with served() as worker:
+        job = look(worker, file_of(EXIT))
+        stop = asyncio.create_task(worker.run(worker.detector.stop))
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.wait([job])
+            await stop
+        assert isinstance(job.exception(), BackendUnavailableError)
         assert (await look(worker)).faces

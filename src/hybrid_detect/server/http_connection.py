@@ -155,9 +155,9 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _read(self, data: bytes) -> None:
         try:
             while data and not self._is_ending:
-                if self._exchange is None:
+                if self._exchange is None and not self._is_resting:
                     data = self._read_head(data)
-                elif self._body is not None:
+                elif self._exchange is not None and self._body is not None:
                     data = self._read_body(self._exchange, self._body, data)
                 else:
                     self._held += data
@@ -189,8 +189,10 @@ class HttpConnection(asyncio.BufferedProtocol):
             told = {"is_gone": self._is_gone, "has_come": lambda: self._body is None}
             scope = http_scope(head, self._addresses, **told)
             beginning = Beginning(head, scope, rest)
-        early = self._context.early
-        verdict = Undecided.LET_IN if early is None else early.verdict(beginning)
+        verdict: Verdict = Undecided.LET_IN
+        # The app waits for a peer that takes no answers; here they would pile up.
+        if self._context.early is not None and self._writable.is_set():
+            verdict = self._context.early.verdict(beginning)
         if verdict is not Undecided.MORE:
             return self._begin(beginning, verdict)
         if self._undecided is None:

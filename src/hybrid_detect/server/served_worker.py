@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from hybrid_detect.backends.device.event_loop_worker import BegunLook, EventLoopWorker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
@@ -17,6 +18,8 @@ from hybrid_detect.server.connections import Timer
 from hybrid_detect.types import QualityLevel
 
 __all__ = ["LookOptions", "ServedWorker"]
+
+_Result = TypeVar("_Result")
 
 
 class LookOptions(TypedDict):
@@ -46,7 +49,7 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         super().__init__(detector, thread_name=thread_name, grace_s=grace_s)
         self._until_hung = Timer()
         self._begun: BegunLook | None = None
-        self._job: asyncio.Future[PictureFaces]  # of `_begun`
+        self._job: asyncio.Future[PictureFaces] | None = None  # the last that was asked for here
         self._watched: WorkerProcess | None = None
         """The process whose replies the event loop waits for."""
         self._watched_fd = -1
@@ -74,9 +77,20 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         except OSError:  # there is no file descriptor to be had
             return self.submit(begun.faces, due_s=due_s)
         self._begun, self._due_s = begun, due_s
-        self._job = asyncio.get_running_loop().create_future()
-        self._watch(self._job, due_s)
-        return self._job
+        self._job = job = asyncio.get_running_loop().create_future()
+        self._watch(job, due_s)
+        return job
+
+    async def run(
+        self, work: Callable[..., _Result], *args: object, due_s: float = math.inf
+    ) -> _Result:
+        """As in `SupervisedWorker`, behind a look that the event loop has asked for.
+
+        The thread would wait for that look, and be missing where its process has to be ended.
+        """
+        while self._job is not None and not self._job.done():
+            await asyncio.wait([self._job])
+        return await super().run(work, *args, due_s=due_s)
 
     async def aclose(self, *, timeout_s: float) -> None:
         """See `SupervisedWorker.aclose`."""
@@ -106,13 +120,13 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
 
     def _read_on(self, running: WorkerProcess) -> None:
         """The process has written, or has ended."""
-        begun = self._begun
-        if begun is None or begun.running is not running:  # it is a thread's answer, or none's
-            self._wait_no_more()
+        begun, job = self._begun, self._job
+        if begun is None or job is None or begun.running is not running:
+            self._wait_no_more()  # it is a thread's answer, or none's
             return
         if not begun.read_on():
             return
-        self._begun, job = None, self._job
+        self._begun = None
         self._until_hung.stop()
         if begun.is_answered or self.is_closed:
             _settle(job, begun.faces)

@@ -21,7 +21,7 @@ from hybrid_detect.errors import BackendUnavailableError, InvalidFrameError
 from hybrid_detect.types import QualityLevel
 
 from ...waiting import LIMIT_S, wait_until
-from .stand_in import BREAK, EXIT, FINE, HANG, SEGFAULT
+from .stand_in import BREAK, EXIT, FINE, FLOOD, HANG, SEGFAULT
 from .worker_support import pid_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipe can be waited for there")
@@ -136,6 +136,22 @@ def test_a_death_is_an_error_and_the_next_picture_gets_a_new_process(
     worker.start()
     assert is_free(worker)
     assert worker.restarts == 1
+
+
+def test_a_reply_without_an_end_is_read_no_further(
+    worker: EventLoopWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a picture has taken over may write for ever."""
+    monkeypatch.setattr("hybrid_detect.backends.device.worker_process.MAX_REPLY_BYTES", 100_000)
+    look = begun(worker, file_of(FLOOD))
+    while not look.read_on():
+        assert len(look.running._buffer) < 200_000
+    assert not look.is_answered
+    with pytest.raises(BackendUnavailableError, match="signal 9"):
+        look.faces()
+    assert worker.pid is None
+    worker.start()
+    assert is_free(worker)
 
 
 def test_a_process_that_died_between_two_pictures_is_found_out(worker: EventLoopWorker) -> None:

@@ -203,7 +203,8 @@ class WorkerProcess:
         except (OSError, ValueError):
             part = b""
         self._buffer += part
-        return not part or self.reply_kind is not None
+        is_reply = len(self._buffer) <= MAX_REPLY_BYTES
+        return not part or not is_reply or self.reply_kind is not None
 
     @property
     def reply_kind(self) -> int | None:
