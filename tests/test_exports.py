@@ -32,6 +32,14 @@ def test_type_checkers_see_the_names_that_programs_get() -> None:
         assert getattr(importlib.import_module(home), name) is getattr(hybrid_detect, name)
 
 
+def test_a_prompt_completes_to_the_public_names_and_modules_alone() -> None:
+    offered = {name for name in dir(hybrid_detect) if not name.startswith("_")}
+    others = offered - set(hybrid_detect.__all__)
+    assert offered >= set(hybrid_detect.__all__)
+    assert all(inspect.ismodule(getattr(hybrid_detect, name)) for name in others), others
+    assert "__version__" in dir(hybrid_detect)
+
+
 @pytest.mark.parametrize("name", hybrid_detect.__all__)
 def test_every_public_name_exists_and_is_documented(name: str) -> None:
     value = getattr(hybrid_detect, name)

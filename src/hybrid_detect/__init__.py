@@ -5,9 +5,7 @@ when it is first used (PEP 562). Type checkers and editors read the names in ``_
 is made from this list by `nox -s reference`.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
+from importlib import import_module as _import_module
 
 _HOMES = {
     "backends.base": "Backend",
@@ -110,9 +108,9 @@ def __getattr__(name: str) -> object:
 
         return version("hybrid-detect")
     if name == "sync":
-        return import_module("hybrid_detect.sync")
+        return _import_module("hybrid_detect.sync")
     if name in _HOME:
-        value = getattr(import_module(f"hybrid_detect.{_HOME[name]}"), name)
+        value = getattr(_import_module(f"hybrid_detect.{_HOME[name]}"), name)
         globals()[name] = value
         return value
     msg = f"module 'hybrid_detect' has no attribute {name!r}"
@@ -120,4 +118,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})
