@@ -191,6 +191,15 @@ async def test_the_connection_ends_where_its_client_wants_it(version: str, heade
         assert await reader.read() == b""
 
 
+@pytest.mark.parametrize("behind", [b"", b"\r\n", HEALTH])
+async def test_what_comes_behind_the_last_picture_does_not_cost_its_answer(behind: bytes) -> None:
+    """A connection that is closed over unread bytes is reset, answers and all."""
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        writer.write(request(message(LARGE[:9000]), "Connection: close") + behind)
+        await Answers(reader).refusal()
+        assert await reader.read() == b""
+
+
 @pytest.mark.parametrize("accept", ["application/json", "*/*"])
 async def test_a_bare_picture_is_refused_in_json(accept: str) -> None:
     async with busy() as (server, _), server.dialled() as (reader, writer):

@@ -211,7 +211,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         exchange = self._exchange = HttpExchange(beginning.head, beginning.scope, self)
         if isinstance(verdict, Refused):
             exchange.refuse(verdict.status, verdict.answer)
-            return self._drop_body(beginning.start)
+            return self._drop_body(exchange, beginning.start)
         if self._body is None:
             self._patience.stop()
             exchange.end_body()
@@ -220,7 +220,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._context.run(exchange.run(self._context.app))
         return beginning.start
 
-    def _drop_body(self, rest: bytes) -> bytes:
+    def _drop_body(self, exchange: HttpExchange, rest: bytes) -> bytes:
         """Drop a refused picture: what has come of it, most of which was not read."""
         size = self._body if isinstance(self._body, int) else 0
         left = max(size - len(rest), 0)
@@ -229,6 +229,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._body = left or None
         if left:
             self._patience.start(self._limits.body_s, self._time_out)
+        if exchange.closes:
+            self._end(lingers=True)  # what came behind it may be unread as well
         self.changed()
         return rest[size:]
 
