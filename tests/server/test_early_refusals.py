@@ -191,6 +191,17 @@ async def test_the_connection_ends_where_its_client_wants_it(version: str, heade
         assert await reader.read() == b""
 
 
+async def test_dropping_does_not_wait_where_the_app_lets_its_sockets_wait() -> None:
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        whole = message(LARGE)
+        socket.setdefaulttimeout(2 * LIMIT_S)
+        try:
+            writer.write(request(whole[:200], length=len(whole)))
+            await Answers(reader).refusal()
+        finally:
+            socket.setdefaulttimeout(None)
+
+
 @pytest.mark.parametrize("behind", [b"", b"\r\n", HEALTH])
 async def test_what_comes_behind_the_last_picture_does_not_cost_its_answer(behind: bytes) -> None:
     """A connection that is closed over unread bytes is reset, answers and all."""

@@ -77,6 +77,7 @@ def drop_unread(transport: asyncio.Transport, most: int) -> int:
         return 0
     # A socket object of our own for the same descriptor: the transport's cannot be read from.
     own = socket.socket(given.family, socket.SOCK_STREAM, 0, fileno=number)
+    own.setblocking(False)  # as it is; the app's `socket.setdefaulttimeout` would have it wait
     dropped = 0
     try:
         while dropped < most:
