@@ -12,7 +12,8 @@ import sys
 import time
 import traceback
 import tracemalloc
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -20,7 +21,9 @@ import pytest
 
 from hybrid_detect.backends.remote import cloud
 from hybrid_detect.backends.remote.cloud import CloudDetectionService
-from hybrid_detect.backends.remote.protocol import HttpRequest
+from hybrid_detect.backends.remote.protocol import DetectParams, HttpRequest
+from hybrid_detect.backends.remote.providers.custom import CustomProtocol
+from hybrid_detect.compression.compressed_image import CompressedImage
 from hybrid_detect.errors import (
     BackendError,
     BackendResponseError,
@@ -180,6 +183,22 @@ async def test_an_api_key_is_sent_as_bearer_token() -> None:
     ):
         await look(service)
         assert b"Authorization: Bearer key-1" in server.requests[0][0]
+
+
+async def test_a_protocol_s_own_headers_are_not_sent_twice() -> None:
+    class Own(CustomProtocol):
+        def encode(self, pictures: Sequence[CompressedImage], params: DetectParams) -> HttpRequest:
+            made = super().encode(pictures, params)
+            own = {"host": "other.example", "USER-AGENT": "theirs"}
+            return replace(made, headers={**made.headers, **own})
+
+    async with RawServer(answer_well) as server, service_at(server.url, provider=Own()) as service:
+        await look(service)
+    lines = server.requests[0][0].lower().split(b"\r\n")
+    names = [line.partition(b":")[0] for line in lines[1:] if line]
+    assert len(names) == len(set(names))
+    assert b"host: other.example" in lines
+    assert b"user-agent: theirs" in lines
 
 
 async def test_frames_share_a_connection() -> None:

@@ -222,7 +222,7 @@ class CloudDetectionService(RemoteBackend):
         if deadline_s <= 0:
             msg = "no time left to send the request"
             raise BackendTimeoutError(msg, backend=self.kind.value)
-        headers = {**_HEADERS, "Host": url.netloc.decode("ascii"), **request.headers}
+        headers = _ours_beside(request.headers, host=url.netloc.decode("ascii"))
         more = 0 if upload is None else upload.images - 1
         limit_bytes = MAX_REPLY_BYTES + more * MORE_REPLY_BYTES
         if request.body:
@@ -325,6 +325,13 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._data = b""
+
+
+def _ours_beside(theirs: Mapping[str, str], *, host: str) -> dict[str, str]:
+    """The headers of a protocol, and ours where it has none; the case of a name means nothing."""
+    own = {name.lower() for name in theirs}
+    ours = {"Host": host, **_HEADERS}
+    return {**{name: text for name, text in ours.items() if name.lower() not in own}, **theirs}
 
 
 async def _read(response: httpx.Response, limit_bytes: int) -> bytes:
