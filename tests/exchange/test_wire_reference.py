@@ -59,6 +59,7 @@ REQUEST = wire.encode_request(
         quality=QualityLevel.MAX,
         second_look=True,
         traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01",
+        tracestate="vendor=1",
     )
 )
 RESULT = wire.encode_reply(

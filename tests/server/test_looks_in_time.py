@@ -595,6 +595,17 @@ CALLERS = st.sampled_from("abc")
     waiting=st.integers(1, 6),
 )
 @example([("add", None, "a"), ("add", None, "a"), ("ask", None, "a")], (1.0, "a"), 1)  # it is full
+@example(  # the look under way goes on for longer than looks do
+    [
+        *[("add", None, "a")] * 3,
+        *[("end", 0, "a")] * 2,
+        ("add", None, "b"),
+        ("ask", None, "b"),
+        ("end", 0, "a"),
+    ],
+    (0.25, "b"),
+    2,
+)
 def test_what_a_picture_would_be_told_is_what_it_is_told(
     steps: list[tuple[str, float | int | None, str]],
     last: tuple[float | None, str],

@@ -296,11 +296,11 @@ class Admission:
         return max(wait_s, quick.mean_s)
 
     def _refusal_of(self, look: Look) -> Refusal:
-        ends = self._ends(self._ordered(self._waiting))
+        ends, first_s = self._ends(self._ordered(self._waiting)), self._ends(()).free_s[0]
         # A place among those that wait is free once so many have begun.
         begun = len(self._waiting) - self._max_waiting
         room_s = ends.begins_s[begun] if begun >= 0 else -math.inf
-        return Refusal(look.ends_s - self._clock(), min(ends.free_s), room_s)
+        return Refusal(look.ends_s - self._clock(), min(ends.free_s), room_s, first_s)
 
     def _changed(self) -> None:
         """Who waits, what is looked at or how long that takes is another from now on."""

@@ -89,8 +89,13 @@ class Refusal(NamedTuple):
     """When a place is free behind those that wait."""
     room_s: float
     """When there is room among those that wait; long ago if there is."""
+    ends_s: float
+    """When the first look under way is expected to end. Past that, each moment that it goes on puts
+    off what is behind it, so that nothing comes nearer."""
 
     def wait_s(self, now_s: float, patience_s: float, safe_s: float) -> float:
         """Seconds until one with so much time, for a look of `safe_s`, can be let in."""
         # One that comes to a free place is looked at, however little time it has.
-        return max(self.free_s - max(patience_s - safe_s, 0.0), self.room_s) - now_s
+        return max(self.free_s - max(patience_s - safe_s, 0.0), self.room_s) - min(
+            now_s, self.ends_s
+        )
