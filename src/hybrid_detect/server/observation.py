@@ -283,7 +283,7 @@ class _Noting:
 def note_reply(
     connection: HTTPConnection, reply: ResultReply | ErrorReply, message: bytes = b""
 ) -> None:
-    """Tell that `reply` leaves over `connection`; does nothing where nobody observes it.
+    """Tell that `reply` leaves over `connection`; does nothing where it is not observed.
 
     Args:
         connection: A request, or a stream.

@@ -1,4 +1,4 @@
-"""Bytes that nobody wants: taken off a socket without being copied, or at a bearable pace.
+"""Bytes that are not wanted: taken off a socket without being copied, or at a bearable pace.
 
 What has come for a connection waits in the kernel. To read 80 KB of it only to drop them takes 50
 to 100 us, most of it for the copies; to have the kernel drop them takes 10 us (Linux 6.18,

@@ -142,7 +142,7 @@ class OpenSource(ABC):
             except SourceError as error:
                 if not error.goes_on:
                     raise
-                logger.warning("%s", error)
+                logger.warning("%s", str(error))  # Kivy keeps records, and an error its frames
                 continue
             if captured is None:
                 raise StopAsyncIteration
