@@ -5,8 +5,8 @@ need. So while it refuses any (`Admission.is_pressed`), the head of a request an
 message, which come first, decide whether a picture is let in. What is refused here is refused by
 the same rules as behind the gate, counted and told in the same way; everything that the first bytes
 leave open (a wrong credential, a token of an issuer, a sealed message, a malformed one) goes on to
-the app, which answers it as it always does. So a caller that the gate would not let in learns nothing
-here.
+the app, which answers it as it always does. So a caller that the gate would not let in learns
+nothing here.
 """
 
 from __future__ import annotations
