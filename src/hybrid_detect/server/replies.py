@@ -127,7 +127,7 @@ def _headers(
         if reply.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         if reply.status == 408:
-            headers.append((b"connection", b"close"))  # RFC 9110, 15.5.9: nobody waits for the rest
+            headers.append((b"connection", b"close"))  # RFC 9110, 15.5.9: the rest may not come
     elif tells_times:
         parts = (("receive", reply.receive_s), ("queue", reply.queue_s), ("detect", reply.detect_s))
         times = [f"{name};dur={took_s * 1000:.2f}" for name, took_s in parts if took_s is not None]
