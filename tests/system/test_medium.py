@@ -224,3 +224,12 @@ def test_an_app_s_function_that_fails_is_told_once(
         clock.now_s += MAX_AGE_S
     assert len(caplog.records) == 1
     assert "5g" not in caplog.text
+
+
+def test_an_app_s_function_that_failed_once_is_asked_again(tmp_path: Path) -> None:
+    told = iter([1 / 2, "cellular"])
+    clock = FakeClock()
+    probe = MediumProbe(lambda: next(told), root=tmp_path, clock=clock)  # type: ignore[arg-type,return-value]
+    assert probe.read("a") is Medium.UNKNOWN
+    clock.now_s += MAX_AGE_S
+    assert probe.read("a") is Medium.CELLULAR

@@ -80,6 +80,7 @@ class MediumProbe:
         self._clock = clock
         self._read_s = -math.inf
         self._known: dict[str, Medium] = {}
+        self._has_warned = False
 
     def read(self, host: str) -> Medium:
         """The medium on the way to `host` now, or up to `MAX_AGE_S` ago. Never raises."""
@@ -96,8 +97,9 @@ class MediumProbe:
             told = self._told() if callable(self._told) else self._told
             return None if told is None else Medium(told)
         except Exception as error:  # whatever the app's code raises
-            logger.warning("medium: the app's function failed: %s", type(error).__name__)
-            self._told = None  # said once
+            if not self._has_warned:
+                logger.warning("medium: the app's function failed: %s", type(error).__name__)
+                self._has_warned = True
             return None
 
     def _by_system(self, host: str) -> Medium:
