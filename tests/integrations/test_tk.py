@@ -219,6 +219,7 @@ def test_a_listener_that_fails_is_reported_and_keeps_nothing_from_the_others(
     view.on_status(told.append)
     with pytest.raises(AssertionError):
         window.until(lambda: told and window.errors)
+    assert told
     assert {type(error) for error in window.errors} == {ZeroDivisionError}
     window.errors.clear()
     view.destroy()

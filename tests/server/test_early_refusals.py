@@ -197,7 +197,8 @@ async def test_dropping_does_not_wait_where_the_app_lets_its_sockets_wait() -> N
         socket.setdefaulttimeout(2 * LIMIT_S)
         try:
             writer.write(request(whole[:200], length=len(whole)))
-            await Answers(reader).refusal()
+            async with asyncio.timeout(LIMIT_S):
+                await Answers(reader).refusal()
         finally:
             socket.setdefaulttimeout(None)
 

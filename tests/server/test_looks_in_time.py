@@ -651,7 +651,7 @@ async def test_what_was_refused_is_let_in_after_the_time_that_it_was_told(clock:
 
 
 async def test_only_a_server_that_refuses_looks_closer(clock: FakeClock) -> None:
-    """Nobody pays for early refusals while there are none: also not with pictures that wait."""
+    """No picture pays for early refusals while there are none, even where pictures wait."""
     admission = opened(clock, look_s=0.4)
     async with looks_at(admission) as looks:
         for name in "ab":

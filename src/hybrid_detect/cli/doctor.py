@@ -220,7 +220,7 @@ def _network(config: ServiceConfig) -> str:
     if (endpoint := _parsed(config)) is not None:
         medium = MediumProbe(config.medium).read(endpoint.host)
         if medium is not Medium.UNKNOWN:
-            parts.append(f"the server is reached by {medium}")
+            parts.append(f"first hop to the server: {medium}")
         try:
             proxy = proxy_for(endpoint, system_settings())
         except ConfigurationError as error:

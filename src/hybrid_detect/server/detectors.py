@@ -109,7 +109,8 @@ class DetectorPool:
     """Detectors in processes of their own, and a bounded number of pictures waiting for one.
 
     There are as many places as detectors are configured, with a process for each level of quality;
-    one of them looks at a time. Each is asked by a thread of its own, which does nothing but wait.
+    one of them looks at a time. The event loop asks
+    it; a thread of its own does where that would mean waiting (`served_worker`).
     The place that was idle longest is next, so that one that keeps failing does not get every
     picture.
     """
