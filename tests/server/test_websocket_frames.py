@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
@@ -13,7 +14,12 @@ from websockets.frames import Frame, Opcode
 from hybrid_detect.server.connections import ConnectionLimits, Connections, Context
 from hybrid_detect.server.http1 import HeadParser
 from hybrid_detect.server.websocket_connection import WebSocketConnection
-from hybrid_detect.server.websocket_frames import frame_bytes, is_whole_message, payload_of
+from hybrid_detect.server.websocket_frames import (
+    MAX_HEAD_BYTES,
+    frame_bytes,
+    is_whole_message,
+    payload_of,
+)
 
 from ..fuzzing import examples
 
@@ -113,6 +119,17 @@ def test_the_app_gets_every_message_whole(
     pieces = [data[a:b] for a, b in itertools.pairwise(edges)]
     expected = [b"".join(parts) for parts in sent]
     assert asyncio.run(received(pieces)) == [*expected, 1006]
+
+
+@pytest.mark.parametrize("size", [5, 200, MAX_BYTES])
+def test_a_frame_whose_head_comes_in_pieces_is_read(size: int) -> None:
+    """Its length, at 2 to 10 bytes, is known before its mask is."""
+    whole = frame(Opcode.BINARY, bytes(size))
+    for cut in range(1, MAX_HEAD_BYTES + 1):
+        assert asyncio.run(received([whole[:cut], whole[cut:]])) == [bytes(size), 1006], cut
+    head = [whole[at : at + 1] for at in range(MAX_HEAD_BYTES)]
+    pieces = [*filter(None, head), whole[MAX_HEAD_BYTES:]]
+    assert asyncio.run(received(pieces)) == [bytes(size), 1006]
 
 
 def test_what_breaks_the_protocol_ends_it() -> None:

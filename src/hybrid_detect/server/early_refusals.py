@@ -43,6 +43,7 @@ from hybrid_detect.server.picture_requests import is_wire_message, unsupported_b
 from hybrid_detect.server.replies import answer_of
 from hybrid_detect.server.shared_state import Limit, LocalState
 from hybrid_detect.server.tracing import Tracing
+from hybrid_detect.server.websocket_frames import payload_of
 
 __all__ = ["Beginning", "EarlyRefusals", "Refused", "RefusedMessage", "Undecided", "Verdict"]
 
@@ -164,18 +165,19 @@ class EarlyRefusals:
             body = with_request_id(body, request.request_id)
         return Refused(reply.status, head_of + body)
 
-    def refused_message(self, scope: Scope, start: bytes) -> RefusedMessage | None:
+    def refused_message(self, scope: Scope, frame: bytes) -> RefusedMessage | None:
         """The beginning of a stream's message, if its picture would be refused; `None` if not.
 
         The app answers it, as it is: a stream has a rate of its own, and may have sent it before.
 
         Args:
             scope: The ASGI scope of the stream, which the gate has let in or not yet.
-            start: What has come of the message.
+            frame: What has come of the message's only frame, masked.
         """
         caller: str | None = scope.get(CALLER)
         if caller is None or scope["path"] != STREAM_PATH or not self.may_refuse:
             return None
+        start = payload_of(frame)
         try:
             request = request_in(start)
         except ProtocolError:

@@ -214,7 +214,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
                 whole, self._whole = self._whole, None
                 self._take_message(payload_of(b"".join(whole)))
             elif len(self._whole) == 1 and not self._is_ending:
-                self._weigh(payload_of(piece))
+                self._weigh(piece)
             return
         self._frames.receive_data(piece)
         for event in self._frames.events_received():
@@ -228,10 +228,10 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             if not self._is_ending or self._frames.close_expected():
                 self._close()
 
-    def _weigh(self, start: bytes) -> None:
+    def _weigh(self, piece: bytes) -> None:
         """Tell of a message that would be refused once it had come, and drop the rest of it."""
         early = self._context.early
-        if early is not None and (refused := early.refused_message(self._scope, start)) is not None:
+        if early is not None and (refused := early.refused_message(self._scope, piece)) is not None:
             self._whole, self._is_dropping = None, True
             self._take_message(refused)
             self._parse(b"")

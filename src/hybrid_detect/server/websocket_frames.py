@@ -55,6 +55,7 @@ def is_whole_message(start: bytes | bytearray) -> bool:
 
 
 def payload_of(frame: bytes) -> bytes:
-    """What the masked `frame` carries."""
+    """What the masked `frame` carries, or its beginning does: nothing before the mask is whole."""
     mask_at = 2 + _LONGER.get(frame[1] & 0x7F, 0)
-    return apply_mask(memoryview(frame)[mask_at + 4 :], frame[mask_at : mask_at + 4])
+    mask = frame[mask_at : mask_at + 4]
+    return apply_mask(memoryview(frame)[mask_at + 4 :], mask) if len(mask) == 4 else b""
