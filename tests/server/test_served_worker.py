@@ -221,3 +221,22 @@ async def test_what_the_thread_is_asked_meanwhile_waits_for_a_look_that_dies() -
             await stop
         assert isinstance(job.exception(), BackendUnavailableError)
         assert (await look(worker)).faces
+
+
+async def test_a_look_does_not_pass_what_the_thread_has_to_do_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would hold that up, and be held up by it if its process had to be ended."""
+    begun = threading.Event()
+    async with served() as worker:
+        first = asyncio.create_task(worker.run(begun.wait, LIMIT_S))
+        await asyncio.sleep(0)
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                EventLoopWorker, "begin_encoded", lambda *_, **__: pytest.fail("it has passed")
+            )
+            job = look(worker)
+        begun.set()
+        assert await first
+        assert (await job).faces
+        assert (await look(worker)).faces

@@ -14,9 +14,9 @@ __all__ = ["ended_in_order"]
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Take a SIGTERM inside the block as Ctrl-C, and end of it after the block.
+    """Treat a SIGTERM inside the block like Ctrl-C, and let it end the program after the block.
 
-    Python ends of it at once: what a service has spent last would not be in its file. Where the
+    By default it ends Python at once, and what a service spent last is not written. Where the
     signal is handled or ignored already, or this is no main thread, nothing is changed.
     """
     came = False

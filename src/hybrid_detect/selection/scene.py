@@ -77,12 +77,12 @@ STALE = 0.03
 face, after 1.2 s where the device sees none. Chosen on half of the recorded networks."""
 
 DEVICE_PAUSE_S = 0.1
-"""Between two looks of the device that are asked for, for each that it has had at those faces: the
-first few tell most."""
+"""Pause between two looks that are asked for, times the looks at those faces so far: the first few
+tell most. Chosen."""
 
 WORTH_A_LOOK, GOOD_LOOKS = 0.85, 3.0
 """The device is asked to look at what the server sees if three good looks would show such a share.
-After one that has shown nothing that is so again some 3 s later. Chosen on half of the recorded
+After a look that found nothing, this holds again about 3 s later. Chosen on half of the recorded
 networks."""
 
 ENOUGH_SHARE = 0.99

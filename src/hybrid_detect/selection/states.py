@@ -7,8 +7,9 @@ from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
+from hybrid_detect.selection import lookahead
 from hybrid_detect.selection.conditions import BackendConditions, Conditions, LinkConditions
-from hybrid_detect.selection.lookahead import SOLVED_STATES, DecisionState
+from hybrid_detect.selection.lookahead import DecisionState
 from hybrid_detect.selection.radio import RADIOS
 from hybrid_detect.selection.rungs import PictureLadder
 from hybrid_detect.selection.utility import FRAMING_BYTES, Utility, device_accuracy
@@ -103,7 +104,7 @@ class States:
         )
         state = terms.states.get(key)
         if state is None:
-            if len(terms.states) >= SOLVED_STATES:
+            if len(terms.states) >= lookahead.SOLVED_STATES:
                 terms.states.clear()
             state = terms.states[key] = self._made(terms, *key)
         return state

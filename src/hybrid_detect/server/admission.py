@@ -59,7 +59,7 @@ behind it may have been promised more exactly than that."""
 
 PRESSED_S = 1.0
 """Seconds after a refusal in which another is expected: a load that a server cannot take lasts
-longer. Until the first, and after a second without one, no picture pays for looking closer."""
+longer. Before the first, and a second after the last, no picture pays for that. Chosen."""
 
 STARTING_S = 1.0
 """What a server asks for that is not ready yet."""

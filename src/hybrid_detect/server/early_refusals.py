@@ -138,7 +138,7 @@ class EarlyRefusals:
             return Undecided.LET_IN
         start = beginning.start[: head.body_bytes]
         if head.expects_continue and not start:
-            # What would be refused whatever its deadline need not be sent.
+            # A picture that even without a deadline would be refused need not be sent.
             request: DetectRequest | Undecided = _ANY
         else:
             request = _asked(connection, names, start)

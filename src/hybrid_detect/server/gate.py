@@ -56,7 +56,7 @@ coroutine function that gives the seconds to wait, or 0 if the picture may be lo
 STILL_WELCOME = "hybrid_detect.still_welcome"
 """Where the ASGI scope has what tells whether a caller that was let in still may: its credential
 may have expired or been revoked. For what lasts; to be asked each `RECHECK_S`. A coroutine function
-of the connection, which the scope must not refer to: it would be garbage for the collector."""
+of the connection. The scope must not hold that: they would form a reference cycle."""
 
 PUBLIC_PATHS = frozenset({HEALTH_PATH, LIVE_PAGE_PATH, LIVE_PATH, OPENAPI_PATH})
 """Read without a credential: a load balancer has none, nor has a browser that opens a page, and the

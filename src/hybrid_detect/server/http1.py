@@ -179,9 +179,9 @@ class HeadParser:
 class HeadReader:
     """Reads the heads of one connection, one after the other.
 
-    A client's heads are the same, one time after the other, but for the length of the body. Such a
-    head is not parsed again. That is exact: as many digits as `_LENGTH` takes mean the same to the
-    parser wherever they stand, so that nothing else could come of it.
+    The heads of one client differ only in the length of the body. A head that equals the last one,
+    except for those digits, is not parsed again. The result is the same: as many digits as
+    `_LENGTH` takes mean the same to the parser wherever they stand.
     """
 
     def __init__(self) -> None:

@@ -245,6 +245,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             part, rest = data[:body], data[body:]
             exchange.feed(part)
             left = body - len(part)
+            # A 4xx is the client's fault: its bytes are read at the pace of `DropPace`.
             if left and exchange.status == 503 and self._drops_unread:
                 left -= drop_unread(self._transport, left)
             self._body = left

@@ -16,7 +16,6 @@ __all__ = [
     "SESSION_HEADER",
     "bare_picture",
     "is_wire_message",
-    "media_type",
     "unsupported_body",
 ]
 
@@ -43,7 +42,7 @@ def unsupported_body(request: HTTPConnection) -> ErrorReply | None:
     A type that merely does not fit, such as the form type that curl adds to ``--data-binary``, is
     not believed: the bytes decide.
     """
-    given = media_type(request)
+    given = _media_type(request)
     detail = _CONTAINERS.get(given) or _CONTAINERS.get(given.partition("/")[0])
     return error_reply(0, 415, "unsupported_body", detail) if detail else None
 
@@ -65,7 +64,7 @@ def bare_picture(request: HTTPConnection, image: bytes) -> DetectRequest:
 
 def is_wire_message(request: HTTPConnection) -> bool:
     """Whether the body is said to be a message of the wire format."""
-    return media_type(request) == CONTENT_TYPE
+    return _media_type(request) == CONTENT_TYPE
 
 
 def _session_of(request: HTTPConnection) -> str | None:
@@ -118,6 +117,6 @@ def _second_look_of(request: HTTPConnection) -> bool:
     return given == ["true"]
 
 
-def media_type(request: HTTPConnection) -> str:
+def _media_type(request: HTTPConnection) -> str:
     """The media type of the body, without its parameters; empty if none is named."""
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

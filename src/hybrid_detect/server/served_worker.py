@@ -53,6 +53,8 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         self._watched: WorkerProcess | None = None
         """The process whose replies the event loop waits for."""
         self._watched_fd = -1
+        self._queued = 0
+        """Calls of `run` that the thread has not ended: a look begun here would hold them up."""
 
     def look(
         self, picture: bytes, *, due_s: float, **options: Unpack[LookOptions]
@@ -68,7 +70,9 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
             BackendUnavailableError: If the process died, or there is no thread to be had.
             ClosedError: If this is closed.
         """
-        begun = None if self.is_closed else self.detector.begin_encoded(picture, **options)
+        begun = None
+        if not (self.is_closed or self._queued):
+            begun = self.detector.begin_encoded(picture, **options)
         if begun is None:
             ask = partial(self.detector.detect_encoded, picture, **options)
             return self.submit(ask, due_s=due_s)
@@ -90,7 +94,11 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         """
         while self._job is not None and not self._job.done():
             await asyncio.wait([self._job])
-        return await super().run(work, *args, due_s=due_s)
+        self._queued += 1
+        try:
+            return await super().run(work, *args, due_s=due_s)
+        finally:
+            self._queued -= 1
 
     async def aclose(self, *, timeout_s: float) -> None:
         """See `SupervisedWorker.aclose`."""

@@ -112,7 +112,7 @@ def unopened(name: str | os.PathLike[str] | int, why: str = "") -> str:
         if not os.path.exists(device):
             why = f"there is no {device}; 'ls /dev/video*' lists the cameras that are there"
         elif not os.access(device, os.R_OK | os.W_OK):
-            why = f"this user may not use {device}: mostly the group 'video' may"
+            why = f"this user may not use {device}: usually members of the group 'video' may"
         else:
             why = f"{device} is there: another program may hold it, or it gives no pictures"
     message = f"{described(name, check=False)} cannot be opened as a video"

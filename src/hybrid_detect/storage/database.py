@@ -58,8 +58,9 @@ BUSY_TIMEOUT_S = 5.0
 """How long to wait for another process that uses the file."""
 
 REWRITE_BYTES = 8 * 1024 * 1024
-"""The largest file that is written anew: 0.1 s of a desktop processor, and that much memory for as
-long, as SQLite's copy must not lie on the disk. 5,000 results have as much."""
+"""The largest file that is written anew: 0.1 s of a desktop processor, and as much memory for that
+time, since SQLite keeps its copy in memory, so that none lies on the disk. 5,000 results have as
+much."""
 
 CHECKPOINT_PAGES = 256
 """The log is brought into the file after about 256 KiB: what the file may still have to grow by."""
@@ -220,22 +221,18 @@ class Database:
         finally:
             self.keep_reserve()
 
-    def rewrite(self) -> bool:
+    def rewrite(self) -> None:
         """Write the file anew, without what rows left behind that SQLite has moved.
 
-        Returns:
-            False if it is larger than `REWRITE_BYTES`, another process uses it, or the disk is
-            full: it stays as it was.
+        It stays as it was if it is larger than `REWRITE_BYTES`, another process uses it, or the
+        disk is full.
         """
         try:
-            with self.reading() as connection:
-                if used_bytes(connection) > REWRITE_BYTES:
-                    return False
-                connection.execute("VACUUM")
+            with self.reading() as connection:  # VACUUM cannot run in a transaction
+                if used_bytes(connection) <= REWRITE_BYTES:
+                    connection.execute("VACUUM")
         except StorageError as error:
             logger.warning("digests of erased sessions may stay for a while: %s", error)
-            return False
-        return True
 
     def keep_reserve(self, row_bytes: int = 0) -> bool:
         """Keep as much of the disk as it takes to delete the largest row.

@@ -15,8 +15,9 @@ def usable_cores(root: Path = Path("/")) -> int:
     """The cores that this process may use, 1 or more.
 
     A container that is limited to two of 64 cores, with ``docker run --cpus=2`` or Kubernetes'
-    ``limits.cpu``, may run on all of them, for two seconds in each: 64 processes would stand still
-    for most of it. A part of a core counts as one, as in Go's GOMAXPROCS since 1.25.
+    ``limits.cpu``, may run on all of them, but only for two seconds of processor time a second in
+    total: 64 processes would stand still for most of it. A part of a core counts as one, as in Go's
+    GOMAXPROCS since 1.25.
 
     Args:
         root: Where the system's files lie; tests bring their own.
@@ -44,7 +45,7 @@ def _quota_of(version: int, folder: Path) -> float | None:
 
 
 def parse_quota(text: str) -> float | None:
-    """Cores' worth of time in ``quota period``, in microseconds; `None` for no limit or no such."""
+    """Cores' worth of time in ``quota period``, in microseconds; `None` without a limit."""
     parts = text.split()
     if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
         return None  # "max 100000", and v1's -1

@@ -73,7 +73,8 @@ class EventLoopWorker(DetectorWorker):
             What to wait for; `None` where this would have to wait even so, or refuse the picture.
 
         Raises:
-            BackendUnavailableError: If the process died; the next picture gets a new one.
+            BackendUnavailableError: If the process died; the next picture gets a new one. To reap
+                it takes a moment, at most `worker_process.STOP_TIMEOUT_S`.
         """
         running = self._process.running
         reply_fd = None if running is None else running.reply_fd

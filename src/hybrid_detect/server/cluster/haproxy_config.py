@@ -110,7 +110,8 @@ def haproxy_config(front: Front) -> str:
         "  tcp-request connection track-sc0 src",
         f"  tcp-request connection reject if {{ sc0_conn_cur gt {most} }}",
         f'  http-request set-header {PEER_HEADER} "{peer_value(front.secret, "%[src]")}"',
-        "  http-request disable-l7-retry unless METH_GET",  # an erasure would then tell of nothing
+        # A repeated DELETE would report that nothing was erased.
+        "  http-request disable-l7-retry unless METH_GET",
         f"  use_backend {STREAMS} if {{ path {STREAM_PATH} }}",
         f"  default_backend {PICTURES}",
     ]
