@@ -21,7 +21,6 @@ their turn that it is too late.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import os
 import secrets
@@ -33,8 +32,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 from bare_loop import BareLoops, BareRate
+from links import Target
 from photo_scores import FOLDER, photos
-from picture_load import Load, Target, apart, at_random, requests, served, without_pause
+from picture_load import Load, apart, at_random, requests, served, without_pause
 from PIL import Image, ImageOps
 
 from hybrid_detect.extras import is_installed
@@ -105,7 +105,7 @@ def _seconds(process: psutil.Process) -> float:
 def saturated(clock: CpuClock, target: Target, asked: Sequence[bytes], seconds: float) -> Served:
     """The server with as much as it can take."""
     before = clock.read()
-    load = asyncio.run(without_pause(target, asked, seconds, connections=CONNECTIONS))
+    load = Load.of(without_pause(target, asked, seconds, connections=CONNECTIONS), seconds)
     own_s, theirs_s = (b - a for a, b in zip(before, clock.read(), strict=True))
     done = max(len(load.answered_s), 1)
     return Served(
@@ -232,16 +232,8 @@ def loaded(
         asked = requests(target, data, level, deadline_s if is_beyond else None)
         links = int(min(2 * times * CONNECTIONS, 48)) if target.is_stream else 0
         before_s, _ = clock.read()
-        load = asyncio.run(
-            at_random(
-                target,
-                asked,
-                seconds,
-                per_s=times * peak,
-                deadline_s=deadline_s if is_beyond else None,
-                links=links,
-            )
-        )
+        sent = at_random(target, asked, seconds, per_s=times * peak, links=links)
+        load = Load.of(sent, seconds, deadline_s if is_beyond else None)
         beyond_s = clock.read()[0] - before_s - len(load.answered_s) * answer_ms / 1000
         each_us = f"{beyond_s / len(load.refused_s) * 1e6:.0f}" if load.refused_s else "-"
         print(

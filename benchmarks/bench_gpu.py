@@ -12,15 +12,15 @@ connections as two batches. TensorRT builds its engines first, which takes minut
 from __future__ import annotations
 
 import argparse
-import asyncio
 import io
 import time
 from pathlib import Path
 
 import numpy as np
 from bench_detections import TOKEN, pictures
+from links import Target
 from photo_scores import FOLDER
-from picture_load import Target, requests, served, without_pause
+from picture_load import Load, requests, served, without_pause
 from PIL import Image
 
 from hybrid_detect.backends.device.models import load_model
@@ -88,7 +88,8 @@ def main() -> None:
         target = Target(port, TOKEN)
         asked = requests(target, data, "high")
         for seconds in (1.0, arguments.seconds):
-            load = asyncio.run(without_pause(target, asked, seconds, connections=2 * MOST))
+            sent = without_pause(target, asked, seconds, connections=2 * MOST)
+            load = Load.of(sent, seconds)
     print(
         f"over HTTP          {load.per_s:8.1f} detections/s, {2 * MOST} connections, {load.levels}"
     )

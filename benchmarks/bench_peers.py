@@ -16,7 +16,6 @@ processes after the rounds.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -34,8 +33,9 @@ from pathlib import Path
 
 import psutil
 from bench_detections import CONNECTIONS, TOKEN, pictures
+from links import LostError, Target
 from photo_scores import FOLDER
-from picture_load import Link, LostError, Target, requests, served
+from picture_load import requests, served, without_pause
 
 from hybrid_detect.exchange.wire import ResultReply, decode_reply
 
@@ -230,7 +230,7 @@ def running(
         )
         try:
             asked = [peer.request(each) for each in data]
-            while not asyncio.run(_answers(port, asked[0], peer.count)):
+            while not _answers(port, asked[0], peer.count):
                 if process.poll() is not None or time.monotonic() - began_s > START_LIMIT_S:
                     said.seek(0)
                     errors = [line for line in said if "Error" in line] or ["it said nothing"]
@@ -264,48 +264,34 @@ def ours(level: str, data: list[bytes]) -> Iterator[Running]:
     began_s = time.monotonic()
     with served(auth_token=TOKEN, quality=level) as (port, pid):
         asked = requests(Target(port, TOKEN), data, level)
-        while not asyncio.run(_answers(port, asked[0], _count_in_reply)):
+        while not _answers(port, asked[0], _count_in_reply):
             time.sleep(0.05)
         start_s = time.monotonic() - began_s
         yield Running("hybrid_detect", port, pid, start_s, asked, _count_in_reply)
 
 
-async def _answers(port: int, request: bytes, count: Callable[[bytes], int]) -> bool:
+def _answers(port: int, request: bytes, count: Callable[[bytes], int]) -> bool:
     try:
-        link = await Target(port).link()
-        async with asyncio.timeout(10):
-            count(await link.ask(request))
-    except (OSError, LostError, TimeoutError, ValueError, KeyError):
+        with contextlib.closing(Target(port).link()) as link:
+            count(link.ask(request, limit_s=10.0))
+    except (OSError, LostError, ValueError, KeyError):
         return False
-    link.close()
     return True
 
 
-async def found(server: Running) -> list[int]:
+def found(server: Running) -> list[int]:
     """Faces in each of the pictures."""
-    link = await Target(server.port).link()
-    counts = [server.count(await link.ask(each)) for each in server.asked]
-    link.close()
-    return counts
+    with contextlib.closing(Target(server.port).link()) as link:
+        return [server.count(link.ask(each)) for each in server.asked]
 
 
-async def load(server: Running, seconds: float) -> None:
+def load(server: Running, seconds: float) -> None:
     """Each connection sends its next picture when it has the answer to the last one."""
-    links = [await Target(server.port).link() for _ in range(CONNECTIONS)]
-    times_s: list[float] = []
-    ends_s = time.perf_counter() + seconds
-
-    async def repeat(link: Link, number: int) -> None:
-        while (began_s := time.perf_counter()) < ends_s:
-            server.count(await link.ask(server.asked[number % len(server.asked)]))
-            times_s.append(time.perf_counter() - began_s)
-            number += 1
-
-    await asyncio.gather(*(repeat(link, 5 * number) for number, link in enumerate(links)))
-    for link in links:
-        link.close()
-    server.per_s.append(len(times_s) / seconds)
-    server.times_s += times_s
+    sent = without_pause(Target(server.port), server.asked, seconds, connections=CONNECTIONS)
+    for answer in sent.answers:
+        server.count(answer.body)  # which an error has not
+    server.per_s.append(len(sent.answers) / seconds)
+    server.times_s += (answer.took_s for answer in sent.answers)
 
 
 def told(servers: Sequence[Running]) -> None:
@@ -346,18 +332,18 @@ def main() -> None:
                 servers.append(ends.enter_context(server))
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 print(f"without {peer.name}: {error}")
-        counts = {server.name: asyncio.run(found(server)) for server in servers}
+        counts = {server.name: found(server) for server in servers}
         expected = counts["hybrid_detect"]
         for name, others in counts.items():
             if others != expected:
                 print(f"{name} finds other faces: {others} instead of {expected}")
         for server in servers:
-            asyncio.run(load(server, 1.0))
+            load(server, 1.0)
             server.per_s.clear()
             server.times_s.clear()
         for _ in range(arguments.rounds):
             for server in servers:
-                asyncio.run(load(server, arguments.seconds))
+                load(server, arguments.seconds)
         print(
             f"{level}, {len(data)} pictures of 1280x720, {cores} cores, {arguments.rounds} rounds"
         )

@@ -1,32 +1,27 @@
-"""Clients that cost next to nothing: requests made beforehand, sent over HTTP or a WebSocket.
+"""Load: finished requests sent without a pause, or at random moments, and what became of them.
 
-Where the load shares its cores with the server, what a client spends is taken from what it
-measures. These write a finished request and read an answer by its length: about 0.1 ms of processor
-time a picture, where `httpx` takes ten times as much; `Load.client_s` tells how much it was. With
+`links` has the clients, which cost next to nothing; `Load.client_s` tells how much that was. With
 `apart`, server and clients have cores of their own, and neither takes anything from the other.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import multiprocessing
 import os
 import random
-import secrets
+import selectors
 import socket
-import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, Self, cast
+
+from links import ANSWER_LIMIT_S, Link, LostError, Target
 
 from hybrid_detect.exchange.wire import (
-    CONTENT_TYPE,
-    DETECT_PATH,
-    STREAM_PATH,
-    SUBPROTOCOL,
     DetectRequest,
     ErrorReply,
     ResultReply,
@@ -36,171 +31,16 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.serving import serve
 
-ANSWER_LIMIT_S = 60.0
 START_LIMIT_S = 900.0  # TensorRT builds its engines
 MANY = 20_000
 
 
-class LostError(Exception):
-    """The connection ended without an answer."""
+class Answer(NamedTuple):
+    """The body of an answer."""
 
-
-class Link(asyncio.Protocol):
-    """Waits for one answer after the other."""
-
-    def __init__(self) -> None:
-        self._data = bytearray()
-        self._answer: asyncio.Future[bytes] | None = None
-        self._transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._data += data
-        while (body := self._taken()) is not None:
-            if self._answer is not None and not self._answer.done():
-                self._answer.set_result(body)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(LostError())
-        self._transport = None
-
-    @property
-    def is_open(self) -> bool:
-        return self._transport is not None
-
-    async def ask(self, request: bytes) -> bytes:
-        if self._transport is None:
-            raise LostError
-        self._answer = asyncio.get_running_loop().create_future()
-        self.write(request)
-        return await self._answer
-
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _taken(self) -> bytes | None:
-        """The next whole answer in what has come."""
-        raise NotImplementedError
-
-
-class HttpLink(Link):
-    """HTTP/1.1, the connection kept."""
-
-    def _taken(self) -> bytes | None:
-        end = self._data.find(b"\r\n\r\n")
-        if end < 0:
-            return None
-        head = bytes(self._data[:end]).lower()
-        _, _, after = head.partition(b"content-length: ")
-        stop = end + 4 + int(after.split(b"\r\n", 1)[0])
-        if len(self._data) < stop:
-            return None
-        body = bytes(self._data[end + 4 : stop])
-        del self._data[:stop]
-        return body
-
-
-class StreamLink(Link):
-    """A WebSocket; its frames from the server are whole messages without a mask (RFC 6455, 5.2)."""
-
-    is_upgraded = False
-
-    def _taken(self) -> bytes | None:
-        if not self.is_upgraded:
-            end = self._data.find(b"\r\n\r\n")
-            if end < 0:
-                return None
-            head = bytes(self._data[: end + 4])
-            del self._data[: end + 4]
-            self.is_upgraded = True
-            return head
-        while len(self._data) >= 2:
-            length, start = self._data[1] & 0x7F, 2
-            if length == 126:
-                if len(self._data) < 4:
-                    return None
-                length, start = struct.unpack_from("!H", self._data, 2)[0], 4
-            elif length == 127:
-                if len(self._data) < 10:
-                    return None
-                length, start = struct.unpack_from("!Q", self._data, 2)[0], 10
-            if len(self._data) < start + length:
-                return None
-            opcode, body = self._data[0] & 0x0F, bytes(self._data[start : start + length])
-            del self._data[: start + length]
-            if opcode == 0x9:  # a heartbeat
-                self.write(_masked(body, opcode=0xA))
-            elif opcode == 0x2:
-                return body
-        return None
-
-
-def _masked(payload: bytes, *, opcode: int = 0x2) -> bytes:
-    """A frame as a client sends it."""
-    mask = secrets.token_bytes(4)
-    size = len(payload)
-    if size < 126:
-        head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
-    elif size < 65536:
-        head = struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
-    else:
-        head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
-    keys = (mask * (size // 4 + 1))[:size]
-    mixed = int.from_bytes(payload) ^ int.from_bytes(keys)
-    return head + mask + mixed.to_bytes(size)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A server, and how it is spoken to."""
-
-    port: int
-    token: str = ""
-    is_stream: bool = False
-
-    def wrapped(self, message: bytes) -> bytes:
-        """A message of the wire format as the bytes that are written."""
-        if self.is_stream:
-            return _masked(message)
-        head = (
-            f"POST {DETECT_PATH} HTTP/1.1\r\nHost: x\r\n{self._credential}"
-            f"Content-Type: {CONTENT_TYPE}\r\nAccept: {CONTENT_TYPE}\r\n"
-            f"Content-Length: {len(message)}\r\n\r\n"
-        )
-        return head.encode() + message
-
-    async def link(self) -> Link:
-        """A new connection.
-
-        Raises:
-            OSError: If the server cannot be reached.
-            LostError: If it lets in no stream.
-        """
-        loop = asyncio.get_running_loop()
-        if not self.is_stream:
-            return (await loop.create_connection(HttpLink, "127.0.0.1", self.port))[1]
-        _, link = await loop.create_connection(StreamLink, "127.0.0.1", self.port)
-        answer = await link.ask(
-            f"GET {STREAM_PATH} HTTP/1.1\r\nHost: x\r\n{self._credential}"
-            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {'A' * 22}==\r\n"
-            f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\r\n".encode()
-        )
-        if b" 101 " not in answer.partition(b"\r\n")[0]:
-            raise LostError
-        return link
-
-    @property
-    def _credential(self) -> str:
-        return f"Authorization: Bearer {self.token}\r\n" if self.token else ""
+    body: bytes
+    took_s: float
+    """From the picture's moment, which with `Load.at_random` need not be that of its sending."""
 
 
 @dataclass
@@ -223,12 +63,20 @@ class Load:
     client_s: float = 0.0
     """Processor seconds that the clients took."""
 
+    @classmethod
+    def of(cls, sent: Sent, seconds: float, deadline_s: float | None = None) -> Self:
+        """What the answers of this server say."""
+        load = cls(seconds, lost=sent.lost, client_s=sent.client_s)
+        for answer in sent.answers:
+            load._note(answer.body, answer.took_s, deadline_s)
+        return load
+
     @property
     def per_s(self) -> float:
         """Pictures answered in time, a second."""
         return (len(self.answered_s) - self.late) / self.seconds
 
-    def note(self, body: bytes, took_s: float, deadline_s: float | None) -> None:
+    def _note(self, body: bytes, took_s: float, deadline_s: float | None) -> None:
         if body.startswith(b"{"):  # of a connection that was not let in
             self.refused_s.append(took_s)
             code = json.loads(body)["code"]
@@ -248,12 +96,23 @@ class Load:
             self.codes[reply.code] = self.codes.get(reply.code, 0) + 1
 
 
+@dataclass
+class Sent:
+    """The answers to a load, unread: to read them meanwhile would take from the server."""
+
+    answers: list[Answer] = field(default_factory=list)
+    lost: int = 0
+    """Pictures whose connection ended before their answer."""
+    client_s: float = 0.0
+    """Processor seconds that the clients took."""
+
+
 @contextlib.contextmanager
-def _clocked(load: Load) -> Iterator[None]:
+def _clocked(sent: Sent) -> Iterator[None]:
     before = os.times()
     yield
     after = os.times()
-    load.client_s = after.user + after.system - before.user - before.system
+    sent.client_s = after.user + after.system - before.user - before.system
 
 
 def requests(
@@ -270,78 +129,137 @@ def requests(
     ]
 
 
-async def without_pause(
+class _Crowd:
+    """The open links to one server, and what has come over them."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._selector = selectors.DefaultSelector()
+
+    def link(self) -> Link:
+        """A new one.
+
+        Raises:
+            OSError: If the server cannot be reached.
+            LostError: If it lets in no stream.
+        """
+        link = self._target.link()
+        self._selector.register(link, selectors.EVENT_READ)
+        return link
+
+    def send(self, link: Link, request: bytes = b"") -> None:
+        """Send a request, at once or when the socket takes it; or what is unsent.
+
+        Raises:
+            LostError: If the link has ended.
+        """
+        was_sending = link.is_sending
+        link.send(request)
+        if link.is_sending != was_sending:
+            sends = selectors.EVENT_WRITE if link.is_sending else 0
+            self._selector.modify(link, selectors.EVENT_READ | sends)
+
+    def wait(self, limit_s: float) -> Iterator[tuple[Link, list[bytes] | None]]:
+        """The links over which answers came, and their bodies; `None` for one that has ended."""
+        for key, events in self._selector.select(limit_s):
+            link = cast("Link", key.fileobj)
+            try:
+                if events & selectors.EVENT_WRITE:
+                    self.send(link)
+                bodies = link.answers() if events & selectors.EVENT_READ else []
+            except LostError:
+                self._selector.unregister(link)
+                link.close()
+                yield link, None
+            else:
+                yield link, bodies
+
+    def close(self) -> None:
+        """End all links."""
+        for key in list(self._selector.get_map().values()):
+            cast("Link", key.fileobj).close()
+        self._selector.close()
+
+
+def without_pause(
     target: Target, asked: Sequence[bytes], seconds: float, *, connections: int
-) -> Load:
-    """Each connection sends its next picture when it has the answer to the last one."""
-    load = Load(seconds)
-    links = [await target.link() for _ in range(connections)]
-    ends_s = time.perf_counter() + seconds
+) -> Sent:
+    """Each connection sends its next picture when it has the answer to the last one.
 
-    async def repeat(link: Link, number: int) -> None:
-        while (began_s := time.perf_counter()) < ends_s:
-            body = await link.ask(asked[number % len(asked)])
-            load.note(body, time.perf_counter() - began_s, None)
-            number += 1
+    Raises:
+        LostError: If a connection ends.
+    """
+    sent = Sent()
+    with contextlib.closing(_Crowd(target)) as crowd, _clocked(sent):
+        ends_s = time.perf_counter() + seconds
+        under_way = {}
+        for index in range(connections):
+            link = crowd.link()
+            under_way[link] = 5 * index, time.perf_counter()
+            crowd.send(link, asked[5 * index % len(asked)])
+        while under_way:
+            for link, bodies in crowd.wait(ANSWER_LIMIT_S):
+                if bodies is None:
+                    raise LostError
+                for body in bodies:
+                    number, began_s = under_way.pop(link)
+                    now_s = time.perf_counter()
+                    sent.answers.append(Answer(body, now_s - began_s))
+                    if now_s < ends_s:
+                        under_way[link] = number + 1, now_s
+                        crowd.send(link, asked[(number + 1) % len(asked)])
+    return sent
 
-    with _clocked(load):
-        await asyncio.gather(*(repeat(link, 5 * n) for n, link in enumerate(links)))
-    for link in links:
-        link.close()
-    return load
 
-
-async def at_random(
-    target: Target,
-    asked: Sequence[bytes],
-    seconds: float,
-    *,
-    per_s: float,
-    deadline_s: float | None,
-    links: int = 0,
-) -> Load:
+def at_random(
+    target: Target, asked: Sequence[bytes], seconds: float, *, per_s: float, links: int = 0
+) -> Sent:
     """Pictures come at random moments, whatever became of the earlier ones.
 
     Each takes a connection of its own from those that are free; over HTTP another is opened if
     there is none. With a number of `links`, as for streams, that many are open, and a picture that
     finds none free waits for one; the time counts.
     """
-    load = Load(seconds)
+    sent = Sent()
     drawn = random.Random(7)
-    free: asyncio.Queue[Link] = asyncio.Queue()
-    for _ in range(links):
-        free.put_nowait(await target.link())
-
-    async def send(number: int) -> None:
-        began_s = time.perf_counter()
-        try:
-            link = await free.get() if links or not free.empty() else await target.link()
-            if not link.is_open:
-                link = await target.link()
-            body = await link.ask(asked[number % len(asked)])
-        except (OSError, LostError):
-            load.lost += 1
-            if links:
-                free.put_nowait(await target.link())
-            return
-        load.note(body, time.perf_counter() - began_s, deadline_s)
-        free.put_nowait(link)
-
-    with _clocked(load):
+    with contextlib.closing(_Crowd(target)) as crowd, _clocked(sent):
+        free = deque(crowd.link() for _ in range(links))
+        waiting: deque[tuple[int, float]] = deque()
+        under_way: dict[Link, float] = {}
         began_s, next_s, number = time.perf_counter(), 0.0, 0
-        sending = set()
-        while next_s < seconds:
-            await asyncio.sleep(max(began_s + next_s - time.perf_counter(), 0))
-            task = asyncio.create_task(send(number))
-            sending.add(task)
-            task.add_done_callback(sending.discard)
-            next_s += drawn.expovariate(per_s)
-            number += 1
-        if sending:
-            await asyncio.wait(sending, timeout=ANSWER_LIMIT_S)
-    while not free.empty():
-        free.get_nowait().close()
-    return load
+        while next_s < seconds or waiting or under_way:
+            left_s = began_s + next_s - time.perf_counter()
+            came = 0
+            for link, bodies in crowd.wait(
+                max(left_s, 0.0) if next_s < seconds else ANSWER_LIMIT_S
+            ):
+                came += 1
+                if bodies is None:
+                    sent.lost += under_way.pop(link, None) is not None
+                    if link in free:
+                        free.remove(link)
+                    if links:
+                        free.append(crowd.link())
+                for body in bodies or ():
+                    sent.answers.append(Answer(body, time.perf_counter() - under_way.pop(link)))
+                    free.append(link)
+            if next_s >= seconds and not came:
+                sent.lost += len(under_way) + len(waiting)
+                break
+            while next_s < min(seconds, time.perf_counter() - began_s):
+                waiting.append((number, began_s + next_s))
+                next_s += drawn.expovariate(per_s)
+                number += 1
+            while waiting and (free or not links):
+                picture, came_s = waiting.popleft()
+                try:
+                    link = free.popleft() if free else crowd.link()
+                    crowd.send(link, asked[picture % len(asked)])
+                except (OSError, LostError):  # it is told of the link's end as well
+                    sent.lost += 1
+                else:
+                    under_way[link] = came_s
+    return sent
 
 
 @contextlib.contextmanager
