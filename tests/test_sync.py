@@ -230,8 +230,8 @@ def test_a_service_that_cannot_start_leaves_no_thread() -> None:
 
 def test_open_and_close_do_what_the_block_does(backend: FakeBackend) -> None:
     service = sync.HybridDetectionService(backends=[backend])
-    service.open()
-    service.open()
+    assert service.open() is service
+    assert service.open() is service
     service.wait_ready()
     assert service.process_image(IMAGE).answered
     service.close()

@@ -178,14 +178,15 @@ class HybridDetectionService:
             raise ClosedError(msg)
         return self._loop
 
-    def open(self) -> None:
-        """Enter the context, for apps with a start and a stop instead of a block.
+    def open(self) -> Self:
+        """Enter the context, for apps with a start and a stop instead of a block; returns this.
 
         A service that is not closed is closed when it is dropped or the program ends. In a
         process that forks, open it in the child.
         """
         if self._loop is None:
             self._loop = LoopThread(self._service, "HybridDetectionService")
+        return self
 
     def close(self) -> None:
         """Leave the context. May be called more than once."""
@@ -194,8 +195,7 @@ class HybridDetectionService:
             loop.close()
 
     def __enter__(self) -> Self:
-        self.open()
-        return self
+        return self.open()
 
     def __exit__(
         self,

@@ -39,7 +39,8 @@ def test_it_shows_switches_pauses_and_tells(tmp_path: Path) -> None:
         "no camera": ["paused: no camera", "", [0, 0]],
         "done": True,
         "closed": "failed",
-        "told": "failed: no endpoint is configured",
+        "told": "failed: no endpoint is configured: set endpoint= (HYBRID_DETECT_ENDPOINT) to the "
+        "address of a detection server",
     }
 
 

@@ -36,7 +36,10 @@ def create_backend(kind: BackendKind, config: ServiceConfig) -> Backend:
     is_cloud_of_targets = kind is BackendKind.CLOUD and bool(config.targets)
     has_own_address = config.endpoint is not None or config.provider != "custom_backend"
     if not has_own_address and not is_cloud_of_targets:
-        msg = "no endpoint is configured"
+        msg = (
+            "no endpoint is configured: set endpoint= (HYBRID_DETECT_ENDPOINT) to the address of a "
+            "detection server"
+        )
         raise ConfigurationError(msg)
     encryption = None
     if config.server_public_key is not None or config.trust_on_first_use:
