@@ -136,7 +136,8 @@ def test_what_lies_between_segments_is_passed_over_in_windows(fill: bytes) -> No
 
 
 @pytest.mark.parametrize(
-    "gap", [0, 1, 62, 63, 64, 65, 66, 127, 65_535, 65_598, 65_599, 65_600, 65_601]
+    "gap",
+    [0, 1, 63, 64, 65, 127, 1022, 1023, 1024, 1025, 65_535, 65_536, 66_558, 66_559, 66_560, 66_561],
 )
 @pytest.mark.parametrize("byte", [b"\xff", b"\x00"])
 def test_a_marker_is_found_wherever_a_window_ends(gap: int, byte: bytes) -> None:

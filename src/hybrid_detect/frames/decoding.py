@@ -19,7 +19,7 @@ from hybrid_detect.frames.banding import pixels_of
 from hybrid_detect.frames.exif import orientation_of
 from hybrid_detect.frames.formats import LAYOUTS, PROFILES, format_of, opened
 from hybrid_detect.frames.layout import Layout
-from hybrid_detect.frames.pillow_errors import damage_reported
+from hybrid_detect.frames.pillow_errors import ReportedErrors, damage_reported
 from hybrid_detect.frames.raster import Raster, Scratch, raster_of
 from hybrid_detect.frames.scaling import fitted_size
 from hybrid_detect.frames.turbo import factor_for, turbo_pixels, turned
@@ -84,15 +84,17 @@ class EncodedPicture:
                 consists of more parts than a picture of so many bytes needs.
         """
         name = format_of(data)
-        with damage_reported(name):
+        # Pillow need not be kept quiet where it is not asked.
+        with ReportedErrors(name):
             layout = LAYOUTS[name](data)
-            exif = data[layout.exif] if layout.exif else b""
-            if (size := layout.size) is None:
+        exif = data[layout.exif] if layout.exif else b""
+        if (size := layout.size) is None:
+            with damage_reported(name):
                 image = opened(layout.picture(data), name)
                 size, exif = image.size, exif or image.info.get("exif", b"")
                 check_mode(image.mode)
-            check_pixels(*size, max_pixels=max_pixels)
-            _check_passes(layout.passes, *size)
+        check_pixels(*size, max_pixels=max_pixels)
+        _check_passes(layout.passes, *size)
         # Pillow turns a TIFF itself when it loads one, and its size says so before.
         orientation = 1 if name == "TIFF" else orientation_of(exif)
         return cls(data, name, *turned_size(size, orientation), orientation, layout)
@@ -170,9 +172,9 @@ class EncodedPicture:
 
     def _turbo_pixels(self, stored_size: tuple[int, int]) -> NDArray[np.uint8] | None:
         """What `rgb` gives, without Pillow; `None` for what only Pillow can do."""
-        if self.format != "JPEG":
+        size = self.layout.size
+        if self.format != "JPEG" or size is None:
             return None
-        size = turned_size((self.width, self.height), self.orientation)
         factor = factor_for(size, stored_size)
         if max(size) // factor >= 2 * max(stored_size):
             return None  # to be shrunk further

@@ -11,8 +11,6 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
 from hybrid_detect.errors import InvalidFrameError
 from hybrid_detect.frames.jpeg_search import end_of_data, next_marker
 from hybrid_detect.frames.layout import Layout, Piece, refuse
@@ -47,13 +45,10 @@ USUAL_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended sequential and progressive frames, Huffman-coded."""
 
 _START = b"\xff\xd8"
-_ENDS_SCAN = np.zeros(256, np.bool_)
-_ENDS_SCAN[0x01:0xFF] = True
-_ENDS_SCAN[0xD0:SOI] = False
+_ENDS_SCAN = bytes(0x01 <= second < 0xFF and not 0xD0 <= second < SOI for second in range(256))
 """Second bytes of the markers that end compressed data: no stuffed bytes, fill or restarts."""
 
-_BEGINS_SEGMENT = _ENDS_SCAN.copy()
-_BEGINS_SEGMENT[0x01] = False
+_BEGINS_SEGMENT = bytes((0, 0)) + _ENDS_SCAN[2:]
 """The same but TEM (01), which stands alone and holds nothing, as restarts do."""
 
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"

@@ -2,8 +2,9 @@
 
 Pillow keeps three channels as four bytes a pixel and copies them from there; simplejpeg decodes
 into the memory that the caller gets. Both are libjpeg-turbo with the same transform and the same
-upsampling, so the pixels are equal. CMYK, which the two turn into RGB with another rounding, and
-what simplejpeg refuses, such as damage that a decoder can pass over, are Pillow's.
+upsampling, so the pixels are equal. CMYK, which the two turn into RGB with another rounding, other
+unusual headers, and what simplejpeg refuses, such as damage that a decoder can pass over, are
+Pillow's.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ __all__ = ["factor_for", "load_turbo", "turbo_pixels", "turned"]
 
 FACTORS = (8, 4, 2)
 """By which Pillow's decoder can shrink a JPEG: its blocks have 8x8 pixels."""
-
-FOUR_COLOURS = frozenset({"CMYK", "YCCK"})
-"""What simplejpeg calls the colours of print."""
 
 _Pixels: TypeAlias = NDArray[np.uint8]
 
@@ -49,7 +47,7 @@ def turbo_pixels(jpeg: bytes, size: tuple[int, int], *, factor: int) -> NDArray[
     """The pixels of a JPEG as stored, shape (height, width, 3), RGB; `None` if Pillow has to try.
 
     Args:
-        jpeg: The file of the picture alone.
+        jpeg: The file of the picture alone, in one or three colours.
         size: Width and height in its header, which were checked.
         factor: By how much to shrink it, one of `FACTORS` or 1.
     """
@@ -58,9 +56,6 @@ def turbo_pixels(jpeg: bytes, size: tuple[int, int], *, factor: int) -> NDArray[
         return None
     width, height = (-(-side // factor) for side in size)
     try:
-        _, _, colours, _ = module.decode_jpeg_header(jpeg)
-        if colours in FOUR_COLOURS:
-            return None
         pixels: NDArray[np.uint8] = module.decode_jpeg(
             jpeg, min_width=width, min_height=height, min_factor=factor
         )
