@@ -183,6 +183,34 @@ def test_a_level_of_a_newer_server_is_passed_on() -> None:
     assert (reply.quality, reply.min_face_px) == ("ultra", 0.0)
 
 
+long_numbers = st.none() | st.floats(0, 1.7e308) | st.integers(0, 10**6)
+
+
+@given(
+    st.builds(
+        ResultReply,
+        request_id=ids,
+        width=st.integers(1, 65535),
+        height=st.integers(1, 65535),
+        faces=st.lists(faces(), max_size=3).map(tuple),
+        model=texts | st.sampled_from(['a"b', "%s", "{0}"]),
+        receive_s=long_numbers,
+        queue_s=long_numbers,
+        detect_s=long_numbers,
+        min_confidence=SCORES,
+        quality=texts | st.sampled_from(QualityLevel),
+        min_face_px=long_numbers,
+        number=st.none() | st.integers(1, 2**53),
+        at_s=long_numbers,
+    )
+)
+@settings(max_examples=examples(300))
+def test_a_result_is_written_as_a_json_encoder_writes_its_values(reply: ResultReply) -> None:
+    text = json.dumps(reply_to_json(reply), separators=(",", ":")).encode()
+    head = struct.pack(">2sBBII", b"HD", 1, 2, reply.request_id, len(text))
+    assert encode_reply(reply) == head + text
+
+
 # ---- frozen bytes
 
 
@@ -462,6 +490,17 @@ def test_the_picture_is_in_no_repr() -> None:
 def test_what_json_cannot_say_is_never_written(bad: float) -> None:
     with pytest.raises(ValueError):
         encode_request(DetectRequest(request_id=1, image=b"x", min_confidence=bad))
+    for name in ("receive_s", "queue_s", "detect_s", "min_confidence", "min_face_px", "at_s"):
+        with pytest.raises(ValueError):
+            encode_reply(replace(RESULT, **{name: bad}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("space", [b" ", b"\n\t\r "])
+def test_space_around_a_header_says_nothing(space: bytes) -> None:
+    assert decode_request(message(1, space + b'{"deadline_s":2}' + space, b"x")).deadline_s == 2
+    for more in (b"{}", b",", b"\x0b", b"\xc2\xa0"):
+        with pytest.raises(ProtocolError):
+            decode_request(message(1, b"{}" + more, b"x"))
 
 
 def header_of(data: bytes) -> dict[str, Any]:

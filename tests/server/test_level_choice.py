@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from hybrid_detect.server.admission import FORGET_S, Admission, OverloadedError, TooLateError
+from hybrid_detect.server.admission import Admission, OverloadedError, TooLateError
 from hybrid_detect.server.level_choice import level_for, ranked
+from hybrid_detect.server.level_times import FORGET_S
 from hybrid_detect.types import QualityLevel
 
 from ..clock import FakeClock

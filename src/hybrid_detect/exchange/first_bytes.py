@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import struct
-
 from hybrid_detect.exchange.wire import (
     MAX_REQUEST_HEADER_BYTES,
+    PREAMBLE_BYTES,
     DetectRequest,
     decode_request,
+    header_bytes_in,
 )
 
 __all__ = ["request_in"]
-
-_LENGTH = struct.Struct(">8xI")  # of the header, behind 8 bytes of the preamble
 
 
 def request_in(start: bytes) -> DetectRequest | None:
@@ -24,10 +22,10 @@ def request_in(start: bytes) -> DetectRequest | None:
     Raises:
         ProtocolError: If no bytes that follow could make it a well-formed detect message.
     """
-    if len(start) < _LENGTH.size:
+    header_bytes = header_bytes_in(start)
+    if header_bytes is None:
         return None
-    (header_bytes,) = _LENGTH.unpack_from(start)
-    end = _LENGTH.size + header_bytes
+    end = PREAMBLE_BYTES + header_bytes
     if len(start) < end and header_bytes <= MAX_REQUEST_HEADER_BYTES:
         return None
     return decode_request(start[:end] + b"\0")  # a byte stands for the picture

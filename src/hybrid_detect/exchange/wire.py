@@ -22,27 +22,29 @@ checked here: what comes out of a decoder is safe to use.
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from hybrid_detect.errors import ProtocolError
 from hybrid_detect.exchange.wire_faces import face_from_json, faces_to_text
+from hybrid_detect.exchange.wire_messages import DetectRequest, ErrorReply, ResultReply
 from hybrid_detect.exchange.wire_values import (
     boolean,
     fail,
     integer,
     json_object,
-    number,
     optional_confidence,
+    optional_number,
     optional_pixels,
     optional_seconds,
     optional_text,
     text,
 )
 from hybrid_detect.monitoring.tracing import traceparent_of, tracestate_of
-from hybrid_detect.types import Face, QualityLevel
+from hybrid_detect.types import QualityLevel
 
 __all__ = [
     "AWAITS_HEADER",
@@ -53,6 +55,7 @@ __all__ = [
     "HEALTH_PATH",
     "IN_FLIGHT_HEADER",
     "LIVE_PAGE_PATH",
+    "PREAMBLE_BYTES",
     "RESUME_HEADER",
     "SESSIONS_PATH",
     "STREAM_PATH",
@@ -66,6 +69,7 @@ __all__ = [
     "encode_announcement",
     "encode_reply",
     "encode_request",
+    "header_bytes_in",
     "peek_request_id",
     "peek_trace",
     "reply_to_json",
@@ -111,87 +115,12 @@ MAX_SIDE_PX = 65535
 """The largest side a JPEG can have."""
 
 _PREAMBLE = struct.Struct(">2sBBII")
+PREAMBLE_BYTES = _PREAMBLE.size
+"""Bytes of a message before its header."""
+
 _MAGIC = b"HD"
 _VERSION = 1
 _DETECT, _RESULT, _ERROR, _ANNOUNCEMENT = 1, 2, 3, 4
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DetectRequest:
-    """A picture to look at."""
-
-    request_id: int
-    image: bytes = field(repr=False)
-    """The compressed picture: upright and without metadata."""
-    format: str = "jpeg"
-    min_confidence: float | None = None
-    """Faces below this score are not wanted; `None` for the threshold of the model that looks. A
-    server that does not know of that takes 0.5."""
-    deadline_s: float | None = None
-    """Seconds after which the answer is worth nothing any more; `None` if unknown."""
-    session_id: str | None = None
-    quality: QualityLevel | None = None
-    """How thoroughly to look; `None` leaves it to the server."""
-    second_look: bool = False
-    """Whether to look again at the picture turned by 90, 180 and 270 degrees if no face was found
-    and there is time."""
-    traceparent: str = ""
-    """The client's part of the frame's trace, as W3C names it; empty if it is not traced. One that
-    cannot be read counts as none."""
-    tracestate: str = ""
-    """What tracing systems add to it, as W3C names it; empty for nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResultReply:
-    """The faces in a picture, in that picture's pixels."""
-
-    request_id: int
-    width: int
-    height: int
-    faces: tuple[Face, ...] = ()
-    model: str = ""
-    receive_s: float | None = None
-    """From the first byte of the request to the last; `None` if it came in one piece."""
-    queue_s: float | None = None
-    """Waiting for a free detector."""
-    detect_s: float | None = None
-    """Decoding and detecting."""
-
-    min_confidence: float | None = None
-    """The lowest score that was reported: the one that was asked for, or the model's own, or a
-    higher one that the server's operator has set; `None` if the server does not say."""
-    quality: str = ""
-    """The level that was used, which may be below the one that was asked for; empty if the server
-    does not say. A text, so that a newer server may have other levels than `QualityLevel`."""
-    min_face_px: float | None = None
-    """Height in pixels of this picture of the smallest face that the look could have found; `None`
-    if the server does not say."""
-
-    number: int | None = None
-    """The place of this result in its session, from 1; told to those who watch a session alone. It
-    counts from when the server last heard of the session; what is left out is missing here."""
-    at_s: float | None = None
-    """Seconds since 1970 by the server's clock when it was ready; told to those who watch alone."""
-
-    @property
-    def server_s(self) -> float | None:
-        """Seconds the server took once it had the picture; `None` if it did not say."""
-        return None if self.detect_s is None else self.detect_s + (self.queue_s or 0.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorReply:
-    """Why there is no answer."""
-
-    request_id: int
-    status: int
-    """The HTTP status that says the same."""
-    code: str
-    """A word for programs, such as ``unauthorized`` or ``overloaded``."""
-    detail: str = ""
-    """A sentence for people."""
-    retry_after_s: float | None = None
 
 
 def encode_request(request: DetectRequest) -> bytes:
@@ -220,20 +149,15 @@ def decode_request(data: bytes) -> DetectRequest:
         fail("a detect message", f"type {kind}")
     if not payload:
         fail("a picture", "an empty payload")
-    deadline, quality = header.get("deadline_s"), header.get("quality")
-    traceparent, tracestate = _trace_of(header)
-    return DetectRequest(
-        request_id=request_id,
-        image=payload,
-        format=text(header.get("format", "jpeg"), "format"),
-        min_confidence=optional_confidence(header.get("min_confidence")),
-        deadline_s=None if deadline is None else number(deadline, "deadline_s"),
-        session_id=optional_text(header.get("session_id"), "session_id"),
-        quality=None if quality is None else _quality_level(quality),
-        second_look=boolean(header.get("second_look", False), "second_look"),
-        traceparent=traceparent,
-        tracestate=tracestate,
-    )
+    # A header has few of the fields that there are: so it is asked for its own.
+    values = {
+        name: read(value, name)
+        for name, value in header.items()
+        if (read := _REQUEST_FIELDS.get(name)) is not None
+    }
+    if "traceparent" in header:
+        values["traceparent"], values["tracestate"] = _trace_of(header)
+    return DetectRequest(request_id=request_id, image=payload, **values)
 
 
 def encode_reply(reply: ResultReply | ErrorReply) -> bytes:
@@ -242,10 +166,10 @@ def encode_reply(reply: ResultReply | ErrorReply) -> bytes:
     Raises:
         ValueError: If a number in it is not finite.
     """
-    header = _reply_header(reply)
     if isinstance(reply, ErrorReply):
-        return _pack(_ERROR, reply.request_id, header)
-    return _pack(_RESULT, reply.request_id, header, more=f',"faces":{faces_to_text(reply.faces)}')
+        return _pack(_ERROR, reply.request_id, _reply_header(reply))
+    head = _result_text(reply).encode()
+    return _PREAMBLE.pack(_MAGIC, _VERSION, _RESULT, reply.request_id, len(head)) + head
 
 
 def reply_to_json(reply: ResultReply | ErrorReply) -> dict[str, Any]:
@@ -279,6 +203,31 @@ def _reply_header(reply: ResultReply | ErrorReply) -> dict[str, Any]:
     }
 
 
+def _result_text(reply: ResultReply) -> str:
+    """What `reply_to_json` has, as text: filled in, since a server writes one for each picture."""
+    text = f'{{"width":{reply.width},"height":{reply.height},"model":{_quoted(reply.model)}'
+    total = 0.0
+    if (value := reply.receive_s) is not None:
+        text, total = f'{text},"receive_s":{value}', total + value
+    if (value := reply.queue_s) is not None:
+        text, total = f'{text},"queue_s":{value}', total + value
+    if (value := reply.detect_s) is not None:
+        text, total = f'{text},"detect_s":{value}', total + value
+    if (value := reply.min_confidence) is not None:
+        text, total = f'{text},"min_confidence":{value}', total + value
+    if reply.quality:
+        text = f'{text},"quality":{_quoted(reply.quality)}'
+    if (value := reply.min_face_px) is not None:
+        text, total = f'{text},"min_face_px":{round(value, 2)}', total + value
+    if reply.number is not None:
+        text = f'{text},"number":{reply.number}'
+    if (value := reply.at_s) is not None:
+        text, total = f'{text},"at_s":{round(value, 3)}', total + value
+    if not math.isfinite(total):  # as is the sum of numbers that JSON has no word for
+        return _ENCODER.encode(reply_to_json(reply))
+    return f'{text},"faces":{faces_to_text(reply.faces)}}}'
+
+
 def decode_reply(data: bytes) -> ResultReply | ErrorReply:
     """The reply in `data`.
 
@@ -309,7 +258,7 @@ def decode_reply(data: bytes) -> ResultReply | ErrorReply:
         receive_s=optional_seconds(header.get("receive_s"), "receive_s"),
         queue_s=optional_seconds(header.get("queue_s"), "queue_s"),
         detect_s=optional_seconds(header.get("detect_s"), "detect_s"),
-        min_confidence=optional_confidence(header.get("min_confidence")),
+        min_confidence=optional_confidence(header.get("min_confidence"), "min_confidence"),
         quality=text(header.get("quality", ""), "quality"),
         min_face_px=optional_pixels(header.get("min_face_px"), "min_face_px"),
         number=_optional_integer(header.get("number"), "number"),
@@ -325,16 +274,21 @@ def encode_announcement(request_id: int) -> bytes:
 
 def announced_request_id(data: bytes) -> int | None:
     """The request id that `data` announces; `None` if it is no announcement."""
-    if len(data) != _PREAMBLE.size:
+    if len(data) != PREAMBLE_BYTES:
         return None
     magic, version, kind, request_id, length = _PREAMBLE.unpack_from(data)
     is_announcement = (magic, version, kind, length) == (_MAGIC, _VERSION, _ANNOUNCEMENT, 0)
     return int(request_id) if is_announcement else None
 
 
+def header_bytes_in(start: bytes) -> int | None:
+    """Length of the header of the message that begins with `start`; `None` if that is too short."""
+    return int(_PREAMBLE.unpack_from(start)[4]) if len(start) >= PREAMBLE_BYTES else None
+
+
 def peek_request_id(data: bytes) -> int:
     """The request id of a message that may be malformed otherwise; 0 if there is none."""
-    return int(_PREAMBLE.unpack_from(data)[3]) if len(data) >= _PREAMBLE.size else 0
+    return int(_PREAMBLE.unpack_from(data)[3]) if len(data) >= PREAMBLE_BYTES else 0
 
 
 def peek_trace(data: bytes) -> tuple[str, str]:
@@ -349,25 +303,23 @@ def peek_trace(data: bytes) -> tuple[str, str]:
 def with_request_id(data: bytes, request_id: int) -> bytes:
     """The same message under another request id, as a client numbers its messages per link."""
     magic, version, kind, _, length = _PREAMBLE.unpack_from(data)
-    return _PREAMBLE.pack(magic, version, kind, request_id, length) + data[_PREAMBLE.size :]
+    return _PREAMBLE.pack(magic, version, kind, request_id, length) + data[PREAMBLE_BYTES:]
 
 
-def _pack(
-    kind: int, request_id: int, header: Mapping[str, Any], payload: bytes = b"", *, more: str = ""
-) -> bytes:
-    """A message; `more` is JSON that goes on behind the values of `header`, of which there are."""
+def _pack(kind: int, request_id: int, header: Mapping[str, Any], payload: bytes = b"") -> bytes:
     present = {name: value for name, value in header.items() if value is not None}
-    text = _ENCODER.encode(present)
-    head = (f"{text[:-1]}{more}}}" if more else text).encode()
+    head = _ENCODER.encode(present).encode()
     return b"".join((_PREAMBLE.pack(_MAGIC, _VERSION, kind, request_id, len(head)), head, payload))
 
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+_quoted = lru_cache(maxsize=64)(_ENCODER.encode)
 
 
 def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, Any], bytes]:
-    if len(data) < _PREAMBLE.size:
-        fail(f"at least {_PREAMBLE.size} bytes", f"{len(data)}")
+    size = len(data)
+    if size < PREAMBLE_BYTES:
+        fail(f"at least {PREAMBLE_BYTES} bytes", f"{size}")
     magic, version, kind, request_id, length = _PREAMBLE.unpack_from(data)
     if magic != _MAGIC:
         fail("a hybrid-detect message", "another kind of data")
@@ -375,10 +327,10 @@ def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, 
         fail(f"protocol version {_VERSION}", f"version {version}")
     if length > max_header_bytes:
         fail(f"a header of at most {max_header_bytes} bytes", f"{length} bytes")
-    end = _PREAMBLE.size + length
-    if len(data) < end:
-        fail(f"{length} header bytes", f"{len(data) - _PREAMBLE.size}")
-    header = json_object(data[_PREAMBLE.size : end], "header")
+    end = PREAMBLE_BYTES + length
+    if size < end:
+        fail(f"{length} header bytes", f"{size - PREAMBLE_BYTES}")
+    header = json_object(data[PREAMBLE_BYTES:end], "header")
     return kind, request_id, header, bytes(data[end:])
 
 
@@ -391,8 +343,21 @@ def _optional_integer(value: Any, name: str) -> int | None:
     return None if value is None else integer(value, name, low=1, high=2**53)
 
 
-def _quality_level(value: Any) -> QualityLevel:
-    try:
-        return QualityLevel(text(value, "quality"))
-    except ValueError:
-        fail(f"a quality of {', '.join(QualityLevel)}", "another text")
+def _optional_level(value: Any, name: str) -> QualityLevel | None:
+    if value is None:
+        return None
+    found = _LEVELS.get(text(value, name))
+    return found or fail(f"a {name} of {', '.join(_LEVELS)}", "another text")
+
+
+_LEVELS = {level.value: level for level in QualityLevel}
+
+_REQUEST_FIELDS: Mapping[str, Callable[[Any, str], Any]] = {
+    "format": text,
+    "min_confidence": optional_confidence,
+    "deadline_s": optional_number,
+    "session_id": optional_text,
+    "quality": _optional_level,
+    "second_look": boolean,
+}
+"""What reads each field of a request but its trace."""

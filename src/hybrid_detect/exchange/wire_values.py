@@ -20,6 +20,7 @@ __all__ = [
     "json_object",
     "number",
     "optional_confidence",
+    "optional_number",
     "optional_pixels",
     "optional_seconds",
     "optional_text",
@@ -64,13 +65,18 @@ def optional_pixels(value: Any, name: str) -> float | None:
     return None if value is None else max(coordinate(value, name), 0.0)
 
 
-def optional_confidence(value: Any) -> float | None:
+def optional_number(value: Any, name: str) -> float | None:
+    """The finite number `value`; `None` if there is none."""
+    return None if value is None else number(value, name)
+
+
+def optional_confidence(value: Any, name: str) -> float | None:
     """The score `value`, which must be from 0 to 1; `None` if there is none."""
     if value is None:
         return None
-    score = number(value, "min_confidence")
+    score = number(value, name)
     if not 0 <= score <= 1:
-        fail("min_confidence from 0 to 1", str(score))
+        fail(f"{name} from 0 to 1", str(score))
     return score
 
 
@@ -93,7 +99,8 @@ def text(value: Any, name: str) -> str:
     if not isinstance(value, str) or len(value) > MAX_TEXT_CHARS:
         fail(f"{name} as a short text", type(value).__name__)
     try:
-        value.encode()
+        if not value.isascii():
+            value.encode()
     except UnicodeEncodeError:  # JSON can spell half a character, which nothing can print
         fail(f"{name} as Unicode text", "half a character")
     return value
@@ -119,12 +126,16 @@ def _no_constant(_: str) -> Never:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_SPACE = " \t\n\r"
 
 
 def json_object(data: bytes, name: str) -> dict[str, Any]:
     """The JSON object in `data`, without NaN and infinities."""
     try:
-        value = _DECODER.decode(data.decode())
+        found = data.decode().strip(_SPACE)
+        value, end = _DECODER.raw_decode(found)
+        if end != len(found):
+            raise ValueError  # there is more behind it
     except (ValueError, RecursionError):
         # Neither the text nor the parser's excerpt of it belongs into an error.
         fail(f"JSON as {name}", "something else")

@@ -47,8 +47,8 @@ def _of_jpeg(data: bytes) -> tuple[int, int] | None:
         if marker in _FRAME_HEADERS:
             height, width = struct.unpack_from(">HH", data, position + 5)
             return width, height
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        position += 2 + max(2, length)
+        length = data[position + 2] << 8 | data[position + 3]
+        position += 2 + length if length > 2 else 4
     return None
 
 

@@ -8,7 +8,7 @@ picture of a caller that has fewer waiting takes the place of one of a caller th
 a flood is refused and not those beside it.
 
 How long a look takes is measured for each level, not configured: a smoothed mean and deviation of
-the looks that ended well (`service_time`). A picture is let in if it and the others
+the looks that ended well (`level_times`, `service_time`). A picture is let in if it and the others
 can end in time at the quickest level; when its turn comes it gets the most thorough one, up to the
 one asked for, that leaves the others their time (`level_choice`).
 """
@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from hybrid_detect.server.fair_turns import FairTurns
-from hybrid_detect.server.level_choice import level_for, ranked
+from hybrid_detect.server.level_times import LevelTimes
 from hybrid_detect.server.looks import (
     Ends,
     Look,
@@ -32,7 +32,6 @@ from hybrid_detect.server.looks import (
     StoppingError,
     TooLateError,
 )
-from hybrid_detect.server.service_time import ServiceTime
 from hybrid_detect.types import QualityLevel
 
 __all__ = [
@@ -48,10 +47,6 @@ PATIENCE_S = 10.0
 REPLY_SHARE = 0.05
 """Of a deadline, what is kept for the answer to get back. The server cannot know that time: its
 client measures the deadline on its own clock."""
-
-FORGET_S = 10.0
-"""Seconds after which an estimate of a level that was not used is forgotten. A level is left alone
-while it seems too slow; without this, one slow look would rule it out for ever."""
 
 MOST_DISPLACED = 3
 """Pictures that may have to go for one of a caller with fewer: one makes room for one, but those
@@ -82,11 +77,11 @@ class Admission:
         self._turns = FairTurns()
         self.is_closed = False
         """Whether nothing is let in any more."""
-        self._levels: tuple[QualityLevel, ...] = (QualityLevel.FAST,)
-        self.times = {QualityLevel.FAST: ServiceTime()}
+        self._times = LevelTimes()
+        self.times = self._times.of
         """What a look takes, by level."""
-        self._last_s: dict[QualityLevel, float] = {}  # the end of the last look, by level
-        self._refusals: dict[str, Refusal] = {}  # by caller, until anything changes
+        # By caller; until who waits, what is looked at or how long that takes changes.
+        self._refusals: dict[str, Refusal] = {}
         self._refused_s = -math.inf  # when the last was
 
     @property
@@ -107,7 +102,7 @@ class Admission:
     @property
     def offered(self) -> tuple[QualityLevel, ...]:
         """The levels that can be looked at now."""
-        return self._levels
+        return self._times.levels
 
     @property
     def is_pressed(self) -> bool:
@@ -132,7 +127,7 @@ class Admission:
         if has_place or self.is_closed or not self._places:
             return None
         now_s, patience_s = self._clock(), _patience_s(deadline_s)
-        told = now_s, patience_s, self._quickest.safe_s
+        told = now_s, patience_s, self._times.quickest.safe_s
         known = self._refusals.get(caller)
         if known is None or patience_s > known.patience_s or known.wait_s(*told) <= 0:
             look = self.place(deadline_s, caller=caller)
@@ -140,13 +135,13 @@ class Admission:
                 return None
             known = self._refusals[caller] = self._refusal_of(look)
         self._refused_s = now_s
-        return max(known.wait_s(*told), self._quickest.mean_s)
+        return max(known.wait_s(*told), self._times.quickest.mean_s)
 
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
-        self._changed()
+        self._refusals.clear()
         self._places = places
-        self._fill()
+        self._fill(self._clock())
 
     def offer(self, guesses_s: Mapping[QualityLevel, float]) -> None:
         """Look at these levels from now on.
@@ -155,11 +150,8 @@ class Admission:
             guesses_s: For each of them, the seconds that a look is taken to need until one has
                 been measured.
         """
-        self._changed()
-        self._levels = ranked(tuple(guesses_s))
-        for level, guess_s in guesses_s.items():
-            if level not in self.times or not self.times[level].is_known:
-                self.times[level] = ServiceTime(guess_s)
+        self._refusals.clear()
+        self._times.offer(guesses_s)
 
     def may_look_again(self, look: Look, looks: int) -> bool:
         """Whether one that has just begun may become `looks` looks; it counts as those then.
@@ -168,7 +160,7 @@ class Admission:
         """
         if looks * self.times[look.level].mean_s > look.ends_s - look.began_s:
             return False
-        self._changed()
+        self._refusals.clear()
         look.looks = looks
         if self._first_late(self._ordered(self._waiting)) is None:
             return True
@@ -178,7 +170,7 @@ class Admission:
     def close(self) -> None:
         """Refuse what waits, and what comes from now on. Looks under way go on."""
         self.is_closed = True
-        self._changed()
+        self._refusals.clear()
         waiting, self._waiting = self._waiting, []
         for look in waiting:
             if not look.turn.done():
@@ -211,9 +203,9 @@ class Admission:
         """
         now_s, turn = self._clock(), asyncio.get_running_loop().create_future()
         ends_s = now_s + _patience_s(deadline_s)
-        return Look(self, ends_s, turn, asked, self._levels[0], now_s, caller, is_abandoned)
+        return Look(self, ends_s, turn, asked, self._times.levels[0], now_s, caller, is_abandoned)
 
-    async def enter(self, look: Look) -> None:
+    async def enter(self, look: Look) -> Look:
         """Wait for the turn of `look`, or refuse it; see `place`."""
         self._admit(look)
         try:
@@ -223,37 +215,39 @@ class Admission:
         except BaseException:
             self.leave(look, has_ended_well=False)
             raise
+        return look
 
     def leave(self, look: Look, *, has_ended_well: bool) -> None:
         """End the look, or its wait; what `has_ended_well` is measured."""
-        self._changed()
+        self._refusals.clear()
+        now_s = self._clock()
         if has_ended_well:
-            self._observe(look)
+            self._times.observe(look, now_s)
         if look in self._running:
             self._running.remove(look)
-            took_s = self._clock() - look.began_s
+            took_s = now_s - look.began_s
             self._turns.end(look.caller, counted_s=look.counted_s, took_s=took_s)
         elif look in self._waiting:
             self._waiting.remove(look)
-        self._fill()
+        self._fill(now_s)
         if not (self._running or self._waiting):
             self._turns.rest()
 
     def _admit(self, look: Look) -> None:
         if self.is_closed:
             raise StoppingError
-        if self._clock() >= look.ends_s:
+        if (now_s := self._clock()) >= look.ends_s:
             raise TooLateError
         if not self._waiting and len(self._running) < self._places:
             # A free detector is used, even if the estimate says no: it could not recover else.
-            self._begin(look)
+            self._begin(look, now_s)
             return
         displaced = self._displaced_by(look)
         if displaced is None or displaced:
             self._refused_s = look.came_s
         if displaced is None:
             raise OverloadedError(self._retry_after_s(look))
-        self._changed()
+        self._refusals.clear()
         self._waiting.append(look)
         for other in displaced:
             self._waiting.remove(other)
@@ -264,10 +258,14 @@ class Admission:
         """Those that must go so that `look` can wait; `None` if it cannot."""
         if self._places and len(self._waiting) < self._max_waiting:
             # Mostly none is late even if the place that is free first looked at all of them.
-            last_s = self._ends(()).free_s[0] + len(self._waiting) * self._quickest.mean_s
-            ends_s = min([look.ends_s, *(each.ends_s for each in self._waiting)])
-            if last_s + self._quickest.safe_s <= ends_s:
-                return []
+            quick = self._times.quickest
+            last_s = self._free_s() + len(self._waiting) * quick.mean_s + quick.safe_s
+            if last_s <= look.ends_s:
+                for each in self._waiting:
+                    if last_s > each.ends_s:
+                        break
+                else:
+                    return []
         order = self._ordered([*self._waiting, look])
         displaced: list[Look] = []
         while True:
@@ -291,31 +289,19 @@ class Admission:
         """Seconds until a picture like `look` can be let in behind those that wait now."""
         if not self._places:
             return STARTING_S
-        now_s, quick = self._clock(), self._quickest
+        now_s, quick = self._clock(), self._times.quickest
         wait_s = self._refusal_of(look).wait_s(now_s, look.ends_s - now_s, quick.safe_s)
         return max(wait_s, quick.mean_s)
 
     def _refusal_of(self, look: Look) -> Refusal:
-        ends, first_s = self._ends(self._ordered(self._waiting)), self._ends(()).free_s[0]
+        ends, first_s = self._ends(self._ordered(self._waiting)), self._free_s()
         # A place among those that wait is free once so many have begun.
         begun = len(self._waiting) - self._max_waiting
         room_s = ends.begins_s[begun] if begun >= 0 else -math.inf
         return Refusal(look.ends_s - self._clock(), min(ends.free_s), room_s, first_s)
 
-    def _changed(self) -> None:
-        """Who waits, what is looked at or how long that takes is another from now on."""
-        self._refusals.clear()
-
-    def _observe(self, look: Look) -> None:
-        now_s = self._clock()
-        if (time := self.times.get(look.level)) is not None:
-            took_s = now_s - look.began_s
-            # How many there were is not told. The time of one that is nearest to what is known:
-            time.observe(min(max(time.mean_s, took_s / look.looks), took_s))
-            self._last_s[look.level] = now_s
-
     def _ordered(self, looks: Iterable[Look]) -> list[Look]:
-        return self._turns.ordered(looks, look_s=self._quickest.mean_s)
+        return self._turns.ordered(looks, look_s=self._times.quickest.mean_s)
 
     def _can_all_end(self, first: QualityLevel) -> bool:
         """Whether each that waits can end in time behind a look at that level."""
@@ -329,7 +315,7 @@ class Admission:
             first: The level of a look that would begin before them.
         """
         ends = self._ends(order, first)
-        safe_s = self._quickest.safe_s
+        safe_s = self._times.quickest.safe_s
         for number, (look, begins_s) in enumerate(zip(order, ends.begins_s, strict=True)):
             if begins_s + safe_s > look.ends_s:
                 return number
@@ -337,7 +323,7 @@ class Admission:
 
     def _ends(self, order: Sequence[Look], first: QualityLevel | None = None) -> Ends:
         """When each of `order` begins at the quickest level, and when places are free then."""
-        now_s, mean_s = self._clock(), self._quickest.mean_s
+        now_s, mean_s = self._clock(), self._times.quickest.mean_s
         free_s = [
             max(look.began_s + look.looks * self.times[look.level].mean_s, now_s)
             for look in self._running
@@ -349,47 +335,40 @@ class Admission:
         begins_s = [heapq.heapreplace(free_s, free_s[0] + mean_s) for _ in order]
         return Ends(begins_s, free_s)
 
-    def _fill(self) -> None:
+    def _free_s(self) -> float:
+        """When the first place is free that those who wait could have."""
+        now_s, first_s = self._clock(), math.inf
+        if len(self._running) < self._places:
+            return now_s
+        for look in self._running:
+            ends_s = look.began_s + look.looks * self.times[look.level].mean_s
+            if ends_s < first_s:
+                first_s = ends_s
+        return first_s if first_s > now_s else now_s
+
+    def _fill(self, now_s: float) -> None:
         """Give free places to those that wait and can still end in time.
 
         A bound that none of them can keep is not held against them: it may be that of one slow
         look, and the detector would be idle.
         """
         while self._waiting and len(self._running) < self._places:
-            latest_s = max(each.ends_s for each in self._waiting)
-            can_be_sure = self._clock() + self._quickest.safe_s <= latest_s
-            needed_s = self._quickest.safe_s if can_be_sure else self._quickest.mean_s
-            look = self._turns.first(self._waiting)
+            quick, look = self._times.quickest, self._turns.first(self._waiting)
+            ends_s = now_s + quick.safe_s
+            if ends_s > look.ends_s and ends_s > max(each.ends_s for each in self._waiting):
+                ends_s = now_s + quick.mean_s
             self._waiting.remove(look)
             if look.turn.done():  # cancelled
                 continue
-            if self._clock() + needed_s > look.ends_s:
+            if ends_s > look.ends_s:
                 look.turn.set_exception(TooLateError())
             else:
-                self._begin(look)
+                self._begin(look, now_s)
 
-    @property
-    def _quickest(self) -> ServiceTime:
-        return self.times[self._levels[0]]
-
-    def _level_for(self, look: Look) -> QualityLevel:
-        now_s = self._clock()
-        for level in self._levels[1:]:
-            if now_s - self._last_s.get(level, now_s) > FORGET_S:
-                self.times[level] = ServiceTime(self.times[level].guess_s)
-                del self._last_s[level]
-        return level_for(
-            look.asked,
-            self._levels,
-            safe_s={level: self.times[level].safe_s for level in self._levels},
-            left_s=look.ends_s - now_s,
-            queue_share=len(self._waiting) / self._max_waiting,
-            leaves_time=self._can_all_end,
-        )
-
-    def _begin(self, look: Look) -> None:
-        look.level = self._level_for(look)
-        look.began_s = self._clock()
+    def _begin(self, look: Look, now_s: float) -> None:
+        times, share = self._times, len(self._waiting) / self._max_waiting
+        look.level = times.level_for(look, now_s, queue_share=share, leaves_time=self._can_all_end)
+        look.began_s = now_s
         look.counted_s = self._turns.begin(look.caller, self.times[look.level].mean_s)
         self._running.add(look)
         look.turn.set_result(None)

@@ -64,12 +64,23 @@ class FairTurns:
 
     def first(self, waiting: Iterable[_Waiting]) -> _Waiting:
         """The first of `waiting`, of which there is one at least, in the order of their turns."""
-        # The first of each caller has the caller's own start, whatever a look takes.
-        return min(waiting, key=lambda each: (self._start_s(each.caller), each.ends_s))
+        # The first of each caller has the caller's own start, whatever a look takes. With every
+        # look that ends, one of all that wait is chosen: so there is no call for each of them.
+        first, *others = waiting
+        if not others:
+            return first
+        caller, start_s = first.caller, self._start_s(first.caller)
+        first_s = start_s
+        for each in others:
+            if each.caller != caller:
+                caller, start_s = each.caller, self._start_s(each.caller)
+            if start_s < first_s or (start_s == first_s and each.ends_s < first.ends_s):
+                first, first_s = each, start_s
+        return first
 
     def begin(self, caller: str, look_s: float) -> float:
         """A look for `caller` begins, which is expected to take that long; what it counts for."""
-        look_s = max(look_s, LEAST_S)
+        look_s = look_s if look_s > LEAST_S else LEAST_S
         self._now_s = self._start_s(caller)
         self._ahead_s[caller] = self._now_s + look_s
         if len(self._ahead_s) > MAX_CALLERS:
@@ -80,7 +91,7 @@ class FairTurns:
     def end(self, caller: str, *, counted_s: float, took_s: float) -> None:
         """A look has ended: let it count for what it took, in place of what was expected."""
         if caller in self._ahead_s:
-            self._ahead_s[caller] += max(took_s, LEAST_S) - counted_s
+            self._ahead_s[caller] += (took_s if took_s > LEAST_S else LEAST_S) - counted_s
 
     def rest(self) -> None:
         """Nothing waits or is looked at: what callers were given before counts no longer.
@@ -91,4 +102,5 @@ class FairTurns:
         self._ahead_s.clear()
 
     def _start_s(self, caller: str) -> float:
-        return max(self._now_s, self._ahead_s.get(caller, 0.0))
+        ahead_s = self._ahead_s.get(caller, 0.0)
+        return ahead_s if ahead_s > self._now_s else self._now_s

@@ -63,9 +63,8 @@ class Look:
         """Seconds that it waited."""
         return self.began_s - self.came_s
 
-    async def __aenter__(self) -> Look:
-        await self.admission.enter(self)
-        return self
+    def __aenter__(self) -> Awaitable[Look]:
+        return self.admission.enter(self)
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.admission.leave(self, has_ended_well=kind is None)

@@ -26,21 +26,19 @@ class ServiceTime:
     def __init__(self, guess_s: float = 0.0) -> None:
         self.guess_s = self.mean_s = guess_s
         self._deviation_s = 0.0
+        self.safe_s = guess_s
+        """A bound that few looks exceed."""
         self.is_known = False
         """Whether a look was measured."""
-
-    @property
-    def safe_s(self) -> float:
-        """A bound that few looks exceed."""
-        return self.mean_s + DEVIATIONS * self._deviation_s
 
     def observe(self, seconds: float) -> None:
         """Take one look into account."""
         if not self.is_known:
             self.is_known = True
             self.mean_s, self._deviation_s = seconds, seconds / 2
-            return
-        seconds = min(seconds, MOST_GROWTH * max(self.safe_s, LEAST_S))
-        error_s = abs(seconds - self.mean_s)
-        self._deviation_s += DEVIATION_GAIN * (error_s - self._deviation_s)
-        self.mean_s += MEAN_GAIN * (seconds - self.mean_s)
+        else:
+            seconds = min(seconds, MOST_GROWTH * max(self.safe_s, LEAST_S))
+            error_s = abs(seconds - self.mean_s)
+            self._deviation_s += DEVIATION_GAIN * (error_s - self._deviation_s)
+            self.mean_s += MEAN_GAIN * (seconds - self.mean_s)
+        self.safe_s = self.mean_s + DEVIATIONS * self._deviation_s
