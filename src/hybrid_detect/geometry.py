@@ -28,6 +28,9 @@ Source: MediaPipe, `face_detection.py`, enum `FaceKeyPoint`.
 """
 
 
+_INF = math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class Keypoint:
     """A named point of a face, in pixels of the upright picture."""
@@ -47,12 +50,14 @@ class BoundingBox:
     y_max: float
 
     def __post_init__(self) -> None:
+        # One look at each number, and NaN compares false.
+        if -_INF < self.x_min <= self.x_max < _INF and -_INF < self.y_min <= self.y_max < _INF:
+            return
         if not all(map(math.isfinite, self.xyxy)):
             msg = f"expected four finite numbers, got {self.xyxy}"
             raise ValueError(msg)
-        if self.x_max < self.x_min or self.y_max < self.y_min:
-            msg = f"expected x_min <= x_max and y_min <= y_max, got {self.xyxy}"
-            raise ValueError(msg)
+        msg = f"expected x_min <= x_max and y_min <= y_max, got {self.xyxy}"
+        raise ValueError(msg)
 
     @property
     def xyxy(self) -> tuple[float, float, float, float]:
@@ -133,5 +138,5 @@ class Face:
         box = self.box.scaled(scale_x, scale_y).clipped(width, height)
         if box.area <= 0:
             return None
-        points = tuple(Keypoint(p.name, p.x * scale_x, p.y * scale_y) for p in self.keypoints)
-        return Face(box, self.score, points)
+        points = [Keypoint(p.name, p.x * scale_x, p.y * scale_y) for p in self.keypoints]
+        return Face(box, self.score, tuple(points))

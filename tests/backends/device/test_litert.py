@@ -27,9 +27,10 @@ from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.letterbox import Letterbox
 from hybrid_detect.backends.device.litert_detector import GRIDS, LiteRtFaceDetector
 from hybrid_detect.backends.device.litert_library import LibraryNetwork, library_reason
-from hybrid_detect.backends.device.litert_network import BindingNetwork, Network
+from hybrid_detect.backends.device.litert_network import BindingNetwork, Network, open_network
 from hybrid_detect.backends.device.models import load_model
 from hybrid_detect.backends.device.on_device import OnDeviceDetectionService
+from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.errors import ClosedError, ConfigurationError, InvalidFrameError, ModelError
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
@@ -130,6 +131,30 @@ def test_finds_the_astronaut_and_the_keypoints(
 
 
 @pytest.mark.device
+def test_a_process_that_decodes_finds_the_same_to_the_last_bit(model: bytes) -> None:
+    if not FACES.is_dir():
+        pytest.skip("the photos of ../shared/faces are not here")
+    detector = LiteRtFaceDetector(open_network(model))
+    worker = DetectorWorker(lambda: model, runtime="litert", enough_px=640, decodes=True)
+    seen = 0
+    for path in sorted(FACES.glob("*.jpg")):
+        frame = Frame.of(path)
+        pixels = frame.rgb(enough_px=640)
+        size = {"width": frame.width, "height": frame.height}
+        scales = {
+            "scale_x": frame.width / pixels.shape[1],
+            "scale_y": frame.height / pixels.shape[0],
+        }
+        found = worker.detect_encoded(path.read_bytes(), max_pixels=10**8)
+        assert (found.width, found.height) == (frame.width, frame.height)
+        assert found.faces == tuple(
+            face.fitted(**scales, **size) for face in detector.detect(pixels)
+        )
+        seen += len(found.faces)
+    worker.close()
+    assert seen > 15
+
+
 def test_a_face_that_the_left_edge_cuts_has_the_part_inside(
     model: bytes, astronaut: np.ndarray, opened: Opened
 ) -> None:

@@ -12,6 +12,7 @@ from PIL import Image, features
 from hybrid_detect.backends.device import worker as worker_module
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.backends.device.worker_child import DECODING_BYTES_PER_PIXEL
 from hybrid_detect.backends.device.worker_messages import DroppedError
 from hybrid_detect.errors import (
     BackendUnavailableError,
@@ -73,6 +74,25 @@ def test_a_large_picture_may_exceed_the_heap_limit_and_a_leak_may_not(stand_in: 
     assert worker.restarts == 0
     with pytest.raises(BackendUnavailableError, match="MemoryError"):
         repeat(20, lambda: worker.detect(picture(LEAK)))
+    worker.close()
+
+
+@linux
+def test_the_heap_limit_is_what_each_picture_may_need(stand_in: None) -> None:
+    import resource
+
+    cap = 80 * 2**20
+    worker = DetectorWorker(lambda: b"model", enough_px=100, memory_cap_bytes=cap)
+
+    def limit() -> int:
+        assert worker.pid is not None
+        return resource.prlimit(worker.pid, resource.RLIMIT_DATA)[0]
+
+    for width, height in ((600, 400), (600, 400), (60, 40)):
+        worker.detect_encoded(file_of("JPEG", width, height), max_pixels=width * height)
+        assert limit() == cap + DECODING_BYTES_PER_PIXEL * width * height
+    assert worker.detect(picture())
+    assert limit() == cap
     worker.close()
 
 

@@ -204,7 +204,7 @@ def check_pixels(image_rgb: NDArray[np.uint8]) -> None:
         and shape[2] == 3
         and shape[0] > 0
         and shape[1] > 0
-        and str(dtype) == "uint8"
+        and dtype == "uint8"
         and image_rgb.flags.c_contiguous
     ):
         return

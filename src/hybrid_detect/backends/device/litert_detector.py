@@ -115,13 +115,9 @@ class FaceSteps:
             )
         )
         boxes = box.restore(found.boxes.reshape(-1, 2, 2)).reshape(-1, 4)
-        faces = (
-            _face(score, corners, points, box.width, box.height)
-            for score, corners, points in zip(
-                found.scores, boxes, box.restore(found.points), strict=True
-            )
-        )
-        return tuple(face for face in faces if face is not None)
+        numbers = found.scores.tolist(), boxes.tolist(), box.restore(found.points).tolist()
+        faces = [_face(*each, box.width, box.height) for each in zip(*numbers, strict=True)]
+        return tuple([face for face in faces if face is not None])
 
 
 class LiteRtFaceDetector(Closing):
@@ -176,21 +172,13 @@ class LiteRtFaceDetector(Closing):
 
 
 def _face(
-    score: np.float32,
-    corners: NDArray[np.float32],
-    points: NDArray[np.float32],
-    width: int,
-    height: int,
+    score: float, corners: list[float], points: list[list[float]], width: int, height: int
 ) -> Face | None:
-    x_min, y_min, x_max, y_max = map(float, corners)
+    x_min, y_min, x_max, y_max = corners
     if not (x_min <= x_max and y_min <= y_max):
         return None  # the network may predict a negative size; NaN compares false, too
-    face = Face(
-        BoundingBox(x_min, y_min, x_max, y_max),
-        float(score),
-        tuple(
-            Keypoint(name, float(x), float(y))
-            for name, (x, y) in zip(KEYPOINT_NAMES, points, strict=True)
-        ),
-    )
-    return face.fitted(scale_x=1.0, scale_y=1.0, width=width, height=height)
+    box = BoundingBox(x_min, y_min, x_max, y_max).clipped(width, height)
+    if box.area <= 0:
+        return None
+    named = zip(KEYPOINT_NAMES, points, strict=True)
+    return Face(box, score, tuple([Keypoint(name, x, y) for name, (x, y) in named]))

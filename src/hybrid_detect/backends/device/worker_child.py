@@ -9,14 +9,13 @@ ends, and never through MediaPipe's own ``close()``.
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybrid_detect.backends.device.batch_looks import BatchLooks
+    from hybrid_detect.frames.decoding import EncodedPicture
     from hybrid_detect.types import Face
 
 __all__ = ["main"]
@@ -178,9 +178,11 @@ class _Child:
             if command == PING:
                 return pack_reply(READY, b"")
             if command == RUN and self._network is not None:
+                self._heap.allow(0)
                 self._network.run()
                 return pack_reply(READY, b"")
             if command == DETECT:
+                self._heap.allow(0)
                 pixels = self._pixels(first, second)
                 faces = self._faces(pixels, min_confidence, level)
                 return pack_found(PictureFaces(first, second, faces))
@@ -188,8 +190,8 @@ class _Child:
                 data = self._memory[:first]
                 return pack_found(self._in_encoded(data, second, min_confidence, level))
             if command == DETECT_BATCH and self._batches is not None:
-                with self._heap.raised(DECODING_BYTES_PER_PIXEL * second * first):
-                    return self._batches.answer(self._memory, first, second)
+                self._heap.allow(DECODING_BYTES_PER_PIXEL * second * first)
+                return self._batches.answer(self._memory, first, second)
         except InvalidFrameError as error:
             return pack_refusal(error)
         except DroppedError:
@@ -207,26 +209,21 @@ class _Child:
     def _in_encoded(
         self, data: bytes, max_pixels: int, min_confidence: float, level: QualityLevel
     ) -> PictureFaces:
-        from hybrid_detect.frames.decoding import EncodedPicture
-
         began_s = time.monotonic()
-        picture = EncodedPicture.of(data, max_pixels=max_pixels)
-        with self._heap.raised(DECODING_BYTES_PER_PIXEL * picture.width * picture.height):
-            pixels = picture.rgb(enough_px=enough_for(level, self._enough_px))
-            decode_s = time.monotonic() - began_s
-            faces = self._faces(pixels, min_confidence, level)
+        picture = _encoded_pictures().of(data, max_pixels=max_pixels)
+        self._heap.allow(DECODING_BYTES_PER_PIXEL * picture.width * picture.height)
+        pixels = picture.rgb(enough_px=enough_for(level, self._enough_px))
+        decode_s = time.monotonic() - began_s
+        faces = self._faces(pixels, min_confidence, level)
         size = {"width": picture.width, "height": picture.height}
         return PictureFaces.seen_in(pixels, faces, **size, decode_s=decode_s)
 
     def _faces(
         self, pixels: NDArray[np.uint8], min_confidence: float, level: QualityLevel
     ) -> tuple[Face, ...]:
-        def look(part: NDArray[np.uint8]) -> tuple[Face, ...]:
-            if self._memory[self._unwanted_at]:
-                raise DroppedError
-            return self._seen_in(part, min_confidence)
-
-        return look(pixels) if level is QualityLevel.FAST else faces_at(level, look, pixels)
+        if level is QualityLevel.FAST:
+            return self._seen_in(pixels, min_confidence)
+        return faces_at(level, lambda part: self._seen_in(part, min_confidence), pixels)
 
     def _seen_in(self, pixels: NDArray[np.uint8], min_confidence: float) -> tuple[Face, ...]:
         """The faces in `pixels` with at least that score, or the usual one if it is NaN.
@@ -234,7 +231,12 @@ class _Child:
         Where boxes depend on the threshold, a detector that reports lower scores merges more
         candidates into each box and moves it by some pixels, so the usual one answers wherever it
         can.
+
+        Raises:
+            DroppedError: If the picture is not wanted any more.
         """
+        if self._memory[self._unwanted_at]:
+            raise DroppedError
         detector = self._detector
         if detector is None:
             msg = "this process runs a network, and does not detect by itself"
@@ -252,7 +254,10 @@ class _Child:
 
 
 class _HeapLimit:
-    """The heap limit of this process (``RLIMIT_DATA``), raised for the time of a large picture.
+    """The heap limit of this process (``RLIMIT_DATA``), as high as what it does next may need.
+
+    It stays until something needs another: a camera's pictures are all alike. Between two commands
+    nothing happens here that it would have to hold.
 
     Not ``RLIMIT_AS``, which counts the mapped library as well and ends in a crash instead of a
     MemoryError.
@@ -260,20 +265,16 @@ class _HeapLimit:
 
     def __init__(self, cap_bytes: int) -> None:
         self._cap_bytes = cap_bytes if sys.platform == "linux" else 0
-        self._set(0)
+        self._extra_bytes: int | None = None
+        self.allow(0)
 
-    @contextmanager
-    def raised(self, extra_bytes: int) -> Iterator[None]:
-        self._set(extra_bytes)
-        try:
-            yield
-        finally:
-            self._set(0)
-
-    def _set(self, extra_bytes: int) -> None:
-        if sys.platform == "win32" or not self._cap_bytes:
+    def allow(self, extra_bytes: int) -> None:
+        """Let the heap grow to the cap and by `extra_bytes` beyond it."""
+        if extra_bytes == self._extra_bytes or sys.platform == "win32" or not self._cap_bytes:
             return
         import resource
+
+        self._extra_bytes = extra_bytes
 
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         cap = self._cap_bytes + extra_bytes
@@ -283,10 +284,18 @@ class _HeapLimit:
 
 
 def _load_decoders() -> None:
-    from hybrid_detect.frames import decoding  # noqa: F401 - loaded for later
     from hybrid_detect.frames.formats import load_decoders
 
     load_decoders()
+    _encoded_pictures()
+
+
+@functools.cache
+def _encoded_pictures() -> type[EncodedPicture]:
+    """What decodes, loaded once: a process that runs a network alone does without."""
+    from hybrid_detect.frames.decoding import EncodedPicture
+
+    return EncodedPicture
 
 
 def _map(slot: object, capacity: int) -> mmap.mmap:
