@@ -20,7 +20,7 @@ from hybrid_detect.exchange.wire import (
     decode_reply,
     encode_request,
 )
-from hybrid_detect.server import bodies, http_connection
+from hybrid_detect.server import bodies, http_connection, tracing
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.early_refusals import Beginning, EarlyRefusals, Undecided, Verdict
@@ -409,6 +409,22 @@ async def test_it_is_counted_logged_and_traced(caplog: pytest.LogCaptureFixture)
     assert trace_id_of(span) == parent.split("-")[1]
     assert span.attributes
     assert span.attributes["error.type"] == "OverloadedError"
+
+
+async def test_a_flood_leaves_few_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "REFUSALS_PER_S", 0.001)
+    monkeypatch.setattr(tracing, "REFUSALS_AT_ONCE", 3)
+    detector, (traces, tracer) = Busy(), recorded_traces()
+    async with served(
+        CONFIG, limits=limits(), detector=detector, admission=detector.admission, tracer=tracer
+    ) as server:
+        await detector.hold()
+        before = len(traces())
+        async with server.dialled() as (reader, writer):
+            for _ in range(9):
+                writer.write(request(message()))
+                await Answers(reader).refusal()
+        assert len(traces()) - before == 3
 
 
 async def test_a_refused_client_that_goes_leaves_nothing() -> None:

@@ -35,12 +35,7 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.monitoring.tracing import Tracer
 from hybrid_detect.server.admission import Admission, OverloadedError
 from hybrid_detect.server.batch_requests import batch_response
-from hybrid_detect.server.bodies import (
-    BodyReader,
-    BodyTooLargeError,
-    BodyTooSlowError,
-    TooManyUploadsError,
-)
+from hybrid_detect.server.bodies import BodyReader, BodyRefusedError
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
@@ -48,28 +43,32 @@ from hybrid_detect.server.direct_route import DirectRoute
 from hybrid_detect.server.early_refusals import EarlyRefusals, RefusedMessage
 from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
+from hybrid_detect.server.head_facts import facts_of
 from hybrid_detect.server.health import Health
 from hybrid_detect.server.live import PRESENCE, LiveSessions, Presence
 from hybrid_detect.server.live_routes import LiveRoutes
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.management import Management
 from hybrid_detect.server.observation import (
+    CLIENT_GONE,
     OPENAPI_PATH,
     note_look,
     note_read,
     note_reply,
-    trace_in,
 )
 from hybrid_detect.server.openapi import openapi
 from hybrid_detect.server.peer_log import PeerLog
-from hybrid_detect.server.picture_requests import (
-    bare_picture,
-    is_wire_message,
-    unsupported_body,
+from hybrid_detect.server.picture_requests import bare_picture, unsupported_body
+from hybrid_detect.server.replies import (
+    BUG,
+    HttpAnswer,
+    error_reply,
+    http_answer,
+    http_response,
+    plain_answer,
 )
-from hybrid_detect.server.replies import BUG, error_reply, http_response
 from hybrid_detect.server.retention import Retention, owner_of
-from hybrid_detect.server.sealing import Sealing, SealRefusedError
+from hybrid_detect.server.sealing import Received, Sealing, SealRefusedError
 from hybrid_detect.server.shared_state import LocalState, SharedState
 from hybrid_detect.server.streams import Streams
 from hybrid_detect.server.tracing import RefusalSpans, Tracing
@@ -78,20 +77,6 @@ from hybrid_detect.types import Face
 __all__ = ["create_app"]
 
 logger = logging.getLogger("hybrid_detect.server")
-
-RETRY_AFTER_S = 1.0
-"""Seconds that a server with too many uploads asks for; how long others take to send is not known.
-"""
-
-TOO_SLOW = error_reply(0, 408, "too_slow", "the body did not come in time")
-
-TOO_MANY_UPLOADS = ErrorReply(
-    request_id=0,
-    status=503,
-    code="overloaded",
-    detail="too many pictures are being sent",
-    retry_after_s=RETRY_AFTER_S,
-)
 
 
 def create_app(
@@ -108,7 +93,8 @@ def create_app(
     Its ``state.drain()`` refuses what waits for a detector, and everything that comes later, with
     503: `Server` calls it first when it stops. Its ``state.management`` is told of connections that
     are refused without it, and has the app of the metrics' own port, if there is to be one. Its
-    ``state.early_refusals``, where there are any, refuse pictures that have not come yet.
+    ``state.early_refusals``, where there are any, refuse pictures that have not come yet. Its
+    ``state.direct_route`` answers pictures that have, without ASGI between.
 
     Args:
         config: Limits, token and model.
@@ -127,8 +113,7 @@ def create_app(
     health = Health(detector, admission)
     management = Management(config, admission=admission, detector=detector, health=health, log=log)
     credentials = Credentials(config)
-    gate = Middleware(
-        Gate,
+    gate = Gate(
         config=config,
         credentials=credentials,
         respond=http_response,
@@ -143,7 +128,9 @@ def create_app(
     if tracing.is_on:
         management.observe(RefusalSpans(tracing))
     app = _App(config, watch(detector), management, log, state, live, tracing)
-    hot = Middleware(DirectRoute, path=DETECT_PATH, answer=app.detect)
+    direct = DirectRoute(
+        DETECT_PATH, gate=gate, answer=app.detect, observation=management.observation
+    )
 
     def drain() -> None:
         admission.close()
@@ -151,7 +138,7 @@ def create_app(
 
     made = Starlette(
         routes=[
-            Route(DETECT_PATH, app.detect, methods=["POST"]),
+            Route(DETECT_PATH, direct, methods=["POST"]),  # which allows no other method
             Route(BATCH_PATH, app.detect_batch, methods=["POST"]),
             *health.routes,
             Route(OPENAPI_PATH, app.description, methods=["GET"]),
@@ -161,7 +148,11 @@ def create_app(
             *app.retention.routes,
             *management.routes,
         ],
-        middleware=[*management.middleware, gate, hot],
+        middleware=[
+            Middleware(direct.before),
+            *management.middleware,
+            Middleware(gate.before),
+        ],
         lifespan=app.lifespan,
         exception_handlers={HTTPException: _no_such_thing, Exception: _bug},
     )
@@ -169,13 +160,14 @@ def create_app(
     made.state.live = live
     made.state.streams = app.streams
     made.state.management = management
+    made.state.direct_route = direct
     if has_places and isinstance(state, LocalState) and not config.require_encryption:
         made.state.early_refusals = EarlyRefusals(
             config,
             credentials=credentials,
             state=state,
             admission=admission,
-            refused=management.refused_pictures,
+            observation=management.observation,
             tracing=app.tracing,
         )
     made.router.redirect_slashes = False  # a redirect would name the host that the client named
@@ -228,25 +220,30 @@ class _App:
     async def keys(self, request: Request) -> Response:
         return JSONResponse({"keys": self._sealing.published()})
 
-    async def detect(self, request: Request) -> Response:
-        if (refusal := unsupported_body(request)) is not None:
-            return http_response(request, refusal)
-        read_body = await self._body(request)
-        if isinstance(read_body, Response):
-            return read_body
-        body, receive_s = read_body
-        if (keys := self._sealing.answer(body)) is not None:
-            return Response(keys, media_type=SEALED_CONTENT_TYPE)
+    async def detect(self, request: Request, whole: bytes | None) -> HttpAnswer:
+        """The answer to one picture; `whole` is the body, where all of it has come."""
+        facts = facts_of(request.scope)
+        if not facts.is_wire and (refusal := unsupported_body(facts)) is not None:
+            return http_answer(request, refusal)
+        received: Received | None = None
         try:
-            received = await self._sealing.receive(body)
-        except SealRefusedError as refused:
-            return http_response(request, refused.reply)
-        message = received.message
-        is_wire = received.is_sealed or is_wire_message(request)
+            body, receive_s = await self._bodies.read(request, whole)
+            message = body
+            if not self._sealing.is_taken_as_it_is(body):
+                if (keys := self._sealing.answer(body)) is not None:
+                    return plain_answer(keys, SEALED_CONTENT_TYPE)
+                received = await self._sealing.receive(body)
+                message = received.message
+        except (BodyRefusedError, SealRefusedError) as refused:
+            return http_answer(request, refused.reply)
+        except ClientDisconnect:
+            return plain_answer(b"", "text/plain", status=CLIENT_GONE)  # which nobody reads
+        is_sealed = received is not None
+        is_wire = is_sealed or facts.is_wire
 
         def read() -> DetectRequest:
-            asked = decode_request(message) if is_wire else bare_picture(request, message)
-            traceparent, tracestate = trace_in(request)
+            asked = decode_request(message) if is_wire else bare_picture(facts, message)
+            traceparent, tracestate = facts.trace
             if not traceparent:
                 return asked
             return replace(asked, traceparent=traceparent, tracestate=tracestate)
@@ -256,30 +253,18 @@ class _App:
             peek_request_id(body) if is_wire else 0,
             receive_s,
             connection=request,
-            is_sealed=received.is_sealed,
+            is_sealed=is_sealed,
             is_abandoned=hang_up_of(request),
         )
-        return http_response(request, reply, received)
-
-    async def _body(self, request: Request) -> tuple[bytes, float] | Response:
-        """The body and the seconds it took, or the response that says why it was not read."""
-        try:
-            return await self._bodies.read(request)
-        except BodyTooLargeError:
-            detail = f"the limit is {self._config.max_body_bytes} bytes"
-            return http_response(request, error_reply(0, 413, "too_large", detail))
-        except BodyTooSlowError:
-            return http_response(request, TOO_SLOW)
-        except TooManyUploadsError:
-            return http_response(request, TOO_MANY_UPLOADS)
-        except ClientDisconnect:
-            return Response(status_code=499)  # the client has gone; no answer can be read
+        return http_answer(request, reply, received)
 
     async def detect_batch(self, request: Request) -> Response:
-        read_body = await self._body(request)
-        if isinstance(read_body, Response):
-            return read_body
-        body, receive_s = read_body
+        try:
+            body, receive_s = await self._bodies.read(request)
+        except BodyRefusedError as refused:
+            return http_response(request, refused.reply)
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_GONE)  # no answer can be read
         answer = partial(
             self._answer_to,
             receive_s=receive_s,

@@ -25,6 +25,7 @@ from hybrid_detect.server.rate_limit import RateLimiter
 from hybrid_detect.server.replies import error_reply
 
 if TYPE_CHECKING:
+    from hybrid_detect.server.direct_route import DirectRoute
     from hybrid_detect.server.early_refusals import EarlyRefusals
 
 __all__ = [
@@ -165,6 +166,8 @@ class Context:
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Runs of the app, one for each request or WebSocket under way."""
     is_stopping: bool = False
+    direct: DirectRoute | None = None
+    """Answers what asks for it without the app; `None` for an app that has no such route."""
     early: EarlyRefusals | None = None
     """Refuses pictures by their first bytes; `None` for an app that does not."""
     read: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))

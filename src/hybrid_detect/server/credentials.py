@@ -17,16 +17,10 @@ from starlette.requests import HTTPConnection
 
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.config import ServerConfig
+from hybrid_detect.server.head_facts import HeadFacts, facts_of
 from hybrid_detect.server.tokens import TokenVerifier
 
 __all__ = ["Credentials", "WrongCredentialError", "network_of", "peer_of"]
-
-API_KEY_HEADER = "X-API-Key"
-"""The header that many gateways and clients send instead of ``Authorization: Bearer``."""
-
-
-_API_KEY_NAME = API_KEY_HEADER.lower().encode()
-_CREDENTIAL_NAMES = frozenset({b"authorization", _API_KEY_NAME})
 
 
 class WrongCredentialError(Exception):
@@ -64,19 +58,21 @@ class Credentials:
         Raises:
             WrongCredentialError: If the caller may not come in.
         """
-        if (name := self.caller_at_once(connection, is_public=is_public)) is not None:
+        facts, peer = facts_of(connection.scope), peer_of(connection)
+        if (name := self.caller_at_once(facts, peer, is_public=is_public)) is not None:
             return name
-        if self._jwt is not None and (given := _given(connection)) is not None:
+        if self._jwt is not None and (given := facts.credential) is not None:
             subject = await self._jwt.subject(given)
             if subject is not None:
                 return f"subject {subject}"
         raise WrongCredentialError
 
-    def caller_at_once(self, connection: HTTPConnection, *, is_public: bool = False) -> str | None:
+    def caller_at_once(self, facts: HeadFacts, peer: str, *, is_public: bool = False) -> str | None:
         """The same name, where it can be told without waiting for an issuer's keys.
 
         Args:
-            connection: As for `caller`.
+            facts: What the head of the request, or of a WebSocket's handshake, says.
+            peer: What `peer_of` gives for it.
             is_public: As for `caller`.
 
         Returns:
@@ -86,16 +82,15 @@ class Credentials:
         Raises:
             WrongCredentialError: If there is no credential at all.
         """
-        peer = peer_of(connection)
         if self._open:
             return f"peer {peer}"
-        given = _given(connection)
+        given = facts.credential
         if given is None:
             if is_public:
                 return f"peer {peer}"
             raise WrongCredentialError
         # A shared token says nothing about who uses it: the address tells its users apart.
-        if self._token is not None and hmac.compare_digest(_digest(given), self._token):
+        if self._token is not None and hmac.compare_digest(facts.credential_digest, self._token):
             return f"token {peer}"
         if self._api_keys is not None and (key := self._api_keys.find(given)) is not None:
             return f"key {key.id}"
@@ -107,7 +102,8 @@ def peer_of(connection: HTTPConnection) -> str:
 
     A caller with IPv6 has at least 2^64 addresses (RFC 6177, 2), so its network stands for it.
     """
-    return network_of(connection.client.host if connection.client is not None else "")
+    client = connection.scope.get("client")
+    return network_of(client[0] if client else "")
 
 
 @lru_cache(maxsize=4096)
@@ -124,23 +120,6 @@ def network_of(host: str) -> str:
     return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
-def _given(connection: HTTPConnection) -> str | None:
-    """The one credential that was sent; empty if it cannot be one."""
-    # As ASGI has them, names in lower case: this is done for each request.
-    sent = [each for each in connection.scope["headers"] if each[0] in _CREDENTIAL_NAMES]
-    if not sent:
-        return None
-    # With two of them, what is in front of this server may have checked the other one.
-    if len(sent) > 1:
-        return ""
-    name, value = sent[0]
-    text: str = value.decode("latin-1")
-    if name == _API_KEY_NAME:
-        return text.strip(" \t")
-    scheme, _, given = text.partition(" ")
-    return given.strip(" \t") if scheme.lower() == "bearer" else ""
-
-
 def _digest(text: str) -> bytes:
-    """A digest, so that comparing does not tell the length of the token either."""
+    """As `HeadFacts.credential_digest` has that of what is sent."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()

@@ -11,36 +11,34 @@ nothing here.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple, Self, TypeAlias
 
-from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from hybrid_detect.errors import EncryptionError, ProtocolError
 from hybrid_detect.exchange.envelope import kind_of
 from hybrid_detect.exchange.first_bytes import request_in
 from hybrid_detect.exchange.wire import (
-    CONTENT_TYPE,
     DETECT_PATH,
     STREAM_PATH,
     DetectRequest,
     ErrorReply,
     with_request_id,
 )
-from hybrid_detect.server.admission import Admission, OverloadedError
+from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError
 from hybrid_detect.server.gate import CALLER, too_fast
+from hybrid_detect.server.head_facts import HeadFacts
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.look_refusals import look_refusal
-from hybrid_detect.server.observation import RefusedPictures, trace_in
-from hybrid_detect.server.picture_requests import is_wire_message, unsupported_body
-from hybrid_detect.server.replies import answer_of
+from hybrid_detect.server.looks import OverloadedError
+from hybrid_detect.server.observation import Observation
+from hybrid_detect.server.picture_requests import unsupported_body
+from hybrid_detect.server.replies import HttpAnswer, answer_of
 from hybrid_detect.server.shared_state import Limit, LocalState
 from hybrid_detect.server.tracing import Tracing
 from hybrid_detect.server.websocket_frames import payload_of
@@ -73,8 +71,8 @@ class Beginning:
     """What has come of a request."""
 
     head: RequestHead
-    scope: Scope
-    """The same as ASGI has it."""
+    peer: str
+    """Who sends it, as limits count it."""
     start: bytes
     """What has come behind the head: of the body, or more than that."""
 
@@ -99,7 +97,7 @@ class EarlyRefusals:
         credentials: Who may come in.
         state: Counts rates.
         admission: Knows which pictures can be answered in time.
-        refused: Is told of what is refused.
+        observation: Is told of what is refused.
         tracing: Traces it.
     """
 
@@ -110,60 +108,60 @@ class EarlyRefusals:
         credentials: Credentials,
         state: LocalState,
         admission: Admission,
-        refused: RefusedPictures,
+        observation: Observation,
         tracing: Tracing,
     ) -> None:
         self._config = config
         self._credentials = credentials
         self._state = state
-        self._admission = admission
-        self._refused = refused
+        self.admission = admission
+        self._observation = observation
         self._tracing = tracing
 
     @property
     def may_refuse(self) -> bool:
         """Whether pictures are refused these days; else each is let in unseen."""
-        return self._admission.is_pressed
+        return self.admission.is_pressed
 
     def verdict(self, beginning: Beginning) -> Verdict:
         """What becomes of a request with this beginning."""
-        head, scope = beginning.head, beginning.scope
-        if head.path != DETECT_PATH or head.method != "POST" or not self.may_refuse:
+        head = beginning.head
+        if not self.admission.is_pressed or head.path != DETECT_PATH or head.method != "POST":
             return Undecided.LET_IN
-        if head.body_bytes is None or head.body_bytes > self._config.max_body_bytes:
+        size = head.body_bytes
+        if size is None or size > self._config.max_body_bytes:
             return Undecided.LET_IN
-        connection, names = HTTPConnection(scope), dict(head.headers)
-        caller = None if b"origin" in names else self._caller(connection)
+        facts, peer = head.facts, beginning.peer
+        caller = None if facts.origins else self._caller(facts, peer)
         if caller is None:
             return Undecided.LET_IN
-        start = beginning.start[: head.body_bytes]
+        start = beginning.start[:size]
         if head.expects_continue and not start:
             # A picture that even without a deadline would be refused need not be sent.
             request: DetectRequest | Undecided = _ANY
         else:
-            request = _asked(connection, names, start)
+            request = _asked(facts, start)
         if isinstance(request, Undecided):
-            is_over = head.expects_continue or len(start) == head.body_bytes
+            is_over = head.expects_continue or len(start) == size
             return Undecided.LET_IN if is_over else request
-        wait_s = self._admission.refusal(request.deadline_s, caller=caller)
+        wait_s = self.admission.refusal(request.deadline_s, caller=caller)
         if wait_s is None:
             return Undecided.LET_IN
-        reply = self._reply(connection, caller, request, OverloadedError(wait_s))
-        is_wire = names.get(b"accept") == _WIRE
-        head_of, body = _answer(reply, is_wire, not head.keep_alive, int(time.time()))
-        more = self._refused.note(
-            scope,
-            reply,
-            received_bytes=len(start),
-            sent_bytes=len(body),
-            is_read=reply.status != 429,  # what comes too fast was not weighed by what it says
-        )
-        if more:
-            lines = (b"%b: %b\r\n" % each for each in more)
-            head_of = b"".join((head_of[:-2], *lines, b"\r\n"))
-        if is_wire and request.request_id:
-            body = with_request_id(body, request.request_id)
-        return Refused(reply.status, head_of + body)
+        reply = self._reply(facts, caller, request, OverloadedError(wait_s))
+        answer = _answer(reply, facts.accepts_wire)
+        if self._observation.is_on:
+            identity = self._observation.refused_picture(
+                peer,
+                facts,
+                reply,
+                received_bytes=len(start),
+                sent_bytes=len(answer.body),
+                is_read=reply.status != 429,  # what comes too fast was not weighed by what it says
+            )
+            answer = answer._replace(more=identity)
+        if facts.accepts_wire and request.request_id:
+            answer = answer._replace(body=with_request_id(answer.body, request.request_id))
+        return Refused(reply.status, answer.as_bytes(close=not head.keep_alive))
 
     def refused_message(self, scope: Scope, frame: bytes) -> RefusedMessage | None:
         """The beginning of a stream's message, if its picture would be refused; `None` if not.
@@ -184,57 +182,48 @@ class EarlyRefusals:
             return None
         if request is None:
             return None
-        wait_s = self._admission.refusal(request.deadline_s, caller=caller)
+        wait_s = self.admission.refusal(request.deadline_s, caller=caller)
         return None if wait_s is None else RefusedMessage(start, wait_s)
 
-    def _caller(self, connection: HTTPConnection) -> str | None:
+    def _caller(self, facts: HeadFacts, peer: str) -> str | None:
         """The caller's name; `None` if it must ask at the gate."""
         try:
-            return self._credentials.caller_at_once(connection)
+            return self._credentials.caller_at_once(facts, peer)
         except WrongCredentialError:
             return None
 
     def _reply(
-        self,
-        connection: HTTPConnection,
-        caller: str,
-        request: DetectRequest,
-        error: OverloadedError,
+        self, facts: HeadFacts, caller: str, request: DetectRequest, error: OverloadedError
     ) -> ErrorReply:
         # As behind the gate, what comes too fast is told so, and counts for nothing.
         if wait_s := self._state.take_at_once(Limit.PICTURES, caller):
             return too_fast(0, wait_s)
         if self._tracing.is_on:
-            trace = trace_in(connection)
+            trace = facts.trace
             if not trace[0]:
                 trace = request.traceparent, request.tracestate
             self._tracing.refused(trace, error)
         return look_refusal(0, error)
 
 
-_WIRE = CONTENT_TYPE.encode()
-
-
 @lru_cache(maxsize=256)
-def _answer(reply: ErrorReply, is_wire: bool, close: bool, _second: int) -> tuple[bytes, bytes]:
-    """The answer that `reply` is in one second, which a head tells: a flood has few others."""
-    return answer_of(reply, is_wire=is_wire, close=close)
+def _answer(reply: ErrorReply, is_wire: bool) -> HttpAnswer:
+    """The answer that `reply` is: a flood has few others."""
+    return answer_of(reply, is_wire=is_wire)
 
 
 _ANY = DetectRequest(request_id=0, image=b"")
 """A picture without a deadline: it can wait for longer than any other."""
 
 
-def _asked(
-    connection: HTTPConnection, names: Mapping[bytes, bytes], start: bytes
-) -> DetectRequest | Undecided:
+def _asked(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
     """What the picture of a request is sent with, as far as that matters here."""
-    if names.get(b"content-type") == _WIRE:
+    if facts.is_wire:
         try:
             return request_in(start) or Undecided.MORE
         except ProtocolError:
             return Undecided.LET_IN
-    if is_wire_message(connection) or unsupported_body(connection) is not None:
+    if unsupported_body(facts) is not None:
         return Undecided.LET_IN
     try:
         is_picture = kind_of(start) is None

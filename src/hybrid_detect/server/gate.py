@@ -29,6 +29,7 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import Timer
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
+from hybrid_detect.server.head_facts import facts_of
 from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH, note_reply
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.replies import SECURITY_FIELDS, error_reply
@@ -41,6 +42,7 @@ __all__ = [
     "STILL_WELCOME",
     "TAKE_PICTURE",
     "Gate",
+    "RefusedError",
     "too_fast",
 ]
 
@@ -104,8 +106,10 @@ class Gate:
     It checks the origin and the credential, counts what each caller asks for, and sees to it that
     every answer carries `SECURITY_FIELDS`. Only `PUBLIC_PATHS` can be read without a credential.
 
+    `DirectRoute` asks it as well, for what it answers itself.
+
     Args:
-        app: What is behind the gate.
+        app: What is behind the gate; `None` if `before` tells.
         config: The limits.
         credentials: Who may come in.
         respond: Makes an HTTP answer of an error.
@@ -117,7 +121,7 @@ class Gate:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: ASGIApp | None = None,
         *,
         config: ServerConfig,
         credentials: Credentials,
@@ -127,7 +131,7 @@ class Gate:
         log: PeerLog | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._app = app
+        self._app = app or _nothing
         self._config = config
         self._credentials = credentials
         self._metrics = metrics or credentials
@@ -139,6 +143,11 @@ class Gate:
         self._held_back: Counter[str] = Counter()
         self._streams = 0
 
+    def before(self, app: ASGIApp) -> Gate:
+        """Stand before `app`, for a `Middleware` of what is made already."""
+        self._app = app
+        return self
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let in what may come in; answer the rest."""
         if scope["type"] not in {"http", "websocket"}:
@@ -147,8 +156,7 @@ class Gate:
         connection = HTTPConnection(scope)
         send = _with_security_headers(send)
         try:
-            caller = await self._admitted(connection)
-            scope[CALLER] = caller
+            caller = await self.admitted(connection)
             scope[TAKE_PICTURE] = partial(self._state.take, Limit.PICTURES, caller)
             scope[STILL_WELCOME] = self._is_welcome
             if scope["path"] in _PROBES:  # which need no place
@@ -156,7 +164,7 @@ class Gate:
                 return
             # A WebSocket to watch a session over brings no pictures.
             is_stream = scope["type"] == "websocket" and scope["path"] == STREAM_PATH
-            self._take_place(caller, is_stream=is_stream)
+            self.take_place(caller, is_stream=is_stream)
             idle = Timer()
             try:
                 if is_stream:
@@ -164,20 +172,24 @@ class Gate:
                 await self._app(scope, receive, send)
             finally:
                 idle.end()
-                self._give_place_back(caller, is_stream=is_stream)
-        except _RefusedError as refusal:
+                self.give_place_back(caller, is_stream=is_stream)
+        except RefusedError as refusal:
             response = self._respond(connection, refusal.reply)
             if scope["type"] == "websocket":
                 await WebSocket(scope, receive, send).send_denial_response(response)
             else:
                 await response(scope, receive, send)
 
-    async def _admitted(self, connection: HTTPConnection) -> str:
-        """The caller's name, if it may come in and has not asked for too much."""
+    async def admitted(self, connection: HTTPConnection) -> str:
+        """The caller's name, which its scope has from now on.
+
+        Raises:
+            RefusedError: If it may not come in, or asks for too much.
+        """
         # Browsers send it with whatever a page does to another site, and cannot leave it out.
-        origins = connection.headers.getlist("Origin")
-        if any(origin not in self._config.allowed_origins for origin in origins):
-            raise _RefusedError(WRONG_ORIGIN)
+        origins = facts_of(connection.scope).origins
+        if origins and any(each not in self._config.allowed_origins for each in origins):
+            raise RefusedError(WRONG_ORIGIN)
         path = connection.scope["path"]
         credentials = self._metrics if path == METRICS_PATH else self._credentials
         try:
@@ -187,12 +199,13 @@ class Gate:
             self._log.note("no or a wrong credential", peer)
             if wait_s := await self._state.take(Limit.FAILURES, peer):
                 await self._hold_back(peer)
-                raise _RefusedError(too_fast(0, wait_s)) from None
-            raise _RefusedError(UNAUTHORIZED) from None
+                raise RefusedError(too_fast(0, wait_s)) from None
+            raise RefusedError(UNAUTHORIZED) from None
         limit = Limit.PROBES if path in _PROBES else Limit.PICTURES
         is_http = connection.scope["type"] == "http"
         if is_http and (wait_s := await self._state.take(limit, caller)):
-            raise _RefusedError(too_fast(0, wait_s))
+            raise RefusedError(too_fast(0, wait_s))
+        connection.scope[CALLER] = caller
         return caller
 
     async def _is_welcome(self, connection: HTTPConnection) -> bool:
@@ -213,15 +226,21 @@ class Gate:
             if not self._held_back[peer]:
                 del self._held_back[peer]
 
-    def _take_place(self, caller: str, *, is_stream: bool) -> None:
+    def take_place(self, caller: str, *, is_stream: bool = False) -> None:
+        """Count one more request or stream of `caller`, until `give_place_back`.
+
+        Raises:
+            RefusedError: If there are too many.
+        """
         if self._under_way[caller] >= self._config.max_per_caller:
-            raise _RefusedError(TOO_MANY_OF_YOURS)
+            raise RefusedError(TOO_MANY_OF_YOURS)
         if is_stream and self._streams >= self._config.max_streams:
-            raise _RefusedError(TOO_MANY_STREAMS)
+            raise RefusedError(TOO_MANY_STREAMS)
         self._under_way[caller] += 1
         self._streams += is_stream
 
-    def _give_place_back(self, caller: str, *, is_stream: bool) -> None:
+    def give_place_back(self, caller: str, *, is_stream: bool = False) -> None:
+        """Count it no longer."""
         self._streams -= is_stream
         self._under_way[caller] -= 1
         if not self._under_way[caller]:
@@ -287,7 +306,14 @@ class Gate:
         return receive_admitted
 
 
-class _RefusedError(Exception):
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    msg = "expected something behind the gate"
+    raise RuntimeError(msg)
+
+
+class RefusedError(Exception):
+    """What is not let in. `reply` says why."""
+
     def __init__(self, reply: ErrorReply) -> None:
         super().__init__(reply.code)
         self.reply = reply

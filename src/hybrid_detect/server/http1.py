@@ -19,6 +19,8 @@ from urllib.parse import unquote
 
 import httptools
 
+from hybrid_detect.server.head_facts import HeadFacts
+
 __all__ = [
     "MAX_HEAD_BYTES",
     "BadRequestError",
@@ -27,6 +29,7 @@ __all__ = [
     "HeadReader",
     "RequestHead",
     "response_head",
+    "response_start",
 ]
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -53,7 +56,7 @@ class BadRequestError(Exception):
         self.code = code
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class RequestHead:
     """The request line and the headers of one request."""
 
@@ -70,6 +73,8 @@ class RequestHead:
     body_bytes: int | None
     """The length of the body; `None` if it comes in chunks."""
     expects_continue: bool
+    facts: HeadFacts = field(repr=False, compare=False)
+    """What the headers say; those of an equal head are the same object."""
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of every header `name` (lower case)."""
@@ -78,8 +83,10 @@ class RequestHead:
     @property
     def opens_websocket(self) -> bool:
         """Whether it asks for a WebSocket, which is the only upgrade there is here."""
+        if self.method != "GET":
+            return False
         upgrades = b",".join(self.values(b"upgrade")).lower().split(b",")
-        return self.method == "GET" and [word.strip() for word in upgrades] == [b"websocket"]
+        return [word.strip() for word in upgrades] == [b"websocket"]
 
 
 class HeadParser:
@@ -173,6 +180,7 @@ class HeadParser:
             keep_alive=self._keep_alive and version == "1.1",
             body_bytes=None if is_chunked else int(length),
             expects_continue=expects and version == "1.1",
+            facts=HeadFacts(self._headers),
         )
 
 
@@ -187,6 +195,7 @@ class HeadReader:
     def __init__(self) -> None:
         self._parser: HeadParser | None = None
         self._last: RequestHead | None = None
+        self._length_at = 0  # in its headers
         self._before = self._behind = b""  # of the digits in the bytes of `_last`
 
     @property
@@ -218,20 +227,20 @@ class HeadReader:
         length = _LENGTH.match(data, len(self._before))
         if length is None or not data.startswith(self._behind, length.end()):
             return None
-        headers = [
-            (name, length[0] if name == b"content-length" else value)
-            for name, value in last.headers
-        ]
+        digits = length[0]
+        headers = last.headers.copy()
+        headers[self._length_at] = b"content-length", digits
         head = RequestHead(
-            method=last.method,
-            raw_path=last.raw_path,
-            path=last.path,
-            query=last.query,
-            http_version=last.http_version,
-            headers=headers,
-            keep_alive=last.keep_alive,
-            body_bytes=int(length[0]),
-            expects_continue=last.expects_continue,
+            last.method,
+            last.raw_path,
+            last.path,
+            last.query,
+            last.http_version,
+            headers,
+            last.keep_alive,
+            int(digits),
+            last.expects_continue,
+            last.facts,
         )
         return head, data[length.end() + len(self._behind) :]
 
@@ -241,6 +250,7 @@ class HeadReader:
         found = _LENGTH_LINE.search(data) if len(data) <= MAX_REMEMBERED_BYTES else None
         if head is not None and head.body_bytes is not None and found is not None:
             self._last = head
+            self._length_at = [name for name, _ in head.headers].index(b"content-length")
             self._before, self._behind = data[: found.start(1)], data[found.end(1) :]
 
 
@@ -319,6 +329,21 @@ def response_head(
         lines.append(b"Connection: close\r\n")
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def response_start(status: int, headers: tuple[tuple[bytes, bytes], ...], *, close: bool) -> bytes:
+    """As `response_head`, without its end: more headers and an empty line have to follow.
+
+    It is made once a second for answers that have this in common.
+    """
+    return _response_start(status, headers, close, int(time.time()))
+
+
+@lru_cache(maxsize=64)
+def _response_start(
+    status: int, headers: tuple[tuple[bytes, bytes], ...], close: bool, _second: int
+) -> bytes:
+    return response_head(status, headers, close=close)[: -len(b"\r\n")]
 
 
 @lru_cache(maxsize=256)

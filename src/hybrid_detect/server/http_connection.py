@@ -24,7 +24,7 @@ from hybrid_detect.server.connections import (
 )
 from hybrid_detect.server.early_refusals import Beginning, Refused, Undecided, Verdict
 from hybrid_detect.server.http1 import BadRequestError, ChunkedBody, HeadReader, RequestHead
-from hybrid_detect.server.http_exchange import HttpExchange, http_scope
+from hybrid_detect.server.http_exchange import HttpExchange
 from hybrid_detect.server.replies import error_reply, json_answer
 from hybrid_detect.server.unread_bytes import DropPace, can_drop_unread, drop_unread
 from hybrid_detect.server.websocket_connection import WebSocketConnection
@@ -71,8 +71,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._limits = context.limits
         self._patience = Timer()  # for what the peer sends
         self._unsent = Timer()  # for what it should take
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._untaken: asyncio.Event | None = None
+        """Set once the peer takes what was written again; `None` while it does."""
         self._head = HeadReader()
         self._exchange: HttpExchange | None = None
         self._undecided: Beginning | None = None
@@ -113,7 +113,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._context.connections.discard(self)
         self._undecided = None
         self._held.clear()
-        self._writable.set()
+        self._taken()
         if self._exchange is not None:
             self._exchange.hang_up()
 
@@ -121,7 +121,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Where the next bytes go, which nothing keeps."""
         exchange, early = self._exchange, self._context.early
         if exchange is None:
-            is_little_wanted = early is not None and early.may_refuse
+            is_little_wanted = early is not None and early.admission.is_pressed
         else:
             is_little_wanted = exchange.is_answered and self._drops_unread
         return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
@@ -142,13 +142,18 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Wait for the peer to take what was written, for a time."""
-        self._writable.clear()
+        self._untaken = self._untaken or asyncio.Event()
         self._unsent.start(self._limits.answer_s, self._transport.abort)
 
     def resume_writing(self) -> None:
         """Go on writing."""
         self._unsent.stop()
-        self._writable.set()
+        self._taken()
+
+    def _taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.set()
+            self._untaken = None
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -172,26 +177,24 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._control_reading()
 
     def _read_head(self, data: bytes) -> bytes:
-        if self._is_idle:
-            self._is_idle = False
-            self._patience.start(self._limits.head_s, self._time_out)
+        was_idle, self._is_idle = self._is_idle, False
         beginning = self._undecided
         if beginning is not None:
             beginning.start += data
         else:
             head, rest = self._head.feed(data)
             if head is None:
+                if was_idle:
+                    self._patience.start(self._limits.head_s, self._time_out)
                 return b""
             if head.opens_websocket:
                 self._upgrade(head, rest)
                 return b""
             self._body = ChunkedBody() if head.body_bytes is None else head.body_bytes or None
-            told = {"is_gone": self._is_gone, "has_come": lambda: self._body is None}
-            scope = http_scope(head, self._addresses, **told)
-            beginning = Beginning(head, scope, rest)
+            beginning = Beginning(head, self._addresses["peer"], rest)
         verdict: Verdict = Undecided.LET_IN
         # The app waits for a peer that takes no answers; here they would pile up.
-        if self._context.early is not None and self._writable.is_set():
+        if self._context.early is not None and self._untaken is None:
             verdict = self._context.early.verdict(beginning)
         if verdict is not Undecided.MORE:
             return self._begin(beginning, verdict)
@@ -208,20 +211,32 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _begin(self, beginning: Beginning, verdict: Verdict) -> bytes:
         """Have a request answered; returns what has come behind its head."""
         self._undecided = None
-        exchange = self._exchange = HttpExchange(beginning.head, beginning.scope, self)
+        head, rest, context = beginning.head, beginning.start, self._context
+        exchange = self._exchange = HttpExchange(head, self._addresses, self)
         if isinstance(verdict, Refused):
-            exchange.refuse(verdict.status, verdict.answer)
-            return self._drop_body(exchange, beginning.start)
-        if self._body is None:
+            return self._refuse_picture(exchange, verdict, rest)
+        body = self._body
+        if body is None or (isinstance(body, int) and len(rest) >= body):
             self._patience.stop()
-            exchange.end_body()
+            self._body = None
+            exchange.end_body(rest[:body] if body else b"")
+            rest = rest[body:] if body else rest
         else:
             self._patience.start(self._limits.body_s, self._time_out)
-        self._context.run(exchange.run(self._context.app))
-        return beginning.start
+        direct = context.direct
+        if (
+            direct is not None
+            and head.path == direct.path
+            and head.method == "POST"
+            and self._untaken is None
+        ):
+            context.run(exchange.run_direct(direct))
+        else:
+            context.run(exchange.run(context.app))
+        return rest
 
-    def _drop_body(self, exchange: HttpExchange, rest: bytes) -> bytes:
-        """Drop a refused picture: what has come of it, most of which was not read."""
+    def _refuse_picture(self, exchange: HttpExchange, verdict: Refused, rest: bytes) -> bytes:
+        """Answer a refused picture, and drop what has come of it, most of which was not read."""
         size = self._body if isinstance(self._body, int) else 0
         left = max(size - len(rest), 0)
         if left and self._drops_unread:
@@ -229,9 +244,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._body = left or None
         if left:
             self._patience.start(self._limits.body_s, self._time_out)
-        if exchange.closes:
-            self._end(lingers=True)  # what came behind it may be unread as well
-        self.changed()
+        exchange.peer_closes = False  # what came behind it may be unread as well
+        exchange.answer(verdict.status, verdict.answer)
         return rest[size:]
 
     def _read_body(self, exchange: HttpExchange, body: ChunkedBody | int, data: bytes) -> bytes:
@@ -274,7 +288,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _control_reading(self) -> None:
         """Read while there is room for what comes."""
-        is_full = self._exchange is not None and self._exchange.is_full
+        exchange = self._exchange
+        is_full = self._body is not None and exchange is not None and exchange.is_full
         has_room = len(self._held) < MAX_HELD_BYTES and not is_full
         wanted = (self._is_ending or has_room) and not self._dropping.is_paused
         if wanted == self._is_reading or self._transport.is_closing():
@@ -285,7 +300,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         else:
             self._transport.pause_reading()
 
-    def _is_gone(self) -> bool:
+    def is_gone(self) -> bool:
+        """Whether the peer has hung up."""
         return has_hung_up(self._transport)
 
     # -- answering ---------------------------------------------------------------------------
@@ -297,7 +313,8 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def drained(self) -> None:
         """Wait until the peer takes what was written."""
-        await self._writable.wait()
+        if self._untaken is not None:
+            await self._untaken.wait()
 
     def changed(self) -> None:
         """The app has taken a piece of the body, or has answered."""
@@ -307,7 +324,8 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._end()
             elif self._body is None:
                 self._next()
-        self._control_reading()
+        if not self._is_reading:
+            self._control_reading()
 
     def _next(self) -> None:
         """Turn to the next request, of which a part may have come."""

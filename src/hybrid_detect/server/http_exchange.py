@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.types import ASGIApp, Message, Scope
 
 from hybrid_detect.server.bodies import HAS_COME
 from hybrid_detect.server.connections import IS_GONE, STOPPING
+from hybrid_detect.server.head_facts import HEAD_FACTS
 from hybrid_detect.server.http1 import RequestHead, response_head
 from hybrid_detect.server.replies import BUG, json_answer
 
-__all__ = ["HttpExchange", "http_scope"]
+if TYPE_CHECKING:
+    from hybrid_detect.server.direct_route import DirectRoute
+
+__all__ = ["HttpExchange"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
@@ -37,39 +41,9 @@ class Channel(Protocol):
         """Told when the app has taken a piece of the body, or has answered."""
         ...
 
-
-def http_scope(
-    head: RequestHead,
-    addresses: Mapping[str, Any],
-    *,
-    is_gone: Callable[[], bool],
-    has_come: Callable[[], bool],
-) -> Scope:
-    """The ASGI scope of a request.
-
-    Args:
-        head: Its head.
-        addresses: Those of `peer_addresses`.
-        is_gone: Tells whether its peer has hung up.
-        has_come: Tells whether all of its body has been received.
-    """
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": head.http_version,
-        "server": addresses["server"],
-        "client": addresses["client"],
-        "scheme": "https" if addresses["is_tls"] else "http",
-        "method": head.method,
-        "root_path": "",
-        "path": head.path,
-        "raw_path": head.raw_path,
-        "query_string": head.query,
-        "headers": head.headers,
-        "state": {},
-        IS_GONE: is_gone,
-        HAS_COME: has_come,
-    }
+    def is_gone(self) -> bool:
+        """Whether the peer has hung up."""
+        ...
 
 
 class HttpExchange:
@@ -77,22 +51,21 @@ class HttpExchange:
 
     Args:
         head: The request's head.
-        scope: The ASGI scope of it.
+        addresses: Those of `peer_addresses`.
         channel: The connection.
     """
 
-    def __init__(self, head: RequestHead, scope: Scope, channel: Channel) -> None:
-        self._scope = scope
+    def __init__(self, head: RequestHead, addresses: Mapping[str, Any], channel: Channel) -> None:
+        self._head = head
+        self._addresses = addresses
         self._channel = channel
-        self._is_head_method = head.method == "HEAD"
-        self._may_chunk = head.http_version == "1.1"
         self._wants_continue = head.expects_continue
         self._parts: list[bytes] = []
         self._buffered = 0
         self._has_body = False  # all of it
         self._has_told_end = False
         self._is_gone = False
-        self._news = asyncio.Event()
+        self._news: asyncio.Future[None] | None = None  # while the app waits
         self._start: Message | None = None
         self.is_started = False
         self._is_chunked = False
@@ -110,35 +83,52 @@ class HttpExchange:
         """Whether enough of the body waits for the app."""
         return self._buffered > HIGH_WATER_BYTES
 
-    def refuse(self, status: int, answer: bytes) -> None:
-        """Answer without the app, with a whole `answer`, which the connection may outlive."""
-        self._channel.write(answer)
-        self.status = status
-        self.is_started = self.is_answered = True
-
     def feed(self, part: bytes) -> None:
         """A piece of the body has come. It is dropped once the answer is complete."""
         if part and not self.is_answered:
             self._parts.append(part)
             self._buffered += len(part)
-            self._news.set()
+            self._tell()
 
-    def end_body(self) -> None:
-        """The body is complete."""
+    def end_body(self, last: bytes = b"") -> None:
+        """The body is complete, with this last piece."""
+        if last and not self.is_answered:
+            self._parts.append(last)
         self._has_body = True
-        self._news.set()
+        self._tell()
 
     def hang_up(self) -> None:
         """The peer is not there any more."""
         self._is_gone = True
         self._parts.clear()
         self._buffered = 0
-        self._news.set()
+        self._tell()
+
+    def _scope(self) -> Scope:
+        head, addresses = self._head, self._addresses
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": head.http_version,
+            "server": addresses["server"],
+            "client": addresses["client"],
+            "scheme": "https" if addresses["is_tls"] else "http",
+            "method": head.method,
+            "root_path": "",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": {},
+            IS_GONE: self._channel.is_gone,
+            HAS_COME: lambda: self._has_body,
+            HEAD_FACTS: head.facts,
+        }
 
     async def run(self, app: ASGIApp) -> None:
         """Run `app` for this request; whatever it does, there is one answer."""
         try:
-            await app(self._scope, self._receive, self._send)
+            await app(self._scope(), self._receive, self._send)
         except asyncio.CancelledError:  # the server stops and does not wait any longer
             self._answer_instead(json_answer(STOPPING))
         except Exception:
@@ -148,6 +138,40 @@ class HttpExchange:
             if not self.is_answered and not self._is_gone:
                 logger.error("a request was left without a whole answer")
                 self._answer_instead(json_answer(BUG))
+
+    async def run_direct(self, route: DirectRoute) -> None:
+        """Have `route` answer, without messages for what comes and goes as a whole.
+
+        Only where the peer takes what is written to it: the answer does not wait for that.
+        """
+        scope, body = self._scope(), None
+        if self._has_body:
+            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+            self._parts, self._buffered = [], 0
+            self._has_told_end = True
+        try:
+            answer = await route.answer(scope, self._receive, body)
+        except asyncio.CancelledError:
+            self._answer_instead(json_answer(STOPPING))
+            return
+        except Exception:
+            logger.exception("a request failed with a bug")
+            answer = route.bug(scope)
+        if not self._is_gone:
+            self.answer(answer.status, answer.as_bytes(close=self.closes), close=answer.closes)
+
+    def answer(self, status: int, answer: bytes, *, close: bool = False) -> None:
+        """Give a whole answer.
+
+        Args:
+            status: Its status.
+            answer: It, as it is written to the connection.
+            close: Whether the connection ends with it in any case.
+        """
+        self.status = status
+        self.is_started = True
+        self._channel.write(answer)
+        self._complete(close=close)
 
     def _answer_instead(self, answer: bytes) -> None:
         if self.is_answered or self._is_gone:
@@ -161,8 +185,13 @@ class HttpExchange:
         self.closes = self.closes or close
         self._parts.clear()
         self._buffered = 0
-        self._news.set()
+        self._tell()
         self._channel.changed()
+
+    def _tell(self) -> None:
+        """Wake the app, if it waits for more of the body or for the end of the peer."""
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     async def _receive(self) -> Message:
         if self._wants_continue and not self.is_started and not self._has_body:
@@ -174,8 +203,8 @@ class HttpExchange:
             or self._parts
             or (self._has_body and not self._has_told_end)
         ):
-            self._news.clear()
-            await self._news.wait()
+            self._news = asyncio.get_running_loop().create_future()
+            await self._news
         if self._is_gone or self.is_answered:
             return {"type": "http.disconnect"}
         self._has_told_end = self._has_body
@@ -200,8 +229,8 @@ class HttpExchange:
     def _send_body(self, start: Message, message: Message) -> None:
         body: bytes = message.get("body", b"")
         more: bool = message.get("more_body", False)
-        head = b"" if self.is_started else self._head(start, None if more else len(body))
-        if self._is_head_method:
+        head = b"" if self.is_started else self._start_of(start, None if more else len(body))
+        if self._head.method == "HEAD":
             body = b""
         elif self._is_chunked:
             pieces = [b"%x\r\n" % len(body), body, b"\r\n"] if body else []
@@ -216,7 +245,7 @@ class HttpExchange:
         if not more:
             self._complete(close=False)
 
-    def _head(self, start: Message, whole_bytes: int | None) -> bytes:
+    def _start_of(self, start: Message, whole_bytes: int | None) -> bytes:
         """The head of the answer; `whole_bytes` is the length of its body if it is one piece."""
         headers: list[tuple[bytes, bytes]] = list(start.get("headers", ()))
         names: dict[bytes, Any] = {name.lower(): value for name, value in headers}
@@ -231,7 +260,7 @@ class HttpExchange:
         elif whole_bytes is not None:
             self._left_bytes = whole_bytes
             headers.append((b"content-length", b"%d" % whole_bytes))
-        elif self._may_chunk:
+        elif self._head.http_version == "1.1":
             self._is_chunked = True
         else:  # HTTP/1.0: the body ends with the connection
             self.closes = True

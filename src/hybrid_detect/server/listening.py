@@ -21,6 +21,7 @@ from hybrid_detect.server.tls import server_context
 from hybrid_detect.server.tls_greeting import TlsGreeting
 
 if TYPE_CHECKING:
+    from hybrid_detect.server.direct_route import DirectRoute
     from hybrid_detect.server.management import Management
 
 __all__ = ["GRACE_S", "Server", "loop_factory"]
@@ -51,7 +52,8 @@ class Server:
     Args:
         app: The app; its ``state.drain()``, if there is one, is called at the stop. Its
             ``state.management`` is told of refused connections, and has the app of a second port;
-            its ``state.early_refusals`` refuse pictures by their first bytes.
+            its ``state.early_refusals`` refuse pictures by their first bytes; its
+            ``state.direct_route`` is asked without ASGI between, if no middleware is before it.
         config: Address, TLS and limits.
         limits: Limits of connections, instead of those of `config`.
         grace_s: Seconds for what is under way at the end.
@@ -105,6 +107,7 @@ class Server:
             limits=self._limits,
             max_message_bytes=self._config.max_body_bytes,
             connections=Connections(self._limits),
+            direct=self._direct_route(),
             early=getattr(self._app.state, "early_refusals", None),
         )
         management: Management | None = getattr(self._app.state, "management", None)
@@ -127,6 +130,11 @@ class Server:
             self.port = listener.sockets[0].getsockname()[1]
             self._ends = ends.pop_all()
         return self
+
+    def _direct_route(self) -> DirectRoute | None:
+        route: DirectRoute | None = getattr(self._app.state, "direct_route", None)
+        # Middleware that the app was given later has to see each request.
+        return route if route is not None and route.is_first_in(self._app) else None
 
     async def __aexit__(
         self,

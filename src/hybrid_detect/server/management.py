@@ -21,7 +21,7 @@ from hybrid_detect.server.gate import Gate
 from hybrid_detect.server.health import Health
 from hybrid_detect.server.logs import RequestLog
 from hybrid_detect.server.metrics import DetectorState, ServerMetrics, ServerState
-from hybrid_detect.server.observation import METRICS_PATH, Observed, Observer, RefusedPictures
+from hybrid_detect.server.observation import METRICS_PATH, Observation, Observed, Observer
 from hybrid_detect.server.peer_log import PeerLog
 from hybrid_detect.server.replies import http_response
 
@@ -64,6 +64,8 @@ class Management:
         self.metrics: ServerMetrics | None = None
         """What is counted; `None` if nothing is."""
         self._observers: list[Observer] = []
+        self.observation = Observation(self._observers, tells_ids=config.request_log != "none")
+        """Keeps the records of requests and streams."""
         if config.has_metrics:
             state = ServerState(
                 waiting=lambda: admission.waiting,
@@ -84,16 +86,8 @@ class Management:
     @property
     def middleware(self) -> list[Middleware]:
         """What observes the requests."""
-        if not self._observers:
-            return []
-        tells_ids = self._config.request_log != "none"
-        return [Middleware(Observed, observers=self._observers, tells_ids=tells_ids)]
-
-    @property
-    def refused_pictures(self) -> RefusedPictures:
-        """What is told of the pictures that get no further than their first bytes."""
-        tells_ids = self._config.request_log != "none"
-        return RefusedPictures(self._observers, tells_ids=tells_ids)
+        observation = self.observation
+        return [Middleware(Observed, observation=observation)] if observation.is_on else []
 
     @property
     def routes(self) -> list[Route]:

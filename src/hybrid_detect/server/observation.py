@@ -1,6 +1,6 @@
 """What becomes of requests, streams and pictures, told to the metrics and the request log.
 
-An outer ASGI middleware (`Observed`) keeps a `Record` of each request and stream. Where a reply
+An `Observation` keeps a `Record` of each request and stream. Where a reply
 leaves, `note_reply` adds it to the record of its connection, so that what counts needs no place of
 its own in the app. A record holds nothing that a caller chose: a route is one of `ROUTES`, a status
 and a code are the server's own, and the trace id is 32 hexadecimal digits.
@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -29,13 +30,8 @@ from hybrid_detect.exchange.wire import (
     ErrorReply,
     ResultReply,
 )
-from hybrid_detect.monitoring.tracing import (
-    TRACEPARENT,
-    TRACESTATE,
-    traceparent_of,
-    tracestate_of,
-)
 from hybrid_detect.server.credentials import peer_of
+from hybrid_detect.server.head_facts import HeadFacts, facts_of
 
 if TYPE_CHECKING:
     from hybrid_detect.server.detectors import Detection
@@ -51,14 +47,14 @@ __all__ = [
     "ROUTES",
     "SESSION_ROUTE",
     "WATCH_ROUTE",
+    "Observation",
     "Observed",
     "Observer",
     "Record",
-    "RefusedPictures",
+    "counted_receive",
     "note_look",
     "note_read",
     "note_reply",
-    "trace_in",
 ]
 
 LIVE_PATH = "/v1/health/live"
@@ -170,36 +166,34 @@ class Observer(Protocol):
         ...
 
 
-class Observed:
-    """ASGI middleware around everything else, the gate included.
+class Observation:
+    """Keeps records, and tells those who observe the server.
 
     Args:
-        app: What is observed.
         observers: Who is told.
         tells_ids: Whether answers carry `REQUEST_ID_HEADER`.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, observers: Sequence[Observer], tells_ids: bool = False
-    ) -> None:
-        self._app = app
+    def __init__(self, observers: Sequence[Observer] = (), *, tells_ids: bool = False) -> None:
         self._observers = observers
         self._tells_ids = tells_ids
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Keep a record of one request or stream."""
-        if scope["type"] not in {"http", "websocket"}:
-            await self._app(scope, receive, send)
-            return
-        record = _record_of(scope)
+    @property
+    def is_on(self) -> bool:
+        """Whether anyone is told."""
+        return bool(self._observers)
+
+    @contextmanager
+    def kept(self, scope: Scope) -> Iterator[Record]:
+        """The record of one request or stream while its block lasts."""
+        record = _record_of(
+            scope["path"], scope["type"], peer_of(HTTPConnection(scope)), facts_of(scope)
+        )
         scope[_RECORD] = _Noting(record, self._observers)
         for observer in self._observers:
             observer.on_begin(record)
-        identity = record.request_id.encode() if self._tells_ids else b""
         try:
-            await self._app(
-                scope, _counted_receive(record, receive), _counted_send(record, send, identity)
-            )
+            yield record
         except asyncio.CancelledError:  # the server ends what it has no time for
             record.status = record.status or 503
             record.cause = record.cause or "stopping"
@@ -214,32 +208,34 @@ class Observed:
             for observer in self._observers:
                 observer.on_end(record)
 
+    def identity(self, record: Record) -> tuple[tuple[bytes, bytes], ...]:
+        """The header that tells its id, where one is told."""
+        return ((_ID_NAME, record.request_id.encode()),) if self._tells_ids else ()
 
-class RefusedPictures:
-    """Tells of pictures that are refused before there is a request for the app.
-
-    Args:
-        observers: Who is told what `Observed` would tell.
-        tells_ids: Whether answers carry `REQUEST_ID_HEADER`.
-    """
-
-    def __init__(self, observers: Sequence[Observer] = (), *, tells_ids: bool = False) -> None:
-        self._observers = observers
-        self._tells_ids = tells_ids
-
-    def note(
+    def refused_picture(
         self,
-        scope: Scope,
+        peer: str,
+        facts: HeadFacts,
         reply: ErrorReply,
         *,
         received_bytes: int,
         sent_bytes: int,
         is_read: bool,
-    ) -> list[tuple[bytes, bytes]]:
-        """Tell of one request from its beginning to its end; returns headers for its answer."""
-        if not self._observers:
-            return []
-        record = _record_of(scope)
+    ) -> tuple[tuple[bytes, bytes], ...]:
+        """Tell of one that is refused before there is a request for the app.
+
+        Args:
+            peer: The address at the other end, as limits count it.
+            facts: What its head says.
+            reply: What it is told.
+            received_bytes: As in `Record`.
+            sent_bytes: As in `Record`.
+            is_read: As in `Record`.
+
+        Returns:
+            What `identity` gives for its record.
+        """
+        record = _record_of(DETECT_PATH, "http", peer, facts)
         record.status = reply.status
         record.is_read = is_read
         record.received_bytes = received_bytes
@@ -249,7 +245,31 @@ class RefusedPictures:
         _Noting(record, self._observers).reply(reply, b"")
         for observer in self._observers:
             observer.on_end(record)
-        return [(_ID_NAME, record.request_id.encode())] if self._tells_ids else []
+        return self.identity(record)
+
+
+class Observed:
+    """ASGI middleware around the gate.
+
+    Args:
+        app: What is observed.
+        observation: Keeps the records.
+    """
+
+    def __init__(self, app: ASGIApp, *, observation: Observation) -> None:
+        self._app = app
+        self._observation = observation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Keep a record of one request or stream."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        with self._observation.kept(scope) as record:
+            identity = self._observation.identity(record)
+            await self._app(
+                scope, counted_receive(record, receive), _counted_send(record, send, identity)
+            )
 
 
 class _Noting:
@@ -310,13 +330,12 @@ def note_look(connection: HTTPConnection, seen: Detection, traceparent: str = ""
         noting.look(seen, _trace_id_in(traceparent) if is_sampled else "")
 
 
-def _record_of(scope: Scope) -> Record:
-    connection = HTTPConnection(scope)
-    traceparent, tracestate = trace_in(connection)
+def _record_of(path: str, kind: str, peer: str, facts: HeadFacts) -> Record:
+    traceparent, tracestate = facts.trace
     return Record(
-        route=_route_of(scope["path"]),
-        is_stream=scope["type"] == "websocket",
-        peer=peer_of(connection),
+        route=_route_of(path),
+        is_stream=kind == "websocket",
+        peer=peer,
         traceparent=traceparent,
         tracestate=tracestate,
     )
@@ -333,21 +352,13 @@ def _route_of(path: str) -> str:
 _KNOWN = frozenset(ROUTES) - {WATCH_ROUTE, SESSION_ROUTE, OTHER_ROUTE}
 
 
-def trace_in(request: HTTPConnection) -> tuple[str, str]:
-    """The ``traceparent`` and ``tracestate`` of a request's headers; empty if it has none."""
-    given = request.headers.getlist(TRACEPARENT)
-    traceparent = traceparent_of(given[0]) if len(given) == 1 else ""
-    if not traceparent:
-        return "", ""
-    # RFC 9110, 5.2: several lines are one list.
-    return traceparent, tracestate_of(",".join(request.headers.getlist(TRACESTATE)))
-
-
 def _trace_id_in(traceparent: str) -> str:
     return traceparent[3:35]  # behind the version
 
 
-def _counted_receive(record: Record, receive: Receive) -> Receive:
+def counted_receive(record: Record, receive: Receive) -> Receive:
+    """`receive`, with what it gives counted in `record`."""
+
     async def receive_counted() -> Message:
         message = await receive()
         kind = message["type"]
@@ -362,7 +373,7 @@ def _counted_receive(record: Record, receive: Receive) -> Receive:
     return receive_counted
 
 
-def _counted_send(record: Record, send: Send, identity: bytes) -> Send:
+def _counted_send(record: Record, send: Send, identity: tuple[tuple[bytes, bytes], ...]) -> Send:
     async def send_counted(message: Message) -> None:
         kind = message["type"]
         if kind in _CONTENT:
@@ -370,7 +381,7 @@ def _counted_send(record: Record, send: Send, identity: bytes) -> Send:
         elif kind in {"http.response.start", "websocket.http.response.start", "websocket.accept"}:
             record.status = message.get("status", 101)
             if identity:
-                headers = [*message.get("headers", ()), (_ID_NAME, identity)]
+                headers = [*message.get("headers", ()), *identity]
                 message = {**message, "headers": headers}
         elif kind == "websocket.close":
             record.close_code = message.get("code", 1000)

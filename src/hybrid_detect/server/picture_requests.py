@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from starlette.requests import HTTPConnection
-
 from hybrid_detect.errors import ProtocolError
-from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest, ErrorReply
+from hybrid_detect.exchange.wire import DetectRequest, ErrorReply
 from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
+from hybrid_detect.server.head_facts import HeadFacts
 from hybrid_detect.server.replies import error_reply
 from hybrid_detect.types import QualityLevel
 
@@ -15,7 +14,6 @@ __all__ = [
     "SECOND_LOOK_HEADER",
     "SESSION_HEADER",
     "bare_picture",
-    "is_wire_message",
     "unsupported_body",
 ]
 
@@ -36,18 +34,18 @@ _CONTAINERS = {
 }
 
 
-def unsupported_body(request: HTTPConnection) -> ErrorReply | None:
+def unsupported_body(facts: HeadFacts) -> ErrorReply | None:
     """Why the body cannot be a picture, by its Content-Type; `None` if it may be one.
 
     A type that merely does not fit, such as the form type that curl adds to ``--data-binary``, is
     not believed: the bytes decide.
     """
-    given = _media_type(request)
+    given = facts.media_type
     detail = _CONTAINERS.get(given) or _CONTAINERS.get(given.partition("/")[0])
     return error_reply(0, 415, "unsupported_body", detail) if detail else None
 
 
-def bare_picture(request: HTTPConnection, image: bytes) -> DetectRequest:
+def bare_picture(facts: HeadFacts, image: bytes) -> DetectRequest:
     """The request whose body is a picture, with what its headers ask for.
 
     Raises:
@@ -56,24 +54,19 @@ def bare_picture(request: HTTPConnection, image: bytes) -> DetectRequest:
     return DetectRequest(
         request_id=0,
         image=image,
-        session_id=_session_of(request),
-        quality=_quality_of(request),
-        second_look=_second_look_of(request),
+        session_id=_session_of(facts),
+        quality=_quality_of(facts),
+        second_look=_second_look_of(facts),
     )
 
 
-def is_wire_message(request: HTTPConnection) -> bool:
-    """Whether the body is said to be a message of the wire format."""
-    return _media_type(request) == CONTENT_TYPE
-
-
-def _session_of(request: HTTPConnection) -> str | None:
+def _session_of(facts: HeadFacts) -> str | None:
     """The session in `SESSION_HEADER`; `None` without one.
 
     Raises:
         ProtocolError: If it is empty, too long, not UTF-8, or there is more than one.
     """
-    given = request.headers.getlist(SESSION_HEADER)
+    given = facts.values(SESSION_HEADER.lower())
     if not given:
         return None
     try:
@@ -87,13 +80,13 @@ def _session_of(request: HTTPConnection) -> str | None:
     return session
 
 
-def _quality_of(request: HTTPConnection) -> QualityLevel | None:
+def _quality_of(facts: HeadFacts) -> QualityLevel | None:
     """The level in `QUALITY_HEADER`; `None` without one.
 
     Raises:
         ProtocolError: If there is no such level, or more than one was given.
     """
-    given = request.headers.getlist(QUALITY_HEADER)
+    given = facts.values(QUALITY_HEADER.lower())
     if not given:
         return None
     try:
@@ -104,19 +97,14 @@ def _quality_of(request: HTTPConnection) -> QualityLevel | None:
         raise ProtocolError(msg) from None
 
 
-def _second_look_of(request: HTTPConnection) -> bool:
+def _second_look_of(facts: HeadFacts) -> bool:
     """What `SECOND_LOOK_HEADER` says; `False` without one.
 
     Raises:
         ProtocolError: If it is something else, or was given more than once.
     """
-    given = [text.strip().lower() for text in request.headers.getlist(SECOND_LOOK_HEADER)]
+    given = [text.strip().lower() for text in facts.values(SECOND_LOOK_HEADER.lower())]
     if given not in ([], ["true"], ["false"]):
         msg = f"{SECOND_LOOK_HEADER}: expected true or false, given once"
         raise ProtocolError(msg)
     return given == ["true"]
-
-
-def _media_type(request: HTTPConnection) -> str:
-    """The media type of the body, without its parameters; empty if none is named."""
-    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

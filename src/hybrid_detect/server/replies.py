@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -17,7 +18,8 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
     reply_to_json,
 )
-from hybrid_detect.server.http1 import response_head
+from hybrid_detect.server.head_facts import facts_of
+from hybrid_detect.server.http1 import response_start
 from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.sealing import Received
 
@@ -25,10 +27,13 @@ __all__ = [
     "BUG",
     "SECURITY_FIELDS",
     "SECURITY_HEADERS",
+    "HttpAnswer",
     "answer_of",
     "error_reply",
+    "http_answer",
     "http_response",
     "json_answer",
+    "plain_answer",
     "reply_to_values",
 ]
 
@@ -64,41 +69,71 @@ def error_reply(
 BUG = error_reply(0, 500, "internal", "the server has a bug; see its log")
 
 
-def http_response(
-    request: HTTPConnection, reply: ResultReply | ErrorReply, received: Received | None = None
-) -> Response:
+class HttpAnswer(NamedTuple):
+    """A whole answer over HTTP."""
+
+    status: int
+    fields: tuple[tuple[bytes, bytes], ...]
+    """Headers that many answers share."""
+    body: bytes
+    more: tuple[tuple[bytes, bytes], ...] = ()
+    """Headers of this one, made by this server alone."""
+    closes: bool = False
+    """Whether the connection has to end with it."""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """All headers, as ASGI has them."""
+        close = ((b"connection", b"close"),) if self.closes else ()
+        return [*self.fields, *self.more, *close, (b"content-length", b"%d" % len(self.body))]
+
+    def as_bytes(self, *, close: bool) -> bytes:
+        """Head and body; `close` tells that the connection ends with it."""
+        shared = response_start(self.status, self.fields, close=close or self.closes)
+        own = b"".join([b"%b: %b\r\n" % each for each in self.more])
+        return b"%b%bcontent-length: %d\r\n\r\n%b" % (shared, own, len(self.body), self.body)
+
+
+def http_answer(
+    connection: HTTPConnection, reply: ResultReply | ErrorReply, received: Received | None = None
+) -> HttpAnswer:
     """`reply` as HTTP: sealed if its request was, else in the format the client speaks."""
-    note_reply(request, reply)
-    is_sealed = False
+    note_reply(connection, reply)
     if received is not None and received.is_sealed:
-        is_sealed = True
-        body, media_type = received.protected(encode_reply(reply)), SEALED_CONTENT_TYPE
-    elif request.headers.get("Accept") == CONTENT_TYPE:
-        body, media_type = encode_reply(reply), CONTENT_TYPE
-    else:
-        body, media_type = _json(reply), "application/json"
-    response = Response(body, reply.status if isinstance(reply, ErrorReply) else 200)
-    response.raw_headers += _headers(reply, media_type, tells_times=not is_sealed)
+        # An intermediary needs no times of what is sealed: they are inside.
+        body = received.protected(encode_reply(reply))
+        return _answer(reply, SEALED_CONTENT_TYPE, body, tells_times=False)
+    return answer_of(reply, is_wire=facts_of(connection.scope).accepts_wire)
+
+
+def http_response(connection: HTTPConnection, reply: ResultReply | ErrorReply) -> Response:
+    """`reply` as HTTP, for a route of the router."""
+    answer = http_answer(connection, reply)
+    response = Response(status_code=answer.status)
+    response.body = answer.body
+    response.raw_headers = answer.headers()
     return response
+
+
+def answer_of(reply: ResultReply | ErrorReply, *, is_wire: bool) -> HttpAnswer:
+    """The answer that `reply` is, in the clear.
+
+    Args:
+        reply: The reply.
+        is_wire: Whether the client asked for the wire format.
+    """
+    if is_wire:
+        return _answer(reply, CONTENT_TYPE, encode_reply(reply))
+    return _answer(reply, "application/json", _json(reply))
+
+
+def plain_answer(body: bytes, media_type: str, *, status: int = 200) -> HttpAnswer:
+    """An answer with what is no reply to a picture."""
+    return HttpAnswer(status, _fields(media_type), body)
 
 
 def json_answer(reply: ErrorReply) -> bytes:
     """A whole HTTP answer, for a connection that ends with it."""
-    return b"".join(answer_of(reply, is_wire=False, close=True))
-
-
-def answer_of(reply: ErrorReply, *, is_wire: bool, close: bool) -> tuple[bytes, bytes]:
-    """Head and body of the HTTP answer that `reply` is, where no app makes one.
-
-    Args:
-        reply: The error.
-        is_wire: Whether the client asked for the wire format.
-        close: Whether the connection ends with it.
-    """
-    body = encode_reply(reply) if is_wire else _json(reply)
-    headers = _headers(reply, CONTENT_TYPE if is_wire else "application/json")
-    headers.append((b"content-length", b"%d" % len(body)))
-    return response_head(reply.status, headers, close=close), body
+    return answer_of(reply, is_wire=False).as_bytes(close=True)
 
 
 def reply_to_values(reply: ResultReply | ErrorReply) -> dict[str, Any]:
@@ -116,20 +151,27 @@ def _json(reply: ResultReply | ErrorReply) -> bytes:
     return (json.dumps(reply_to_values(reply), indent=2) + "\n").encode()
 
 
-def _headers(
-    reply: ResultReply | ErrorReply, media_type: str, *, tells_times: bool = True
-) -> list[tuple[bytes, bytes]]:
-    """As ASGI has them. An intermediary needs no times of what is sealed: they are inside."""
-    headers = [*SECURITY_FIELDS, (b"content-type", media_type.encode())]
-    if isinstance(reply, ErrorReply):
-        if reply.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % math.ceil(reply.retry_after_s)))
-        if reply.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        if reply.status == 408:
-            headers.append((b"connection", b"close"))  # RFC 9110, 15.5.9: the rest may not come
-    elif tells_times:
-        parts = (("receive", reply.receive_s), ("queue", reply.queue_s), ("detect", reply.detect_s))
-        times = [f"{name};dur={took_s * 1000:.2f}" for name, took_s in parts if took_s is not None]
-        headers.append((b"server-timing", ", ".join(times).encode()))
-    return headers
+def _answer(
+    reply: ResultReply | ErrorReply, media_type: str, body: bytes, *, tells_times: bool = True
+) -> HttpAnswer:
+    if isinstance(reply, ResultReply):
+        more = ((b"server-timing", _times(reply)),) if tells_times else ()
+        return HttpAnswer(200, _fields(media_type), body, more)
+    fields = _fields(media_type)
+    if reply.retry_after_s is not None:
+        fields += ((b"retry-after", b"%d" % math.ceil(reply.retry_after_s)),)
+    if reply.status == 401:
+        fields += ((b"www-authenticate", b"Bearer"),)
+    # RFC 9110, 15.5.9: after 408 the rest may not come
+    return HttpAnswer(reply.status, fields, body, closes=reply.status == 408)
+
+
+@lru_cache(maxsize=8)
+def _fields(media_type: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (*SECURITY_FIELDS, (b"content-type", media_type.encode()))
+
+
+def _times(reply: ResultReply) -> bytes:
+    parts = (("receive", reply.receive_s), ("queue", reply.queue_s), ("detect", reply.detect_s))
+    times = [f"{name};dur={took_s * 1000:.2f}" for name, took_s in parts if took_s is not None]
+    return ", ".join(times).encode()

@@ -57,6 +57,7 @@ class Tracing:
         self._endpoint = endpoint
         self._tracer = tracer or NO_TRACER
         self._provider: Any = None
+        self._refusals = RateLimiter(rate_per_s=REFUSALS_PER_S, burst=REFUSALS_AT_ONCE)
 
     def start(self) -> None:
         """Make what sends the spans; nothing is sent yet.
@@ -82,6 +83,10 @@ class Tracing:
     def is_on(self) -> bool:
         """Whether anything is traced."""
         return self._endpoint is not None or self._tracer is not NO_TRACER
+
+    def takes_refusal(self) -> bool:
+        """Whether one more refusal is traced now; counts it."""
+        return self.is_on and not self._refusals.take("")
 
     def refused_unread(
         self, trace: tuple[str, str], reply_status: int, code: str, *, took_s: float = 0.0
@@ -125,13 +130,13 @@ class Tracing:
         return seen
 
     def refused(self, trace: tuple[str, str], error: Exception) -> None:
-        """Trace a picture that `error` refused before it had come.
+        """Trace a picture that `error` refused before it had come, if not too many are.
 
         Args:
             trace: Its ``traceparent`` and ``tracestate``; both may be empty.
             error: Why.
         """
-        if self._tracer is not NO_TRACER:
+        if self.takes_refusal():
             self._tracer.start_span(
                 "picture", kind="server", parent=trace[0], parent_state=trace[1], own_trace=True
             ).end(error=type(error).__name__)
@@ -156,7 +161,6 @@ class RefusalSpans:
 
     def __init__(self, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._limit = RateLimiter(rate_per_s=REFUSALS_PER_S, burst=REFUSALS_AT_ONCE)
 
     def on_begin(self, record: Record) -> None:
         """As in `Observer`."""
@@ -168,7 +172,7 @@ class RefusalSpans:
         self, record: Record, reply: ResultReply | ErrorReply, message: bytes = b""
     ) -> None:
         """As in `Observer`."""
-        if message and isinstance(reply, ErrorReply) and not self._limit.take(""):
+        if message and isinstance(reply, ErrorReply) and self._tracing.takes_refusal():
             trace = peek_trace(message)
             if trace[0]:
                 self._tracing.refused_unread(trace, reply.status, reply.code)
@@ -177,7 +181,7 @@ class RefusalSpans:
         """As in `Observer`."""
         if record.status < 400 or record.is_read or record.route not in PICTURE_ROUTES:
             return
-        if record.traceparent and not self._limit.take(""):
+        if record.traceparent and self._tracing.takes_refusal():
             self._tracing.refused_unread(
                 (record.traceparent, record.tracestate),
                 record.status,
