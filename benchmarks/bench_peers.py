@@ -4,8 +4,9 @@ NVIDIA Triton (PyTriton's wheel), BentoML and LitServe run in environments of th
 made at the first run and kept; one that cannot be installed or started is left out with its reason.
 All run the same decoder, runtime and detector (`peers/looking.py`) in as many processes as there
 are cores, each with one thread, and must find the same faces in the same pictures. Only one is
-asked at a time, over eight connections, in turns. Roboflow's server is not among them: it serves
-models of Roboflow's own hub, with a key, and none from a file.
+asked at a time, over eight connections, in turns, in reverse in every other round; ratios are
+within a round. Roboflow's server is not among them: it serves models of Roboflow's own hub, with a
+key, and none from a file.
 
     python benchmarks/bench_peers.py [SECONDS] [--rounds 3] [--level high] [--venvs FOLDER]
 
@@ -44,8 +45,10 @@ PEERS = HERE / "peers"
 SOURCE = HERE.parent / "src"
 START_LIMIT_S = 120.0
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-BASE = (*PROJECT["dependencies"], "simplejpeg", "onnxruntime", "ai-edge-litert")
-"""What looking at a picture needs beside this package's source, in every environment."""
+NUMPY = next(each for each in PROJECT["dependencies"] if each.startswith("numpy"))
+NEEDED = [each for each in PROJECT["dependencies"] if each != NUMPY]
+BASE = (*NEEDED, "simplejpeg", "onnxruntime", "ai-edge-litert")
+"""What looking at a picture needs beside this package's source and NumPy, in every environment."""
 
 BOUNDARY = "a-boundary-that-no-picture-holds"
 
@@ -114,6 +117,7 @@ class Peer:
     request: Callable[[bytes], bytes]
     count: Callable[[bytes], int]
     """Faces in an answer."""
+    numpy: str = NUMPY
     python: str = sys.executable
     """What its environment is made with."""
 
@@ -121,15 +125,21 @@ class Peer:
 SYSTEM_PYTHON = "/usr/bin/python3"
 """Debian's 3.11.2 and Ubuntu's 3.10 and 3.12 run Triton's Python backend. It brings an interpreter
 of its own, with the standard library of the one it meets: with 3.11.7's it fails (``RLock`` lacks
-``_recursion_count``)."""
+``_recursion_count``).
+
+It is built for NumPy 1 and misreads every tensor beside NumPy 2, as a script in ``findings`` shows.
+Where NumPy 2 is asked for, pip goes back to PyTriton 0.5.7, the last that does not exclude it; so
+versions are named for both.
+"""
 
 ALL = (
     Peer(
         "Triton",
-        ("nvidia-pytriton",),
+        ("nvidia-pytriton>=0.7",),
         lambda programs, _: [str(programs / "python"), str(PEERS / "peer_triton.py")],
         _tensor,
         _count_in_tensor,
+        "numpy>=1.26,<2",
         SYSTEM_PYTHON if Path(SYSTEM_PYTHON).exists() else sys.executable,
     ),
     Peer(
@@ -177,19 +187,21 @@ class Running:
 
 
 def installed(peer: Peer, folder: Path) -> Path:
-    """The programs of the environment with `peer`, made if it is not there.
+    """The programs of the environment with `peer`, made if it is not there, or of other packages.
 
     Raises:
         subprocess.CalledProcessError: If it cannot be installed.
     """
-    home = folder / peer.packages[0]
+    home = folder / peer.name.lower()
     programs = home / "bin"
-    if not (home / "complete").exists():
+    packages = [*peer.packages, *BASE, peer.numpy]
+    complete = home / "complete"
+    if not complete.exists() or complete.read_text(encoding="utf-8").split("\n") != packages:
         shutil.rmtree(home, ignore_errors=True)
         subprocess.run([peer.python, "-m", "venv", home], check=True, capture_output=True)
-        install = [programs / "python", "-m", "pip", "install", "-q", *peer.packages, *BASE]
-        subprocess.run(install, check=True, capture_output=True)
-        (home / "complete").touch()
+        install = [programs / "python", "-m", "pip", "install", "-q", *packages]
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+        complete.write_text("\n".join(packages), encoding="utf-8")
     return programs
 
 
@@ -218,10 +230,10 @@ def running(
         "BENTOML_DO_NOT_TRACK": "True",
     }
     began_s = time.monotonic()
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryDirectory() as left, tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(
             peer.command(programs, port),
-            env=environment,
+            env={**environment, "PYTRITON_HOME": left},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=said,
@@ -230,11 +242,11 @@ def running(
         )
         try:
             asked = [peer.request(each) for each in data]
-            while not _answers(port, asked[0], peer.count):
+            while (refused := _refused(port, asked[0], peer.count)) is not None:
                 if process.poll() is not None or time.monotonic() - began_s > START_LIMIT_S:
                     said.seek(0)
-                    errors = [line for line in said if "Error" in line] or ["it said nothing"]
-                    msg = f"it did not start: {errors[-1].strip()[-200:]}"
+                    errors = [line for line in said if "Error" in line] or ["it logged none"]
+                    msg = f"no faces from it: {refused}; last error: {errors[-1].strip()[-200:]}"
                     raise RuntimeError(msg)
                 time.sleep(0.05)
             start_s = time.monotonic() - began_s
@@ -264,19 +276,24 @@ def ours(level: str, data: list[bytes]) -> Iterator[Running]:
     began_s = time.monotonic()
     with served(auth_token=TOKEN, quality=level) as (port, pid):
         asked = requests(Target(port, TOKEN), data, level)
-        while not _answers(port, asked[0], _count_in_reply):
+        while _refused(port, asked[0], _count_in_reply) is not None:
             time.sleep(0.05)
         start_s = time.monotonic() - began_s
         yield Running("hybrid_detect", port, pid, start_s, asked, _count_in_reply)
 
 
-def _answers(port: int, request: bytes, count: Callable[[bytes], int]) -> bool:
+def _refused(port: int, request: bytes, count: Callable[[bytes], int]) -> str | None:
+    """What came instead of an answer with faces; ``None`` if that came."""
     try:
         with contextlib.closing(Target(port).link()) as link:
-            count(link.ask(request, limit_s=10.0))
-    except (OSError, LostError, ValueError, KeyError):
-        return False
-    return True
+            body = link.ask(request, limit_s=10.0)
+    except (OSError, LostError) as error:
+        return type(error).__name__
+    try:
+        count(body)
+    except (ValueError, KeyError):
+        return repr(body[-300:])
+    return None
 
 
 def found(server: Running) -> list[int]:
@@ -328,8 +345,8 @@ def main() -> None:
         servers = [ends.enter_context(ours(level, data))]
         for peer in ALL:
             try:
-                server = running(peer, arguments.venvs, level, cores, data)
-                servers.append(ends.enter_context(server))
+                started = running(peer, arguments.venvs, level, cores, data)
+                servers.append(ends.enter_context(started))
             except (RuntimeError, subprocess.CalledProcessError) as error:
                 print(f"without {peer.name}: {error}")
         counts = {server.name: found(server) for server in servers}
@@ -341,8 +358,8 @@ def main() -> None:
             load(server, 1.0)
             server.per_s.clear()
             server.times_s.clear()
-        for _ in range(arguments.rounds):
-            for server in servers:
+        for number in range(arguments.rounds):
+            for server in servers[:: -1 if number % 2 else 1]:
                 load(server, arguments.seconds)
         print(
             f"{level}, {len(data)} pictures of 1280x720, {cores} cores, {arguments.rounds} rounds"
