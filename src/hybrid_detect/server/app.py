@@ -33,14 +33,14 @@ from hybrid_detect.exchange.wire import (
     peek_request_id,
 )
 from hybrid_detect.monitoring.tracing import Tracer
-from hybrid_detect.server.admission import Admission, OverloadedError
+from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.batch_requests import batch_response
 from hybrid_detect.server.bodies import BodyReader, BodyRefusedError
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials
 from hybrid_detect.server.detectors import Detector, DetectorPool
 from hybrid_detect.server.direct_route import DirectRoute
-from hybrid_detect.server.early_refusals import EarlyRefusals, RefusedMessage
+from hybrid_detect.server.early_refusals import EarlyRefusals
 from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.head_facts import facts_of
@@ -293,8 +293,6 @@ class _App:
 
         def read() -> DetectRequest:
             nonlocal unread
-            if isinstance(data, RefusedMessage):
-                raise OverloadedError(data.retry_after_s)
             request = decode_request(received.message)
             unread = b""
             return request

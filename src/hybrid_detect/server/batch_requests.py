@@ -11,9 +11,9 @@ from starlette.responses import Response
 from hybrid_detect.errors import ProtocolError
 from hybrid_detect.exchange.batch import BATCH_CONTENT_TYPE, decode_batch, encode_batch
 from hybrid_detect.exchange.wire import encode_reply, peek_request_id
-from hybrid_detect.server.gate import TAKE_PICTURE, too_fast
+from hybrid_detect.server.gate import TAKE_PICTURE
 from hybrid_detect.server.observation import note_reply
-from hybrid_detect.server.replies import error_reply, http_response
+from hybrid_detect.server.replies import error_reply, http_response, too_fast
 
 __all__ = ["batch_response"]
 

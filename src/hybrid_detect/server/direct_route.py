@@ -13,8 +13,9 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from hybrid_detect.server.counted_messages import counted_receive
 from hybrid_detect.server.gate import Gate, RefusedError
-from hybrid_detect.server.observation import Observation, counted_receive
+from hybrid_detect.server.observation import Observation
 from hybrid_detect.server.replies import BUG, HttpAnswer, http_answer
 
 __all__ = ["Answer", "DirectRoute"]

@@ -31,14 +31,14 @@ from hybrid_detect.exchange.wire import (
 from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError
-from hybrid_detect.server.gate import CALLER, too_fast
+from hybrid_detect.server.gate import CALLER
 from hybrid_detect.server.head_facts import HeadFacts
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.looks import OverloadedError
 from hybrid_detect.server.observation import Observation
 from hybrid_detect.server.picture_requests import unsupported_body
-from hybrid_detect.server.replies import HttpAnswer, answer_of
+from hybrid_detect.server.replies import HttpAnswer, answer_of, too_fast
 from hybrid_detect.server.shared_state import Limit, LocalState
 from hybrid_detect.server.tracing import Tracing
 from hybrid_detect.server.websocket_frames import payload_of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -17,22 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from hybrid_detect.exchange.wire import (
-    CREDENTIAL_ENDED,
     HEALTH_PATH,
     LIVE_PAGE_PATH,
     STREAM_PATH,
     ErrorReply,
-    announced_request_id,
-    encode_reply,
-    peek_request_id,
 )
+from hybrid_detect.server.admitted_messages import AdmittedMessages
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.connections import Timer
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError, peer_of
 from hybrid_detect.server.head_facts import facts_of
-from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH, note_reply
+from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH
 from hybrid_detect.server.peer_log import PeerLog
-from hybrid_detect.server.replies import SECURITY_FIELDS, error_reply
+from hybrid_detect.server.replies import SECURITY_FIELDS, too_fast
 from hybrid_detect.server.shared_state import Limit, LocalState, SharedState
 
 __all__ = [
@@ -43,7 +38,6 @@ __all__ = [
     "TAKE_PICTURE",
     "Gate",
     "RefusedError",
-    "too_fast",
 ]
 
 logger = logging.getLogger("hybrid_detect.server")
@@ -165,13 +159,12 @@ class Gate:
             # A WebSocket to watch a session over brings no pictures.
             is_stream = scope["type"] == "websocket" and scope["path"] == STREAM_PATH
             self.take_place(caller, is_stream=is_stream)
-            idle = Timer()
+            messages = self._messages(connection, receive, send) if is_stream else None
             try:
-                if is_stream:
-                    receive = self._messages(connection, receive, send, idle)
-                await self._app(scope, receive, send)
+                await self._app(scope, messages.receive if messages else receive, send)
             finally:
-                idle.end()
+                if messages is not None:
+                    messages.end()
                 self.give_place_back(caller, is_stream=is_stream)
         except RefusedError as refusal:
             response = self._respond(connection, refusal.reply)
@@ -247,63 +240,21 @@ class Gate:
             del self._under_way[caller]  # or names would pile up
 
     def _messages(
-        self, connection: HTTPConnection, receive: Receive, send: Send, idle: Timer
-    ) -> Receive:
-        """`receive` of a stream that was let in.
-
-        It ends the stream if nothing comes or its credential is none any more, and answers what
-        comes too fast.
-        """
+        self, connection: HTTPConnection, receive: Receive, send: Send
+    ) -> AdmittedMessages:
         caller: str = connection.scope[CALLER]
-        checked_s = picture_s = self._clock()
-        was_announced = is_idle = False
-        task = asyncio.current_task()
-
-        def end_wait() -> None:
-            nonlocal is_idle
-            is_idle = True
-            if task is not None:
-                task.cancel()
-
-        async def closed(code: int, reason: str) -> Message:
-            with _client_may_be_gone():
-                await send({"type": "websocket.close", "code": code, "reason": reason})
-            return {"type": "websocket.disconnect", "code": code}
-
-        async def receive_admitted() -> Message:
-            nonlocal checked_s, picture_s, was_announced
-            while True:
-                # As `asyncio.timeout` does it, which would take longer than the rest of this.
-                idle.start(self._config.stream_idle_s - (self._clock() - picture_s), end_wait)
-                try:
-                    message = await receive()
-                except asyncio.CancelledError:
-                    if not is_idle or task is None or task.uncancel():
-                        raise
-                    return await closed(1001, "idle")
-                finally:
-                    idle.stop()
-                if self._clock() - checked_s >= RECHECK_S:
-                    checked_s = self._clock()
-                    if not await self._is_welcome(connection):
-                        return await closed(1008, CREDENTIAL_ENDED)
-                if message["type"] != "websocket.receive":
-                    return message
-                data = message.get("bytes") or b""
-                is_announcement = announced_request_id(data) is not None
-                if not is_announcement:
-                    picture_s = self._clock()
-                # Each picture has one announcement for nothing; more count as pictures.
-                is_free = is_announcement and not was_announced
-                was_announced = is_announcement
-                if is_free or not (wait_s := await self._state.take(Limit.PICTURES, caller)):
-                    return message
-                reply = too_fast(peek_request_id(data), wait_s)
-                note_reply(connection, reply, data)
-                with _client_may_be_gone():  # `receive` says so next
-                    await send({"type": "websocket.send", "bytes": encode_reply(reply)})
-
-        return receive_admitted
+        at_once = self._state.take_at_once if isinstance(self._state, LocalState) else None
+        return AdmittedMessages(
+            connection,
+            receive,
+            send,
+            is_welcome=self._is_welcome,
+            take=partial(self._state.take, Limit.PICTURES, caller),
+            take_at_once=at_once and partial(at_once, Limit.PICTURES, caller),
+            idle_s=self._config.stream_idle_s,
+            recheck_s=RECHECK_S,
+            clock=self._clock,
+        )
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -317,16 +268,6 @@ class RefusedError(Exception):
     def __init__(self, reply: ErrorReply) -> None:
         super().__init__(reply.code)
         self.reply = reply
-
-
-def _client_may_be_gone() -> contextlib.suppress:
-    """What a server raises for a message to a stream that has been closed meanwhile."""
-    return contextlib.suppress(OSError, RuntimeError)
-
-
-def too_fast(request_id: int, wait_s: float) -> ErrorReply:
-    """The reply to what comes `wait_s` seconds too early for its caller's rate."""
-    return error_reply(request_id, 429, "too_fast", "you send more than you may", wait_s)
 
 
 def _with_security_headers(send: Send) -> Send:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hybrid_detect.exchange.batch import BATCH_PATH
 from hybrid_detect.exchange.envelope import KEYS_PATH
@@ -30,7 +30,13 @@ from hybrid_detect.exchange.wire import (
     ErrorReply,
     ResultReply,
 )
+from hybrid_detect.server.counted_messages import (
+    CountedLink,
+    counted_receive,
+    counted_send,
+)
 from hybrid_detect.server.credentials import peer_of
+from hybrid_detect.server.direct_messages import DIRECT
 from hybrid_detect.server.head_facts import HeadFacts, facts_of
 
 if TYPE_CHECKING:
@@ -51,7 +57,6 @@ __all__ = [
     "Observed",
     "Observer",
     "Record",
-    "counted_receive",
     "note_look",
     "note_read",
     "note_reply",
@@ -266,9 +271,11 @@ class Observed:
             await self._app(scope, receive, send)
             return
         with self._observation.kept(scope) as record:
+            if DIRECT in scope:
+                scope[DIRECT] = CountedLink(record, scope[DIRECT])
             identity = self._observation.identity(record)
             await self._app(
-                scope, counted_receive(record, receive), _counted_send(record, send, identity)
+                scope, counted_receive(record, receive), counted_send(record, send, identity)
             )
 
 
@@ -355,47 +362,5 @@ _KNOWN = frozenset(ROUTES) - {WATCH_ROUTE, SESSION_ROUTE, OTHER_ROUTE}
 def _trace_id_in(traceparent: str) -> str:
     return traceparent[3:35]  # behind the version
 
-
-def counted_receive(record: Record, receive: Receive) -> Receive:
-    """`receive`, with what it gives counted in `record`."""
-
-    async def receive_counted() -> Message:
-        message = await receive()
-        kind = message["type"]
-        if kind == "http.request":
-            record.received_bytes += len(message.get("body", b""))
-        elif kind == "websocket.receive":
-            record.received_bytes += len(message.get("bytes") or b"")
-        elif kind == "websocket.disconnect":
-            record.close_code = record.close_code or message.get("code")
-        return message
-
-    return receive_counted
-
-
-def _counted_send(record: Record, send: Send, identity: tuple[tuple[bytes, bytes], ...]) -> Send:
-    async def send_counted(message: Message) -> None:
-        kind = message["type"]
-        if kind in _CONTENT:
-            record.sent_bytes += len(message.get(_CONTENT[kind]) or b"")
-        elif kind in {"http.response.start", "websocket.http.response.start", "websocket.accept"}:
-            record.status = message.get("status", 101)
-            if identity:
-                headers = [*message.get("headers", ()), *identity]
-                message = {**message, "headers": headers}
-        elif kind == "websocket.close":
-            record.close_code = message.get("code", 1000)
-            record.status = record.status or 403  # which a handshake is refused with then
-        await send(message)
-
-    return send_counted
-
-
-_CONTENT = {
-    "http.response.body": "body",
-    "websocket.http.response.body": "body",
-    "websocket.send": "bytes",
-}
-"""Where messages have what is sent."""
 
 _ID_NAME = REQUEST_ID_HEADER.lower().encode()

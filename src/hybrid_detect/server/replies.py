@@ -35,6 +35,7 @@ __all__ = [
     "json_answer",
     "plain_answer",
     "reply_to_values",
+    "too_fast",
 ]
 
 SECURITY_HEADERS = {
@@ -64,6 +65,11 @@ def error_reply(
         detail=detail,
         retry_after_s=retry_after_s,
     )
+
+
+def too_fast(request_id: int, wait_s: float) -> ErrorReply:
+    """The reply to what comes `wait_s` seconds too early for its caller's rate."""
+    return error_reply(request_id, 429, "too_fast", "you send more than you may", wait_s)
 
 
 BUG = error_reply(0, 500, "internal", "the server has a bug; see its log")

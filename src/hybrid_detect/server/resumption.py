@@ -11,15 +11,16 @@ import asyncio
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from starlette.websockets import WebSocket
 
 from hybrid_detect.exchange.wire import AWAITS_HEADER, RESUME_HEADER
 from hybrid_detect.server.live import Presence
 
-__all__ = ["Resumption", "Stream", "StreamKey", "awaited_by", "stream_key"]
+__all__ = ["Resumption", "Stream", "StreamKey", "StreamLink", "awaited_by", "stream_key"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
@@ -57,6 +58,18 @@ def awaited_by(websocket: WebSocket) -> list[int]:
     return [int(word) for word in words if re.fullmatch("[0-9]{1,10}", word)]
 
 
+class StreamLink(Protocol):
+    """What carries the answers of a stream."""
+
+    def send_at_once(self, reply: bytes) -> bool:
+        """Send `reply` if that needs no wait; returns whether it was sent."""
+        ...
+
+    async def send(self, reply: bytes) -> None:
+        """Send `reply`, if the link still stands."""
+        ...
+
+
 class Stream:
     """The pictures of one client, over one link or several, one after the other.
 
@@ -77,17 +90,18 @@ class Stream:
     ) -> None:
         self.take = take
         """Counts one more picture: another link gives no other rate."""
-        self.places = asyncio.Semaphore(places)
         self.presence = presence
-        self.link: WebSocket | None = None
+        self.link: StreamLink | None = None
         """The link that it has now."""
         self.is_over = False
         """Whether its client will not come back."""
         self.is_resumable = is_resumable
+        self._places = places
         # An answer may be on its way for each of the pictures that were and are under way.
         self._remembered = 2 * places
         self._answered: OrderedDict[int, bytes] = OrderedDict()
-        self._under_way: dict[asyncio.Task[None], int] = {}
+        self._under_way: dict[asyncio.Task[Any], int] = {}
+        """What looks at its pictures, or waits to send an answer: each has a place until then."""
 
     def has(self, request_id: int) -> bool:
         """Whether that picture is being looked at, or was a moment ago."""
@@ -99,40 +113,58 @@ class Stream:
         """The answer that is remembered; `None` if there is none, or none yet."""
         return self._answered.get(request_id)
 
-    def begin(
-        self,
-        request_id: int,
-        work: Callable[[], Awaitable[bytes]],
-        send: Callable[[WebSocket, bytes], Awaitable[None]],
-    ) -> None:
-        """Answer a picture, which has one of the places, over the link that there is by then.
+    def is_ready(self) -> bool:
+        """Whether there is a place for another picture."""
+        return len(self._under_way) < self._places
+
+    async def place(self) -> None:
+        """Return when there is a place for another picture."""
+        while not self.is_ready():
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+
+    def begin(self, request_id: int, work: Coroutine[Any, Any, bytes]) -> None:
+        """Answer a picture, which has a place, over the link that there is by then.
 
         Args:
             request_id: The picture's.
             work: Gives the answer.
-            send: Sends it over a link, if that still stands.
         """
+        self._run(request_id, work, self._answer)
 
-        async def answer() -> None:
-            reply = await work()
-            if self.is_resumable:
-                self._answered[request_id] = reply
-                while len(self._answered) > self._remembered:
-                    self._answered.popitem(last=False)
-            if self.link is not None:
-                await send(self.link, reply)
+    def remember(self, request_id: int, reply: bytes) -> None:
+        """Keep the answer to a picture, in case that it is lost with a link."""
+        if self.is_resumable:
+            self._answered[request_id] = reply
+            while len(self._answered) > self._remembered:
+                self._answered.popitem(last=False)
 
-        task = asyncio.create_task(answer())
+    def _run(
+        self,
+        request_id: int,
+        work: Coroutine[Any, Any, Any],
+        ended: Callable[[asyncio.Task[Any]], object],
+    ) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._under_way[task] = request_id
-        task.add_done_callback(self._ended)
+        task.add_done_callback(ended)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _answer(self, task: asyncio.Task[bytes]) -> None:
+        """Send what a picture is answered with; one that has to wait for that keeps its place."""
+        request_id = self._under_way[task]
+        self._ended(task)
+        if task.cancelled() or task.exception() is not None:
+            return
+        reply = task.result()
+        self.remember(request_id, reply)
+        if self.link is not None and not self.link.send_at_once(reply):
+            self._run(request_id, self.link.send(reply), self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         del self._under_way[task]
-        self.places.release()
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a stream's picture failed with a bug", exc_info=error)
 
-    def attach(self, link: WebSocket, awaited: Iterable[int]) -> list[bytes]:
+    def attach(self, link: StreamLink, awaited: Iterable[int]) -> list[bytes]:
         """Go on over `link`.
 
         Returns:
@@ -142,7 +174,7 @@ class Stream:
         self.link = link
         return [self._answered[each] for each in awaited if each in self._answered]
 
-    def detach(self, link: WebSocket) -> bool:
+    def detach(self, link: StreamLink) -> bool:
         """`link` has ended; returns whether the stream has no other."""
         if self.link is link:
             self.link = None

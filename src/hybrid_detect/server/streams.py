@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -21,12 +20,16 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
     peek_request_id,
 )
+from hybrid_detect.server.admission import OverloadedError
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.gate import too_fast
-from hybrid_detect.server.hang_ups import hang_up_of
+from hybrid_detect.server.connections import IS_GONE
+from hybrid_detect.server.direct_messages import DIRECT, DirectLink
+from hybrid_detect.server.early_refusals import RefusedMessage
 from hybrid_detect.server.live import PRESENCE, LiveSessions
+from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.rate_limit import RateLimiter
+from hybrid_detect.server.replies import too_fast
 from hybrid_detect.server.resumption import (
     Resumption,
     Stream,
@@ -55,14 +58,14 @@ BURST_S = 2.0
 class Answering(Protocol):
     """Makes the message that answers one of a stream."""
 
-    async def __call__(
+    def __call__(
         self,
         data: bytes,
         receive_s: float | None,
         connection: WebSocket,
         *,
         is_abandoned: Callable[[], Awaitable[bool]],
-    ) -> bytes:
+    ) -> Coroutine[Any, Any, bytes]:
         """The reply to `data`, which took `receive_s` to arrive."""
         ...
 
@@ -107,12 +110,13 @@ class Streams:
 
         stream = make() if key is None else self._resumption.taken_up(key, make)
         websocket.scope[PRESENCE] = stream.presence
+        link = _Link(websocket, stream, self._answer)
         code: int | None = BROKEN
         try:
-            await self._open(websocket, stream, key)
-            code = await self._converse(websocket, stream)
+            await self._open(link, stream, key)
+            code = await link.converse()
         finally:
-            if stream.detach(websocket):
+            if stream.detach(link):
                 await self._leave(stream, key, code)
 
     def close(self) -> None:
@@ -121,8 +125,9 @@ class Streams:
         for closing in self._closing:
             closing.cancel()
 
-    async def _open(self, websocket: WebSocket, stream: Stream, key: StreamKey | None) -> None:
+    async def _open(self, link: _Link, stream: Stream, key: StreamKey | None) -> None:
         """Accept the link, and send what its client still waits for."""
+        websocket = link.websocket
         awaited = awaited_by(websocket)
         told = {IN_FLIGHT_HEADER: str(self._config.stream_in_flight)}
         if (info := self._info()) is not None:
@@ -133,66 +138,17 @@ class Streams:
             subprotocol=SUBPROTOCOL if SUBPROTOCOL in websocket["subprotocols"] else None,
             headers=[(name.lower().encode(), text.encode()) for name, text in told.items()],
         )
-        if (older := stream.link) is not None:
+        if isinstance(older := stream.link, _Link):
             # Its client has left it, though it may be long until that is noticed. Apart, because
             # what it does not take would be waited for.
-            closing = asyncio.create_task(_close(older))
+            closing = asyncio.create_task(older.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
-        answers = stream.attach(websocket, awaited)
+        answers = stream.attach(link, awaited)
         if key is not None:
             self._resumption.found(key)  # the older link may have broken while this one opened
         for reply in answers:
-            await _send(websocket, reply)
-
-    async def _converse(self, websocket: WebSocket, stream: Stream) -> int | None:
-        """Answer until the link ends; the code that it ended with."""
-        announced: tuple[int, float] | None = None
-        is_gone = hang_up_of(websocket)
-        while True:
-            message = await websocket.receive()
-            if message["type"] == "websocket.disconnect":
-                code: int | None = message.get("code")
-                if code == SERVICE_RESTART and not await is_gone():
-                    await stream.finished()
-                return code
-            data = message.get("bytes") or b""
-            now_s = time.monotonic()
-            if (request_id := announced_request_id(data)) is not None:
-                announced = (request_id, now_s)
-                continue
-            request_id = peek_request_id(data)
-            if await self._has(websocket, stream, request_id):
-                continue
-            if wait_s := stream.take():
-                refusal = too_fast(request_id, wait_s)
-                note_reply(websocket, refusal, data)
-                await _send(websocket, encode_reply(refusal))
-                continue
-            receive_s = None
-            if announced is not None and announced[0] == request_id:
-                receive_s = now_s - announced[1]
-            # Not reading further while the places are taken lets TCP hold the sender back.
-            await stream.places.acquire()
-            if await self._has(websocket, stream, request_id):
-                stream.places.release()
-                continue
-            answer = partial(
-                self._answer,
-                data,
-                receive_s,
-                websocket,
-                is_abandoned=_abandonment(stream, websocket),
-            )
-            stream.begin(request_id, answer, _send)
-
-    async def _has(self, websocket: WebSocket, stream: Stream, request_id: int) -> bool:
-        """Whether that picture has come over another link; its answer is sent over this one."""
-        if not stream.has(request_id):
-            return False
-        if (reply := stream.answer_to(request_id)) is not None:
-            await _send(websocket, reply)
-        return True
+            await link.send(reply)
 
     async def _leave(self, stream: Stream, key: StreamKey | None, code: int | None) -> None:
         """The last link of a stream has ended with `code`."""
@@ -216,22 +172,116 @@ class Streams:
         return lambda: bucket.take("")
 
 
-async def _send(websocket: WebSocket, reply: bytes) -> None:
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        # The client may have gone meanwhile; Starlette then raises either of the two.
-        await websocket.send_bytes(reply)
+class _Link:
+    """One link of a stream: its messages are taken here, directly or as they are received."""
+
+    def __init__(self, websocket: WebSocket, stream: Stream, answer: Answering) -> None:
+        self.websocket = websocket
+        self._stream = stream
+        self._answer = answer
+        self._announced: tuple[int, float] | None = None
+        self._is_gone: Callable[[], bool] = websocket.scope.get(IS_GONE, _never)
+        self._direct: DirectLink | None = websocket.scope.get(DIRECT)
+        self.is_ready = stream.is_ready
+
+    async def converse(self) -> int | None:
+        """Answer until the link ends; the code that it ended with."""
+        stream = self._stream
+        if self._direct is not None:
+            self._direct.serve(self)
+        while True:
+            message = await self.websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                code: int | None = message.get("code")
+                if code == SERVICE_RESTART and not self._is_gone():
+                    await stream.finished()
+                return code
+            data = message.get("bytes") or b""
+            asked = self._asked(data)
+            if isinstance(asked, _Asked):
+                # Not reading further while the places are taken lets TCP hold the sender back.
+                await stream.place()
+                reply = self._known(asked.request_id)
+                if reply is None:
+                    reply = self._begin(data, asked)
+            else:
+                reply = asked
+            if reply:
+                await self.send(reply)
+
+    def take(self, message: bytes) -> None:
+        """Take a message while there is a place for its picture."""
+        asked = self._asked(message)
+        reply = self._begin(message, asked) if isinstance(asked, _Asked) else asked
+        if reply:
+            self.send_at_once(reply)
+
+    def send_at_once(self, reply: bytes) -> bool:
+        """Send `reply` if that needs no wait; returns whether it was sent."""
+        return self._direct is not None and self._direct.send(reply)
+
+    async def send(self, reply: bytes) -> None:
+        """Send `reply`, if the link still stands."""
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+            # The client may have gone meanwhile; Starlette then raises either of the two.
+            await self.websocket.send_bytes(reply)
+
+    async def close(self) -> None:
+        """Close it for another link."""
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+            await self.websocket.close(1001, "the stream goes on over another link")
+
+    def _asked(self, data: bytes) -> _Asked | bytes:
+        """The picture to be looked at; or what is to be answered to another message, if anything.
+
+        A picture that is not looked at is one that came too early, or over another link before.
+        """
+        now_s = time.monotonic()
+        if (announced_id := announced_request_id(data)) is not None:
+            self._announced = (announced_id, now_s)
+            return b""
+        request_id = peek_request_id(data)
+        if (reply := self._known(request_id)) is not None:
+            return reply
+        if wait_s := self._stream.take():
+            refusal = too_fast(request_id, wait_s)
+            note_reply(self.websocket, refusal, data)
+            return encode_reply(refusal)
+        receive_s = None
+        if self._announced is not None and self._announced[0] == request_id:
+            receive_s = now_s - self._announced[1]
+        return _Asked(request_id, receive_s)
+
+    def _known(self, request_id: int) -> bytes | None:
+        """The answer to a picture that has come before, empty if there is none yet; else `None`."""
+        stream = self._stream
+        if not (stream.is_resumable and stream.has(request_id)):
+            return None
+        return stream.answer_to(request_id) or b""
+
+    def _begin(self, data: bytes, asked: _Asked) -> bytes:
+        """Have a picture looked at, for which there is a place; or the answer, if it is refused."""
+        if isinstance(data, RefusedMessage):
+            refusal = look_refusal(asked.request_id, OverloadedError(data.retry_after_s))
+            note_reply(self.websocket, refusal, data)
+            reply = encode_reply(refusal)
+            self._stream.remember(asked.request_id, reply)
+            return reply
+        work = self._answer(data, asked.receive_s, self.websocket, is_abandoned=self._is_abandoned)
+        self._stream.begin(asked.request_id, work)
+        return b""
+
+    async def _is_abandoned(self) -> bool:
+        """Whether the client will take no answer any more."""
+        return self._stream.is_over or (not self._stream.is_resumable and self._is_gone())
 
 
-async def _close(link: WebSocket) -> None:
-    with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
-        await link.close(1001, "the stream goes on over another link")
+class _Asked(NamedTuple):
+    """A picture that is to be looked at."""
+
+    request_id: int
+    receive_s: float | None
 
 
-def _abandonment(stream: Stream, websocket: WebSocket) -> Callable[[], Awaitable[bool]]:
-    """Tells whether the client of a stream will take no answer any more."""
-    is_gone = hang_up_of(websocket)
-
-    async def is_abandoned() -> bool:
-        return stream.is_over or (not stream.is_resumable and await is_gone())
-
-    return is_abandoned
+def _never() -> bool:
+    return False

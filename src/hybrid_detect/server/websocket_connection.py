@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from typing import Any
 
 from starlette.types import Message
-from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
@@ -26,18 +24,20 @@ from hybrid_detect.server.connections import (
     Timer,
     has_hung_up,
 )
+from hybrid_detect.server.direct_messages import DIRECT
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.replies import BUG, error_reply, json_answer
 from hybrid_detect.server.unread_bytes import can_drop_unread, drop_unread
 from hybrid_detect.server.websocket_frames import (
     MAX_HEAD_BYTES,
-    frame_bytes,
-    is_whole_message,
+    FrameUnderWay,
+    message_frame,
     parser_of,
-    payload_of,
+    whole_message,
 )
-from hybrid_detect.server.websocket_handshake import answer_to, completed, denial, scope_of
+from hybrid_detect.server.websocket_handshake import answer_to, completed, scope_of
 from hybrid_detect.server.websocket_heartbeat import Heartbeat
+from hybrid_detect.server.websocket_messages import Inbox, Outbox
 
 __all__ = ["MAX_FRAGMENTS", "WebSocketConnection"]
 
@@ -73,31 +73,29 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._frames = parser_of(max_bytes=context.max_message_bytes)
         self._patience = Timer()  # for what the peer sends
         self._unsent = Timer()  # for what it should take
-        self._writable = asyncio.Event()
-        self._writable.set()
+        self._untaken: asyncio.Event | None = None
+        """Set once the peer takes what was written; `None` while it does."""
         self._heartbeat = Heartbeat(
             self._frames.send_ping,
             self._flush,
             transport.abort,  # closing would wait for a peer that takes nothing either
             is_heard=lambda: not self._is_blocked,
-            may_send=self._writable.is_set,
+            may_send=lambda: self._untaken is None,
         )
-        self._events: deque[Message] = deque([{"type": "websocket.connect"}])
-        self._news = asyncio.Event()
+        self._events = Inbox()
+        self.serve = self._events.serve
+        """As a `DirectLink` does."""
         self._accepted: Response | None = None  # until the app has agreed
-        self._denial: Message | None = None
-        self._is_open = False
+        self.is_open = False  # until then
+        self._outbox = Outbox()
         self._is_ending = False
         self._is_gone = False
         self._is_reading = True
         self._pieces: list[bytes] = []
-        self._left_bytes = 0  # of a frame that is not complete
-        self._whole: list[bytes] | None = None
-        """What has come of the frame under way, if that is a whole message; `None` if it is not."""
-        self._is_dropping = False
-        """Whether the message under way has been refused."""
+        self._frame = FrameUnderWay(max_bytes=context.max_message_bytes)
         self._drops_unread = can_drop_unread(transport)
         self._scope = scope_of(head, addresses, is_gone=self._has_gone)
+        self._scope[DIRECT] = self
         self._held = bytearray()
 
     def open(self, rest: bytes) -> None:
@@ -120,31 +118,39 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._context.connections.discard(self)
         self._held.clear()
         self._pieces.clear()
-        self._whole = None
-        self._writable.set()
+        self._frame.forget()
+        self._events.serve(None)
         self._hang_up(1006)
+        self.resume_writing()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go, which nothing keeps."""
         early = self._context.early
-        is_little_wanted = (self._is_dropping and self._drops_unread) or (
-            not self._left_bytes and early is not None and early.may_refuse
+        is_little_wanted = (self._frame.is_unwanted and self._drops_unread) or (
+            not self._frame.left_bytes and early is not None and early.may_refuse
         )
         return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what has been read."""
-        self.data_received(bytes(self._context.read[:nbytes]))
+        self.data_received(self._context.read[:nbytes])
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Read on, as far as the app follows."""
-        begin = 0
+        begin, frame = 0, self._frame
         # What the app can take at once need not be held first: a picture behind its announcement.
         while begin < len(data) and not (self._held or self._is_blocked):
-            self._measure(data[begin : begin + MAX_HEAD_BYTES])
-            if not self._left_bytes or self._transport.is_closing():
+            begins = self._is_between
+            if begins and (found := whole_message(data, begin, max_bytes=frame.max_bytes)):
+                begin, message = found
+                self._events.put(message)
+                if begin == len(data):
+                    return  # with nothing held and nothing half there
+                continue
+            frame.measure(data[begin : begin + MAX_HEAD_BYTES], begins=begins)
+            if not frame.left_bytes or self._transport.is_closing():
                 break
-            piece = data[begin : begin + self._left_bytes]
+            piece = bytes(data[begin : begin + frame.left_bytes])
             begin += len(piece)
             self._parse(piece)
         self._held += data[begin:]
@@ -152,14 +158,16 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Wait for the peer to take what was written; until then its pings are not read either."""
-        self._writable.clear()
+        self._untaken = self._untaken or asyncio.Event()
         self._unsent.start(self._limits.answer_s, self._transport.abort)
         self._control()
 
     def resume_writing(self) -> None:
         """Go on."""
         self._unsent.stop()
-        self._writable.set()
+        if self._untaken is not None:
+            self._untaken.set()
+            self._untaken = None
         self._read()
 
     # -- reading -----------------------------------------------------------------------------
@@ -168,8 +176,13 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def _is_blocked(self) -> bool:
         """Whether it is the app, or what the peer has not taken, that is waited for."""
         return not self._is_ending and (
-            not self._is_open or len(self._events) >= MAX_WAITING or not self._writable.is_set()
+            not self.is_open or len(self._events) >= MAX_WAITING or self._untaken is not None
         )
+
+    @property
+    def _is_between(self) -> bool:
+        """Whether a message may begin with the next byte."""
+        return not (self._frame.left_bytes or self._pieces or self._is_ending or self._is_gone)
 
     def _read(self) -> None:
         """Parse as far as the app follows; a frame at a time, so that it is no more than that."""
@@ -180,40 +193,25 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _parse_a_frame(self) -> bool:
         """Parse what there is of the next frame; returns whether there is anything of it."""
-        self._measure(self._held)
-        if not self._left_bytes:
+        self._frame.measure(self._held, begins=self._is_between)
+        if not self._frame.left_bytes:
             return False  # its own head is not complete
-        piece = bytes(self._held[: self._left_bytes])
+        piece = bytes(self._held[: self._frame.left_bytes])
         del self._held[: len(piece)]
         self._parse(piece)
         return True
 
-    def _measure(self, data: bytes | bytearray) -> None:
-        """Note what is to come of the next frame, if `data` begins with it."""
-        if self._left_bytes:
-            return
-        self._left_bytes = frame_bytes(data)
-        is_whole = (
-            0 < self._left_bytes <= self._context.max_message_bytes
-            and is_whole_message(data)
-            and not self._pieces
-            and self._frames.state is State.OPEN
-        )
-        self._whole = [] if is_whole else None
-
     def _parse(self, piece: bytes) -> None:
-        self._left_bytes -= len(piece)
-        if self._is_dropping:
-            if self._left_bytes and self._drops_unread:
-                self._left_bytes -= drop_unread(self._transport, self._left_bytes)
-            self._is_dropping = self._left_bytes > 0
+        frame = self._frame
+        if frame.is_unwanted:
+            self._drop(len(piece))
             return
-        if self._whole is not None:
-            self._whole.append(piece)
-            if not self._left_bytes:
-                whole, self._whole = self._whole, None
-                self._take_message(payload_of(b"".join(whole)))
-            elif len(self._whole) == 1 and not self._is_ending:
+        frame.left_bytes -= len(piece)
+        if frame.pieces is not None:
+            frame.pieces.append(piece)
+            if not frame.left_bytes:
+                self._take_message(frame.message())
+            elif len(frame.pieces) == 1 and not self._is_ending:
                 self._weigh(piece)
             return
         self._frames.receive_data(piece)
@@ -232,9 +230,15 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         """Tell of a message that would be refused once it had come, and drop the rest of it."""
         early = self._context.early
         if early is not None and (refused := early.refused_message(self._scope, piece)) is not None:
-            self._whole, self._is_dropping = None, True
+            self._frame.refuse()
             self._take_message(refused)
-            self._parse(b"")
+            self._drop(0)
+
+    def _drop(self, size: int) -> None:
+        """Drop what is not wanted: `size` bytes that were read, and what waits behind them."""
+        self._frame.left_bytes -= size
+        if self._frame.left_bytes and self._drops_unread:
+            self._frame.left_bytes -= drop_unread(self._transport, self._frame.left_bytes)
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:
@@ -251,32 +255,28 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def _take_message(self, data: bytes) -> None:
         if not self._is_ending:
             self._patience.stop()  # the next one has a time of its own
-            self._tell({"type": "websocket.receive", "bytes": data})
+            self._events.put(data)
 
     def _control(self) -> None:
         """Read while there is room, and give half a message its time while it is waited for."""
-        wanted = self._is_ending or (len(self._held) < MAX_HELD_BYTES and self._writable.is_set())
+        wanted = self._is_ending or (len(self._held) < MAX_HELD_BYTES and self._untaken is None)
         if wanted != self._is_reading and not self._transport.is_closing():
             self._is_reading = wanted
             if wanted:
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
-        if not self._is_open or self._is_ending:
+        if not self.is_open or self._is_ending:
             return
-        if self._is_blocked or not (self._held or self._left_bytes or self._pieces):
+        if self._is_blocked or not (self._held or self._frame.left_bytes or self._pieces):
             self._patience.stop()
         elif not self._patience.is_running:
             self._patience.start(self._limits.message_s, self._fail)
 
-    def _tell(self, event: Message) -> None:
-        self._events.append(event)
-        self._news.set()
-
     def _hang_up(self, code: int) -> None:
         if not self._is_gone:
             self._is_gone = True
-            self._tell({"type": "websocket.disconnect", "code": code})
+            self._events.tell({"type": "websocket.disconnect", "code": code})
 
     def _has_gone(self) -> bool:
         return self._is_gone or has_hung_up(self._transport)
@@ -295,44 +295,37 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             self._end(1012 if self._context.is_stopping else 1000, FORBIDDEN)
 
     async def _receive(self) -> Message:
-        while not self._events:
-            self._news.clear()
-            await self._news.wait()
-        event = self._events.popleft()
+        event = await self._events.next()
         self._read()
         return event
 
     async def _send(self, message: Message) -> None:
-        await self._writable.wait()
-        kind = message["type"]
+        while self._untaken is not None:
+            await self._untaken.wait()
         if self._is_gone or self._is_ending:
             msg = "the WebSocket is closed"
             raise OSError(msg)
-        if kind == "websocket.send" and self._is_open:
-            data = message.get("bytes")
-            try:
-                self._frames.send_binary(message["text"].encode() if data is None else data)
-            except InvalidState:
-                msg = "the WebSocket is being closed"
-                raise OSError(msg) from None
-            self._flush()
-        elif kind == "websocket.close":
-            self._end(message.get("code") or 1000, FORBIDDEN, message.get("reason") or "")
-        elif kind == "websocket.accept" and self._accepted is not None:
-            self._accept(self._accepted, message)
-        elif kind == "websocket.http.response.start" and self._accepted is not None:
-            self._denial = message
-        elif kind == "websocket.http.response.body" and self._denial is not None:
-            self._answer(denial(self._denial, message))
-        else:
-            msg = f"expected the next message of a WebSocket, got {kind!r}"
-            raise RuntimeError(msg)
+        self._outbox.carry_out(message, self)
 
-    def _accept(self, response: Response, message: Message) -> None:
+    def send(self, message: bytes) -> bool:
+        """Send `message`, as a `DirectLink` does."""
+        if not self.is_open or self._untaken is not None or self._is_gone or self._is_ending:
+            return False
+        self._write(message_frame(message))
+        return True
+
+    @property
+    def is_undecided(self) -> bool:
+        """Whether the app has neither accepted nor denied the WebSocket."""
+        return self._accepted is not None
+
+    def accept(self, message: Message) -> None:
+        """Open the WebSocket."""
+        assert self._accepted is not None  # noqa: S101 - only while undecided
+        self._frames.send_response(completed(self._accepted, message))
         self._accepted = None
-        self._frames.send_response(completed(response, message))
         self._flush()
-        self._is_open = True
+        self.is_open = True
         self._patience.stop()
         self._heartbeat.start()
         self._read()
@@ -341,10 +334,10 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def stop(self) -> None:
         """Let what has been received be answered, take nothing more, and close."""
-        if self._is_open and not self._is_ending:
+        if self.is_open and not self._is_ending:
             while self._held and self._frames.state is State.OPEN and self._parse_a_frame():
                 pass
-            self._tell({"type": "websocket.disconnect", "code": 1012})
+            self._events.tell({"type": "websocket.disconnect", "code": 1012})
         elif not self._is_ending:
             self._refuse(STOPPING)
 
@@ -360,21 +353,25 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _refuse(self, error: ErrorReply) -> None:
         self._context.refused(error)
-        self._answer(json_answer(error))
+        self.deny(json_answer(error))
         self._hang_up(1006)
 
-    def _answer(self, answer: bytes) -> None:
+    def deny(self, answer: bytes) -> None:
         """Answer in HTTP what opens no WebSocket."""
         self._accepted = None
         if not (self._is_ending or self._transport.is_closing()):
             self._transport.write(answer)
         self._close()
 
+    def end(self, code: int, reason: str = "") -> None:
+        """Say goodbye, as the app wants it."""
+        self._end(code, FORBIDDEN, reason)
+
     def _end(self, code: int, refusal: ErrorReply, reason: str = "") -> None:
         """Say goodbye: with a close frame, or, before the WebSocket is open, with `refusal`."""
         if self._is_ending or self._transport.is_closing():
             return
-        if not self._is_open:
+        if not self.is_open:
             self._refuse(refusal)
             return
         self._is_ending = True
@@ -395,6 +392,9 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._transport.close()
 
     def _flush(self) -> None:
-        data = b"".join(self._frames.data_to_send())
-        if data and not self._transport.is_closing():
+        if data := b"".join(self._frames.data_to_send()):
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        if not self._transport.is_closing():
             self._transport.write(data)
