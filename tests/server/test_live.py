@@ -23,13 +23,13 @@ from hybrid_detect.exchange.keys import PrivateKey, Suite
 from hybrid_detect.exchange.sealer import Sealer
 from hybrid_detect.exchange.wire import (
     CONTENT_TYPE,
+    CREDENTIAL_ENDED,
     SUBPROTOCOL,
     DetectRequest,
     ResultReply,
     decode_reply,
     encode_request,
 )
-from hybrid_detect.server import gate
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -400,7 +400,7 @@ async def test_a_key_that_is_revoked_ends_the_watching(
         live_sessions.publish(f"key {ann.id}", "visit", reply())
         with pytest.raises(ConnectionClosed):
             await link.recv()
-        assert (link.close_code, link.close_reason) == (1008, gate.CREDENTIAL_ENDED)
+        assert (link.close_code, link.close_reason) == (1008, CREDENTIAL_ENDED)
         assert (await event_of(lines))[0] == "result"
         assert (await event_of(lines))[0] == "end"
 

@@ -18,7 +18,9 @@ from hybrid_detect.server.websocket_frames import (
     MAX_HEAD_BYTES,
     frame_bytes,
     is_whole_message,
+    message_frame,
     payload_of,
+    whole_message,
 )
 
 from ..fuzzing import examples
@@ -155,3 +157,31 @@ def test_a_frame_tells_where_it_ends_and_what_it_carries(data: bytes) -> None:
         Frame(Opcode.BINARY, data).serialize(mask=False),
     ):
         assert not is_whole_message(other)
+
+
+@pytest.mark.parametrize("size", [0, 5, 125, 126, 200, 65535, 65536, MAX_BYTES])
+def test_a_message_is_written_as_websockets_writes_it(size: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    expected = Frame(Opcode.BINARY, data[:size]).serialize(mask=False)
+    assert message_frame(data[:size]) == expected
+
+
+@pytest.mark.parametrize("size", [0, 5, 126, 65536])
+@pytest.mark.parametrize("begin", [0, 7])
+def test_a_whole_message_is_found_where_it_lies(size: int, begin: int) -> None:
+    data = bytes(range(256)) * (size // 256 + 1)
+    whole = frame(Opcode.BINARY, data[:size])
+    there = memoryview(bytes(begin) + whole + b"more")
+    end = begin + len(whole)
+    for lies_in in (there, bytes(there)):
+        found = whole_message(lies_in, begin, max_bytes=len(whole))
+        assert found == (end, data[:size])
+    assert whole_message(there, begin, max_bytes=len(whole) - 1) is None
+    for cut in {*range(begin, begin + MAX_HEAD_BYTES), end - 1} - set(range(end, end + 20)):
+        assert whole_message(there[:cut], begin, max_bytes=MAX_BYTES) is None, cut
+    for other in (
+        frame(Opcode.BINARY, data[:size], fin=False),
+        frame(Opcode.TEXT, data[:size]),
+        Frame(Opcode.BINARY, bytes(size + 4)).serialize(mask=False),
+    ):
+        assert whole_message(other, 0, max_bytes=MAX_BYTES) is None
