@@ -17,6 +17,7 @@ from hybrid_detect.frames import decoding, jpeg_segments, part_count, png_chunks
 from hybrid_detect.frames.exif import orientation_of
 from hybrid_detect.frames.formats import LAYOUTS, format_of
 from hybrid_detect.frames.frame import Frame
+from hybrid_detect.frames.layout import Layout
 
 from .broken_files import (
     AVIF,
@@ -390,3 +391,47 @@ def test_a_jpeg_without_a_side_is_refused(at: int) -> None:
     struct.pack_into(">H", data, frame_header(bytes(data)) + at, 0)
     with pytest.raises(InvalidFrameError):
         Frame.of(bytes(data))
+
+
+# ---- a file that is all plain picture ----
+
+
+def walked(data: bytes, monkeypatch: pytest.MonkeyPatch) -> Layout | None:
+    """What the walk alone gives; `None` where it refuses the file."""
+    with monkeypatch.context() as patch:
+        patch.setattr(jpeg_segments, "_plain_layout", lambda _: None)
+        try:
+            return jpeg_segments.jpeg_layout(data)
+        except InvalidFrameError:
+            return None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"restart_marker_blocks": 1}], ids=str)
+def test_what_libraries_write_by_default_is_plain(
+    mode: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = jpeg_of(mode, **options)
+    expected = walked(data, monkeypatch)
+    assert jpeg_segments._plain_layout(data) == expected is not None
+    assert jpeg_segments._plain_layout(data + BEHIND) == expected
+
+
+PUT_IN = [
+    *(bytes((0xFF, second)) for second in (0xC0, 0xC4, 0xD0, 0xD8, 0xD9, 0xDA, 0xE1, 0xFE, 0xFF)),
+    *(b"", b"\0", b"\xff", b"\xff\x00", b"\xff\x01", b"\xff\xfe\0\2", b"\xff\xdd\0\4\0\1"),
+    *(b"\xff\xc4\xff\xff" + bytes(65_533), b"\xff\xda\0\2" * 3, b"\xff\xdb\0\2" * 40, JPEG),
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": exif()}], ids=str)
+@pytest.mark.parametrize("cut", [0, 1, 2, 19])
+def test_a_plain_picture_s_layout_is_the_walk_s_whatever_is_changed(
+    options: dict[str, Any], cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = jpeg_of("RGB", **options)
+    for at in range(len(whole)):
+        for put_in in PUT_IN:
+            data = whole[:at] + put_in + whole[at + cut :]
+            plain = jpeg_segments._plain_layout(data)
+            assert plain is None or plain == walked(data, monkeypatch), (at, put_in[:4])

@@ -96,7 +96,7 @@ class EncodedPicture:
         check_pixels(*size, max_pixels=max_pixels)
         _check_passes(layout.passes, *size)
         # Pillow turns a TIFF itself when it loads one, and its size says so before.
-        orientation = 1 if name == "TIFF" else orientation_of(exif)
+        orientation = orientation_of(exif) if exif and name != "TIFF" else 1
         return cls(data, name, *turned_size(size, orientation), orientation, layout)
 
     @property
@@ -128,7 +128,7 @@ class EncodedPicture:
         """
         enough = fitted_size(self.width, self.height, max_side_px=enough_px)
         stored_size = turned_size(enough, self.orientation)
-        if (pixels := self._turbo_pixels(stored_size)) is not None:
+        if self.format == "JPEG" and (pixels := self._turbo_pixels(stored_size)) is not None:
             return pixels
         with damage_reported(self.format):
             image = self._opened()
@@ -173,7 +173,7 @@ class EncodedPicture:
     def _turbo_pixels(self, stored_size: tuple[int, int]) -> NDArray[np.uint8] | None:
         """What `rgb` gives, without Pillow; `None` for what only Pillow can do."""
         size = self.layout.size
-        if self.format != "JPEG" or size is None:
+        if size is None:
             return None
         factor = factor_for(size, stored_size)
         if max(size) // factor >= 2 * max(stored_size):

@@ -31,13 +31,13 @@ def next_marker(data: bytes, position: int, seconds: bytes) -> int | None:
         seconds: For each value of a byte, 1 if 0xFF and it are a marker of the kind, else 0.
     """
     last = len(data) - 1
+    find, first = data.find, _FIRST
     for _ in range(_FIRSTS):
-        position = data.find(_FIRST, position, last)
-        if position < 0:
+        position = find(first, position, last) + 1
+        if not position:
             return None
-        if seconds[data[position + 1]]:
-            return position
-        position += 1
+        if seconds[data[position]]:
+            return position - 1
     return _next_in_windows(data, position, np.frombuffer(seconds, np.bool_))
 
 

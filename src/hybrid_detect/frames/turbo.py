@@ -54,7 +54,7 @@ def turbo_pixels(jpeg: bytes, size: tuple[int, int], *, factor: int) -> NDArray[
     module = _module()
     if module is None:
         return None
-    width, height = (-(-side // factor) for side in size)
+    width, height = -(-size[0] // factor), -(-size[1] // factor)
     try:
         pixels: NDArray[np.uint8] = module.decode_jpeg(
             jpeg, min_width=width, min_height=height, min_factor=factor
@@ -67,7 +67,10 @@ def turbo_pixels(jpeg: bytes, size: tuple[int, int], *, factor: int) -> NDArray[
 def factor_for(size: tuple[int, int], enough: tuple[int, int]) -> int:
     """By how much a JPEG can be shrunk so that `enough` is left: as Pillow's `draft` chooses."""
     scale = min(size[0] // enough[0], size[1] // enough[1])
-    return next((factor for factor in FACTORS if scale >= factor), 1)
+    for factor in FACTORS:
+        if scale >= factor:
+            return factor
+    return 1
 
 
 def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:

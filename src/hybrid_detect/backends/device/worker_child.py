@@ -215,8 +215,9 @@ class _Child:
         pixels = picture.rgb(enough_px=enough_for(level, self._enough_px))
         decode_s = time.monotonic() - began_s
         faces = self._faces(pixels, min_confidence, level)
-        size = {"width": picture.width, "height": picture.height}
-        return PictureFaces.seen_in(pixels, faces, **size, decode_s=decode_s)
+        return PictureFaces.seen_in(
+            pixels, faces, width=picture.width, height=picture.height, decode_s=decode_s
+        )
 
     def _faces(
         self, pixels: NDArray[np.uint8], min_confidence: float, level: QualityLevel
