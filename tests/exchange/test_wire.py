@@ -28,6 +28,7 @@ from hybrid_detect.exchange.wire import (
     reply_to_json,
     with_request_id,
 )
+from hybrid_detect.exchange.wire_faces import WrittenFaces, faces_to_text
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 from ..fuzzing import examples
@@ -209,6 +210,17 @@ def test_a_result_is_written_as_a_json_encoder_writes_its_values(reply: ResultRe
     text = json.dumps(reply_to_json(reply), separators=(",", ":")).encode()
     head = struct.pack(">2sBBII", b"HD", 1, 2, reply.request_id, len(text))
     assert encode_reply(reply) == head + text
+
+
+@given(st.lists(faces(), max_size=3))
+def test_faces_that_are_written_already_change_nothing(seen: list[Face]) -> None:
+    """What a detector's process has written is answered, kept and shown as other faces are."""
+    firsts = [replace(face, keypoints=RESULT.faces[0].keypoints[:2]) for face in seen]
+    reply = replace(RESULT, faces=tuple(firsts))
+    written = replace(reply, faces=WrittenFaces(faces_to_text(firsts)))
+    assert encode_reply(written) == encode_reply(reply)
+    assert reply_to_json(written) == reply_to_json(reply)
+    assert written == reply
 
 
 # ---- frozen bytes

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_detect.exchange.wire_faces import face_from_json, faces_to_text
+from hybrid_detect.exchange.wire_faces import WrittenFaces, face_from_json, faces_to_text
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 from ..fuzzing import examples
@@ -59,3 +59,116 @@ def test_a_face_is_read_as_it_was_written() -> None:
     face = Face(BoundingBox(1.5, -2.25, 30.0, 40.1), 0.875, (Keypoint("nose_tip", 3.5, 4.25),))
     (value,) = json.loads(faces_to_text([face]))
     assert face_from_json(value) == face
+
+
+# ---- faces that a detector's process has written
+
+
+@st.composite
+def found_faces(draw: st.DrawFn) -> Face:
+    """As detectors give them: with the first of the named points."""
+    face = draw(faces())
+    points = draw(st.lists(st.tuples(places, places), max_size=len(KEYPOINT_NAMES)))
+    named = zip(KEYPOINT_NAMES, points, strict=False)
+    return Face(face.box, face.score, tuple(Keypoint(name, *point) for name, point in named))
+
+
+@given(st.lists(found_faces(), max_size=4))
+@settings(max_examples=examples(200))
+def test_written_faces_are_passed_on_as_they_are_and_read_as_a_client_reads_them(
+    seen: list[Face],
+) -> None:
+    text = faces_to_text(seen)
+    written = WrittenFaces(text)
+    assert faces_to_text(written) == text
+    assert len(written) == len(seen)
+    assert written == tuple(face_from_json(value) for value in json.loads(text))
+    assert list(written) == [written[index] for index in range(len(seen))]
+
+
+def test_the_largest_numbers_pass() -> None:
+    largest = BoundingBox(-1e307, -1e307, 1e307, 1e307)
+    text = faces_to_text([Face(largest, 0.0001), Face(largest, 1.0)])
+    assert WrittenFaces(text).text == text
+
+
+def test_written_faces_are_equal_to_others_with_their_values() -> None:
+    face = Face(BoundingBox(1.0, 2.0, 3.0, 4.0), 0.5)
+    written = WrittenFaces(faces_to_text([face]))
+    assert written == WrittenFaces(faces_to_text([face])) == (face,)
+    assert hash(written) == hash((face,))
+    assert repr(written) == repr((face,))
+    assert written != ()
+    assert written != [face]
+
+
+GOOD = (
+    '[{"box":[1.0,2.0,3.0,4.5],"score":0.5,"keypoints":{"right_eye":[1.0,2.0],'
+    '"left_eye":[3.0,4.0]}},{"box":[0.0,0.0,1.0,1.0]}]'
+)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("[{", "{"),
+        ("4.5", "4.50}],"),
+        ("4.5", "04.5"),
+        ("4.5", "4"),
+        ("4.5", "4.555"),
+        ("4.5", "NaN"),
+        ("4.5", "1e5"),
+        ("4.5", "٤.5"),
+        ("3.0,4.5", "-3.0,4.5"),
+        ("2.0,3.0,4.5", "5.0,3.0,4.5"),
+        ("3.0,4.5", "3.0"),
+        ("4.5", "1" * 310 + ".0"),
+        ('"score"', '"name"'),
+        ('"score":0.5', '"score":"high"'),
+        ('"score":0.5', '"score":0.5,"score":0.5'),
+        ('"score":0.5', '"score":0.12345'),
+        ('"left_eye"', '"right_eye"'),
+        ('"left_eye"', '"nose_tip"'),
+        ('"right_eye"', '"left_eye"'),
+        (',"left_eye":[3.0,4.0]', ""),
+        ('"keypoints":{"right_eye":[1.0,2.0],"left_eye":[3.0,4.0]}', '"keypoints":{}'),
+        ("},{", "},,{"),
+        ("},{", "}{"),
+        ("}]", "},]"),
+        ("}]", '}],"model":"mine"'),
+        ("}]", "}]\n"),
+        ("[{", "[ {"),
+    ],
+)
+def test_nothing_but_faces_passes(part: str, other: str) -> None:
+    """Whatever a picture has made of the process, it says no more in a reply than faces."""
+    assert len(WrittenFaces(GOOD)) == 2
+    assert part in GOOD
+    changed = GOOD.replace(part, other, 1)
+    if part == ',"left_eye":[3.0,4.0]':  # one point alone is fine
+        assert len(WrittenFaces(changed)) == 2
+        return
+    with pytest.raises(ValueError, match="expected"):
+        WrittenFaces(changed)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(GOOD)), st.integers(0, 3), st.text('[]{},:".-0169eNa ')),
+        max_size=3,
+    )
+)
+@settings(max_examples=examples(300))
+def test_what_passes_is_json_of_faces_alone(changes: list[tuple[int, int, str]]) -> None:
+    text = GOOD
+    for at, gone, more in changes:
+        text = text[:at] + more + text[at + gone :]
+    try:
+        written = WrittenFaces(text)
+    except ValueError:
+        return
+    values = json.loads(text)
+    assert [set(value) - {"box", "score", "keypoints"} for value in values] == [set()] * len(
+        written
+    )
+    assert all(value["box"][0] <= value["box"][2] for value in values)

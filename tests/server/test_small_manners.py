@@ -9,6 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from hybrid_detect.exchange.wire import MAX_FACES, DetectRequest, decode_reply, encode_request
+from hybrid_detect.exchange.wire_faces import WrittenFaces, faces_to_text
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
@@ -100,10 +101,12 @@ async def test_a_session_that_cannot_be_one_is_refused(given: list[bytes]) -> No
     assert detector.seen == []
 
 
-async def test_a_reply_has_at_most_as_many_faces_as_a_client_reads() -> None:
+@pytest.mark.parametrize("are_written", [False, True])
+async def test_a_reply_has_at_most_as_many_faces_as_a_client_reads(are_written: bool) -> None:
     class Crowd(OneFace):
         async def detect(self, request: DetectRequest, **asked: object) -> Detection:
-            faces = tuple(Face(BoundingBox(0, 0, 9, 9), n / 1000) for n in range(MAX_FACES + 9))
+            seen = tuple(Face(BoundingBox(0, 0, 9, 9), n / 1000) for n in range(MAX_FACES + 9))
+            faces = WrittenFaces(faces_to_text(seen)) if are_written else seen
             return Detection(width=9, height=9, faces=faces, queue_s=0.0, detect_s=0.0)
 
     async with client_of(ServerConfig(), Crowd()) as client:

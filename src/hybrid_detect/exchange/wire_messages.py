@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from hybrid_detect.types import Face, QualityLevel
@@ -42,7 +43,7 @@ class ResultReply:
     request_id: int
     width: int
     height: int
-    faces: tuple[Face, ...] = ()
+    faces: Sequence[Face] = ()
     model: str = ""
     receive_s: float | None = None
     """From the first byte of the request to the last; `None` if it came in one piece."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -45,7 +45,7 @@ from hybrid_detect.server.gate import CALLER, Gate
 from hybrid_detect.server.hang_ups import hang_up_of
 from hybrid_detect.server.head_facts import facts_of
 from hybrid_detect.server.health import Health
-from hybrid_detect.server.live import PRESENCE, LiveSessions, Presence
+from hybrid_detect.server.live import PRESENCE, LiveSessions
 from hybrid_detect.server.live_routes import LiveRoutes
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.management import Management
@@ -327,7 +327,7 @@ class _App:
                 request = replace(request, deadline_s=request.deadline_s - receive_s)
             caller: str = connection.scope.get(CALLER, "")
             look = partial(self._detector.detect, request, caller=caller, is_abandoned=is_abandoned)
-            seen = await self.tracing.look(request, look)
+            seen = await (self.tracing.look(request, look) if self.tracing.is_on else look())
             note_look(connection, seen, request.traceparent)
         except Exception as error:
             return look_refusal(request_id, error)
@@ -344,7 +344,8 @@ class _App:
             quality=seen.quality or "",
             min_face_px=seen.min_face_px,
         )
-        self._show(request, reply, connection, is_sealed=is_sealed)
+        if request.session_id:  # else none could ask for it, nor watch it
+            self._show(request, reply, connection, is_sealed=is_sealed)
         return reply
 
     def _show(
@@ -358,14 +359,13 @@ class _App:
         """Keep a result where results are kept, and show it to those who watch its session."""
         owner, session = owner_of(connection), request.session_id
         self.retention.keep(owner, request, reply)
-        presence: Presence | None = connection.scope.get(PRESENCE)
-        if presence is not None:
+        if (presence := connection.scope.get(PRESENCE)) is not None:
             presence.note(session)
         if not is_sealed:  # what came sealed is not shown in the clear
             self._live.publish(owner, session, reply)
 
 
-def _most_certain(faces: tuple[Face, ...]) -> tuple[Face, ...]:
+def _most_certain(faces: Sequence[Face]) -> Sequence[Face]:
     """`faces`, or the `MAX_FACES` of them with the highest scores."""
     if len(faces) <= MAX_FACES:
         return faces

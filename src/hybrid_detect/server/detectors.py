@@ -11,8 +11,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
@@ -51,6 +52,9 @@ HANG_GRACE_S = 2.0
 """Seconds after that until the detector's process counts as hung and is killed. A client must not
 be able to kill one with a short deadline, nor a busy machine by being slow."""
 
+KNOWN_SIZES = 64
+"""Sizes of pictures of which it is remembered how small a face a level finds: a camera has one."""
+
 TURNED_LOOKS = 4
 """Looks at a picture that is turned as well: upright, and by 90, 180 and 270 degrees."""
 
@@ -65,7 +69,7 @@ class Detection:
 
     width: int
     height: int
-    faces: tuple[Face, ...]
+    faces: Sequence[Face]
     queue_s: float
     """Seconds of waiting for a free detector."""
     detect_s: float
@@ -124,6 +128,7 @@ class DetectorPool:
         self._offered: dict[QualityLevel, float] = {}
         self._usual = quality_level(config.quality)
         self._batches: dict[QualityLevel, BatchDetector] = {}
+        self._min_face_px: dict[QualityLevel, Callable[[int, int], float]] = {}
         self._places: list[Place] = []
         self._idle: deque[Place] = deque()
         self._extra = ExtraLevels((), start=self._start_level, stop=self._stop_level)
@@ -165,6 +170,9 @@ class DetectorPool:
         levels = await asyncio.to_thread(served_levels, config)
         usual = usual_level(levels, self._usual)
         self._levels = {level.quality: level for level in levels}
+        self._min_face_px = {
+            level.quality: lru_cache(KNOWN_SIZES)(level.min_face_px) for level in levels
+        }
         self._usual = usual.quality
         self.model, self.info = usual.spec.name, model_info(levels, usual)
         begun = levels[: levels.index(usual) + 1]
@@ -257,40 +265,31 @@ class DetectorPool:
         """
         if (size := announced_size(request.image)) is not None:
             check_pixels(*size, max_pixels=self._config.max_pixels)  # before it takes a place
-        asked = request.quality or self._usual
-        came_s = time.monotonic()
-        await self._extra.want(asked, request.deadline_s)
-        if request.deadline_s is not None:
-            left_s = request.deadline_s - (time.monotonic() - came_s)
-            request = replace(request, deadline_s=left_s)
+        asked, deadline_s = request.quality or self._usual, request.deadline_s
+        if asked in self._extra.levels:
+            came_s = time.monotonic()
+            await self._extra.want(asked, deadline_s)
+            if deadline_s is not None:
+                deadline_s -= time.monotonic() - came_s
         place = self._admission.place(
-            request.deadline_s, asked=asked, caller=caller, is_abandoned=is_abandoned
+            deadline_s, asked=asked, caller=caller, is_abandoned=is_abandoned
         )
         async with place as look:
-            return await self._run(request, look, is_abandoned)
+            limit_s = DETECT_LIMIT_S
+            if deadline_s is not None:
+                limit_s = min(deadline_s - look.queue_s, limit_s)
+            due_s = time.monotonic() + limit_s
+            if look.level in self._batches:  # which looks at a picture again itself
+                return await self._batch_turn(request, look, due_s)
+            turn = partial(self._turn, request, look, due_s, is_abandoned)
+            return await retried_once(turn, may_retry=partial(self._may_retry, due_s))
 
-    async def _run(
-        self, request: DetectRequest, look: Look, is_abandoned: IsAbandoned | None
-    ) -> Detection:
-        limit_s = DETECT_LIMIT_S
-        if request.deadline_s is not None:
-            limit_s = min(request.deadline_s - look.queue_s, limit_s)
-        due_s = time.monotonic() + limit_s
-
-        if look.level in self._batches:  # which looks at a picture again itself
-            return await self._batch_turn(request, look, due_s)
-
-        async def turn() -> Detection:
-            return await self._turn(request, look, due_s, is_abandoned)
-
-        def may_retry(error: BackendUnavailableError) -> bool:
-            # It died, or may not be started again yet. The next in line may well be fine.
-            has_time = time.monotonic() < due_s and not self._closing
-            if has_time:
-                logger.warning("a picture is given to another detector: %s", error)
-            return has_time
-
-        return await retried_once(turn, may_retry=may_retry)
+    def _may_retry(self, due_s: float, error: BackendUnavailableError) -> bool:
+        # It died, or may not be started again yet. The next in line may well be fine.
+        has_time = time.monotonic() < due_s and not self._closing
+        if has_time:
+            logger.warning("a picture is given to another detector: %s", error)
+        return has_time
 
     async def _batch_turn(self, request: DetectRequest, look: Look, due_s: float) -> Detection:
         """Have a picture looked at with those that come at the same time."""
@@ -336,10 +335,10 @@ class DetectorPool:
         The operator's limit holds for both. The model is that of the level that looks, which may be
         below the one that was asked for.
         """
-        asked = request.min_confidence
+        asked, lowest = request.min_confidence, self._config.min_confidence
         if asked is None:
             asked = self._levels[look.level].size.threshold
-        return max(asked, self._config.min_confidence)
+        return asked if asked > lowest else lowest
 
     def _detection(
         self, found: PictureFaces, look: Look, started_s: float, applied: float
@@ -355,7 +354,7 @@ class DetectorPool:
             min_confidence=applied,
             model=level.spec.name,
             quality=level.quality,
-            min_face_px=level.min_face_px(found.width, found.height),
+            min_face_px=self._min_face_px[look.level](found.width, found.height),
         )
 
     def detectors(self) -> Iterator[tuple[ServedLevel, DetectorWorker]]:

@@ -51,6 +51,8 @@ class ExtraLevels:
         self._stop_level = stop
         self._clock = clock
         self._asked_s = dict.fromkeys(levels, 0.0)
+        self.levels = self._asked_s.keys()
+        """The levels."""
         self._failed_s: dict[QualityLevel, float] = {}
         self._tasks: dict[QualityLevel, asyncio.Task[None]] = {}
         self._is_up: dict[QualityLevel, asyncio.Event] = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -118,15 +118,14 @@ class ServedLevel:
     most: int = 1
     """Pictures that one look takes at most; above 1 one process serves all places."""
 
-    @property
-    def quality(self) -> QualityLevel:
-        """Its name."""
-        return self.level.quality
+    quality: QualityLevel = field(init=False)
+    """Its name."""
+    size: InputSize = field(init=False)
+    """The size of the network's input, and what holds for it."""
 
-    @property
-    def size(self) -> InputSize:
-        """The size of the network's input, and what holds for it."""
-        return self.spec.input(self.level.side_px)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quality", self.level.quality)
+        object.__setattr__(self, "size", self.spec.input(self.level.side_px))
 
     def min_face_px(self, width: int, height: int) -> float:
         """Height of the smallest face that a look at such a picture usually finds."""

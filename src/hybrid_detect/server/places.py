@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeAlias, Unpack
@@ -12,7 +11,7 @@ from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import Timer
 from hybrid_detect.server.levels import ServedLevel
-from hybrid_detect.server.served_worker import LookOptions, ServedWorker
+from hybrid_detect.server.served_worker import LookJob, LookOptions, ServedWorker
 from hybrid_detect.types import QualityLevel
 
 __all__ = ["IsAbandoned", "Place"]
@@ -65,35 +64,25 @@ class Place:
             DroppedError: If the picture was dropped.
             Exception: What `ServedWorker.look` and `DetectorWorker.detect_encoded` raise.
         """
-        worker = self.workers[served]
-        job = worker.look(picture, due_s=due_s, **options)
+        job = self.workers[served].look(picture, due_s=due_s, **options)
         if is_abandoned is not None:
-            self._until_asked.start(
-                ABANDONED_EVERY_S, partial(self._watch, worker, job, is_abandoned)
-            )
+            self._until_asked.start(ABANDONED_EVERY_S, partial(self._watch, job, is_abandoned))
         try:
-            return await asyncio.shield(job)
+            return await job
         except asyncio.CancelledError:
-            while not job.done():
-                worker.detector.drop()
-                with contextlib.suppress(asyncio.CancelledError):  # once is enough
-                    await asyncio.wait([job], timeout=ABANDONED_EVERY_S)
             job.exception()  # marks it as seen
             raise
         finally:
             self._until_asked.stop()
 
-    def _watch(
-        self, worker: ServedWorker, job: asyncio.Future[PictureFaces], is_abandoned: IsAbandoned
-    ) -> None:
-        self._asking = asyncio.ensure_future(_drop_if_abandoned(worker, job, is_abandoned))
+    def _watch(self, job: LookJob, is_abandoned: IsAbandoned) -> None:
+        self._asking = asyncio.ensure_future(_drop_if_abandoned(job, is_abandoned))
 
 
-async def _drop_if_abandoned(
-    worker: ServedWorker, job: asyncio.Future[PictureFaces], is_abandoned: IsAbandoned
-) -> None:
+async def _drop_if_abandoned(job: LookJob, is_abandoned: IsAbandoned) -> None:
     """Have the picture of a long look dropped once its client has gone."""
     while not job.done():
-        if await is_abandoned() and not job.done():
-            worker.detector.drop()
-        await asyncio.wait([job], timeout=ABANDONED_EVERY_S)
+        if await is_abandoned():
+            job.cancel()
+            return
+        await asyncio.sleep(ABANDONED_EVERY_S)

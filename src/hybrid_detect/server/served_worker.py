@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import TypedDict, TypeVar, Unpack
 
 from hybrid_detect.backends.device.event_loop_worker import BegunLook, EventLoopWorker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
@@ -17,9 +17,12 @@ from hybrid_detect.backends.device.worker_process import WorkerProcess
 from hybrid_detect.server.connections import Timer
 from hybrid_detect.types import QualityLevel
 
-__all__ = ["LookOptions", "ServedWorker"]
+__all__ = ["LookJob", "LookOptions", "ServedWorker"]
 
 _Result = TypeVar("_Result")
+
+DROP_EVERY_S = 0.05
+"""Seconds between two times that a detector is told that its picture is not wanted any more."""
 
 
 class LookOptions(TypedDict):
@@ -28,6 +31,29 @@ class LookOptions(TypedDict):
     max_pixels: int
     min_confidence: float
     level: QualityLevel
+
+
+class LookJob(asyncio.Future[PictureFaces]):
+    """A look under way, which ends once the detector is free again.
+
+    So it can be awaited as it is: who is cancelled meanwhile has its picture dropped, and is woken
+    when this ends.
+
+    Args:
+        drop: Has the picture dropped before its next look.
+    """
+
+    def __init__(self, drop: Callable[[], None]) -> None:
+        super().__init__()
+        self._drop = drop
+
+    def cancel(self, msg: object = None) -> bool:
+        """Drop the picture; the look goes on until that has been heard."""
+        if not self.done():
+            self._drop()
+            # A thread that begins the look only now takes it as wanted.
+            self.get_loop().call_later(DROP_EVERY_S, self.cancel)
+        return False
 
 
 class ServedWorker(SupervisedWorker[EventLoopWorker]):
@@ -49,17 +75,15 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         super().__init__(detector, thread_name=thread_name, grace_s=grace_s)
         self._until_hung = Timer()
         self._begun: BegunLook | None = None
-        self._job: asyncio.Future[PictureFaces] | None = None  # the last that was asked for here
+        self._job: LookJob | None = None  # the last that was asked for here
         self._watched: WorkerProcess | None = None
         """The process whose replies the event loop waits for."""
         self._watched_fd = -1
         self._queued = 0
         """Calls of `run` that the thread has not ended: a look begun here would hold them up."""
 
-    def look(
-        self, picture: bytes, *, due_s: float, **options: Unpack[LookOptions]
-    ) -> asyncio.Future[PictureFaces]:
-        """Find the faces in `picture`; see `submit`.
+    def look(self, picture: bytes, *, due_s: float, **options: Unpack[LookOptions]) -> LookJob:
+        """Find the faces in `picture`.
 
         Args:
             picture: The encoded picture.
@@ -74,15 +98,26 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         if not (self.is_closed or self._queued):
             begun = self.detector.begin_encoded(picture, **options)
         if begun is None:
-            ask = partial(self.detector.detect_encoded, picture, **options)
-            return self.submit(ask, due_s=due_s)
-        try:
-            self._wait_for(begun)
-        except OSError:  # there is no file descriptor to be had
-            return self.submit(begun.faces, due_s=due_s)
+            return self._thread_s(
+                partial(self.detector.detect_encoded, picture, **options), due_s=due_s
+            )
+        if begun.running is not self._watched:
+            try:
+                self._wait_for(begun)
+            except OSError:  # there is no file descriptor to be had
+                return self._thread_s(begun.faces, due_s=due_s)
         self._begun, self._due_s = begun, due_s
-        self._job = job = asyncio.get_running_loop().create_future()
-        self._watch(job, due_s)
+        self._job = job = LookJob(self.detector.drop)
+        left_s = due_s - time.monotonic()
+        self._until_hung.start(
+            (left_s if left_s > 0 else 0.0) + self._grace_s(), partial(self._end_if_hung, job)
+        )
+        return job
+
+    def _thread_s(self, ask: Callable[[], PictureFaces], *, due_s: float) -> LookJob:
+        """What the thread finds."""
+        job = LookJob(self.detector.drop)
+        self.submit(ask, due_s=due_s).add_done_callback(lambda done: _settle(job, done.result))
         return job
 
     async def run(
@@ -108,17 +143,12 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
             self._wait_no_more()
             self._until_hung.end()
 
-    def _watch(self, job: asyncio.Future[Any], due_s: float) -> None:
-        wait_s = max(due_s - time.monotonic(), 0.0) + self._grace_s()
-        self._until_hung.start(wait_s, partial(self._end_if_hung, job))
-
     def _wait_for(self, begun: BegunLook) -> None:
-        if begun.running is not self._watched:
-            self._wait_no_more()
-            self._watched_fd = os.dup(begun.reply_fd)
-            self._watched = begun.running
-            loop = asyncio.get_running_loop()
-            loop.add_reader(self._watched_fd, self._read_on, begun.running)
+        self._wait_no_more()
+        self._watched_fd = os.dup(begun.reply_fd)
+        self._watched = begun.running
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._watched_fd, self._read_on, begun.running)
 
     def _wait_no_more(self) -> None:
         if self._watched is not None:
@@ -145,7 +175,7 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
             ended.add_done_callback(lambda _: _settle(job, ended.result))
 
 
-def _settle(job: asyncio.Future[PictureFaces], faces: Callable[[], PictureFaces]) -> None:
+def _settle(job: LookJob, faces: Callable[[], PictureFaces]) -> None:
     try:
         found = faces()
     except Exception as error:

@@ -56,6 +56,8 @@ class Tracing:
     def __init__(self, endpoint: str | None = None, *, tracer: Tracer | None = None) -> None:
         self._endpoint = endpoint
         self._tracer = tracer or NO_TRACER
+        self.is_on = endpoint is not None or self._tracer is not NO_TRACER
+        """Whether anything is traced."""
         self._provider: Any = None
         self._refusals = RateLimiter(rate_per_s=REFUSALS_PER_S, burst=REFUSALS_AT_ONCE)
 
@@ -78,11 +80,6 @@ class Tracing:
         exporter = otlp.OTLPSpanExporter(endpoint=traces_url(self._endpoint))
         self._provider.add_span_processor(export.BatchSpanProcessor(exporter))
         self._tracer = OpenTelemetryTracer(self._provider)
-
-    @property
-    def is_on(self) -> bool:
-        """Whether anything is traced."""
-        return self._endpoint is not None or self._tracer is not NO_TRACER
 
     def takes_refusal(self) -> bool:
         """Whether one more refusal is traced now; counts it."""

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ from hybrid_detect.errors import BackendUnavailableError, InvalidFrameError
 from hybrid_detect.types import QualityLevel
 
 from ...waiting import LIMIT_S, wait_until
-from .stand_in import BREAK, EXIT, FINE, FLOOD, HANG, SEGFAULT
-from .worker_support import pid_of
+from .stand_in import BREAK, EXIT, FINE, FLOOD, HANG, SEGFAULT, install
+from .worker_support import ONE_FACE, TINY_SITE, pid_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipe can be waited for there")
 
@@ -152,6 +153,29 @@ def test_a_reply_without_an_end_is_read_no_further(
     assert worker.pid is None
     worker.start()
     assert is_free(worker)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        ONE_FACE,
+        'pack("<IIIId", 7, 16 + 2, 40, 30, 0.001) + b"{}"',
+        'pack("<IIIId", 7, 16 + 14, 40, 30, 0.001) + b\'[],"model":"x"\'',
+        'pack("<II", 7, 2) + b"[]"',
+    ],
+    ids=["doubles", "no faces", "more than faces", "no size"],
+)
+def test_what_is_no_answer_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reply: str
+) -> None:
+    install(tmp_path, monkeypatch, site=TINY_SITE.replace("{reply}", reply))
+    worker = EventLoopWorker(lambda: b"model", decodes=True)
+    worker.start()
+    with pytest.raises(BackendUnavailableError, match="failed") as caught:
+        read_all(begun(worker, b"picture")).faces()
+    assert caught.value.retryable
+    assert worker.pid is None
+    worker.close()
 
 
 def test_a_process_that_died_between_two_pictures_is_found_out(worker: EventLoopWorker) -> None:

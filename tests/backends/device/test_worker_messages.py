@@ -15,12 +15,16 @@ from hybrid_detect.backends.device.worker_messages import (
     REFUSED,
     REPLY,
     REQUEST,
+    WRITTEN,
     pack_found,
     pack_refusal,
+    pack_written,
     unpack_found,
     unpack_refusal,
+    unpack_written,
 )
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.exchange.wire_faces import faces_to_text
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -28,10 +32,10 @@ SIDES = st.integers(1, 2**32 - 1)
 
 
 @st.composite
-def faces(draw: st.DrawFn) -> Face:
-    xs = sorted((draw(NUMBERS), draw(NUMBERS)))
-    ys = sorted((draw(NUMBERS), draw(NUMBERS)))
-    points = draw(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=len(KEYPOINT_NAMES)))
+def faces(draw: st.DrawFn, numbers: st.SearchStrategy[float] = NUMBERS) -> Face:
+    xs = sorted((draw(numbers), draw(numbers)))
+    ys = sorted((draw(numbers), draw(numbers)))
+    points = draw(st.lists(st.tuples(numbers, numbers), max_size=len(KEYPOINT_NAMES)))
     return Face(
         BoundingBox(xs[0], ys[0], xs[1], ys[1]),
         draw(st.none() | st.floats(0, 1)),
@@ -57,6 +61,25 @@ def test_what_was_found_survives_the_way(found: PictureFaces) -> None:
     assert read.decode_s == found.decode_s
 
 
+@given(
+    st.builds(
+        PictureFaces,
+        SIDES,
+        SIDES,
+        st.lists(faces(st.floats(-1e6, 1e6)), max_size=3).map(tuple),
+        st.none() | st.floats(0, 1e6),
+    )
+)
+def test_what_was_found_is_told_as_the_wire_format_has_it(found: PictureFaces) -> None:
+    reply = pack_written(found)
+    assert REPLY.unpack(reply[: REPLY.size]) == (WRITTEN, len(reply) - REPLY.size)
+    read = unpack_written(reply[REPLY.size :])
+    assert (read.width, read.height) == (found.width, found.height)
+    assert len(read.faces) == len(found.faces)
+    assert faces_to_text(read.faces) == faces_to_text(found.faces)
+    assert read.decode_s == found.decode_s
+
+
 def test_a_refusal_survives_the_way() -> None:
     error = InvalidFrameError(expected="a readable JPEG image", actual="a damaged one")
     reply = pack_refusal(error)
@@ -76,3 +99,12 @@ def test_half_an_answer_is_none(length: int) -> None:
     body = pack_found(PictureFaces(1, 1, (Face(BoundingBox(0, 0, 1, 1)),)))[REPLY.size :]
     with pytest.raises(struct.error):
         unpack_found(body[:length])
+
+
+def test_half_an_answer_as_text_is_none() -> None:
+    body = pack_written(PictureFaces(1, 1, (Face(BoundingBox(0, 0, 1, 1)),)))[REPLY.size :]
+    for length in range(len(body)):
+        with pytest.raises((struct.error, ValueError)):
+            unpack_written(body[:length])
+    with pytest.raises(ValueError, match="ascii"):
+        unpack_written(body + b"\xff")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -68,6 +70,8 @@ def test_no_process_to_be_had_is_told(
     import resource
 
     worker = DetectorWorker(lambda: b"model")
+    gc.collect()
+    before = os.listdir("/dev/fd")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if what == "no such interpreter":
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
@@ -81,6 +85,7 @@ def test_no_process_to_be_had_is_told(
     assert caught.value.retryable
     monkeypatch.undo()
     worker.close()
+    assert len(os.listdir("/dev/fd")) == len(before)
 
 
 def test_no_memory_to_be_had_for_a_start_is_told(

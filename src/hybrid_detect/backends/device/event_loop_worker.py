@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker import DetectorWorker
-from hybrid_detect.backends.device.worker_messages import DROPPED, FOUND, REFUSED
+from hybrid_detect.backends.device.worker_messages import (
+    DROPPED,
+    REFUSED,
+    WRITTEN,
+    unpack_written,
+)
 from hybrid_detect.backends.device.worker_process import WorkerProcess
 from hybrid_detect.types import QualityLevel
 
@@ -36,28 +42,22 @@ class BegunLook:
         """The process."""
         self.reply_fd = reply_fd
         """Readable when `read_on` has something to read."""
-        self._end = end
-
-    def read_on(self) -> bool:
-        """Read what has come of the answer; whether `faces` would not have to wait for it."""
-        return self.running.read_on()
+        self.read_on = running.read_on
+        """Reads what has come of the answer; whether `faces` would not have to wait for it."""
+        self.faces = partial(end, running)
+        """What was found. To be called once; else the process is never free again. Raises what
+        `DetectorWorker.detect_encoded` raises."""
 
     @property
     def is_answered(self) -> bool:
         """Whether `faces` takes no time: the process is well, and has answered."""
-        return self.running.reply_kind in {FOUND, REFUSED, DROPPED}
-
-    def faces(self) -> PictureFaces:
-        """What was found. To be called once; else the process is never free again.
-
-        Raises:
-            Exception: What `DetectorWorker.detect_encoded` raises.
-        """
-        return self._end(self.running)
+        return self.running.reply_kind in {WRITTEN, REFUSED, DROPPED}
 
 
 class EventLoopWorker(DetectorWorker):
-    """A `DetectorWorker` that can be asked without waiting."""
+    """A `DetectorWorker` that can be asked without waiting, and whose faces go on as text."""
+
+    _writes = True
 
     def begin_encoded(
         self,
@@ -73,16 +73,16 @@ class EventLoopWorker(DetectorWorker):
             What to wait for; `None` where this would have to wait even so, or refuse the picture.
 
         Raises:
-            BackendUnavailableError: If the process died; the next picture gets a new one. To reap
-                it takes a moment, at most `worker_process.STOP_TIMEOUT_S`.
+            BackendUnavailableError: If the process was ended just now; the next picture gets a new
+                one. To reap it takes a moment, at most `worker_process.STOP_TIMEOUT_S`.
         """
         running = self._process.running
-        reply_fd = None if running is None else running.reply_fd
         if (
-            reply_fd is None
+            running is None
+            or running.reply_fd is None
             or len(data) > CAPACITY
             or not self._process.decodes
-            or self._is_check_due  # one look after the other would never leave the thread its turn
+            or self.is_check_due  # one look after the other would never leave the thread its turn
             or self._closed
             or os.getpid() != self._owner
             or not self._lock.acquire(blocking=False)
@@ -90,29 +90,24 @@ class EventLoopWorker(DetectorWorker):
             return None
         try:
             if self._process.running is running:  # no thread has ended it just now
-                asked = self._send_encoded(data, max_pixels, min_confidence, level)
-                return BegunLook(asked, reply_fd, self._end_look)
+                self._send_encoded(running, data, max_pixels, min_confidence, level)
+                return BegunLook(running, running.reply_fd, self._end_look)
         except BaseException:
             self._lock.release()
             raise
         self._lock.release()
         return None
 
-    @property
-    def is_check_due(self) -> bool:
-        """Whether `recycle_if_due` is to be called, by a thread that may wait.
-
-        Before the next look it is called without waiting.
-        """
-        return self._is_check_due
-
     def recycle_if_due(self) -> None:
-        """End the process if it holds too much; the next picture gets a new one."""
+        """End the process if it holds too much; the next picture gets a new one.
+
+        To be called where `is_check_due`, by a thread that may wait: no look is begun before.
+        """
         with self._lock:
             self._recycle_if_due()
 
     def _end_look(self, running: WorkerProcess) -> PictureFaces:
         try:
-            return self._found(running)
+            return self._found(running, WRITTEN, unpack_written)
         finally:
             self._lock.release()

@@ -107,7 +107,8 @@ class InProcessDetector:
             raise ClosedError(msg)
         pixels = frame.rgb(enough_px=enough_for(level, self._enough_px))
         faces = faces_at(level, self._detector.detect, pixels)
-        return PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height).faces
+        found = PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height)
+        return tuple(found.faces)
 
     def kill(self) -> None:
         """Do nothing: there is no process to kill."""

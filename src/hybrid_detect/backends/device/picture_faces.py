@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
@@ -23,7 +23,7 @@ class PictureFaces:
     """Pixels of the upright picture."""
     height: int
     """Pixels of the upright picture."""
-    faces: tuple[Face, ...]
+    faces: Sequence[Face]
     decode_s: float | None = field(default=None, compare=False)
     """Seconds that decoding it took; `None` if it came as pixels."""
 

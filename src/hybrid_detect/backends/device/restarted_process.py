@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Never, TypeVar
+from typing import Never
 
 from hybrid_detect.backends.device.processor import unsupported_instruction_message
 from hybrid_detect.backends.device.restart_pauses import RestartPauses
@@ -30,8 +30,6 @@ from hybrid_detect.types import BackendKind
 __all__ = ["RestartedProcess"]
 
 logger = logging.getLogger("hybrid_detect.device")
-
-_Result = TypeVar("_Result")
 
 
 class RestartedProcess:
@@ -60,6 +58,8 @@ class RestartedProcess:
         """Whether a process is starting, which does not count as owing an answer."""
         self.asked_since_s: float | None = None
         """Since when, on the monotonic clock, the process owes an answer; `None` if it does not."""
+        self.decodes = options.decodes
+        """Whether the process has decoders."""
         self._load_model = load_model
         self._options = options
         self._before_start = before_start
@@ -87,7 +87,10 @@ class RestartedProcess:
         self.starting = True
         try:
             self.running = running = self._launched(self._load_model())
-            kind, body = self._kept(running, running.ready)
+            try:
+                kind, body = running.ready()
+            except BaseException as error:
+                raise self._broken(running, error) from None
         finally:
             self.starting = False
         if kind != READY:
@@ -101,18 +104,14 @@ class RestartedProcess:
         logger.info("the detector's process %d started: %s", running.pid, self.told.runs_on)
         return running
 
-    @property
-    def decodes(self) -> bool:
-        """Whether the process has decoders."""
-        return self._options.decodes
-
     def load_decoders(self) -> None:
         """Have decoders in the process from now on.
 
         A running process without them is ended: it has lost the right to open files, which loading
         them needs.
         """
-        if not self._options.decodes:
+        if not self.decodes:
+            self.decodes = True
             self._options = replace(self._options, decodes=True)
             self.end()
 
@@ -142,13 +141,13 @@ class RestartedProcess:
         Raises:
             BackendUnavailableError: If the process died, or does not start.
         """
-        running = self.started()
+        running = self.running or self.started()
         self.asked_since_s = time.monotonic()
         try:
-            self._kept(running, lambda: running.send(command, first, second, min_confidence, level))
-        except BaseException:
+            running.send(command, first, second, min_confidence, level)
+        except BaseException as error:
             self.asked_since_s = None
-            raise
+            raise self._broken(running, error) from None
         return running
 
     def answer(self, running: WorkerProcess, expected: int) -> bytes:
@@ -160,7 +159,9 @@ class RestartedProcess:
             BackendUnavailableError: If it died, or failed and was ended.
         """
         try:
-            kind, body = self._kept(running, running.reply)
+            kind, body = running.reply()
+        except BaseException as error:
+            raise self._broken(running, error) from None
         finally:
             self.asked_since_s = None
         if kind == DROPPED:
@@ -211,17 +212,16 @@ class RestartedProcess:
             msg = f"the detector's process cannot be started: {reason}"
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
 
-    def _kept(self, running: WorkerProcess, step: Callable[[], _Result]) -> _Result:
-        """What `step` gives; if that fails, the process is ended."""
-        try:
-            return step()
-        except EOFError:
-            code = self._end(running, died=True)
-            raise self._death(code, late_s=running.ended_after_s) from None
-        except BaseException:
-            # It was interrupted half way: the rest would be taken for the next picture's answer.
-            self._end(running, died=True)
-            raise
+    def _broken(self, running: WorkerProcess, error: BaseException) -> BaseException:
+        """End the process, where asking it raised `error`; what is to be raised.
+
+        One that was interrupted half way has to end, too: the rest would be taken for the next
+        picture's answer.
+        """
+        code = self._end(running, died=True)
+        if isinstance(error, EOFError):
+            return self._death(code, late_s=running.ended_after_s)
+        return error
 
     def _death(self, code: int, *, late_s: float) -> BackendUnavailableError:
         """The error for a process that ended with `code`, or was killed after `late_s`."""

@@ -78,7 +78,8 @@ class SharedSlot:
         self.memory[self.capacity] = value
 
     def put(self, data: bytes | NDArray[np.uint8]) -> None:
-        """Copy `data`, which must fit, to the start of the slot."""
+        """Copy `data`, which must fit, to the start of the slot. It is wanted from now on."""
+        self.memory[self.capacity] = False
         flat = data if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast("B")
         self.memory[: len(flat)] = flat
 

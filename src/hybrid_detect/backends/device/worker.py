@@ -38,12 +38,15 @@ from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_ENCODED,
+    DETECT_WRITTEN,
     FOUND,
     LEVELS,
     PING,
     READY,
     RUN,
+    WRITTEN,
     unpack_found,
+    unpack_written,
 )
 from hybrid_detect.backends.device.worker_process import WorkerOptions, WorkerProcess
 from hybrid_detect.errors import (
@@ -104,6 +107,9 @@ class DetectorWorker:
     has_process: ClassVar[bool] = True
     """Whether the detector lives outside of the app, where it can be killed and started again."""
 
+    _writes: ClassVar[bool] = False
+    """Whether the faces in an encoded picture come as text (`exchange.wire_faces.WrittenFaces`)."""
+
     def __init__(
         self,
         load_model: Callable[[], bytes],
@@ -140,7 +146,8 @@ class DetectorWorker:
         self._lock = threading.Lock()
         self._closed = False
         self._pictures = 0
-        self._is_check_due = False
+        self.is_check_due = False
+        """Whether it is time to look at the process's memory."""
         self._steps: FaceSteps | None = None
 
     @property
@@ -222,12 +229,11 @@ class DetectorWorker:
                 return faces
             pixels = _fitting(image_rgb)
             rows, columns = pixels.shape[:2]
-            running.slot.is_unwanted = False
             running.slot.put(pixels)
-            number = LEVELS.index(level)
-            found = self._found(self._process.send(DETECT, columns, rows, math.nan, number))
+            self._process.send(DETECT, columns, rows, math.nan, LEVELS.index(level))
+            found = self._found(running, FOUND, unpack_found)
             self._recycle_if_due()
-        return PictureFaces.seen_in(pixels, found.faces, width=width, height=height).faces
+        return tuple(PictureFaces.seen_in(pixels, found.faces, width=width, height=height).faces)
 
     def detect_encoded(
         self,
@@ -259,8 +265,9 @@ class DetectorWorker:
             )
         with self._usable():
             self._process.load_decoders()
-            self._process.started()
-            found = self._found(self._send_encoded(data, max_pixels, min_confidence, level))
+            running = self._process.started()
+            self._send_encoded(running, data, max_pixels, min_confidence, level)
+            found = self._found_in_encoded(running)
             self._recycle_if_due()
             return found
 
@@ -277,32 +284,48 @@ class DetectorWorker:
         encoded = frame.encoded
         if encoded is not None and len(encoded.data) <= CAPACITY:
             most = frame.width * frame.height
-            return self.detect_encoded(encoded.data, max_pixels=most, level=level).faces
+            return tuple(self.detect_encoded(encoded.data, max_pixels=most, level=level).faces)
         pixels = frame.rgb(enough_px=enough_for(level, self._options.enough_px))
         faces = self.detect(pixels, level)
-        return PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height).faces
+        found = PictureFaces.seen_in(pixels, faces, width=frame.width, height=frame.height)
+        return tuple(found.faces)
 
     def _send_encoded(
-        self, data: bytes, max_pixels: int, min_confidence: float | None, level: QualityLevel
-    ) -> WorkerProcess:
-        """Ask for the faces in an encoded picture; the process that was asked."""
-        score = math.nan
-        if min_confidence is not None:
-            score = max(min_confidence, self._options.lowest_confidence)
-        slot = self._process.started().slot
-        slot.is_unwanted = False
-        slot.put(data)
+        self,
+        running: WorkerProcess,
+        data: bytes,
+        max_pixels: int,
+        min_confidence: float | None,
+        level: QualityLevel,
+    ) -> None:
+        """Ask for the faces in an encoded picture."""
+        if min_confidence is None:
+            min_confidence = math.nan
+        elif min_confidence < self._options.lowest_confidence:
+            min_confidence = self._options.lowest_confidence
+        running.slot.put(data)
+        command = DETECT_WRITTEN if self._writes else DETECT_ENCODED
         most = min(max_pixels, 2**32 - 1)
-        return self._process.send(DETECT_ENCODED, len(data), most, score, LEVELS.index(level))
+        self._process.send(command, len(data), most, min_confidence, LEVELS.index(level))
 
-    def _found(self, running: WorkerProcess) -> PictureFaces:
+    def _found_in_encoded(self, running: WorkerProcess) -> PictureFaces:
+        """The faces that the process finds in the encoded picture that lies in the slot."""
+        if self._writes:
+            return self._found(running, WRITTEN, unpack_written)
+        return self._found(running, FOUND, unpack_found)
+
+    def _found(
+        self, running: WorkerProcess, expected: int, unpack: Callable[[bytes], PictureFaces]
+    ) -> PictureFaces:
         """The faces that the process finds in what lies in the slot."""
-        body = self._process.answer(running, FOUND)
+        process = self._process
+        body = process.answer(running, expected)
         try:
-            found = unpack_found(body)
+            found = unpack(body)
         except (struct.error, ValueError) as error:
-            self._process.fail(f"it sent no faces ({error})")
-        self._process.pauses.forget_failures()
+            process.fail(f"it sent no faces ({error})")
+        if process.pauses.failures:
+            process.pauses.forget_failures()
         self._count(is_large=3 * found.width * found.height > CAPACITY)
         return found
 
@@ -321,13 +344,13 @@ class DetectorWorker:
     def _count(self, *, is_large: bool) -> None:
         """Count a picture, and remember whether its decoder may have taken much."""
         self._pictures += 1
-        self._is_check_due = is_large or self._pictures % CHECK_MEMORY_EVERY == 0
+        self.is_check_due = is_large or self._pictures % CHECK_MEMORY_EVERY == 0
 
     def _recycle_if_due(self) -> None:
         """End the process if it is time to look at its memory and it holds too much."""
-        if not self._is_check_due or self.pid is None:
+        if not self.is_check_due or self.pid is None:
             return
-        self._is_check_due = False
+        self.is_check_due = False
         if (process_private_bytes(self.pid) or 0) > self._recycle_bytes:
             self._process.end()
 

@@ -33,6 +33,7 @@ from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_BATCH,
     DETECT_ENCODED,
+    DETECT_WRITTEN,
     DROPPED,
     FAILED,
     LEVELS,
@@ -46,6 +47,7 @@ from hybrid_detect.backends.device.worker_messages import (
     pack_refusal,
     pack_reply,
     pack_started,
+    pack_written,
 )
 from hybrid_detect.errors import BackendUnavailableError, HybridDetectError, InvalidFrameError
 from hybrid_detect.types import BackendKind, QualityLevel
@@ -189,6 +191,9 @@ class _Child:
             if command == DETECT_ENCODED:
                 data = self._memory[:first]
                 return pack_found(self._in_encoded(data, second, min_confidence, level))
+            if command == DETECT_WRITTEN:
+                data = self._memory[:first]
+                return pack_written(self._in_encoded(data, second, min_confidence, level))
             if command == DETECT_BATCH and self._batches is not None:
                 self._heap.allow(DECODING_BYTES_PER_PIXEL * second * first)
                 return self._batches.answer(self._memory, first, second)

@@ -8,14 +8,15 @@
              how long one look takes
     found    width and height of the upright picture, seconds of decoding (NaN: none), its faces
     face     box, score, number of keypoints, six keypoints (x, y), all as doubles
+    written  the same as `found`, with the faces as the wire format's text (`exchange.wire_faces`)
     refused  what was expected and what was given, with a null character between
     dropped  nothing: the picture was not wanted any more (`shared_slot.SharedSlot.is_unwanted`)
 
 The picture itself lies in shared memory (`shared_slot`): RGB pixels for `DETECT`, whose two numbers
-are width and height; an encoded file for `DETECT_ENCODED`, whose two numbers are its length in
-bytes and the most pixels it may have; several encoded files for `DETECT_BATCH` (`batches`), whose
-two numbers are how many there are and the most pixels each may have; a network's tensors for `RUN`,
-as `litert_library` lays them out.
+are width and height; an encoded file for `DETECT_ENCODED` and `DETECT_WRITTEN`, whose two numbers
+are its length in bytes and the most pixels it may have; several encoded files for `DETECT_BATCH`
+(`batches`), whose two numbers are how many there are and the most pixels each may have; a network's
+tensors for `RUN`, as `litert_library` lays them out.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from typing import NamedTuple
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.errors import InvalidFrameError
+from hybrid_detect.exchange.wire_faces import WrittenFaces, faces_to_text
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 __all__ = [
     "DETECT",
     "DETECT_BATCH",
     "DETECT_ENCODED",
+    "DETECT_WRITTEN",
     "DROPPED",
     "FAILED",
     "FOUND",
@@ -44,15 +47,18 @@ __all__ = [
     "REPLY",
     "REQUEST",
     "RUN",
+    "WRITTEN",
     "DroppedError",
     "Started",
     "pack_found",
     "pack_refusal",
     "pack_reply",
     "pack_started",
+    "pack_written",
     "unpack_found",
     "unpack_refusal",
     "unpack_started",
+    "unpack_written",
 ]
 
 LEVELS = tuple(QualityLevel)
@@ -63,8 +69,8 @@ REPLY = struct.Struct("<II")
 _SEEN = struct.Struct("<IId")
 _FACE = struct.Struct(f"<{4 + 1 + 1 + 2 * len(KEYPOINT_NAMES)}d")
 
-PING, DETECT, DETECT_ENCODED, RUN, DETECT_BATCH = 1, 2, 3, 4, 5
-READY, FOUND, FAILED, REFUSED, FOUND_BATCH, DROPPED = 1, 2, 3, 4, 5, 6
+PING, DETECT, DETECT_ENCODED, RUN, DETECT_BATCH, DETECT_WRITTEN = 1, 2, 3, 4, 5, 6
+READY, FOUND, FAILED, REFUSED, FOUND_BATCH, DROPPED, WRITTEN = 1, 2, 3, 4, 5, 6, 7
 
 
 class DroppedError(Exception):
@@ -120,6 +126,29 @@ def unpack_found(body: bytes) -> PictureFaces:
     width, height, told_s = _SEEN.unpack_from(body)
     faces = tuple(map(_unpack_face, _FACE.iter_unpack(memoryview(body)[_SEEN.size :])))
     return PictureFaces(width, height, faces, None if math.isnan(told_s) else told_s)
+
+
+def pack_written(found: PictureFaces) -> bytes:
+    """The reply that tells what was found with the faces as text.
+
+    Raises:
+        ValueError: If a number in a face is not finite.
+    """
+    decode_s = math.nan if found.decode_s is None else found.decode_s
+    seen = _SEEN.pack(found.width, found.height, decode_s)
+    return pack_reply(WRITTEN, seen + faces_to_text(found.faces).encode())
+
+
+def unpack_written(body: bytes) -> PictureFaces:
+    """What the body of a `WRITTEN` reply tells.
+
+    Raises:
+        ValueError: If it holds no faces.
+        struct.error: If it holds no size.
+    """
+    width, height, told_s = _SEEN.unpack_from(body)
+    faces = WrittenFaces(body[_SEEN.size :].decode("ascii"))
+    return PictureFaces(width, height, faces, None if told_s != told_s else told_s)
 
 
 def pack_refusal(error: InvalidFrameError) -> bytes:

@@ -10,13 +10,12 @@ import math
 import os
 import secrets
 import select
-import signal
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import IO, Any
@@ -91,6 +90,11 @@ class WorkerProcess:
 
     def __init__(self, model: bytes, options: WorkerOptions) -> None:
         self.slot = slot = SharedSlot()
+        try:
+            heard, self._input = _open_pipe()
+        except BaseException:
+            slot.close()
+            raise
         self._word = secrets.token_hex(16).encode()
         self._start_limit_s = options.start_limit_s
         try:
@@ -106,7 +110,7 @@ class WorkerProcess:
             }
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 child_program.command(json.dumps(told)),
-                stdin=subprocess.PIPE,
+                stdin=heard,
                 stdout=subprocess.PIPE,
                 # MediaPipe writes dozens of lines that say nothing to a user.
                 stderr=subprocess.DEVNULL,
@@ -116,20 +120,32 @@ class WorkerProcess:
                 **_group_of_its_own(),
             )
         except BaseException:
+            heard.close()
+            self._input.close()
             slot.close()
             raise
-        self._input, self._output = _pipe(self._process.stdin), _pipe(self._process.stdout)
+        self._output = _pipe(self._process.stdout)
+        self._pipes = (heard, self._input, self._output)
         self._buffer = b""
+        self.reply_kind: int | None = None
+        """Kind of the reply that `read_on` has read; `None` while it is not complete."""
+        self._end = 0  # of the reply in the buffer
         self._ends_s = 0.0
         self.ended_after_s = 0.0
         """The limit on an answer after which it was killed; 0 as long as it was not."""
         self._limit_s = 0.0
         self._poll: select.poll | None = None
+        self.reply_fd: int | None = None
+        """What an event loop can wait for: readable when `read_on` has something to read. `None` on
+        Windows, where a pipe cannot be waited for."""
         if sys.platform != "win32":
             self._poll = select.poll()
             self._poll.register(self._output, select.POLLIN)
+            self.reply_fd = self._output.fileno()
         # Else the pipes would stay open in `subprocess`, and the process with them.
-        self._discard = weakref.finalize(self, _discard, self._process, slot, os.getpid())
+        self._discard = weakref.finalize(
+            self, _discard, self._process, self._pipes, slot, os.getpid()
+        )
 
     @property
     def pid(self) -> int:
@@ -158,18 +174,13 @@ class WorkerProcess:
         min_confidence: float = math.nan,
         level: int = 0,
     ) -> None:
-        """Send a command (see `worker_messages`).
+        """Send a command (see `worker_messages`). Whether it died is told instead of the reply.
 
         Raises:
-            EOFError: If it died.
+            EOFError: If it was ended.
         """
-        request = REQUEST.pack(command, first, second, min_confidence, level)
         try:
-            if _kills_on_broken_pipe():
-                with _no_sigpipe():
-                    self._input.write(request)
-            else:
-                self._input.write(request)
+            self._input.write(REQUEST.pack(command, first, second, min_confidence, level))
         except (OSError, ValueError):
             raise EOFError from None
 
@@ -179,18 +190,12 @@ class WorkerProcess:
         Raises:
             EOFError: If it died, wrote what is no reply, or gave none within `ANSWER_LIMIT_S`.
         """
-        if self.reply_kind is not None:
-            return self._reply()
+        if (kind := self.reply_kind) is not None:
+            self.reply_kind = None
+            body, self._buffer = self._buffer[REPLY.size : self._end], self._buffer[self._end :]
+            return kind, body
         with self._limited(ANSWER_LIMIT_S):
             return self._reply()
-
-    @property
-    def reply_fd(self) -> int | None:
-        """What an event loop can wait for: readable when `read_on` has something to read.
-
-        `None` on Windows, where a pipe cannot be waited for.
-        """
-        return None if self._poll is None else self._output.fileno()
 
     def read_on(self) -> bool:
         """Read what has come of a reply; for when there is something, else this waits.
@@ -203,16 +208,14 @@ class WorkerProcess:
         except (OSError, ValueError):
             part = b""
         self._buffer += part
-        is_reply = len(self._buffer) <= MAX_REPLY_BYTES
-        return not part or not is_reply or self.reply_kind is not None
-
-    @property
-    def reply_kind(self) -> int | None:
-        """Kind of the reply that has been read; `None` while it is not complete."""
-        if len(self._buffer) < REPLY.size:
-            return None
-        kind, length = REPLY.unpack_from(self._buffer)
-        return kind if len(self._buffer) >= REPLY.size + length else None
+        size = len(self._buffer)
+        if size >= REPLY.size:
+            kind, length = REPLY.unpack_from(self._buffer)
+            self._end = REPLY.size + length
+            if size >= self._end:
+                self.reply_kind = kind
+                return True
+        return not part or size > MAX_REPLY_BYTES
 
     def kill(self) -> None:
         """End it at once; a thread that waits for its answer gets an `EOFError`."""
@@ -228,7 +231,7 @@ class WorkerProcess:
         code = self._process.poll()
         if at_once:
             self._process.kill()
-        for pipe in (self._input, self._output):
+        for pipe in self._pipes:
             pipe.close()  # the end of its input is what it ends on
         self.slot.close()
         if code is not None:
@@ -283,32 +286,26 @@ class WorkerProcess:
             limit.join()
 
 
-def _discard(process: subprocess.Popen[bytes], slot: SharedSlot, owner: int) -> None:
+def _discard(
+    process: subprocess.Popen[bytes], pipes: Iterable[IO[bytes]], slot: SharedSlot, owner: int
+) -> None:
     if os.getpid() != owner:
         return  # A forked child has a copy of this object, but the process is its parent's.
     process.kill()
-    for pipe in (process.stdin, process.stdout):
-        _pipe(pipe).close()
+    for pipe in pipes:
+        pipe.close()
     slot.close()
     process.wait()
 
 
-def _kills_on_broken_pipe() -> bool:
-    """Whether SIGPIPE would end the app, which Python prevents and an app may allow again."""
-    return sys.platform != "win32" and signal.getsignal(signal.SIGPIPE) is not signal.SIG_IGN
+def _open_pipe() -> tuple[IO[bytes], IO[bytes]]:
+    """What the process reads, and what is written to it.
 
-
-@contextmanager
-def _no_sigpipe() -> Iterator[None]:
-    """Let a write to a dead process be an error in such an app, too."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
-    try:
-        yield
-    finally:
-        if signal.SIGPIPE not in before:
-            if signal.SIGPIPE in signal.sigpending():
-                signal.sigwait({signal.SIGPIPE})
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPIPE})
+    The first stays open here: so a command can be written after the process has died, and no
+    SIGPIPE ends an app that has allowed it again. The process ends when the second is closed.
+    """
+    heard, spoken = os.pipe()
+    return open(heard, "rb", buffering=0), open(spoken, "wb", buffering=0)
 
 
 def _group_of_its_own() -> dict[str, Any]:
@@ -320,5 +317,5 @@ def _group_of_its_own() -> dict[str, Any]:
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
     if pipe is None:
-        raise AssertionError  # For the type checker: both ends were asked for.
+        raise AssertionError  # For the type checker: it was asked for.
     return pipe

@@ -211,7 +211,7 @@ class _Watch:
             at=at,
             width=reply.width,
             height=reply.height,
-            faces=reply.faces,
+            faces=tuple(reply.faces),
             model=reply.model,
             quality=reply.quality,
             receive_s=reply.receive_s,
