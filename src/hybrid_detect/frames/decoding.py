@@ -19,7 +19,7 @@ from hybrid_detect.frames.banding import pixels_of
 from hybrid_detect.frames.exif import orientation_of
 from hybrid_detect.frames.formats import LAYOUTS, PROFILES, format_of, opened
 from hybrid_detect.frames.layout import Layout
-from hybrid_detect.frames.pillow_errors import ReportedErrors, damage_reported
+from hybrid_detect.frames.pillow_errors import damage, damage_reported
 from hybrid_detect.frames.raster import Raster, Scratch, raster_of
 from hybrid_detect.frames.scaling import fitted_size
 from hybrid_detect.frames.turbo import factor_for, turbo_pixels, turned
@@ -53,7 +53,7 @@ def check_pixels(width: int, height: int, *, max_pixels: int) -> None:
 
 
 def _check_passes(passes: int, width: int, height: int) -> None:
-    if passes > USUAL_SCANS and passes * width * height > MAX_PIXELS_DECODED:
+    if passes * width * height > MAX_PIXELS_DECODED:
         raise InvalidFrameError(
             expected=f"at most {USUAL_SCANS} scans, or {MAX_PIXELS_DECODED} pixels in all of them",
             actual=f"{passes} scans of {width}x{height}",
@@ -84,9 +84,12 @@ class EncodedPicture:
                 consists of more parts than a picture of so many bytes needs.
         """
         name = format_of(data)
-        # Pillow need not be kept quiet where it is not asked.
-        with ReportedErrors(name):
+        try:
             layout = LAYOUTS[name](data)
+        except (InvalidFrameError, MemoryError):
+            raise
+        except Exception as exc:
+            raise damage(name, exc) from exc
         exif = data[layout.exif] if layout.exif else b""
         if (size := layout.size) is None:
             with damage_reported(name):
@@ -94,7 +97,8 @@ class EncodedPicture:
                 size, exif = image.size, exif or image.info.get("exif", b"")
                 check_mode(image.mode)
         check_pixels(*size, max_pixels=max_pixels)
-        _check_passes(layout.passes, *size)
+        if layout.passes > USUAL_SCANS:
+            _check_passes(layout.passes, *size)
         # Pillow turns a TIFF itself when it loads one, and its size says so before.
         orientation = orientation_of(exif) if exif and name != "TIFF" else 1
         return cls(data, name, *turned_size(size, orientation), orientation, layout)
@@ -126,10 +130,9 @@ class EncodedPicture:
         Raises:
             InvalidFrameError: If the data is damaged.
         """
-        enough = fitted_size(self.width, self.height, max_side_px=enough_px)
-        stored_size = turned_size(enough, self.orientation)
-        if self.format == "JPEG" and (pixels := self._turbo_pixels(stored_size)) is not None:
+        if (pixels := self._turbo_pixels(enough_px)) is not None:
             return pixels
+        stored_size = self._stored_size(enough_px)
         with damage_reported(self.format):
             image = self._opened()
             image.draft(image.mode, stored_size)
@@ -170,16 +173,25 @@ class EncodedPicture:
         """The picture alone, its header read and its pixels not yet."""
         return opened(self.layout.picture(self.data), self.format)
 
-    def _turbo_pixels(self, stored_size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    def _turbo_pixels(self, enough_px: int | None) -> NDArray[np.uint8] | None:
         """What `rgb` gives, without Pillow; `None` for what only Pillow can do."""
-        size = self.layout.size
-        if size is None:
+        size, factor = self.layout.size, 1
+        if self.format != "JPEG" or size is None:
             return None
-        factor = factor_for(size, stored_size)
-        if max(size) // factor >= 2 * max(stored_size):
-            return None  # to be shrunk further
+        if enough_px is not None and max(size) >= 2 * enough_px:
+            stored_size = self._stored_size(enough_px)
+            factor = factor_for(size, stored_size)
+            if max(size) // factor >= 2 * max(stored_size):
+                return None  # to be shrunk further
         pixels = turbo_pixels(self.layout.picture(self.data), size, factor=factor)
-        return None if pixels is None else turned(pixels, self.orientation)
+        return (
+            pixels if pixels is None or self.orientation == 1 else turned(pixels, self.orientation)
+        )
+
+    def _stored_size(self, max_side_px: int | None) -> tuple[int, int]:
+        """Width and height of the picture as stored, its longer side fitted to `max_side_px`."""
+        fitted = fitted_size(self.width, self.height, max_side_px=max_side_px)
+        return turned_size(fitted, self.orientation)
 
     def _sized(self, upright_size: tuple[int, int]) -> Image.Image:
         size = turned_size(upright_size, self.orientation)

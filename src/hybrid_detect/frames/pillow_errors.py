@@ -6,11 +6,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
 from hybrid_detect.errors import InvalidFrameError
 
-__all__ = ["ReportedErrors", "damage_reported"]
+__all__ = ["damage", "damage_reported"]
 
 
 class _QuietPillow:
@@ -43,35 +42,26 @@ class _QuietPillow:
 _quiet_pillow = _QuietPillow()
 
 
-class ReportedErrors:
-    """Turns each error over a damaged file into an `InvalidFrameError`.
-
-    What reads a damaged file raises OSError, SyntaxError, ValueError, struct.error, IndexError, and
-    more; being short of memory is not the file's fault and stays what it is.
-
-    Args:
-        name: The file's format.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, at: TracebackType | None
-    ) -> None:
-        if isinstance(exc, Exception) and not isinstance(exc, InvalidFrameError | MemoryError):
-            # Pillow's messages may quote bytes of the file, so only the error's name is told.
-            raise InvalidFrameError(
-                expected=f"a readable {self._name} image",
-                actual=f"a damaged or incomplete one ({type(exc).__name__})",
-            ) from exc
-
-
 @contextmanager
 def damage_reported(name: str) -> Iterator[None]:
-    """The same for what Pillow reads, whose warnings are kept in."""
-    with ReportedErrors(name), _quiet_pillow:
-        yield
+    """Turn each error that Pillow raises into an `InvalidFrameError`, and keep its warnings in.
+
+    A damaged file makes Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error,
+    IndexError, and more; being short of memory is not the file's fault and stays what it is.
+    """
+    try:
+        with _quiet_pillow:
+            yield
+    except (InvalidFrameError, MemoryError):
+        raise
+    except Exception as exc:
+        raise damage(name, exc) from exc
+
+
+def damage(name: str, exc: Exception) -> InvalidFrameError:
+    """What is told of `exc`, raised by what read a damaged file of the format `name`."""
+    # Pillow's messages may quote bytes of the file, so only the error's name is told.
+    return InvalidFrameError(
+        expected=f"a readable {name} image",
+        actual=f"a damaged or incomplete one ({type(exc).__name__})",
+    )
