@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -66,3 +67,21 @@ async def test_what_is_called_may_start_the_next_limit() -> None:
     timer.start(20.0, beat)
     await asyncio.sleep(100.0)
     assert calls.seen == [("beat", 20.0), ("beat", 40.0), ("beat", 60.0)]
+
+
+async def test_a_loop_that_wakes_a_little_early_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It counts in milliseconds: asked for what is left of one, it would come back at once."""
+    asked: list[Callable[[], None]] = []
+
+    def call_at(_: float, act: Callable[[], None]) -> None:
+        asked.append(act)
+
+    calls, timer = Calls(), Timer()
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "call_at", call_at)
+        timer.start(5.0, lambda: calls.note("idle"))
+        asked[0]()
+    assert [name for name, _ in calls.seen] == ["idle"]
+    assert len(asked) == 1

@@ -133,7 +133,9 @@ class Admission:
             look = self.place(deadline_s, caller=caller)
             if patience_s <= 0 or self._displaced_by(look) is not None:
                 return None
-            known = self._refusals[caller] = self._refusal_of(look)
+            # By the clock since, `look` has a little less time: an equal one would not be known.
+            known = self._refusal_of(look)._replace(patience_s=patience_s)
+            self._refusals[caller] = known
         self._refused_s = now_s
         return max(known.wait_s(*told), self._times.quickest.mean_s)
 

@@ -29,14 +29,20 @@ if TYPE_CHECKING:
     from hybrid_detect.server.early_refusals import EarlyRefusals
 
 __all__ = [
+    "BODY_BEFORE_WEBSOCKET",
     "HEAD_READ_BYTES",
     "IS_GONE",
+    "LINGER_S",
+    "MALFORMED_PAUSE_S",
     "MAX_HELD_BYTES",
     "STOPPING",
+    "TOO_MANY",
+    "TOO_SLOW",
     "Connection",
     "ConnectionLimits",
     "Connections",
     "Context",
+    "Outflow",
     "Timer",
     "has_hung_up",
     "peer_addresses",
@@ -68,11 +74,25 @@ HEAD_READ_BYTES = 4096
 Most heads and headers of messages have fewer; of a picture of 80 KB that is refused by them, the
 rest is not copied."""
 
+LINGER_S = 1.0
+"""Seconds that a connection is read on, and what comes is dropped, after its last answer. Closing
+at once, while bytes are on their way here, would reset it and may cost the peer the answer
+(RFC 9112, 9.6)."""
+
 MALFORMED_PER_S = 1.0
 MALFORMED_AT_ONCE = 20
 """Of one address, what is no HTTP and is answered at once; beyond it the answer is held back."""
 
+MALFORMED_PAUSE_S = 1.0
+"""Seconds that an answer to what is no HTTP is held back when too much of it comes."""
+
 STOPPING: ErrorReply = error_reply(0, 503, "stopping", "the server is being stopped", 1.0)
+TOO_SLOW = error_reply(0, 408, "too_slow", "the request did not come in time")
+TOO_MANY = error_reply(0, 503, "overloaded", "too many connections", 1.0)
+BODY_BEFORE_WEBSOCKET = error_reply(
+    0, 400, "bad_request", "a request that opens a WebSocket has no body"
+)
+"""Answers of a connection itself, which no app has made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,11 +253,55 @@ class Timer:
         self._handle = None
         if self._act is None:
             return
-        if asyncio.get_running_loop().time() < self._ends_s:
+        # Not by the clock: a loop may wake a little early, and would be asked again at once.
+        if self._wakes_s < self._ends_s:
             self._wake_at_end()
             return
         act, self._act = self._act, None
         act()
+
+
+class Outflow:
+    """Whether a peer takes what is written to it, and how long it may not.
+
+    Args:
+        limit_s: Seconds that it may leave something; after them its connection is aborted.
+        abort: Does that.
+    """
+
+    def __init__(self, limit_s: float, abort: Callable[[], object]) -> None:
+        self._limit_s = limit_s
+        self._abort = abort
+        self._timer = Timer()
+        self._taken = asyncio.Event()
+        self.is_blocked = False
+        """Whether too much waits for the peer."""
+
+    def limit(self) -> None:
+        """Give the peer its time, from now on."""
+        self._timer.start(self._limit_s, self._abort)
+
+    def block(self) -> None:
+        """Too much waits."""
+        self.is_blocked = True
+        self._taken.clear()
+        self.limit()
+
+    def unblock(self) -> None:
+        """The peer has taken it, or has gone."""
+        self._timer.stop()
+        self.is_blocked = False
+        self._taken.set()
+
+    def end(self) -> None:
+        """Forget the peer, which has gone or which another one writes to."""
+        self.unblock()
+        self._timer.end()
+
+    async def wait(self) -> None:
+        """Return once it is not blocked."""
+        while self.is_blocked:
+            await self._taken.wait()
 
 
 def peer_addresses(transport: asyncio.Transport) -> dict[str, Any]:

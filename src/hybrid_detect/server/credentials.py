@@ -61,6 +61,14 @@ class Credentials:
         facts, peer = facts_of(connection.scope), peer_of(connection)
         if (name := self.caller_at_once(facts, peer, is_public=is_public)) is not None:
             return name
+        return await self.caller_by_issuer(facts)
+
+    async def caller_by_issuer(self, facts: HeadFacts) -> str:
+        """The name of one whom `caller_at_once` does not know.
+
+        Raises:
+            WrongCredentialError: If the caller may not come in.
+        """
         if self._jwt is not None and (given := facts.credential) is not None:
             subject = await self._jwt.subject(given)
             if subject is not None:

@@ -38,11 +38,16 @@ class DirectRoute:
     """
 
     def __init__(self, path: str, *, gate: Gate, answer: Answer, observation: Observation) -> None:
-        self.path = path
+        self._path = path
         self._gate = gate
         self._answer = answer
         self._observation = observation
         self._app: ASGIApp = gate
+        self.answer = self._observed if observation.is_on else self._admitted
+        """The answer to a request for this route, as a coroutine.
+
+        It is given the ASGI scope, what gives the body in pieces, and all of the body where that
+        has come; nothing is asked for in pieces then."""
 
     def before(self, app: ASGIApp) -> DirectRoute:
         """Stand before `app`, which answers everything else; for a `Middleware`."""
@@ -54,28 +59,19 @@ class DirectRoute:
         outermost: object = app.user_middleware[0].cls if app.user_middleware else None
         return outermost == self.before
 
+    def takes(self, method: str, path: str) -> bool:
+        """Whether it answers such a request."""
+        return path == self._path and method == "POST"
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
-        if scope["type"] == "http" and scope["path"] == self.path and scope["method"] == "POST":
-            answer = await self.answer(scope, receive)
+        if scope["type"] == "http" and self.takes(scope["method"], scope["path"]):
+            answer = await self.answer(scope, receive, None)
             headers = answer.headers()
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
         else:
             await self._app(scope, receive, send)
-
-    def answer(
-        self, scope: Scope, receive: Receive, body: bytes | None = None
-    ) -> Awaitable[HttpAnswer]:
-        """The answer to a request for this route.
-
-        Args:
-            scope: Its ASGI scope.
-            receive: Gives its body in pieces, as ASGI has it.
-            body: All of its body, where that has come; nothing is asked of `receive` then.
-        """
-        answer = self._observed if self._observation.is_on else self._admitted
-        return answer(scope, receive, body)
 
     def bug(self, scope: Scope) -> HttpAnswer:
         """What a request is told whose answer failed with a bug."""

@@ -11,6 +11,7 @@ nothing here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -116,7 +117,9 @@ class EarlyRefusals:
         self._state = state
         self.admission = admission
         self._observation = observation
+        self._is_observed = observation.is_on
         self._tracing = tracing
+        self._is_traced = tracing.is_on
 
     @property
     def may_refuse(self) -> bool:
@@ -147,21 +150,29 @@ class EarlyRefusals:
         wait_s = self.admission.refusal(request.deadline_s, caller=caller)
         if wait_s is None:
             return Undecided.LET_IN
-        reply = self._reply(facts, caller, request, OverloadedError(wait_s))
-        answer = _answer(reply, facts.accepts_wire)
-        if self._observation.is_on:
-            identity = self._observation.refused_picture(
+        # As behind the gate, what comes too fast is told so, and counts for nothing.
+        if early_s := self._state.take_at_once(Limit.PICTURES, caller):
+            reply = too_fast(0, early_s)
+            answer = answer_of(reply, is_wire=facts.accepts_wire)
+        else:
+            reply, answer = _overloaded(math.ceil(wait_s * 1000), facts.accepts_wire)
+            if self._is_traced:
+                trace = facts.trace if facts.trace[0] else (request.traceparent, request.tracestate)
+                self._tracing.refused(trace, OverloadedError(wait_s))
+        body = answer.body
+        if facts.accepts_wire and request.request_id:
+            body = with_request_id(body, request.request_id)
+        if self._is_observed:
+            more = self._observation.refused_picture(
                 peer,
                 facts,
                 reply,
                 received_bytes=len(start),
-                sent_bytes=len(answer.body),
+                sent_bytes=len(body),
                 is_read=reply.status != 429,  # what comes too fast was not weighed by what it says
             )
-            answer = answer._replace(more=identity)
-        if facts.accepts_wire and request.request_id:
-            answer = answer._replace(body=with_request_id(answer.body, request.request_id))
-        return Refused(reply.status, answer.as_bytes(close=not head.keep_alive))
+            answer = answer._replace(more=more)
+        return Refused(reply.status, answer.head_bytes(close=not head.keep_alive) + body)
 
     def refused_message(self, scope: Scope, frame: bytes) -> RefusedMessage | None:
         """The beginning of a stream's message, if its picture would be refused; `None` if not.
@@ -192,24 +203,12 @@ class EarlyRefusals:
         except WrongCredentialError:
             return None
 
-    def _reply(
-        self, facts: HeadFacts, caller: str, request: DetectRequest, error: OverloadedError
-    ) -> ErrorReply:
-        # As behind the gate, what comes too fast is told so, and counts for nothing.
-        if wait_s := self._state.take_at_once(Limit.PICTURES, caller):
-            return too_fast(0, wait_s)
-        if self._tracing.is_on:
-            trace = facts.trace
-            if not trace[0]:
-                trace = request.traceparent, request.tracestate
-            self._tracing.refused(trace, error)
-        return look_refusal(0, error)
-
 
 @lru_cache(maxsize=256)
-def _answer(reply: ErrorReply, is_wire: bool) -> HttpAnswer:
-    """The answer that `reply` is: a flood has few others."""
-    return answer_of(reply, is_wire=is_wire)
+def _overloaded(wait_ms: int, is_wire: bool) -> tuple[ErrorReply, HttpAnswer]:
+    """What a server without a free detector says: a flood has few other answers."""
+    reply = look_refusal(0, OverloadedError(wait_ms / 1000))
+    return reply, answer_of(reply, is_wire=is_wire)
 
 
 _ANY = DetectRequest(request_id=0, image=b"")

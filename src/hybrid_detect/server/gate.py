@@ -180,15 +180,17 @@ class Gate:
             RefusedError: If it may not come in, or asks for too much.
         """
         # Browsers send it with whatever a page does to another site, and cannot leave it out.
-        origins = facts_of(connection.scope).origins
+        facts, peer = facts_of(connection.scope), peer_of(connection)
+        origins = facts.origins
         if origins and any(each not in self._config.allowed_origins for each in origins):
             raise RefusedError(WRONG_ORIGIN)
         path = connection.scope["path"]
         credentials = self._metrics if path == METRICS_PATH else self._credentials
         try:
-            caller = await credentials.caller(connection, is_public=path in PUBLIC_PATHS)
+            caller = credentials.caller_at_once(facts, peer, is_public=path in PUBLIC_PATHS)
+            if caller is None:
+                caller = await credentials.caller_by_issuer(facts)
         except WrongCredentialError:
-            peer = peer_of(connection)
             self._log.note("no or a wrong credential", peer)
             if wait_s := await self._state.take(Limit.FAILURES, peer):
                 await self._hold_back(peer)

@@ -307,7 +307,12 @@ class ChunkedBody:
 
 
 def response_head(
-    status: int, headers: Iterable[tuple[bytes, bytes]], *, close: bool, chunked: bool = False
+    status: int,
+    headers: Iterable[tuple[bytes, bytes]],
+    *,
+    close: bool,
+    chunked: bool = False,
+    second: int | None = None,
 ) -> bytes:
     """The status line and the headers of an answer, with a Date (RFC 9110, 6.6.1).
 
@@ -317,11 +322,12 @@ def response_head(
             decide.
         close: Whether the connection ends with this answer.
         chunked: Whether the body comes in chunks.
+        second: Of the Date, since 1970; `None` for now.
 
     Raises:
         ValueError: If a name or a value would break the head.
     """
-    lines = [_status_line(status), _date(int(time.time()))]
+    lines = [_status_line(status), _date(int(time.time()) if second is None else second)]
     lines += [_header_line(name, value) for name, value in headers]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -331,19 +337,15 @@ def response_head(
     return b"".join(lines)
 
 
-def response_start(status: int, headers: tuple[tuple[bytes, bytes], ...], *, close: bool) -> bytes:
+@lru_cache(maxsize=64)
+def response_start(
+    status: int, headers: tuple[tuple[bytes, bytes], ...], *, close: bool, second: int
+) -> bytes:
     """As `response_head`, without its end: more headers and an empty line have to follow.
 
-    It is made once a second for answers that have this in common.
+    It is made once for the answers of one `second` (since 1970) that have this in common.
     """
-    return _response_start(status, headers, close, int(time.time()))
-
-
-@lru_cache(maxsize=64)
-def _response_start(
-    status: int, headers: tuple[tuple[bytes, bytes], ...], close: bool, _second: int
-) -> bytes:
-    return response_head(status, headers, close=close)[: -len(b"\r\n")]
+    return response_head(status, headers, close=close, second=second)[: -len(b"\r\n")]
 
 
 @lru_cache(maxsize=256)

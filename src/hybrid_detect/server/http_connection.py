@@ -14,10 +14,16 @@ from typing import cast
 
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import (
+    BODY_BEFORE_WEBSOCKET,
     HEAD_READ_BYTES,
+    LINGER_S,
+    MALFORMED_PAUSE_S,
     MAX_HELD_BYTES,
     STOPPING,
+    TOO_MANY,
+    TOO_SLOW,
     Context,
+    Outflow,
     Timer,
     has_hung_up,
     peer_addresses,
@@ -30,11 +36,6 @@ from hybrid_detect.server.unread_bytes import DropPace, can_drop_unread, drop_un
 from hybrid_detect.server.websocket_connection import WebSocketConnection
 
 __all__ = ["HttpConnection"]
-
-LINGER_S = 1.0
-"""Seconds that a connection is read on, and what comes is dropped, after its last answer. Closing
-at once, while bytes are on their way here, would reset it and may cost the peer the answer
-(RFC 9112, 9.6)."""
 
 REFUSALS_AT_ONCE = 3
 REFUSAL_PAUSE_S, MAX_REFUSAL_PAUSE_S = 0.05, 1.0
@@ -49,15 +50,6 @@ FIRST_BYTES_S = 0.5
 """Seconds that a request on a busy server waits for its body to begin. A client that sends it at
 once, however slow its line, needs none; for the others the app waits."""
 
-MALFORMED_PAUSE_S = 1.0
-"""Seconds that an answer to what is no HTTP is held back when too much of it comes."""
-
-TOO_SLOW = error_reply(0, 408, "too_slow", "the request did not come in time")
-TOO_MANY = error_reply(0, 503, "overloaded", "too many connections", 1.0)
-BODY_BEFORE_WEBSOCKET = error_reply(
-    0, 400, "bad_request", "a request that opens a WebSocket has no body"
-)
-
 
 class HttpConnection(asyncio.BufferedProtocol):
     """Reads requests from a socket and lets the app answer them in turn.
@@ -70,9 +62,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._context = context
         self._limits = context.limits
         self._patience = Timer()  # for what the peer sends
-        self._unsent = Timer()  # for what it should take
-        self._untaken: asyncio.Event | None = None
-        """Set once the peer takes what was written again; `None` while it does."""
+        self._outflow = Outflow(self._limits.answer_s, lambda: self._transport.abort())
         self._head = HeadReader()
         self._exchange: HttpExchange | None = None
         self._undecided: Beginning | None = None
@@ -109,11 +99,10 @@ class HttpConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; a request under way learns that its peer has gone."""
         self._patience.end()
-        self._unsent.end()
+        self._outflow.end()
         self._context.connections.discard(self)
         self._undecided = None
         self._held.clear()
-        self._taken()
         if self._exchange is not None:
             self._exchange.hang_up()
 
@@ -142,18 +131,11 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Wait for the peer to take what was written, for a time."""
-        self._untaken = self._untaken or asyncio.Event()
-        self._unsent.start(self._limits.answer_s, self._transport.abort)
+        self._outflow.block()
 
     def resume_writing(self) -> None:
         """Go on writing."""
-        self._unsent.stop()
-        self._taken()
-
-    def _taken(self) -> None:
-        if self._untaken is not None:
-            self._untaken.set()
-            self._untaken = None
+        self._outflow.unblock()
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -187,14 +169,14 @@ class HttpConnection(asyncio.BufferedProtocol):
                 if was_idle:
                     self._patience.start(self._limits.head_s, self._time_out)
                 return b""
-            if head.opens_websocket:
+            if head.method == "GET" and head.opens_websocket:
                 self._upgrade(head, rest)
                 return b""
             self._body = ChunkedBody() if head.body_bytes is None else head.body_bytes or None
             beginning = Beginning(head, self._addresses["peer"], rest)
         verdict: Verdict = Undecided.LET_IN
         # The app waits for a peer that takes no answers; here they would pile up.
-        if self._context.early is not None and self._untaken is None:
+        if self._context.early is not None and not self._outflow.is_blocked:
             verdict = self._context.early.verdict(beginning)
         if verdict is not Undecided.MORE:
             return self._begin(beginning, verdict)
@@ -212,9 +194,9 @@ class HttpConnection(asyncio.BufferedProtocol):
         """Have a request answered; returns what has come behind its head."""
         self._undecided = None
         head, rest, context = beginning.head, beginning.start, self._context
-        exchange = self._exchange = HttpExchange(head, self._addresses, self)
         if isinstance(verdict, Refused):
-            return self._refuse_picture(exchange, verdict, rest)
+            return self._refuse_picture(head, verdict, rest)
+        exchange = self._exchange = HttpExchange(head, self._addresses, self)
         body = self._body
         if body is None or (isinstance(body, int) and len(rest) >= body):
             self._patience.stop()
@@ -223,29 +205,28 @@ class HttpConnection(asyncio.BufferedProtocol):
             rest = rest[body:] if body else rest
         else:
             self._patience.start(self._limits.body_s, self._time_out)
-        direct = context.direct
-        if (
-            direct is not None
-            and head.path == direct.path
-            and head.method == "POST"
-            and self._untaken is None
-        ):
-            context.run(exchange.run_direct(direct))
+        route = context.direct if not self._outflow.is_blocked else None
+        if route is not None and route.takes(head.method, head.path):
+            context.run(exchange.run_direct(route))
         else:
             context.run(exchange.run(context.app))
         return rest
 
-    def _refuse_picture(self, exchange: HttpExchange, verdict: Refused, rest: bytes) -> bytes:
+    def _refuse_picture(self, head: RequestHead, verdict: Refused, rest: bytes) -> bytes:
         """Answer a refused picture, and drop what has come of it, most of which was not read."""
         size = self._body if isinstance(self._body, int) else 0
         left = max(size - len(rest), 0)
         if left and self._drops_unread:
             left -= drop_unread(self._transport, left)
         self._body = left or None
-        if left:
+        if left or not head.keep_alive:
             self._patience.start(self._limits.body_s, self._time_out)
-        exchange.peer_closes = False  # what came behind it may be unread as well
-        exchange.answer(verdict.status, verdict.answer)
+            exchange = self._exchange = HttpExchange(head, self._addresses, self)
+            exchange.peer_closes = False  # what came behind it may be unread as well
+            exchange.answer(verdict.status, verdict.answer)
+        else:
+            self.write(verdict.answer)
+            self._turn_from(verdict.status)
         return rest[size:]
 
     def _read_body(self, exchange: HttpExchange, body: ChunkedBody | int, data: bytes) -> bytes:
@@ -270,8 +251,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._body = None
             self._patience.stop()
             exchange.end_body()
-            if exchange.is_answered:
-                self._next()
+            self.changed()
         return rest
 
     def _upgrade(self, head: RequestHead, rest: bytes) -> None:
@@ -280,7 +260,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._is_ending = True  # for this protocol
         self._patience.end()
-        self._unsent.end()
+        self._outflow.end()
         successor = WebSocketConnection(self._context, self._transport, head, self._addresses)
         self._context.connections.replace(self, successor)
         self._transport.set_protocol(successor)
@@ -313,8 +293,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     async def drained(self) -> None:
         """Wait until the peer takes what was written."""
-        if self._untaken is not None:
-            await self._untaken.wait()
+        await self._outflow.wait()
 
     def changed(self) -> None:
         """The app has taken a piece of the body, or has answered."""
@@ -323,18 +302,17 @@ class HttpConnection(asyncio.BufferedProtocol):
             if exchange.closes or self._context.is_stopping:
                 self._end()
             elif self._body is None:
-                self._next()
+                self._exchange = None
+                self._turn_from(exchange.status)
         if not self._is_reading:
             self._control_reading()
 
-    def _next(self) -> None:
-        """Turn to the next request, of which a part may have come."""
-        if (self._exchange is not None and self._exchange.closes) or self._context.is_stopping:
+    def _turn_from(self, status: int) -> None:
+        """Turn to the next request behind an answer, of which a part may have come."""
+        if self._context.is_stopping:
             self._end()
             return
-        was_refused = self._exchange is not None and self._exchange.status in _REFUSALS
-        self._refusals = self._refusals + 1 if was_refused else 0
-        self._exchange = None
+        self._refusals = self._refusals + 1 if status in _REFUSALS else 0
         self._is_idle = True
         self._patience.start(self._limits.keep_alive_s, self._close)
         loop = asyncio.get_running_loop()
@@ -413,5 +391,5 @@ class HttpConnection(asyncio.BufferedProtocol):
     def _close(self) -> None:
         """Close, at the latest when the peer has had its time to take what was written."""
         self._is_ending = True
-        self._unsent.start(self._limits.answer_s, self._transport.abort)
+        self._outflow.limit()
         self._transport.close()

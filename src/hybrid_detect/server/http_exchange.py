@@ -95,7 +95,8 @@ class HttpExchange:
         if last and not self.is_answered:
             self._parts.append(last)
         self._has_body = True
-        self._tell()
+        if self._news is not None:
+            self._tell()
 
     def hang_up(self) -> None:
         """The peer is not there any more."""
@@ -185,7 +186,8 @@ class HttpExchange:
         self.closes = self.closes or close
         self._parts.clear()
         self._buffered = 0
-        self._tell()
+        if self._news is not None:
+            self._tell()
         self._channel.changed()
 
     def _tell(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -94,9 +95,15 @@ class HttpAnswer(NamedTuple):
 
     def as_bytes(self, *, close: bool) -> bytes:
         """Head and body; `close` tells that the connection ends with it."""
-        shared = response_start(self.status, self.fields, close=close or self.closes)
-        own = b"".join([b"%b: %b\r\n" % each for each in self.more])
-        return b"%b%bcontent-length: %d\r\n\r\n%b" % (shared, own, len(self.body), self.body)
+        return self.head_bytes(close=close) + self.body
+
+    def head_bytes(self, *, close: bool) -> bytes:
+        """The head alone, which tells the length of `body`."""
+        close, second = close or self.closes, int(time.time())
+        start = response_start(self.status, self.fields, close=close, second=second)
+        for each in self.more:
+            start += b"%b: %b\r\n" % each
+        return b"%bcontent-length: %d\r\n\r\n" % (start, len(self.body))
 
 
 def http_answer(

@@ -150,7 +150,7 @@ class LocalState:
 
     async def take(self, limit: Limit, name: str) -> float:
         """Count one against the rate of `name`; see `SharedState.take`."""
-        return self.take_at_once(limit, name)
+        return self._limiters[limit].take(name)
 
     def take_at_once(self, limit: Limit, name: str) -> float:
         """The same, for what does not wait."""

@@ -106,12 +106,15 @@ class Tracing:
             began_s=now_s - took_s,
         ).end(error=code, ended_s=now_s)
 
-    async def look(
+    def look(
+        self, request: DetectRequest, look: Callable[[], Awaitable[Detection]]
+    ) -> Awaitable[Detection]:
+        """Have the picture of `request` looked at by `look`, as a part of its frame's trace."""
+        return look() if self._tracer is NO_TRACER else self._traced(request, look)
+
+    async def _traced(
         self, request: DetectRequest, look: Callable[[], Awaitable[Detection]]
     ) -> Detection:
-        """Have the picture of `request` looked at by `look`, as a part of its frame's trace."""
-        if self._tracer is NO_TRACER:
-            return await look()
         came_s = time.time()
         with self._tracer.start_span(
             "picture",

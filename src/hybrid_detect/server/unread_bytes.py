@@ -77,12 +77,13 @@ def drop_unread(transport: asyncio.Transport, most: int) -> int:
         return 0
     # A socket object of our own for the same descriptor: the transport's cannot be read from.
     own = socket.socket(given.family, socket.SOCK_STREAM, 0, fileno=number)
+    flags = int(socket.MSG_TRUNC) | int(socket.MSG_DONTWAIT)
     dropped = 0
     try:
         own.setblocking(False)  # as it is; the app's `socket.setdefaulttimeout` would have it wait
         while dropped < most:
             size = min(most - dropped, len(_NOWHERE))
-            got = own.recv_into(_NOWHERE, size, socket.MSG_TRUNC | socket.MSG_DONTWAIT)
+            got = own.recv_into(_NOWHERE, size, flags)
             dropped += got
             if got < size:
                 break  # nothing more has come; or the peer has ended, which the transport tells
