@@ -388,6 +388,24 @@ async def test_a_look_that_is_cancelled_twice_keeps_its_place_until_it_ends(
         assert isinstance(await pool.detect(PICTURE), Detection)
 
 
+async def test_a_look_that_begins_late_hears_again_that_it_is_not_wanted(
+    workers: list[Worker],
+) -> None:
+    """Each look begins as wanted, and a thread may begin one after its caller has gone."""
+    async with pool_of(1) as pool:
+        workers[0].may_be_dropped = True
+        workers[0].drops_when.clear()
+        look = asyncio.create_task(pool.detect(PICTURE))
+        await until(workers[0].hanging.is_set)
+        look.cancel()
+        await until(workers[0].dropped.is_set)
+        workers[0].dropped.clear()
+        await until(workers[0].dropped.is_set)
+        workers[0].drops_when.set()
+        with pytest.raises(asyncio.CancelledError):
+            await look
+
+
 # -- pictures that are dear to decode --------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -338,6 +339,30 @@ async def test_a_short_deadline_gets_a_quicker_look_and_is_told(made: list[Worke
     async with pool_of(1) as pool:
         assert (await pool.detect(asking(HIGH, deadline_s=0.02))).quality is FAST
         assert (await pool.detect(asking(HIGH, deadline_s=LIMIT_S))).quality is HIGH
+
+
+async def test_the_time_that_a_level_takes_to_start_is_the_picture_s(
+    made: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float | None] = []
+    async with pool_of(1, quality="fast") as pool:
+        place = pool._admission.place
+        monkeypatch.setattr(
+            pool._admission, "place", lambda s, **how: given.append(s) or place(s, **how)
+        )
+
+        async def slow(*_: object) -> None:
+            began_s = time.monotonic()
+            while time.monotonic() - began_s < 0.01:
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(pool._extra, "want", slow)
+        await pool.detect(asking(QualityLevel.FAST, deadline_s=3.0))
+        await pool.detect(asking(QualityLevel.MAX, deadline_s=3.0))
+    usual_s, left_s = given
+    assert usual_s == 3.0
+    assert left_s is not None
+    assert left_s <= 2.99
 
 
 async def test_a_level_without_its_model_is_answered_at_the_nearest(

@@ -136,6 +136,26 @@ async def test_a_picture_with_more_time_is_let_in_where_another_is_not(clock: Fa
         assert looks.results == {"c": "OverloadedError"}
 
 
+async def test_one_with_much_time_that_would_be_first_is_refused_where_another_would_be_late(
+    clock: FakeClock,
+) -> None:
+    async with looks_at(opened(clock, look_s=0.4)) as looks:
+        await looks.add("running", None, caller="a")
+        await looks.add("tight", 1.0, caller="a")
+        await looks.add("first", None, caller="b")
+        assert looks.results == {"first": "OverloadedError"}
+
+
+async def test_a_bound_that_none_of_them_keeps_is_not_held_against_them(clock: FakeClock) -> None:
+    """After one slow look the detector would be idle else, and no look would lower the bound."""
+    async with looks_at(opened(clock, look_s=0.1)) as looks:
+        await looks.add("slow", None)
+        await looks.add("waits", 0.7)
+        clock.advance(0.5)
+        await looks.end("slow")
+        assert looks.order == ["slow", "waits"]
+
+
 async def test_the_one_with_the_least_time_left_is_next(clock: FakeClock) -> None:
     async with looks_at(opened(clock, look_s=0.1)) as looks:
         for name, deadline_s in (("a", 1.0), ("b", 9.0), ("c", 3.0), ("d", None), ("e", 1.0)):

@@ -212,7 +212,7 @@ def test_a_picture_that_is_not_wanted_any_more_is_dropped(stand_in: None) -> Non
     assert look.is_answered
     with pytest.raises(DroppedError):
         look.faces()
-    assert begun(worker, file_of()).reply_fd >= 0
+    assert is_free(worker)
     worker.kill()
 
 
