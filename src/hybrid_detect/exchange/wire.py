@@ -150,11 +150,10 @@ def decode_request(data: bytes) -> DetectRequest:
     if not payload:
         fail("a picture", "an empty payload")
     # A header has few of the fields that there are: so it is asked for its own.
-    values = {
-        name: read(value, name)
-        for name, value in header.items()
-        if (read := _REQUEST_FIELDS.get(name)) is not None
-    }
+    values: dict[str, Any] = {}
+    for name, value in header.items():
+        if (read := _REQUEST_FIELDS.get(name)) is not None:
+            values[name] = read(value, name)
     if "traceparent" in header:
         values["traceparent"], values["tracestate"] = _trace_of(header)
     return DetectRequest(request_id=request_id, image=payload, **values)
@@ -346,8 +345,8 @@ def _optional_integer(value: Any, name: str) -> int | None:
 def _optional_level(value: Any, name: str) -> QualityLevel | None:
     if value is None:
         return None
-    found = _LEVELS.get(text(value, name))
-    return found or fail(f"a {name} of {', '.join(_LEVELS)}", "another text")
+    found = _LEVELS.get(value) if isinstance(value, str) else None
+    return found or fail(f"a {name} of {', '.join(_LEVELS)}", "something else")
 
 
 _LEVELS = {level.value: level for level in QualityLevel}

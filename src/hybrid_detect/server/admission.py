@@ -370,7 +370,7 @@ class Admission:
     def _begin(self, look: Look, now_s: float) -> None:
         times, share = self._times, len(self._waiting) / self._max_waiting
         look.level = times.level_for(look, now_s, queue_share=share, leaves_time=self._can_all_end)
-        look.began_s = now_s
+        look.began_s, look.queue_s = now_s, now_s - look.came_s
         look.counted_s = self._turns.begin(look.caller, self.times[look.level].mean_s)
         self._running.add(look)
         look.turn.set_result(None)

@@ -36,7 +36,8 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.extra_levels import ExtraLevels
 from hybrid_detect.server.levels import ServedLevel, model_info, served_levels, usual_level
 from hybrid_detect.server.looks import Look
-from hybrid_detect.server.places import IsAbandoned, Place
+from hybrid_detect.server.places import Place
+from hybrid_detect.server.served_worker import IsAbandoned
 from hybrid_detect.system.memory_probe import MemoryProbe
 from hybrid_detect.types import Face, QualityLevel
 
@@ -314,8 +315,7 @@ class DetectorPool:
             level = QualityLevel.HIGH if turns else QualityLevel.FAST
             started_s = time.monotonic()
             applied = self._lowest_score(request, look)
-            found = await place.look(
-                look.level,
+            found = await place.workers[look.level].look(
                 request.image,
                 due_s=due_s,
                 is_abandoned=is_abandoned,

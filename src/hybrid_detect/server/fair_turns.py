@@ -81,7 +81,9 @@ class FairTurns:
     def begin(self, caller: str, look_s: float) -> float:
         """A look for `caller` begins, which is expected to take that long; what it counts for."""
         look_s = look_s if look_s > LEAST_S else LEAST_S
-        self._now_s = self._start_s(caller)
+        ahead_s = self._ahead_s.get(caller, 0.0)
+        if ahead_s > self._now_s:
+            self._now_s = ahead_s
         self._ahead_s[caller] = self._now_s + look_s
         if len(self._ahead_s) > MAX_CALLERS:
             most_first = sorted(self._ahead_s.items(), key=lambda pair: pair[1], reverse=True)

@@ -53,15 +53,12 @@ class Look:
     is_abandoned: Callable[[], Awaitable[bool]] | None = None
     """Tells whether its client has gone; asked at the turn."""
     began_s: float = 0.0
+    queue_s: float = 0.0
+    """Seconds that it waited."""
     counted_s: float = 0.0
     """What it counts for among its caller's looks while it goes on."""
     looks: int = 1
     """Looks that it may turn into: see `admission.Admission.may_look_again`."""
-
-    @property
-    def queue_s(self) -> float:
-        """Seconds that it waited."""
-        return self.began_s - self.came_s
 
     def __aenter__(self) -> Awaitable[Look]:
         return self.admission.enter(self)

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
-from typing import TypeAlias, Unpack
+from collections.abc import Callable, Iterable
 
-from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.connections import Timer
 from hybrid_detect.server.levels import ServedLevel
-from hybrid_detect.server.served_worker import LookJob, LookOptions, ServedWorker
-from hybrid_detect.types import QualityLevel
+from hybrid_detect.server.served_worker import ServedWorker
 
-__all__ = ["IsAbandoned", "Place"]
-
-IsAbandoned: TypeAlias = Callable[[], Awaitable[bool]]
-"""Tells whether the client of a picture has gone."""
-
-ABANDONED_EVERY_S = 0.05
-"""Seconds between two questions whether the client of a look that goes on is still there: most
-looks have ended before the first."""
+__all__ = ["Place"]
 
 
 class Place:
@@ -43,46 +30,3 @@ class Place:
             for level in levels
             if level.most == 1
         }
-        self._until_asked = Timer()
-        self._asking: asyncio.Future[None] | None = None  # held, or it might be collected
-
-    async def look(
-        self,
-        served: QualityLevel,
-        picture: bytes,
-        *,
-        due_s: float,
-        is_abandoned: IsAbandoned | None,
-        **options: Unpack[LookOptions],
-    ) -> PictureFaces:
-        """What the detector of the level `served` finds in `picture`.
-
-        Once the client has gone, or the caller is cancelled, the detector is told to drop the
-        picture before its next look. The place is kept until the detector is free.
-
-        Raises:
-            DroppedError: If the picture was dropped.
-            Exception: What `ServedWorker.look` and `DetectorWorker.detect_encoded` raise.
-        """
-        job = self.workers[served].look(picture, due_s=due_s, **options)
-        if is_abandoned is not None:
-            self._until_asked.start(ABANDONED_EVERY_S, partial(self._watch, job, is_abandoned))
-        try:
-            return await job
-        except asyncio.CancelledError:
-            job.exception()  # marks it as seen
-            raise
-        finally:
-            self._until_asked.stop()
-
-    def _watch(self, job: LookJob, is_abandoned: IsAbandoned) -> None:
-        self._asking = asyncio.ensure_future(_drop_if_abandoned(job, is_abandoned))
-
-
-async def _drop_if_abandoned(job: LookJob, is_abandoned: IsAbandoned) -> None:
-    """Have the picture of a long look dropped once its client has gone."""
-    while not job.done():
-        if await is_abandoned():
-            job.cancel()
-            return
-        await asyncio.sleep(ABANDONED_EVERY_S)

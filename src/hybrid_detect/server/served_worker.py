@@ -6,9 +6,9 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TypedDict, TypeVar, Unpack
+from typing import TypeAlias, TypedDict, TypeVar, Unpack
 
 from hybrid_detect.backends.device.event_loop_worker import BegunLook, EventLoopWorker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
@@ -17,12 +17,16 @@ from hybrid_detect.backends.device.worker_process import WorkerProcess
 from hybrid_detect.server.connections import Timer
 from hybrid_detect.types import QualityLevel
 
-__all__ = ["LookJob", "LookOptions", "ServedWorker"]
+__all__ = ["IsAbandoned", "LookJob", "LookOptions", "ServedWorker"]
 
 _Result = TypeVar("_Result")
 
-DROP_EVERY_S = 0.05
-"""Seconds between two times that a detector is told that its picture is not wanted any more."""
+IsAbandoned: TypeAlias = Callable[[], Awaitable[bool]]
+"""Tells whether the client of a picture has gone."""
+
+ASKED_EVERY_S = 0.05
+"""Seconds between two questions whether the client of a look that goes on is still there, and
+between two times that its detector is told if it is not: most looks have ended before the first."""
 
 
 class LookOptions(TypedDict):
@@ -49,11 +53,15 @@ class LookJob(asyncio.Future[PictureFaces]):
 
     def cancel(self, msg: object = None) -> bool:
         """Drop the picture; the look goes on until that has been heard."""
+        self.add_done_callback(lambda job: job.exception())  # who is cancelled looks at none
+        self._drop_on()
+        return False
+
+    def _drop_on(self) -> None:
         if not self.done():
             self._drop()
             # A thread that begins the look only now takes it as wanted.
-            self.get_loop().call_later(DROP_EVERY_S, self.cancel)
-        return False
+            self.get_loop().call_later(ASKED_EVERY_S, self._drop_on)
 
 
 class ServedWorker(SupervisedWorker[EventLoopWorker]):
@@ -73,7 +81,8 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         self, detector: EventLoopWorker, *, thread_name: str, grace_s: Callable[[], float]
     ) -> None:
         super().__init__(detector, thread_name=thread_name, grace_s=grace_s)
-        self._until_hung = Timer()
+        self._until_long = Timer()  # and then until it counts as hung
+        self._asking: asyncio.Future[None] | None = None  # held, or it might be collected
         self._begun: BegunLook | None = None
         self._job: LookJob | None = None  # the last that was asked for here
         self._watched: WorkerProcess | None = None
@@ -82,12 +91,21 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         self._queued = 0
         """Calls of `run` that the thread has not ended: a look begun here would hold them up."""
 
-    def look(self, picture: bytes, *, due_s: float, **options: Unpack[LookOptions]) -> LookJob:
+    def look(
+        self,
+        picture: bytes,
+        *,
+        due_s: float,
+        is_abandoned: IsAbandoned | None = None,
+        **options: Unpack[LookOptions],
+    ) -> LookJob:
         """Find the faces in `picture`.
 
         Args:
             picture: The encoded picture.
             due_s: When it should be done, on the monotonic clock.
+            is_abandoned: Asked during a long look. Once its client has gone, the picture is dropped
+                before its next look.
             **options: See `DetectorWorker.detect_encoded`.
 
         Raises:
@@ -98,27 +116,35 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         if not (self.is_closed or self._queued):
             begun = self.detector.begin_encoded(picture, **options)
         if begun is None:
-            return self._thread_s(
-                partial(self.detector.detect_encoded, picture, **options), due_s=due_s
-            )
+            ask = partial(self.detector.detect_encoded, picture, **options)
+            return self._thread_s(ask, due_s, is_abandoned)
         if begun.running is not self._watched:
             try:
                 self._wait_for(begun)
             except OSError:  # there is no file descriptor to be had
-                return self._thread_s(begun.faces, due_s=due_s)
+                return self._thread_s(begun.faces, due_s, is_abandoned)
         self._begun, self._due_s = begun, due_s
         self._job = job = LookJob(self.detector.drop)
-        left_s = due_s - time.monotonic()
-        self._until_hung.start(
-            (left_s if left_s > 0 else 0.0) + self._grace_s(), partial(self._end_if_hung, job)
-        )
+        self._until_long.start(ASKED_EVERY_S, partial(self._begun_long, job, is_abandoned))
         return job
 
-    def _thread_s(self, ask: Callable[[], PictureFaces], *, due_s: float) -> LookJob:
+    def _thread_s(
+        self, ask: Callable[[], PictureFaces], due_s: float, is_abandoned: IsAbandoned | None
+    ) -> LookJob:
         """What the thread finds."""
         job = LookJob(self.detector.drop)
         self.submit(ask, due_s=due_s).add_done_callback(lambda done: _settle(job, done.result))
+        self._until_long.start(ASKED_EVERY_S, partial(self._ask, job, is_abandoned))
         return job
+
+    def _begun_long(self, job: LookJob, is_abandoned: IsAbandoned | None) -> None:
+        self._ask(job, is_abandoned)
+        wait_s = max(self._due_s - time.monotonic(), 0.0) + self._grace_s()
+        self._until_long.start(wait_s, partial(self._end_if_hung, job))
+
+    def _ask(self, job: LookJob, is_abandoned: IsAbandoned | None) -> None:
+        if is_abandoned is not None:
+            self._asking = asyncio.ensure_future(_drop_if_abandoned(job, is_abandoned))
 
     async def run(
         self, work: Callable[..., _Result], *args: object, due_s: float = math.inf
@@ -141,7 +167,7 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
             await super().aclose(timeout_s=timeout_s)
         finally:
             self._wait_no_more()
-            self._until_hung.end()
+            self._until_long.end()
 
     def _wait_for(self, begun: BegunLook) -> None:
         self._wait_no_more()
@@ -165,7 +191,7 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         if not begun.read_on():
             return
         self._begun = None
-        self._until_hung.stop()
+        self._until_long.stop()
         if begun.is_answered or self.is_closed:
             _settle(job, begun.faces)
             if self.detector.is_check_due and not self.is_closed:
@@ -173,6 +199,14 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         else:  # the process has to be ended, and that takes a moment
             ended = self.submit(begun.faces)
             ended.add_done_callback(lambda _: _settle(job, ended.result))
+
+
+async def _drop_if_abandoned(job: LookJob, is_abandoned: IsAbandoned) -> None:
+    while not job.done():
+        if await is_abandoned():
+            job.cancel()
+            return
+        await asyncio.wait([job], timeout=ASKED_EVERY_S)
 
 
 def _settle(job: LookJob, faces: Callable[[], PictureFaces]) -> None:

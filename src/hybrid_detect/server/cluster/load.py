@@ -10,7 +10,7 @@ from hybrid_detect.exchange.wire import DetectRequest
 from hybrid_detect.server.admission import OverloadedError
 from hybrid_detect.server.cluster.scaling import Load
 from hybrid_detect.server.detectors import Detection, Detector
-from hybrid_detect.server.places import IsAbandoned
+from hybrid_detect.server.served_worker import IsAbandoned
 
 __all__ = ["LoadMeter"]
 
