@@ -368,8 +368,12 @@ class Admission:
                 self._begin(look, now_s)
 
     def _begin(self, look: Look, now_s: float) -> None:
-        times, share = self._times, len(self._waiting) / self._max_waiting
-        look.level = times.level_for(look, now_s, queue_share=share, leaves_time=self._can_all_end)
+        look.level = self._times.levels[0]
+        if look.asked is not look.level:  # else the others are too thorough, whatever they take
+            share = len(self._waiting) / self._max_waiting
+            look.level = self._times.level_for(
+                look, now_s, queue_share=share, leaves_time=self._can_all_end
+            )
         look.began_s, look.queue_s = now_s, now_s - look.came_s
         look.counted_s = self._turns.begin(look.caller, self.times[look.level].mean_s)
         self._running.add(look)

@@ -55,8 +55,6 @@ class LevelTimes:
         leaves_time: Callable[[QualityLevel], bool],
     ) -> QualityLevel:
         """The level for a look that begins now; see `level_choice.level_for`."""
-        if len(self.levels) == 1 or look.asked is self.levels[0]:
-            return self.levels[0]  # whatever the others take
         for level in self.levels[1:]:
             if now_s - self._last_s.get(level, now_s) > FORGET_S:
                 self.of[level] = ServiceTime(self.of[level].guess_s)
