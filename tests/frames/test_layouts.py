@@ -138,9 +138,9 @@ def test_what_lies_between_segments_is_passed_over_in_windows(fill: bytes) -> No
 
 @pytest.mark.parametrize(
     "gap",
-    [0, 1, 63, 64, 65, 127, 1022, 1023, 1024, 1025, 65_535, 65_536, 66_558, 66_559, 66_560, 66_561],
+    [0, 1, 62, 63, 64, 65, 66, 127, 65_535, 131_071, 131_134, 131_135, 131_136, 131_137],
 )
-@pytest.mark.parametrize("byte", [b"\xff", b"\x00"])
+@pytest.mark.parametrize("byte", [b"\xff", b"\x00", b"A"])
 def test_a_marker_is_found_wherever_a_window_ends(gap: int, byte: bytes) -> None:
     data = b"\xff\xd8" + byte * gap + b"\xff\xd9"
     (end,) = jpeg_segments.jpeg_segments(data)

@@ -1,25 +1,24 @@
 """The search for the next marker of a JPEG file, at much the same speed for all bytes.
 
 A regular expression is quick over ordinary data and a hundred times slower over runs of fill bytes,
-and it holds all other threads up until it ends. `bytes.find` is the quickest where one byte in some
-hundreds may begin a marker, as in the compressed data of a photo: 80 KB take half of NumPy's time.
-Where there are more of them, NumPy looks at a window at a time.
+and it holds all other threads up until it ends. NumPy looks at a window at a time.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["end_of_data", "next_marker"]
 
 _FIRST = b"\xff"
-_FIRSTS = 1024
-"""Bytes that may begin a marker which are looked at one by one, within 100 us. A photo of 80 KB has
-60 to 700 of them."""
+_FIRST_VALUE = np.full((), 0xFF, np.uint8)
+"""As an array: NumPy would first ask how large the number may become."""
 
-_WINDOW = 64 * 1024
-"""Bytes looked at at once, within 20 us."""
+_NEAR = 64
+"""Bytes looked at one by one first: segments usually follow each other without a gap."""
+
+_WINDOW = 128 * 1024
+"""Bytes looked at at once, within 30 us: the pixels of a usual picture are one window."""
 
 
 def next_marker(data: bytes, position: int, seconds: bytes) -> int | None:
@@ -30,25 +29,25 @@ def next_marker(data: bytes, position: int, seconds: bytes) -> int | None:
         position: Where to begin.
         seconds: For each value of a byte, 1 if 0xFF and it are a marker of the kind, else 0.
     """
-    last = len(data) - 1
-    find, first = data.find, _FIRST
-    for _ in range(_FIRSTS):
-        position = find(first, position, last) + 1
-        if not position:
-            return None
-        if seconds[data[position]]:
-            return position - 1
-    return _next_in_windows(data, position, np.frombuffer(seconds, np.bool_))
-
-
-def _next_in_windows(data: bytes, position: int, seconds: NDArray[np.bool_]) -> int | None:
+    near = min(position + _NEAR, len(data) - 1)
+    while (position := data.find(_FIRST, position, near)) >= 0:
+        if seconds[data[position + 1]]:
+            return position
+        position += 1
     values = np.frombuffer(data, np.uint8)
-    for start in range(position, len(data) - 1, _WINDOW):
+    for start in range(near, len(data) - 1, _WINDOW):
         window = values[start : start + _WINDOW + 1]
-        is_first = window[:-1] == 0xFF
-        is_first &= window[1:] != 0xFF  # fill
-        firsts = np.flatnonzero(is_first)
-        markers = firsts[seconds[window[firsts + 1]]]
+        # 1 where 0xFF comes before anything but 0: in most pictures' data at its end alone.
+        found = np.equal(window[:-1], _FIRST_VALUE).view(np.uint8)
+        np.minimum(found, window[1:], out=found)
+        at = int(found.argmax())
+        if not found[at]:
+            continue
+        if seconds[window[at + 1]]:
+            return start + at
+        found &= window[1:] != 0xFF  # fill
+        places = np.flatnonzero(found)
+        markers = places[np.frombuffer(seconds, np.bool_)[window[places + 1]]]
         if markers.size:
             return start + int(markers[0])
     return None

@@ -192,10 +192,10 @@ def _plain_layout(data: bytes) -> Layout | None:
     """
     if not data.startswith(_PLAIN_START):
         return None
-    position = len(_START) + 4 + JFIF_LENGTH
+    position, last = len(_START) + 4 + JFIF_LENGTH, len(data) - _SEGMENT.size
     frame: Segment | None = None
     for _ in range(_PLAIN_SEGMENTS):
-        if position + _SEGMENT.size > len(data):
+        if position > last:
             return None
         start = position
         first, marker, length = _SEGMENT.unpack_from(data, start)
