@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from hybrid_detect.exchange.wire import (
+    AWAITS_HEADER,
     CONTENT_TYPE,
+    RESUME_HEADER,
     DetectRequest,
     ErrorReply,
     ResultReply,
     decode_reply,
     encode_request,
 )
-from hybrid_detect.server import bodies, http_connection, tracing
+from hybrid_detect.server import bodies, http_connection, resumption, tracing
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.early_refusals import Beginning, EarlyRefusals, Undecided, Verdict
@@ -538,6 +540,24 @@ async def test_a_stream_s_rate_holds_for_what_is_refused() -> None:
             assert isinstance(reply, ErrorReply)
             codes.append(reply.code)
         assert codes == ["overloaded", "too_fast"]
+
+
+async def test_a_stream_s_refusal_that_is_lost_comes_over_the_next_link(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resumption, "RESUME_S", LIMIT_S)
+    name = f"{RESUME_HEADER}: {'0' * 32}"
+    whole = frame_of(message(LARGE[:200_000]))
+    async with busy() as (server, _):
+        async with server.dialled() as (reader, writer):
+            await opened(reader, writer, name)
+            writer.write(whole)
+            first = await reply_on(reader)
+        async with server.dialled() as (reader, writer):
+            await opened(reader, writer, name, f"{AWAITS_HEADER}: 77")
+            assert await reply_on(reader) == first
+            writer.write(whole)  # which is not refused anew
+            assert await reply_on(reader) == first
 
 
 async def test_a_refused_message_of_a_stream_that_goes_leaves_nothing() -> None:

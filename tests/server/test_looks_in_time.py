@@ -706,6 +706,29 @@ async def test_only_a_server_that_refuses_looks_closer(clock: FakeClock) -> None
         assert not admission.is_pressed
 
 
+async def test_a_refusal_is_found_once_for_all_with_as_much_time(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though time goes on while it is found."""
+
+    def ticking() -> float:
+        clock.advance(1e-6)
+        return clock()
+
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        for name in "ab":
+            await looks.add(name, 1.0)
+        monkeypatch.setattr(admission, "_clock", ticking)
+        found: list[float | None] = []
+        place = admission.place
+        monkeypatch.setattr(
+            admission, "place", lambda *a, **kw: found.append(a[0]) or place(*a, **kw)
+        )
+        assert all(admission.refusal(1.0) is not None for _ in range(5))
+        assert found == [1.0]
+
+
 async def test_a_full_server_looks_closer(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.001, waiting=1)
     async with looks_at(admission) as looks:

@@ -84,7 +84,7 @@ class AdmittedMessages:
             message = await self._next()
             if message is None:
                 return await self._closed(1001, "idle")
-            if self._is_check_due:
+            if self._clock() - self._checked_s >= self._recheck_s:
                 self._checked_s = self._clock()
                 if not await self._is_welcome(self._connection):
                     return await self._closed(1008, CREDENTIAL_ENDED)
@@ -107,7 +107,8 @@ class AdmittedMessages:
 
     def is_ready(self) -> bool:
         """Whether the next message needs no wait, here or behind."""
-        return self._taker.is_ready() and not self._is_check_due
+        is_check_due = self._clock() - self._checked_s >= self._recheck_s
+        return not is_check_due and self._taker.is_ready()
 
     def take(self, message: bytes) -> None:
         """Pass on a message that may come in."""
@@ -118,10 +119,6 @@ class AdmittedMessages:
             self.send(self._refusal(message, wait_s))
 
     # ----------------------------------------------------------------------------------------
-
-    @property
-    def _is_check_due(self) -> bool:
-        return self._clock() - self._checked_s >= self._recheck_s
 
     def _is_free(self, data: bytes) -> bool:
         """Whether a message is not counted; when the last picture came is noted."""

@@ -282,18 +282,22 @@ class _App:
         is_abandoned: Callable[[], Awaitable[bool]],
     ) -> bytes:
         """The message that answers `data`, one of a stream or a batch; sealed if that was."""
-        if (keys := self._sealing.answer(data)) is not None:
-            return keys
-        try:
-            received = await self._sealing.receive(data)
-        except SealRefusedError as refusal:
-            note_reply(connection, refusal.reply)
-            return encode_reply(refusal.reply)
-        unread = received.message
+        received: Received | None = None
+        message = data
+        if not self._sealing.is_taken_as_it_is(data):
+            if (keys := self._sealing.answer(data)) is not None:
+                return keys
+            try:
+                received = await self._sealing.receive(data)
+            except SealRefusedError as refusal:
+                note_reply(connection, refusal.reply)
+                return encode_reply(refusal.reply)
+            message = received.message
+        unread = message
 
         def read() -> DetectRequest:
             nonlocal unread
-            request = decode_request(received.message)
+            request = decode_request(message)
             unread = b""
             return request
 
@@ -302,11 +306,12 @@ class _App:
             peek_request_id(data),
             receive_s,
             connection=connection,
-            is_sealed=received.is_sealed,
+            is_sealed=received is not None,
             is_abandoned=is_abandoned,
         )
         note_reply(connection, reply, unread)
-        return received.protected(encode_reply(reply))
+        encoded = encode_reply(reply)
+        return encoded if received is None else received.protected(encoded)
 
     async def _reply(
         self,

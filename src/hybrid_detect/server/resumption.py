@@ -133,10 +133,9 @@ class Stream:
 
     def remember(self, request_id: int, reply: bytes) -> None:
         """Keep the answer to a picture, in case that it is lost with a link."""
-        if self.is_resumable:
-            self._answered[request_id] = reply
-            while len(self._answered) > self._remembered:
-                self._answered.popitem(last=False)
+        self._answered[request_id] = reply
+        while len(self._answered) > self._remembered:
+            self._answered.popitem(last=False)
 
     def _run(
         self,
@@ -151,11 +150,13 @@ class Stream:
     def _answer(self, task: asyncio.Task[bytes]) -> None:
         """Send what a picture is answered with; one that has to wait for that keeps its place."""
         request_id = self._under_way[task]
-        self._ended(task)
         if task.cancelled() or task.exception() is not None:
+            self._ended(task)
             return
+        del self._under_way[task]
         reply = task.result()
-        self.remember(request_id, reply)
+        if self.is_resumable:
+            self.remember(request_id, reply)
         if self.link is not None and not self.link.send_at_once(reply):
             self._run(request_id, self.link.send(reply), self._ended)
 

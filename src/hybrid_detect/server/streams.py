@@ -7,6 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -16,9 +17,11 @@ from hybrid_detect.exchange.wire import (
     HAS_HEADER,
     IN_FLIGHT_HEADER,
     SUBPROTOCOL,
+    ErrorReply,
     announced_request_id,
     encode_reply,
     peek_request_id,
+    with_request_id,
 )
 from hybrid_detect.server.admission import OverloadedError
 from hybrid_detect.server.config import ServerConfig
@@ -241,7 +244,7 @@ class _Link:
             self._announced = (announced_id, now_s)
             return b""
         request_id = peek_request_id(data)
-        if (reply := self._known(request_id)) is not None:
+        if self._stream.is_resumable and (reply := self._known(request_id)) is not None:
             return reply
         if wait_s := self._stream.take():
             refusal = too_fast(request_id, wait_s)
@@ -254,18 +257,18 @@ class _Link:
 
     def _known(self, request_id: int) -> bytes | None:
         """The answer to a picture that has come before, empty if there is none yet; else `None`."""
-        stream = self._stream
-        if not (stream.is_resumable and stream.has(request_id)):
+        if not self._stream.has(request_id):
             return None
-        return stream.answer_to(request_id) or b""
+        return self._stream.answer_to(request_id) or b""
 
     def _begin(self, data: bytes, asked: _Asked) -> bytes:
         """Have a picture looked at, for which there is a place; or the answer, if it is refused."""
         if isinstance(data, RefusedMessage):
-            refusal = look_refusal(asked.request_id, OverloadedError(data.retry_after_s))
+            refusal, encoded = _refusal(math.ceil(data.retry_after_s * 1000))
             note_reply(self.websocket, refusal, data)
-            reply = encode_reply(refusal)
-            self._stream.remember(asked.request_id, reply)
+            reply = with_request_id(encoded, asked.request_id)
+            if self._stream.is_resumable:
+                self._stream.remember(asked.request_id, reply)
             return reply
         work = self._answer(data, asked.receive_s, self.websocket, is_abandoned=self._is_abandoned)
         self._stream.begin(asked.request_id, work)
@@ -274,6 +277,13 @@ class _Link:
     async def _is_abandoned(self) -> bool:
         """Whether the client will take no answer any more."""
         return self._stream.is_over or (not self._stream.is_resumable and self._is_gone())
+
+
+@lru_cache(maxsize=256)
+def _refusal(retry_after_ms: int) -> tuple[ErrorReply, bytes]:
+    """What a picture is told that is refused by its first bytes: a flood has few others."""
+    reply = look_refusal(0, OverloadedError(retry_after_ms / 1000))
+    return reply, encode_reply(reply)
 
 
 class _Asked(NamedTuple):

@@ -83,8 +83,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             may_send=lambda: self._untaken is None,
         )
         self._events = Inbox()
-        self.serve = self._events.serve
-        """As a `DirectLink` does."""
+        self.serve = self._events.serve  # as a `DirectLink`
         self._accepted: Response | None = None  # until the app has agreed
         self.is_open = False  # until then
         self._outbox = Outbox()
@@ -126,7 +125,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go, which nothing keeps."""
         early = self._context.early
-        is_little_wanted = (self._frame.is_unwanted and self._drops_unread) or (
+        is_little_wanted = (self._frame.is_refused and self._drops_unread) or (
             not self._frame.left_bytes and early is not None and early.may_refuse
         )
         return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
@@ -203,7 +202,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _parse(self, piece: bytes) -> None:
         frame = self._frame
-        if frame.is_unwanted:
+        if frame.is_refused:
             self._drop(len(piece))
             return
         frame.left_bytes -= len(piece)
@@ -236,9 +235,10 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _drop(self, size: int) -> None:
         """Drop what is not wanted: `size` bytes that were read, and what waits behind them."""
-        self._frame.left_bytes -= size
-        if self._frame.left_bytes and self._drops_unread:
-            self._frame.left_bytes -= drop_unread(self._transport, self._frame.left_bytes)
+        left = self._frame.left_bytes - size
+        if left and self._drops_unread:
+            left -= drop_unread(self._transport, left)
+        self._frame.left_bytes, self._frame.is_refused = left, left > 0
 
     def _take(self, frame: Frame) -> None:
         if frame.opcode is Opcode.PONG:

@@ -86,12 +86,8 @@ class FrameUnderWay:
         """What is to come of it."""
         self.pieces: list[bytes] | None = None
         """What has come, if it is a whole message; `None` if it is not."""
-        self._is_refused = False
-
-    @property
-    def is_unwanted(self) -> bool:
-        """Whether what is to come of it has been refused."""
-        return self._is_refused and self.left_bytes > 0
+        self.is_refused = False
+        """Whether what is to come of it is not wanted."""
 
     def measure(self, data: bytes | bytearray | memoryview, *, begins: bool) -> None:
         """Note what is to come of the next frame, if `data` begins with it.
@@ -105,7 +101,7 @@ class FrameUnderWay:
         self.left_bytes = size = frame_bytes(data)
         is_whole = begins and 0 < size <= self.max_bytes and is_whole_message(data)
         self.pieces = [] if is_whole else None
-        self._is_refused = False
+        self.is_refused = False
 
     def message(self) -> bytes:
         """The whole message, all of which has come."""
@@ -118,7 +114,7 @@ class FrameUnderWay:
 
     def refuse(self) -> None:
         """Take nothing more of it."""
-        self.pieces, self._is_refused = None, True
+        self.pieces, self.is_refused = None, True
 
 
 def whole_message(
