@@ -15,10 +15,10 @@ from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker import DetectorWorker
 from hybrid_detect.backends.device.worker_messages import (
+    DETECT_WRITTEN,
     DROPPED,
     REFUSED,
     WRITTEN,
-    unpack_written,
 )
 from hybrid_detect.backends.device.worker_process import WorkerProcess
 from hybrid_detect.types import QualityLevel
@@ -57,7 +57,7 @@ class BegunLook:
 class EventLoopWorker(DetectorWorker):
     """A `DetectorWorker` that can be asked without waiting, and whose faces go on as text."""
 
-    _writes = True
+    _encoded = (DETECT_WRITTEN, WRITTEN)
 
     def begin_encoded(
         self,
@@ -108,6 +108,6 @@ class EventLoopWorker(DetectorWorker):
 
     def _end_look(self, running: WorkerProcess) -> PictureFaces:
         try:
-            return self._found(running, WRITTEN, unpack_written)
+            return self._found(running, WRITTEN)
         finally:
             self._lock.release()

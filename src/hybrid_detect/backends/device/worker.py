@@ -38,15 +38,12 @@ from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker_messages import (
     DETECT,
     DETECT_ENCODED,
-    DETECT_WRITTEN,
     FOUND,
     LEVELS,
     PING,
     READY,
     RUN,
-    WRITTEN,
-    unpack_found,
-    unpack_written,
+    UNPACKED,
 )
 from hybrid_detect.backends.device.worker_process import WorkerOptions, WorkerProcess
 from hybrid_detect.errors import (
@@ -107,8 +104,8 @@ class DetectorWorker:
     has_process: ClassVar[bool] = True
     """Whether the detector lives outside of the app, where it can be killed and started again."""
 
-    _writes: ClassVar[bool] = False
-    """Whether the faces in an encoded picture come as text (`exchange.wire_faces.WrittenFaces`)."""
+    _encoded: ClassVar[tuple[int, int]] = (DETECT_ENCODED, FOUND)
+    """The command for an encoded picture, and the kind of its reply."""
 
     def __init__(
         self,
@@ -231,7 +228,7 @@ class DetectorWorker:
             rows, columns = pixels.shape[:2]
             running.slot.put(pixels)
             self._process.send(DETECT, columns, rows, math.nan, LEVELS.index(level))
-            found = self._found(running, FOUND, unpack_found)
+            found = self._found(running, FOUND)
             self._recycle_if_due()
         return tuple(PictureFaces.seen_in(pixels, found.faces, width=width, height=height).faces)
 
@@ -267,7 +264,7 @@ class DetectorWorker:
             self._process.load_decoders()
             running = self._process.started()
             self._send_encoded(running, data, max_pixels, min_confidence, level)
-            found = self._found_in_encoded(running)
+            found = self._found(running, self._encoded[1])
             self._recycle_if_due()
             return found
 
@@ -304,24 +301,16 @@ class DetectorWorker:
         elif min_confidence < self._options.lowest_confidence:
             min_confidence = self._options.lowest_confidence
         running.slot.put(data)
-        command = DETECT_WRITTEN if self._writes else DETECT_ENCODED
         most = min(max_pixels, 2**32 - 1)
-        self._process.send(command, len(data), most, min_confidence, LEVELS.index(level))
+        number = LEVELS.index(level)
+        self._process.send(self._encoded[0], len(data), most, min_confidence, number)
 
-    def _found_in_encoded(self, running: WorkerProcess) -> PictureFaces:
-        """The faces that the process finds in the encoded picture that lies in the slot."""
-        if self._writes:
-            return self._found(running, WRITTEN, unpack_written)
-        return self._found(running, FOUND, unpack_found)
-
-    def _found(
-        self, running: WorkerProcess, expected: int, unpack: Callable[[bytes], PictureFaces]
-    ) -> PictureFaces:
+    def _found(self, running: WorkerProcess, expected: int) -> PictureFaces:
         """The faces that the process finds in what lies in the slot."""
         process = self._process
         body = process.answer(running, expected)
         try:
-            found = unpack(body)
+            found = UNPACKED[expected](body)
         except (struct.error, ValueError) as error:
             process.fail(f"it sent no faces ({error})")
         if process.pauses.failures:

@@ -47,6 +47,7 @@ __all__ = [
     "REPLY",
     "REQUEST",
     "RUN",
+    "UNPACKED",
     "WRITTEN",
     "DroppedError",
     "Started",
@@ -149,6 +150,10 @@ def unpack_written(body: bytes) -> PictureFaces:
     width, height, told_s = _SEEN.unpack_from(body)
     faces = WrittenFaces(body[_SEEN.size :].decode("ascii"))
     return PictureFaces(width, height, faces, None if told_s != told_s else told_s)
+
+
+UNPACKED = {FOUND: unpack_found, WRITTEN: unpack_written}
+"""What reads the body of each kind of reply that has faces."""
 
 
 def pack_refusal(error: InvalidFrameError) -> bytes:
