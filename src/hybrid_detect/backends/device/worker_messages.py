@@ -149,7 +149,7 @@ def unpack_written(body: bytes) -> PictureFaces:
     """
     width, height, told_s = _SEEN.unpack_from(body)
     faces = WrittenFaces(body[_SEEN.size :].decode("ascii"))
-    return PictureFaces(width, height, faces, None if told_s != told_s else told_s)
+    return PictureFaces(width, height, faces, None if math.isnan(told_s) else told_s)
 
 
 UNPACKED = {FOUND: unpack_found, WRITTEN: unpack_written}
