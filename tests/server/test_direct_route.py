@@ -7,7 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
 from starlette.responses import Response
+from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest, encode_request
@@ -111,6 +113,40 @@ async def test_middleware_that_was_added_sees_each_picture() -> None:
         found = await answers(Served(server.port, detector, server), sent, sent)
     assert [status for status, _, _ in found] == [418, 418]
     assert not detector.looks
+
+
+class TokenOfACookie:
+    """Middleware that says in one header what came in another."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            values = dict(scope["headers"])
+            added = (b"authorization", b"Bearer " + values.pop(b"cookie", b""))
+            scope = {**scope, "headers": [*values.items(), added]}
+        await self._app(scope, receive, send)
+
+
+async def test_headers_are_those_that_middleware_has_left() -> None:
+    app = create_app(replace(CONFIG, port=0), OneFace())
+    app.add_middleware(TokenOfACookie)
+    async with Server(app, replace(CONFIG, port=0)) as server:
+        sent = [request(jpeg(), f"Cookie: {token}") for token in ("wrong", TOKEN, "wrong")]
+        found = await answers(Served(server.port, OneFace(), server), *sent)
+    assert [status for status, _, _ in found] == [401, 200, 401]
+
+
+async def test_an_app_that_is_mounted_in_another_answers_pictures() -> None:
+    detector = OneFace()
+    app = Starlette(routes=[Mount("/faces", create_app(CONFIG, detector))])
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        right = await client.post("/faces/v1/detect", content=jpeg(), headers=ALLOWED)
+        wrong = await client.post("/faces/v1/detect", content=jpeg())
+    assert (right.status_code, wrong.status_code) == (200, 401)
+    assert detector.looks == 1
 
 
 async def test_an_equal_head_is_let_in_only_while_its_key_is_there(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def create_app(
 
     made = Starlette(
         routes=[
-            Route(DETECT_PATH, direct, methods=["POST"]),  # which allows no other method
+            Route(DETECT_PATH, app.detect_by_route, methods=["POST"]),
             Route(BATCH_PATH, app.detect_batch, methods=["POST"]),
             *health.routes,
             Route(OPENAPI_PATH, app.description, methods=["GET"]),
@@ -257,6 +257,10 @@ class _App:
             is_abandoned=hang_up_of(request),
         )
         return http_answer(request, reply, received)
+
+    async def detect_by_route(self, request: Request) -> Response:
+        """The same, where `DirectRoute` does not know the path: this app is mounted in another."""
+        return (await self.detect(request, None)).response()
 
     async def detect_batch(self, request: Request) -> Response:
         try:

@@ -23,7 +23,9 @@ API_KEY_HEADER = "X-API-Key"
 """The header that many gateways and clients send instead of ``Authorization: Bearer``."""
 
 HEAD_FACTS = "hybrid_detect.head_facts"
-"""Where the ASGI scope has the `HeadFacts` of its headers, where a server has them already."""
+"""Where the ASGI scope has the `HeadFacts` of its headers, once they were asked for.
+
+`Server` has them already where no middleware may change the headers."""
 
 _API_KEY_NAME = API_KEY_HEADER.lower().encode()
 _CREDENTIAL_NAMES = frozenset({b"authorization", _API_KEY_NAME})

@@ -123,7 +123,6 @@ class HttpExchange:
             "state": {},
             IS_GONE: self._channel.is_gone,
             HAS_COME: lambda: self._has_body,
-            HEAD_FACTS: head.facts,
         }
 
     async def run(self, app: ASGIApp) -> None:
@@ -145,7 +144,8 @@ class HttpExchange:
 
         Only where the peer takes what is written to it: the answer does not wait for that.
         """
-        scope, body = self._scope(), None
+        # Not for the app: its middleware may change the headers, as a proxy does.
+        scope, body = {**self._scope(), HEAD_FACTS: self._head.facts}, None
         if self._has_body:
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts, self._buffered = [], 0

@@ -93,6 +93,13 @@ class HttpAnswer(NamedTuple):
         close = ((b"connection", b"close"),) if self.closes else ()
         return [*self.fields, *self.more, *close, (b"content-length", b"%d" % len(self.body))]
 
+    def response(self) -> Response:
+        """The same, for a route of the router."""
+        response = Response(status_code=self.status)
+        response.body = self.body
+        response.raw_headers = self.headers()
+        return response
+
     def as_bytes(self, *, close: bool) -> bytes:
         """Head and body; `close` tells that the connection ends with it."""
         return self.head_bytes(close=close) + self.body
@@ -120,11 +127,7 @@ def http_answer(
 
 def http_response(connection: HTTPConnection, reply: ResultReply | ErrorReply) -> Response:
     """`reply` as HTTP, for a route of the router."""
-    answer = http_answer(connection, reply)
-    response = Response(status_code=answer.status)
-    response.body = answer.body
-    response.raw_headers = answer.headers()
-    return response
+    return http_answer(connection, reply).response()
 
 
 def answer_of(reply: ResultReply | ErrorReply, *, is_wire: bool) -> HttpAnswer:
