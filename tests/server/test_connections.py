@@ -7,6 +7,8 @@ import socket
 import struct
 
 import pytest
+from starlette.responses import Response
+from starlette.routing import Route
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -18,9 +20,11 @@ from hybrid_detect.exchange.wire import (
     encode_request,
 )
 from hybrid_detect.server import http1, websocket_connection
+from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.detectors import Detection
+from hybrid_detect.server.listening import Server
 from hybrid_detect.server.replies import SECURITY_HEADERS
 
 from ..waiting import LIMIT_S, until
@@ -201,6 +205,11 @@ def frame(payload: bytes, *, opcode: int = 2, fin: bool = True, announced: int =
 MESSAGE = encode_request(DetectRequest(request_id=1, image=jpeg()))
 
 MAX_FLOOD_BYTES = 2**25
+
+OPENING = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 """Far more than the system's own buffers hold between two who do not read."""
 
 
@@ -345,10 +354,6 @@ async def test_more_than_one_announcement_for_a_picture_counts_as_pictures() -> 
 
 async def test_pings_whose_answers_are_not_taken_are_not_read() -> None:
     """Each is answered: without a bound the answers would fill the memory of the server."""
-    opening = (
-        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
     flood = frame(bytes(125), opcode=9) * 500
     async with served(limits=limits()) as server, asyncio.timeout(LIMIT_S):
         loop = asyncio.get_running_loop()
@@ -356,7 +361,7 @@ async def test_pings_whose_answers_are_not_taken_are_not_read() -> None:
             peer.setblocking(False)
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             await loop.sock_connect(peer, ("127.0.0.1", server.port))
-            await loop.sock_sendall(peer, opening)
+            await loop.sock_sendall(peer, OPENING)
             assert b" 101 " in await loop.sock_recv(peer, 1024)
             sent = refused = 0
             while refused < 50 and sent < MAX_FLOOD_BYTES:
@@ -379,6 +384,26 @@ async def test_answers_that_are_not_taken_hold_no_connection() -> None:
             await until(lambda: server.connections == 1)
             await until(lambda: server.connections == 0)
             writer.transport.abort()
+
+
+async def test_a_stream_knows_what_was_not_taken_before_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its transport has told of that already: else its answers would pile up without an end."""
+    config = ServerConfig(rate_per_s=0, port=0)
+    app = create_app(config, OneFace())
+    much = Route("/much", lambda _: Response(bytes(MAX_FLOOD_BYTES)))  # more than buffers hold
+    app.router.routes.append(much)
+    request = b"GET /much HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with Server(app, config, limits=limits(answer_s=0.2)) as server:
+        async with asyncio.timeout(LIMIT_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+            reader._transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(request + OPENING)
+            await until(lambda: server.connections == 1)
+            await until(lambda: server.connections == 0)
+            writer.transport.abort()
+    assert "bug" not in caplog.text  # that the app could not accept it
 
 
 async def test_a_stream_s_refusals_have_the_same_shape() -> None:

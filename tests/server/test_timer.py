@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hybrid_detect.server.connections import Timer
+from hybrid_detect.server.connections import Outflow, Timer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.virtual_time]
 
@@ -85,3 +85,18 @@ async def test_a_loop_that_wakes_a_little_early_is_not_asked_again(
         asked[0]()
     assert [name for name, _ in calls.seen] == ["idle"]
     assert len(asked) == 1
+
+
+async def test_a_peer_that_takes_most_of_the_last_bytes_has_no_more_time_for_the_rest() -> None:
+    calls = Calls()
+    outflow = Outflow(10.0, lambda: calls.note("aborted"))
+    outflow.block()
+    outflow.unblock()
+    await asyncio.sleep(20.0)
+    assert not calls.seen
+    outflow.block()
+    outflow.limit()
+    await asyncio.sleep(5.0)
+    outflow.unblock()
+    await asyncio.sleep(60.0)
+    assert calls.seen == [("aborted", 30.0)]

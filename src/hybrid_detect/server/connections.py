@@ -274,22 +274,25 @@ class Outflow:
         self._abort = abort
         self._timer = Timer()
         self._taken = asyncio.Event()
+        self._is_last = False
         self.is_blocked = False
         """Whether too much waits for the peer."""
 
     def limit(self) -> None:
-        """Give the peer its time, from now on."""
+        """Give the peer its time for all that waits, from now on: nothing more is written."""
+        self._is_last = True
         self._timer.start(self._limit_s, self._abort)
 
     def block(self) -> None:
         """Too much waits."""
         self.is_blocked = True
         self._taken.clear()
-        self.limit()
+        self._timer.start(self._limit_s, self._abort)
 
     def unblock(self) -> None:
-        """The peer has taken it, or has gone."""
-        self._timer.stop()
+        """The peer has taken most of it, or has gone."""
+        if not self._is_last:
+            self._timer.stop()
         self.is_blocked = False
         self._taken.set()
 

@@ -260,10 +260,15 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._is_ending = True  # for this protocol
         self._patience.end()
+        self._dropping.end()
+        self._control_reading()  # the successor begins with a transport that reads
+        is_blocked = self._outflow.is_blocked
         self._outflow.end()
         successor = WebSocketConnection(self._context, self._transport, head, self._addresses)
         self._context.connections.replace(self, successor)
         self._transport.set_protocol(successor)
+        if is_blocked:  # which the transport does not tell twice
+            successor.pause_writing()
         successor.open(rest)
 
     def _control_reading(self) -> None:

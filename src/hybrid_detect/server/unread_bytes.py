@@ -46,6 +46,11 @@ class DropPace:
             self._changed()
             asyncio.get_running_loop().call_later(DROP_PAUSE_S, self._go_on)
 
+    def end(self) -> None:
+        """Pause no longer, and tell of nothing: another one reads."""
+        self._changed = lambda: None
+        self.is_paused = False
+
     def _go_on(self) -> None:
         self.is_paused = False
         self._changed()

@@ -21,6 +21,7 @@ from hybrid_detect.server.connections import (
     MAX_HELD_BYTES,
     STOPPING,
     Context,
+    Outflow,
     Timer,
     has_hung_up,
 )
@@ -72,15 +73,13 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._head = head
         self._frames = parser_of(max_bytes=context.max_message_bytes)
         self._patience = Timer()  # for what the peer sends
-        self._unsent = Timer()  # for what it should take
-        self._untaken: asyncio.Event | None = None
-        """Set once the peer takes what was written; `None` while it does."""
+        self._outflow = Outflow(self._limits.answer_s, transport.abort)
         self._heartbeat = Heartbeat(
             self._frames.send_ping,
             self._flush,
             transport.abort,  # closing would wait for a peer that takes nothing either
             is_heard=lambda: not self._is_blocked,
-            may_send=lambda: self._untaken is None,
+            may_send=lambda: not self._outflow.is_blocked,
         )
         self._events = Inbox()
         self.serve = self._events.serve  # as a `DirectLink`
@@ -112,7 +111,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; the app learns that its peer has gone."""
-        for timer in (self._patience, self._unsent, self._heartbeat):
+        for timer in (self._patience, self._outflow, self._heartbeat):
             timer.end()
         self._context.connections.discard(self)
         self._held.clear()
@@ -157,16 +156,12 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Wait for the peer to take what was written; until then its pings are not read either."""
-        self._untaken = self._untaken or asyncio.Event()
-        self._unsent.start(self._limits.answer_s, self._transport.abort)
+        self._outflow.block()
         self._control()
 
     def resume_writing(self) -> None:
         """Go on."""
-        self._unsent.stop()
-        if self._untaken is not None:
-            self._untaken.set()
-            self._untaken = None
+        self._outflow.unblock()
         self._read()
 
     # -- reading -----------------------------------------------------------------------------
@@ -175,7 +170,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def _is_blocked(self) -> bool:
         """Whether it is the app, or what the peer has not taken, that is waited for."""
         return not self._is_ending and (
-            not self.is_open or len(self._events) >= MAX_WAITING or self._untaken is not None
+            not self.is_open or len(self._events) >= MAX_WAITING or self._outflow.is_blocked
         )
 
     @property
@@ -259,7 +254,9 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _control(self) -> None:
         """Read while there is room, and give half a message its time while it is waited for."""
-        wanted = self._is_ending or (len(self._held) < MAX_HELD_BYTES and self._untaken is None)
+        wanted = self._is_ending or (
+            len(self._held) < MAX_HELD_BYTES and not self._outflow.is_blocked
+        )
         if wanted != self._is_reading and not self._transport.is_closing():
             self._is_reading = wanted
             if wanted:
@@ -300,16 +297,18 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         return event
 
     async def _send(self, message: Message) -> None:
-        while self._untaken is not None:
-            await self._untaken.wait()
+        if self._outflow.is_blocked:
+            await self._outflow.wait()
         if self._is_gone or self._is_ending:
+            if self.is_undecided:
+                return  # the app does not expect it here, and is told when it receives
             msg = "the WebSocket is closed"
             raise OSError(msg)
         self._outbox.carry_out(message, self)
 
     def send(self, message: bytes) -> bool:
         """Send `message`, as a `DirectLink` does."""
-        if not self.is_open or self._untaken is not None or self._is_gone or self._is_ending:
+        if not self.is_open or self._outflow.is_blocked or self._is_gone or self._is_ending:
             return False
         self._write(message_frame(message))
         return True
@@ -388,7 +387,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def _close(self) -> None:
         """Close, at the latest when the peer has had its time to take what was written."""
         self._is_ending = True
-        self._unsent.start(self._limits.answer_s, self._transport.abort)
+        self._outflow.limit()
         self._transport.close()
 
     def _flush(self) -> None:
