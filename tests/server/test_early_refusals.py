@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hybrid_detect.exchange.wire import (
     AWAITS_HEADER,
@@ -24,8 +25,10 @@ from hybrid_detect.exchange.wire import (
 )
 from hybrid_detect.server import bodies, http_connection, resumption, tracing
 from hybrid_detect.server.api_keys import ApiKeyFile
+from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.early_refusals import Beginning, EarlyRefusals, Undecided, Verdict
+from hybrid_detect.server.listening import Server
 from hybrid_detect.server.replies import SECURITY_HEADERS
 
 from ..otlp import recorded_traces, trace_id_of
@@ -359,6 +362,33 @@ async def test_a_server_that_stops_refuses_what_has_not_begun(
     status, body = await Answers(reader).next()
     assert (status, json.loads(body)["code"]) == (503, "stopping")
     writer.close()
+
+
+class SaysWhoAsks:
+    """Middleware behind a proxy, which names the address that it speaks for."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        named = [value for name, value in scope.get("headers", ()) if name == b"x-forwarded-for"]
+        if named:
+            scope = {**scope, "client": (named[0].decode(), 0)}
+        await self._app(scope, receive, send)
+
+
+async def test_nobody_is_taken_for_the_proxy_before_him() -> None:
+    detector, config = Busy(), replace(CONFIG, port=0)
+    app = create_app(config, detector, admission=detector.admission)
+    app.add_middleware(SaysWhoAsks)
+    async with Server(app, config, limits=limits()) as server:
+        await detector.hold("peer 127.0.0.1")
+        assert detector.admission.is_pressed
+        async with Served(server.port, detector, server).dialled() as (reader, writer):
+            writer.write(request(message(), "X-Forwarded-For: 192.0.2.7"))
+            await until(lambda: detector.displaced == 1)
+            detector.go.set()
+            assert (await Answers(reader).next())[0] == 200
 
 
 async def test_a_flood_is_refused_and_another_key_let_in(tmp_path: Path) -> None:

@@ -189,7 +189,9 @@ class Context:
     direct: DirectRoute | None = None
     """Answers what asks for it without the app; `None` for an app that has no such route."""
     early: EarlyRefusals | None = None
-    """Refuses pictures by their first bytes; `None` for an app that does not."""
+    """Refuses a stream's pictures by their first bytes; `None` for an app that does not."""
+    early_pictures: EarlyRefusals | None = None
+    """The same for those of requests; `None` as well if middleware has to see each of them."""
     read: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     """What the connections are read into, one at a time: none keeps anything in it."""
     refused: Callable[[ErrorReply], object] = lambda _: None

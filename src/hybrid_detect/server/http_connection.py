@@ -108,7 +108,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go, which nothing keeps."""
-        exchange, early = self._exchange, self._context.early
+        exchange, early = self._exchange, self._context.early_pictures
         if exchange is None:
             is_little_wanted = early is not None and early.admission.is_pressed
         else:
@@ -176,8 +176,9 @@ class HttpConnection(asyncio.BufferedProtocol):
             beginning = Beginning(head, self._addresses["peer"], rest)
         verdict: Verdict = Undecided.LET_IN
         # The app waits for a peer that takes no answers; here they would pile up.
-        if self._context.early is not None and not self._outflow.is_blocked:
-            verdict = self._context.early.verdict(beginning)
+        early = self._context.early_pictures if not self._outflow.is_blocked else None
+        if early is not None:
+            verdict = early.verdict(beginning)
         if verdict is not Undecided.MORE:
             return self._begin(beginning, verdict)
         if self._undecided is None:
@@ -262,13 +263,12 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._patience.end()
         self._dropping.end()
         self._control_reading()  # the successor begins with a transport that reads
-        is_blocked = self._outflow.is_blocked
-        self._outflow.end()
         successor = WebSocketConnection(self._context, self._transport, head, self._addresses)
         self._context.connections.replace(self, successor)
         self._transport.set_protocol(successor)
-        if is_blocked:  # which the transport does not tell twice
+        if self._outflow.is_blocked:  # which the transport does not tell twice
             successor.pause_writing()
+        self._outflow.end()
         successor.open(rest)
 
     def _control_reading(self) -> None:

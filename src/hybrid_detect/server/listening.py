@@ -22,6 +22,7 @@ from hybrid_detect.server.tls_greeting import TlsGreeting
 
 if TYPE_CHECKING:
     from hybrid_detect.server.direct_route import DirectRoute
+    from hybrid_detect.server.early_refusals import EarlyRefusals
     from hybrid_detect.server.management import Management
 
 __all__ = ["GRACE_S", "Server", "loop_factory"]
@@ -52,8 +53,9 @@ class Server:
     Args:
         app: The app; its ``state.drain()``, if there is one, is called at the stop. Its
             ``state.management`` is told of refused connections, and has the app of a second port;
-            its ``state.early_refusals`` refuse pictures by their first bytes; its
-            ``state.direct_route`` is asked without ASGI between, if no middleware is before it.
+            its ``state.early_refusals`` refuse pictures by their first bytes, and its
+            ``state.direct_route`` is asked without ASGI between: those of requests only if no
+            middleware is before it.
         config: Address, TLS and limits.
         limits: Limits of connections, instead of those of `config`.
         grace_s: Seconds for what is under way at the end.
@@ -102,13 +104,17 @@ class Server:
             HybridDetectError: If the app cannot start.
             OSError: If the address cannot be listened on.
         """
+        early: EarlyRefusals | None = getattr(self._app.state, "early_refusals", None)
+        direct = self._direct_route()
         context = self._context = Context(
             app=self._app,
             limits=self._limits,
             max_message_bytes=self._config.max_body_bytes,
             connections=Connections(self._limits),
-            direct=self._direct_route(),
-            early=getattr(self._app.state, "early_refusals", None),
+            direct=direct,
+            early=early,
+            # Middleware may say who is asking, or that it is nobody's to answer.
+            early_pictures=early if direct is not None else None,
         )
         management: Management | None = getattr(self._app.state, "management", None)
         if management is not None:
