@@ -19,13 +19,13 @@ from hybrid_detect.exchange.wire import (
     encode_announcement,
     encode_request,
 )
-from hybrid_detect.server import http1, websocket_connection
+from hybrid_detect.server import admitted_messages, http1, websocket_connection
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.connections import ConnectionLimits
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.listening import Server
-from hybrid_detect.server.replies import SECURITY_HEADERS
+from hybrid_detect.server.replies import SECURITY_HEADERS, too_fast
 
 from ..waiting import LIMIT_S, until
 from .loopback import OneFace, Served, answer_of, jpeg, served
@@ -204,12 +204,12 @@ def frame(payload: bytes, *, opcode: int = 2, fin: bool = True, announced: int =
 
 MESSAGE = encode_request(DetectRequest(request_id=1, image=jpeg()))
 
-MAX_FLOOD_BYTES = 2**25
-
 OPENING = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+
+MAX_FLOOD_BYTES = 2**25
 """Far more than the system's own buffers hold between two who do not read."""
 
 
@@ -249,6 +249,26 @@ async def test_messages_that_overlap_their_pieces_go_on() -> None:
             decode_reply(await link.recv())
             answers += 1
         assert answers > 1
+
+
+async def test_half_a_ping_is_waited_for_no_longer_than_until_it_has_come() -> None:
+    """A message right behind its other half does not end in its stead."""
+    async with (
+        served(limits=limits(message_s=0.3)) as server,
+        connect(stream_url(server), compression=None, ping_interval=None) as link,
+        asyncio.timeout(LIMIT_S),
+    ):
+        ping, whole = frame(b"ping?", opcode=9), frame(MESSAGE)
+        link.transport.write(ping[:10])
+        (connection,) = server.server._context.connections.each()  # type: ignore[union-attr]
+        await until(lambda: connection._patience.is_running)  # type: ignore[attr-defined]
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + 0.6
+        link.transport.write(ping[10:] + whole)
+        decode_reply(await link.recv())
+        while loop.time() < ends_s:
+            link.transport.write(whole)
+            decode_reply(await link.recv())
 
 
 async def test_a_stream_outlives_the_time_that_a_request_has() -> None:
@@ -372,6 +392,47 @@ async def test_pings_whose_answers_are_not_taken_are_not_read() -> None:
                     refused += 1
                 await asyncio.sleep(0.001)
             assert sent < MAX_FLOOD_BYTES
+
+
+async def test_a_stop_answers_who_has_not_taken_answers_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its messages have been received: what it is told of them waits as other answers do."""
+    told: list[int] = []
+
+    def noted(request_id: int, retry_after_s: float) -> ErrorReply:
+        told.append(request_id)
+        return too_fast(request_id, retry_after_s)
+
+    monkeypatch.setattr(admitted_messages, "too_fast", noted)
+    sent = b"".join(
+        frame(encode_request(DetectRequest(request_id=each, image=b"?"))) for each in range(30_000)
+    )
+    async with contextlib.AsyncExitStack() as ends:
+        config = ServerConfig(rate_per_s=0.001, burst=1)
+        server = await ends.enter_async_context(served(config, limits=limits()))
+        async with server.dialled() as (reader, writer):
+            writer.write(OPENING)
+            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+            (connection,) = server.server._context.connections.each()  # type: ignore[union-attr]
+            own = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            writer.write(sent)
+            await until(lambda: connection._outflow.is_blocked and connection._held)  # type: ignore[attr-defined]
+            before = len(told)
+            stop = asyncio.create_task(ends.aclose())
+            await until(lambda: len(told) > before)
+            found = []
+            while (head := await reader.readexactly(2))[0] == 0x82:
+                size = head[1]
+                if size == 126:
+                    size = int.from_bytes(await reader.readexactly(2), "big")
+                found.append(decode_reply(await reader.readexactly(size)).request_id)
+            assert head[0] == 0x88
+            assert int.from_bytes(await reader.readexactly(2), "big") == 1012
+            writer.transport.abort()
+            await stop
+    assert [each for each in found if each] == told  # all but the first, which was let in
 
 
 async def test_answers_that_are_not_taken_hold_no_connection() -> None:

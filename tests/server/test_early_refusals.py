@@ -559,6 +559,32 @@ async def test_a_stream_that_is_refused_in_pieces_goes_on() -> None:
         assert sorted(seen) == [0x82] * 3 + [0x8A] * 3
 
 
+async def test_what_comes_behind_a_refused_message_does_not_end_in_its_stead() -> None:
+    detector = Busy()
+    async with (
+        served(
+            CONFIG, limits=limits(message_s=0.3), detector=detector, admission=detector.admission
+        ) as server,
+        server.dialled() as (reader, writer),
+    ):
+        await detector.hold()
+        await opened(reader, writer)
+        whole = frame_of(message(LARGE[:200_000]))
+        writer.write(whole[:-10])
+        await reply_on(reader)
+        (connection,) = server.server._context.connections.each()  # type: ignore[union-attr]
+        frame = connection._frame  # type: ignore[attr-defined]
+        await until(lambda: frame.left_bytes == 10)
+        small = message(jpeg())
+        small = b"\x82\xfe" + len(small).to_bytes(2, "big") + bytes(4) + small
+        writer.write(whole[-10:] + small)
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + 0.6
+        while loop.time() < ends_s:
+            assert isinstance(await reply_on(reader), ErrorReply)
+            writer.write(small)
+
+
 async def test_a_stream_s_rate_holds_for_what_is_refused() -> None:
     config = replace(CONFIG, stream_rate_per_s=0.001)
     async with busy(config) as (server, _), server.dialled() as (reader, writer):

@@ -84,10 +84,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._events = Inbox()
         self.serve = self._events.serve  # as a `DirectLink`
         self._accepted: Response | None = None  # until the app has agreed
-        self.is_open = False  # until then
         self._outbox = Outbox()
-        self._is_ending = False
-        self._is_gone = False
+        self.is_open = self._is_ending = self._is_gone = False
         self._is_reading = True
         self._pieces: list[bytes] = []
         self._frame = FrameUnderWay(max_bytes=context.max_message_bytes)
@@ -151,6 +149,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             piece = bytes(data[begin : begin + frame.left_bytes])
             begin += len(piece)
             self._parse(piece)
+            self._control()  # what is complete is not waited for while a message behind it is taken
         self._held += data[begin:]
         self._read()
 
@@ -334,6 +333,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def stop(self) -> None:
         """Let what has been received be answered, take nothing more, and close."""
         if self.is_open and not self._is_ending:
+            self._events.serve(None)  # who may not be able to answer at once
             while self._held and self._frames.state is State.OPEN and self._parse_a_frame():
                 pass
             self._events.tell({"type": "websocket.disconnect", "code": 1012})
