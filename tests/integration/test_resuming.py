@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from websockets.asyncio.client import connect
 
 from hybrid_detect.backends.remote import frames_in_flight, streaming
 from hybrid_detect.backends.remote.frames_in_flight import FrameInFlight
@@ -23,6 +24,8 @@ from hybrid_detect.exchange.keys import PrivateKey, Suite
 from hybrid_detect.exchange.trust import TrustedKey
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
+    RESUME_HEADER,
+    STREAM_PATH,
     DetectRequest,
     ResultReply,
     decode_reply,
@@ -373,6 +376,69 @@ async def test_an_older_link_that_breaks_late_ends_nothing(
     await until(lambda: len(streams) == 1)
     assert not stream.is_over
     assert streams.taken_up(key, lambda: stream) is stream
+
+
+def named_link(server: Served) -> connect:
+    return connect(
+        f"ws://127.0.0.1:{server.port}{STREAM_PATH}",
+        compression=None,
+        ping_interval=None,
+        additional_headers={RESUME_HEADER: "0" * 32},
+    )
+
+
+def a_picture(number: int) -> bytes:
+    return encode_request(DetectRequest(request_id=number, image=jpeg(), session_id=str(number)))
+
+
+async def test_an_older_link_that_ends_late_ends_no_newer_stream() -> None:
+    """Its client said goodbye over a later link, and began a stream of the same name."""
+    detector = Named()
+    detector.go.set()
+    async with (
+        served(CONFIG, detector=detector) as server,
+        asyncio.timeout(LIMIT_S),
+        named_link(server) as oldest,
+    ):
+        streams = server.server._app.state.streams._resumption
+        oldest.transport.pause_reading()  # so that it does not answer the server's goodbye
+        async with named_link(server) as older:
+            await older.send(a_picture(1))
+            await older.recv()
+        await until(lambda: not len(streams))
+        async with named_link(server) as link:
+            await link.send(a_picture(2))
+            await link.recv()
+            oldest.transport.abort()
+            await until(lambda: server.connections == 1)
+            assert (len(streams), len(streams._lost)) == (1, 0)
+            await link.send(a_picture(3))
+            assert isinstance(decode_reply(await link.recv()), ResultReply)
+
+
+async def test_an_older_link_s_goodbye_does_not_give_up_a_lost_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resumption, "RESUME_S", LIMIT_S)
+    detector = Named()
+    async with (
+        served(CONFIG, detector=detector) as server,
+        asyncio.timeout(LIMIT_S),
+        named_link(server) as older,
+    ):
+        streams = server.server._app.state.streams._resumption
+        older.transport.pause_reading()
+        async with named_link(server) as link:
+            await link.send(a_picture(1))
+            await until(lambda: detector.looks == 1)
+            link.transport.abort()
+            await until(lambda: len(streams._lost) == 1)
+        older.transport.resume_reading()
+        await until(lambda: server.connections == 0)
+        async with named_link(server) as link:
+            detector.go.set()
+            assert isinstance(decode_reply(await link.recv()), ResultReply)
+        assert detector.looks == 1
 
 
 async def test_a_stream_that_was_lost_twice_and_found_stays(

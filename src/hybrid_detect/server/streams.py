@@ -119,7 +119,7 @@ class Streams:
             await self._open(link, stream, key)
             code = await link.converse()
         finally:
-            if stream.detach(link):
+            if stream.detach(link) and not link.is_left:
                 await self._leave(stream, key, code)
 
     def close(self) -> None:
@@ -144,6 +144,7 @@ class Streams:
         if isinstance(older := stream.link, _Link):
             # Its client has left it, though it may be long until that is noticed. Apart, because
             # what it does not take would be waited for.
+            older.is_left = True
             closing = asyncio.create_task(older.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
@@ -180,6 +181,8 @@ class _Link:
 
     def __init__(self, websocket: WebSocket, stream: Stream, answer: Answering) -> None:
         self.websocket = websocket
+        self.is_left = False
+        """Whether the stream went on over another: however this one ends, it ends nothing then."""
         self._stream = stream
         self._answer = answer
         self._announced: tuple[int, float] | None = None
