@@ -29,7 +29,7 @@ from functools import lru_cache
 from typing import Any
 
 from hybrid_detect.errors import ProtocolError
-from hybrid_detect.exchange.wire_faces import face_from_json, faces_to_text
+from hybrid_detect.exchange.wire_faces import MAX_FACES, face_from_json, faces_to_text
 from hybrid_detect.exchange.wire_messages import DetectRequest, ErrorReply, ResultReply
 from hybrid_detect.exchange.wire_values import (
     boolean,
@@ -55,6 +55,7 @@ __all__ = [
     "HEALTH_PATH",
     "IN_FLIGHT_HEADER",
     "LIVE_PAGE_PATH",
+    "MAX_FACES",
     "PREAMBLE_BYTES",
     "RESUME_HEADER",
     "SESSIONS_PATH",
@@ -103,10 +104,6 @@ or was revoked; clients tell it from other breaches by these words."""
 MAX_REQUEST_HEADER_BYTES = 16 * 1024
 """A request's header has a few short fields; the longest session, escaped, takes 12 KiB. Parsed on
 the server's event loop, such a header takes 0.1 ms."""
-
-MAX_FACES = 500
-"""Faces in a reply; of more, a server sends the most certain ones. A client's event loop reads so
-many in 10 ms."""
 
 MAX_REPLY_HEADER_BYTES = 256 * 1024
 """`MAX_FACES` with all their keypoints take 134 KB."""

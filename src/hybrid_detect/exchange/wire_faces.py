@@ -17,7 +17,11 @@ from typing import Any, overload
 from hybrid_detect.exchange.wire_values import coordinate, fail, number
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
-__all__ = ["WrittenFaces", "face_from_json", "faces_to_text"]
+__all__ = ["MAX_FACES", "WrittenFaces", "face_from_json", "faces_to_text", "most_certain"]
+
+MAX_FACES = 500
+"""Faces in a reply; of more, a server sends the most certain ones. A client's event loop reads so
+many in 10 ms."""
 
 
 @cache
@@ -26,9 +30,9 @@ def _pattern() -> re.Pattern[str]:
 
     Made once it is needed: to compile it takes 3 ms, and those who send pictures never do.
     """
-    # No finite number has more digits, and JSON knows no leading zeros. A ``+`` behind a count
+    # A number of so many digits is finite, and JSON knows no leading zeros. A ``+`` behind a count
     # gives nothing back, which halves the time.
-    number, score = (rf"-?+(?:0|[1-9][0-9]{{0,308}}+)\.[0-9]{{1,{most}}}+" for most in (2, 4))
+    number, score = (rf"-?+(?:0|[1-9][0-9]{{0,307}}+)\.[0-9]{{1,{most}}}+" for most in (2, 4))
     first, *others = (rf'"{name}":\[{number},{number}\]' for name in KEYPOINT_NAMES)
     more = ""
     for point in reversed(others):
@@ -92,6 +96,13 @@ class WrittenFaces(Sequence[Face]):
 
     def __repr__(self) -> str:
         return repr(self[:])
+
+
+def most_certain(faces: Sequence[Face]) -> Sequence[Face]:
+    """`faces`, or the `MAX_FACES` of them with the highest scores."""
+    if len(faces) <= MAX_FACES:
+        return faces
+    return tuple(sorted(faces, key=lambda face: face.score or 0.0, reverse=True)[:MAX_FACES])
 
 
 def faces_to_text(faces: Iterable[Face]) -> str:

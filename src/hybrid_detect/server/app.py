@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +23,6 @@ from hybrid_detect.exchange.batch import BATCH_PATH
 from hybrid_detect.exchange.envelope import KEYS_PATH, SEALED_CONTENT_TYPE
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
-    MAX_FACES,
     STREAM_PATH,
     DetectRequest,
     ErrorReply,
@@ -32,6 +31,7 @@ from hybrid_detect.exchange.wire import (
     encode_reply,
     peek_request_id,
 )
+from hybrid_detect.exchange.wire_faces import most_certain
 from hybrid_detect.monitoring.tracing import Tracer
 from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.batch_requests import batch_response
@@ -72,7 +72,6 @@ from hybrid_detect.server.sealing import Received, Sealing, SealRefusedError
 from hybrid_detect.server.shared_state import LocalState, SharedState
 from hybrid_detect.server.streams import Streams
 from hybrid_detect.server.tracing import RefusalSpans, Tracing
-from hybrid_detect.types import Face
 
 __all__ = ["create_app"]
 
@@ -344,7 +343,7 @@ class _App:
             request_id=request.request_id,
             width=seen.width,
             height=seen.height,
-            faces=_most_certain(seen.faces),
+            faces=most_certain(seen.faces),
             model=seen.model or self._detector.model,
             receive_s=receive_s,
             queue_s=seen.queue_s,
@@ -372,13 +371,6 @@ class _App:
             presence.note(session)
         if not is_sealed:  # what came sealed is not shown in the clear
             self._live.publish(owner, session, reply)
-
-
-def _most_certain(faces: Sequence[Face]) -> Sequence[Face]:
-    """`faces`, or the `MAX_FACES` of them with the highest scores."""
-    if len(faces) <= MAX_FACES:
-        return faces
-    return tuple(sorted(faces, key=lambda face: face.score or 0.0, reverse=True)[:MAX_FACES])
 
 
 async def _no_such_thing(request: Request, error: Exception) -> Response:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from PIL import Image
 
 from hybrid_detect.backends.device.event_loop_worker import BegunLook, EventLoopWorker
 from hybrid_detect.backends.device.shared_slot import CAPACITY
-from hybrid_detect.backends.device.worker_messages import DroppedError
+from hybrid_detect.backends.device.worker_messages import PING, DroppedError
 from hybrid_detect.errors import BackendUnavailableError, InvalidFrameError
 from hybrid_detect.types import QualityLevel
 
 from ...waiting import LIMIT_S, wait_until
 from .stand_in import BREAK, EXIT, FINE, FLOOD, HANG, SEGFAULT, install
-from .worker_support import ONE_FACE, TINY_SITE, pid_of
+from .worker_support import ONE_FACE, TINY_SITE, pid_of, repeat
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pipe can be waited for there")
 
@@ -235,3 +236,34 @@ def test_memory_is_looked_at_now_and_then(
     worker.recycle_if_due()
     assert worker.pid is not None
     assert looks > 1
+
+
+def test_a_process_that_reads_no_commands_keeps_nobody(worker: EventLoopWorker) -> None:
+    """One that a picture has taken over may answer without reading: its input fills up."""
+    os.kill(pid_of(worker), signal.SIGSTOP)
+    running = worker._process.running
+    assert running is not None
+    with pytest.raises(EOFError):
+        repeat(10_000, lambda: running.send(PING))
+    worker.kill()
+
+
+@pytest.mark.parametrize("more", ["b'x'", 'pack("<IIIId", 7, 16 + 2, 40, 30, 0.001) + b"[]"'])
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_answer_to_what_was_not_asked_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, waits: bool
+) -> None:
+    """It would be the next picture's, or fill the memory."""
+    reply = f'pack("<IIIId", 7, 16 + 2, 40, 30, 0.001) + b"[]" + {more}'
+    install(tmp_path, monkeypatch, site=TINY_SITE.replace("{reply}", reply))
+    worker = EventLoopWorker(lambda: b"model", decodes=True)
+    worker.start()
+    faces: Callable[[], object] = partial(worker.detect_encoded, b"picture", max_pixels=10**6)
+    if not waits:
+        look = read_all(begun(worker, b"picture"))
+        assert not look.is_answered  # ending it may take a moment
+        faces = look.faces
+    with pytest.raises(BackendUnavailableError, match="died"):
+        faces()
+    assert worker.pid is None
+    worker.close()

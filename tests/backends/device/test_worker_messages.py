@@ -24,7 +24,7 @@ from hybrid_detect.backends.device.worker_messages import (
     unpack_written,
 )
 from hybrid_detect.errors import InvalidFrameError
-from hybrid_detect.exchange.wire_faces import faces_to_text
+from hybrid_detect.exchange.wire_faces import MAX_FACES, faces_to_text
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -108,3 +108,24 @@ def test_half_an_answer_as_text_is_none() -> None:
             unpack_written(body[:length])
     with pytest.raises(ValueError, match="ascii"):
         unpack_written(body + b"\xff")
+
+
+def test_of_many_faces_the_most_certain_are_written() -> None:
+    box = BoundingBox(0, 0, 9, 9)
+    # By the scores that were found: as text, many of them would be equal.
+    seen = tuple(Face(box, 0.5 + n / 10**6) for n in range(MAX_FACES + 9))
+    read = unpack_written(pack_written(PictureFaces(9, 9, seen))[REPLY.size :])
+    assert faces_to_text(read.faces) == faces_to_text(seen[: -MAX_FACES - 1 : -1])
+
+
+def test_more_faces_than_are_sent_on_are_none() -> None:
+    """To read them would keep the event loop of whom a taken-over process tells so."""
+    body = pack_written(PictureFaces(9, 9, ()))[REPLY.size : -2]
+    for count in (MAX_FACES, MAX_FACES + 1):
+        text = ",".join(['{"box":[0.0,0.0,0.0,0.0]}'] * count)
+        forged = body + f"[{text}]".encode()
+        if count <= MAX_FACES:
+            assert len(unpack_written(forged).faces) == count
+        else:
+            with pytest.raises(ValueError, match="more than 500 faces"):
+                unpack_written(forged)

@@ -8,7 +8,8 @@
              how long one look takes
     found    width and height of the upright picture, seconds of decoding (NaN: none), its faces
     face     box, score, number of keypoints, six keypoints (x, y), all as doubles
-    written  the same as `found`, with the faces as the wire format's text (`exchange.wire_faces`)
+    written  the same as `found`, with the most certain faces as the wire format's text
+             (`exchange.wire_faces`)
     refused  what was expected and what was given, with a null character between
     dropped  nothing: the picture was not wanted any more (`shared_slot.SharedSlot.is_unwanted`)
 
@@ -28,7 +29,7 @@ from typing import NamedTuple
 
 from hybrid_detect.backends.device.picture_faces import PictureFaces
 from hybrid_detect.errors import InvalidFrameError
-from hybrid_detect.exchange.wire_faces import WrittenFaces, faces_to_text
+from hybrid_detect.exchange.wire_faces import MAX_FACES, WrittenFaces, faces_to_text, most_certain
 from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint, QualityLevel
 
 __all__ = [
@@ -130,24 +131,27 @@ def unpack_found(body: bytes) -> PictureFaces:
 
 
 def pack_written(found: PictureFaces) -> bytes:
-    """The reply that tells what was found with the faces as text.
+    """The reply that tells what was found with the faces as text, as many as a server sends on.
 
     Raises:
         ValueError: If a number in a face is not finite.
     """
     decode_s = math.nan if found.decode_s is None else found.decode_s
     seen = _SEEN.pack(found.width, found.height, decode_s)
-    return pack_reply(WRITTEN, seen + faces_to_text(found.faces).encode())
+    return pack_reply(WRITTEN, seen + faces_to_text(most_certain(found.faces)).encode())
 
 
 def unpack_written(body: bytes) -> PictureFaces:
     """What the body of a `WRITTEN` reply tells.
 
     Raises:
-        ValueError: If it holds no faces.
+        ValueError: If it holds no faces, or too many.
         struct.error: If it holds no size.
     """
     width, height, told_s = _SEEN.unpack_from(body)
+    if body.count(b'"box"') > MAX_FACES:  # to check and to read all of them keeps an event loop
+        msg = f"more than {MAX_FACES} faces"
+        raise ValueError(msg)
     faces = WrittenFaces(body[_SEEN.size :].decode("ascii"))
     return PictureFaces(width, height, faces, None if math.isnan(told_s) else told_s)
 

@@ -129,7 +129,6 @@ class WorkerProcess:
         self._buffer = b""
         self.reply_kind: int | None = None
         """Kind of the reply that `read_on` has read; `None` while it is not complete."""
-        self._end = 0  # of the reply in the buffer
         self._ends_s = 0.0
         self.ended_after_s = 0.0
         """The limit on an answer after which it was killed; 0 as long as it was not."""
@@ -177,10 +176,12 @@ class WorkerProcess:
         """Send a command (see `worker_messages`). Whether it died is told instead of the reply.
 
         Raises:
-            EOFError: If it was ended.
+            EOFError: If it was ended, or has read none of thousands of commands.
         """
+        request = REQUEST.pack(command, first, second, min_confidence, level)
         try:
-            self._input.write(REQUEST.pack(command, first, second, min_confidence, level))
+            if self._input.write(request) != len(request):
+                raise EOFError
         except (OSError, ValueError):
             raise EOFError from None
 
@@ -192,7 +193,7 @@ class WorkerProcess:
         """
         if (kind := self.reply_kind) is not None:
             self.reply_kind = None
-            body, self._buffer = self._buffer[REPLY.size : self._end], self._buffer[self._end :]
+            body, self._buffer = self._buffer[REPLY.size :], b""
             return kind, body
         with self._limited(ANSWER_LIMIT_S):
             return self._reply()
@@ -211,11 +212,11 @@ class WorkerProcess:
         size = len(self._buffer)
         if size >= REPLY.size:
             kind, length = REPLY.unpack_from(self._buffer)
-            self._end = REPLY.size + length
-            if size >= self._end:
+            if size == REPLY.size + length:
                 self.reply_kind = kind
+            if size >= REPLY.size + length:
                 return True
-        return not part or size > MAX_REPLY_BYTES
+        return not part or size >= REPLY.size + MAX_REPLY_BYTES
 
     def kill(self) -> None:
         """End it at once; a thread that waits for its answer gets an `EOFError`."""
@@ -246,7 +247,10 @@ class WorkerProcess:
         kind, length = REPLY.unpack(self._read(REPLY.size))
         if length > MAX_REPLY_BYTES:
             raise EOFError
-        return kind, self._read(length)
+        body = self._read(length)
+        if self._buffer:  # which would be taken for the answer to what it was not asked yet
+            raise EOFError
+        return kind, body
 
     def _read(self, size: int) -> bytes:
         while len(self._buffer) < size:
@@ -303,8 +307,11 @@ def _open_pipe() -> tuple[IO[bytes], IO[bytes]]:
 
     The first stays open here: so a command can be written after the process has died, and no
     SIGPIPE ends an app that has allowed it again. The process ends when the second is closed.
+    Nobody waits at it: an event loop writes, to a process that may answer without reading.
     """
     heard, spoken = os.pipe()
+    if sys.platform != "win32":
+        os.set_blocking(spoken, False)
     return open(heard, "rb", buffering=0), open(spoken, "wb", buffering=0)
 
 
