@@ -1,6 +1,8 @@
 """Pictures that are answered without ASGI between: by the same rules as those that are not."""
 
+import asyncio
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,15 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest, encode_request
-from hybrid_detect.server import gate
+from hybrid_detect.server import gate, shared_state
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.bodies import HAS_COME
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.listening import Server
+from hybrid_detect.server.shared_state import Limit, LocalState
 
+from ..waiting import until
 from .loopback import OneFace, Served, jpeg, served
 
 pytestmark = pytest.mark.anyio
@@ -198,3 +202,53 @@ async def test_a_bug_is_told_and_the_connection_goes_on(monkeypatch: pytest.Monk
         assert json.loads(body)["code"] == "internal"
         assert b"secret" not in body
         assert headers["cache-control"] == "no-store"
+
+
+class SlowState(LocalState):
+    """State that tells of a rate once it is let."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        super().__init__(config)
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def take(self, limit: Limit, name: str) -> float:
+        self.asked.set()
+        await self.go.wait()
+        return await super().take(limit, name)
+
+
+async def test_a_picture_whose_client_goes_at_the_gate_is_let_go(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Who is let in slowly, or held back, holds no picture for a client that has gone."""
+    caplog.set_level(logging.INFO)
+    detector, config = OneFace(), replace(CONFIG, port=0, request_log="all")
+    state = SlowState(config)
+    app = create_app(config, detector, state=state)
+    async with Server(app, config) as server:
+        served = Served(server.port, detector, server)
+        async with served.dialled() as (_, writer):
+            writer.write(request(message(), f"Authorization: Bearer {TOKEN}"))
+            await state.asked.wait()
+        await until(lambda: server.connections == 0)
+        state.go.set()
+        await until(lambda: "status=499" in caplog.text)
+    assert not detector.looks
+
+
+async def test_no_more_are_held_back_than_there_may_be_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that have gone leave room, else they would pile up without an end."""
+    monkeypatch.setattr(gate, "FAILURE_PAUSE_S", 1000.0)
+    monkeypatch.setattr(shared_state, "FAILURES_AT_ONCE", 1)
+    wrong = request(jpeg(), "X-API-Key: wrong")
+    async with served(replace(CONFIG, max_connections=2)) as server:
+        assert (await answers(server, wrong))[0][0] == 401
+        for _ in range(2):
+            async with server.dialled() as (_, writer):
+                writer.write(wrong)
+                await until(lambda: server.connections == 1)
+            await until(lambda: server.connections == 0)
+        assert (await answers(server, wrong))[0][0] == 429

@@ -18,7 +18,11 @@ from hybrid_detect.server.gate import Gate, RefusedError
 from hybrid_detect.server.observation import Observation
 from hybrid_detect.server.replies import BUG, HttpAnswer, http_answer
 
-__all__ = ["Answer", "DirectRoute"]
+__all__ = ["Answer", "DirectRoute", "Whole"]
+
+Whole: TypeAlias = Callable[[], bytes | None]
+"""Takes all of a body; `None` if it has not come, or its peer has gone. Until then nothing holds it
+for one who waits at the gate, perhaps for ever."""
 
 Answer: TypeAlias = Callable[[Request, bytes | None], Awaitable[HttpAnswer]]
 """Makes the answer to a request that was let in, and whose body is given if all of it has come."""
@@ -46,8 +50,8 @@ class DirectRoute:
         self.answer = self._observed if observation.is_on else self._admitted
         """The answer to a request for this route, as a coroutine.
 
-        It is given the ASGI scope, what gives the body in pieces, and all of the body where that
-        has come; nothing is asked for in pieces then."""
+        It is given the ASGI scope, what gives the body in pieces, and what gives all of it at once;
+        where that does, nothing is asked for in pieces."""
 
     def before(self, app: ASGIApp) -> DirectRoute:
         """Stand before `app`, which answers everything else; for a `Middleware`."""
@@ -66,7 +70,7 @@ class DirectRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or pass on."""
         if scope["type"] == "http" and self.takes(scope["method"], scope["path"]):
-            answer = await self.answer(scope, receive, None)
+            answer = await self.answer(scope, receive, _nothing)
             headers = answer.headers()
             await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             await send({"type": "http.response.body", "body": answer.body})
@@ -77,15 +81,19 @@ class DirectRoute:
         """What a request is told whose answer failed with a bug."""
         return http_answer(HTTPConnection(scope), BUG)
 
-    async def _observed(self, scope: Scope, receive: Receive, body: bytes | None) -> HttpAnswer:
+    async def _observed(self, scope: Scope, receive: Receive, whole: Whole) -> HttpAnswer:
         with self._observation.kept(scope) as record:
-            if body is not None:
-                record.received_bytes = len(body)
-            answer = await self._admitted(scope, counted_receive(record, receive), body)
+
+            def counted() -> bytes | None:
+                if (body := whole()) is not None:
+                    record.received_bytes = len(body)
+                return body
+
+            answer = await self._admitted(scope, counted_receive(record, receive), counted)
             record.status, record.sent_bytes = answer.status, len(answer.body)
             return answer._replace(more=(*answer.more, *self._observation.identity(record)))
 
-    async def _admitted(self, scope: Scope, receive: Receive, body: bytes | None) -> HttpAnswer:
+    async def _admitted(self, scope: Scope, receive: Receive, whole: Whole) -> HttpAnswer:
         request, gate = Request(scope, receive), self._gate
         try:
             caller = await gate.admitted(request)
@@ -93,6 +101,10 @@ class DirectRoute:
         except RefusedError as refusal:
             return http_answer(request, refusal.reply)
         try:
-            return await self._answer(request, body)
+            return await self._answer(request, whole())
         finally:
             gate.give_place_back(caller)
+
+
+def _nothing() -> None:
+    return None

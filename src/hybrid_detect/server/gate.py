@@ -211,7 +211,13 @@ class Gate:
         return True
 
     async def _hold_back(self, peer: str) -> None:
-        """Wait the longer, the more of `peer` wait; not all until the same moment."""
+        """Wait the longer, the more of `peer` wait; not all until the same moment.
+
+        No more wait than there may be connections: the others are of peers that have gone, which
+        it does not hold up any more.
+        """
+        if self._held_back.total() >= self._config.max_connections:
+            return
         self._held_back[peer] += 1
         try:
             share = random.uniform(0.5, 1.5)  # noqa: S311 - no secret

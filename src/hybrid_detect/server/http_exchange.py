@@ -144,14 +144,10 @@ class HttpExchange:
 
         Only where the peer takes what is written to it: the answer does not wait for that.
         """
-        # Not for the app: its middleware may change the headers, as a proxy does.
-        scope, body = {**self._scope(), HEAD_FACTS: self._head.facts}, None
-        if self._has_body:
-            body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            self._parts, self._buffered = [], 0
-            self._has_told_end = True
+        scope = self._scope()
+        scope[HEAD_FACTS] = self._head.facts  # not for the app, whose middleware may change headers
         try:
-            answer = await route.answer(scope, self._receive, body)
+            answer = await route.answer(scope, self._receive, self._whole)
         except asyncio.CancelledError:
             self._answer_instead(json_answer(STOPPING))
             return
@@ -160,6 +156,15 @@ class HttpExchange:
             answer = route.bug(scope)
         if not self._is_gone:
             self.answer(answer.status, answer.as_bytes(close=self.closes), close=answer.closes)
+
+    def _whole(self) -> bytes | None:
+        if not self._has_body or self._is_gone:
+            return None
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self._buffered = 0
+        self._has_told_end = True
+        return body
 
     def answer(self, status: int, answer: bytes, *, close: bool = False) -> None:
         """Give a whole answer.
