@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import socket
 import struct
@@ -203,6 +204,8 @@ def frame(payload: bytes, *, opcode: int = 2, fin: bool = True, announced: int =
 
 
 MESSAGE = encode_request(DetectRequest(request_id=1, image=jpeg()))
+
+PADDED = jpeg() + bytes(20_000)
 
 OPENING = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -433,6 +436,41 @@ async def test_a_stop_answers_who_has_not_taken_answers_yet(
             writer.transport.abort()
             await stop
     assert [each for each in found if each] == told  # all but the first, which was let in
+
+
+async def test_a_stop_answers_who_goes_on_sending() -> None:
+    """To close at its next message would reset the link, and cost it the answers on their way."""
+    seen: list[int] = []
+
+    class Noted(OneFace):
+        async def detect(self, request: DetectRequest, **asked: object) -> Detection:
+            seen.append(request.request_id)
+            return await super().detect(request)
+
+    async def send_on(writer: asyncio.StreamWriter) -> None:
+        for number in itertools.count(1):
+            writer.write(frame(encode_request(DetectRequest(request_id=number, image=PADDED))))
+            await writer.drain()
+
+    async with contextlib.AsyncExitStack() as ends:
+        noted = served(ServerConfig(rate_per_s=0), limits=limits(), detector=Noted(10**6))
+        server = await ends.enter_async_context(noted)
+        async with server.dialled() as (reader, writer):
+            writer.write(OPENING)
+            assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
+            sending = asyncio.create_task(send_on(writer))
+            await until(lambda: len(seen) > 20)
+            stop = asyncio.create_task(ends.aclose())
+            found = []
+            while (head := await reader.readexactly(2))[0] == 0x82:
+                size = int.from_bytes(await reader.readexactly(2), "big")
+                found.append(decode_reply(await reader.readexactly(size)).request_id)
+            assert (head[0], await reader.readexactly(2)) == (0x88, (1012).to_bytes(2, "big"))
+            sending.cancel()
+            writer.write(frame((1012).to_bytes(2, "big"), opcode=8))
+            assert await reader.read() == b""
+            await stop
+    assert sorted(found) == seen
 
 
 async def test_answers_that_are_not_taken_hold_no_connection() -> None:

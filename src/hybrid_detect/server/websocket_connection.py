@@ -212,12 +212,11 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             if isinstance(event, Frame):
                 self._take(event)
         self._flush()
-        if self._frames.state is not State.OPEN:
+        said = self._frames.close_rcvd
+        if said is not None or not (self._is_ending or self._frames.state is State.OPEN):
             # The peer has closed, or broken the protocol; the frame that says so is on its way.
-            said = self._frames.close_rcvd
             self._hang_up(1006 if said is None else said.code)
-            if not self._is_ending or self._frames.close_expected():
-                self._close()
+            self._close()
 
     def _weigh(self, piece: bytes) -> None:
         """Tell of a message that would be refused once it had come, and drop the rest of it."""
