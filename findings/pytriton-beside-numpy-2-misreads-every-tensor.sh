@@ -68,5 +68,5 @@ assert ready == 200
 assert received == [[1.0] * 4], "the tensor arrives as it was sent: this finding is out of date"
 assert status != 200, "this finding is out of date"
 PYTHON
-PATH=$PWD/venv/bin:$PATH venv/bin/python show.py > said 2>&1 || { cat said >&2; exit 1; }
+PYTRITON_HOME=$PWD/home PATH=$PWD/venv/bin:$PATH venv/bin/python show.py > said 2>&1 || { cat said >&2; exit 1; }
 cat seen
