@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hybrid_detect.exchange.wire_faces import WrittenFaces, face_from_json, faces_to_text
@@ -87,7 +88,7 @@ def test_written_faces_are_passed_on_as_they_are_and_read_as_a_client_reads_them
 
 
 def test_the_largest_numbers_pass() -> None:
-    largest = BoundingBox(-1e307, -1e307, 1e307, 1e307)
+    largest = BoundingBox(-1e6, -1e6, 1e6, 1e6)
     text = faces_to_text([Face(largest, 0.0001), Face(largest, 1.0)])
     assert WrittenFaces(text).text == text
 
@@ -122,6 +123,7 @@ GOOD = (
         ("3.0,4.5", "-3.0,4.5"),
         ("2.0,3.0,4.5", "5.0,3.0,4.5"),
         ("3.0,4.5", "3.0"),
+        ("4.5", "1" * 8 + ".5"),  # longer than any reader takes
         ("4.5", "1" * 310 + ".0"),
         ("4.5", "9" * 309 + ".0"),  # to any reader, infinity
         ('"score"', '"name"'),
@@ -131,7 +133,6 @@ GOOD = (
         ('"left_eye"', '"right_eye"'),
         ('"left_eye"', '"nose_tip"'),
         ('"right_eye"', '"left_eye"'),
-        (',"left_eye":[3.0,4.0]', ""),
         ('"keypoints":{"right_eye":[1.0,2.0],"left_eye":[3.0,4.0]}', '"keypoints":{}'),
         ("},{", "},,{"),
         ("},{", "}{"),
@@ -146,11 +147,12 @@ def test_nothing_but_faces_passes(part: str, other: str) -> None:
     assert len(WrittenFaces(GOOD)) == 2
     assert part in GOOD
     changed = GOOD.replace(part, other, 1)
-    if part == ',"left_eye":[3.0,4.0]':  # one point alone is fine
-        assert len(WrittenFaces(changed)) == 2
-        return
     with pytest.raises(ValueError, match="expected"):
         WrittenFaces(changed)
+
+
+def test_one_keypoint_alone_passes() -> None:
+    assert len(WrittenFaces(GOOD.replace(',"left_eye":[3.0,4.0]', ""))) == 2
 
 
 @given(
@@ -172,4 +174,5 @@ def test_what_passes_is_json_of_faces_alone(changes: list[tuple[int, int, str]])
     assert [set(value) - {"box", "score", "keypoints"} for value in values] == [set()] * len(
         written
     )
-    assert all(value["box"][0] <= value["box"][2] for value in values)
+    assume(not re.search("[0-9]{7}", text))  # the longest numbers may be too large for readers
+    assert len([face_from_json(value) for value in values]) == len(written)

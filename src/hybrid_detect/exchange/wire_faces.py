@@ -26,13 +26,13 @@ many in 10 ms."""
 
 @cache
 def _pattern() -> re.Pattern[str]:
-    """Of the text of faces: as `_form` has it, with the first of `KEYPOINT_NAMES`.
+    """What matches the text of faces as `_form` writes it, with the first of `KEYPOINT_NAMES`.
 
-    Made once it is needed: to compile it takes 3 ms, and those who send pictures never do.
+    It is compiled when it is first needed: that takes 3 ms, and clients never need it.
     """
-    # A number of so many digits is finite, and JSON knows no leading zeros. A ``+`` behind a count
-    # gives nothing back, which halves the time.
-    number, score = (rf"-?+(?:0|[1-9][0-9]{{0,307}}+)\.[0-9]{{1,{most}}}+" for most in (2, 4))
+    # Seven digits hold `MAX_COORDINATE_PX`, and bound the length of a reply. JSON knows no leading
+    # zeros. A ``+`` behind a count gives nothing back, which halves the time.
+    number, score = (rf"-?+(?:0|[1-9][0-9]{{0,6}}+)\.[0-9]{{1,{most}}}+" for most in (2, 4))
     first, *others = (rf'"{name}":\[{number},{number}\]' for name in KEYPOINT_NAMES)
     more = ""
     for point in reversed(others):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 
 import pytest
@@ -86,6 +87,20 @@ def test_a_refusal_survives_the_way() -> None:
     assert REPLY.unpack(reply[: REPLY.size]) == (REFUSED, len(reply) - REPLY.size)
     read = unpack_refusal(reply[REPLY.size :])
     assert (read.expected, read.actual, str(read)) == (error.expected, error.actual, str(error))
+
+
+def test_a_refusal_that_is_too_long_is_cut() -> None:
+    """A client would refuse an error with such a text."""
+    read = unpack_refusal(b"x" * 10**6)
+    assert (read.expected, read.actual) == ("x" * 512, "")
+
+
+@pytest.mark.parametrize("told_s", [math.nan, math.inf, -math.inf, -1.0])
+def test_what_no_time_can_be_is_none(told_s: float) -> None:
+    """It would spoil the sums of all later metrics."""
+    found = PictureFaces(9, 9, (), told_s)
+    assert unpack_found(pack_found(found)[REPLY.size :]).decode_s is None
+    assert unpack_written(pack_written(found)[REPLY.size :]).decode_s is None
 
 
 def test_request_is_small() -> None:

@@ -195,7 +195,7 @@ class RestartedProcess:
         running = self.running
         if running is not None and os.getpid() == self._owner:
             with contextlib.suppress(ValueError):  # it ends, and its memory is closed
-                running.slot.is_unwanted = True
+                running.slot.drop()
 
     def end(self) -> None:
         """End the process if there is one; the next call starts another."""
@@ -213,7 +213,7 @@ class RestartedProcess:
             raise BackendUnavailableError(msg, backend=BackendKind.DEVICE, retryable=True) from exc
 
     def _broken(self, running: WorkerProcess, error: BaseException) -> BaseException:
-        """End the process, where asking it raised `error`; what is to be raised.
+        """End the process after asking it raised `error`; returns the error to raise instead.
 
         One that was interrupted half way has to end, too: the rest would be taken for the next
         picture's answer.

@@ -68,20 +68,15 @@ class SharedSlot:
         """The file descriptors a child must inherit."""
         return () if self._fd == -1 else (self._fd,)
 
-    @property
-    def is_unwanted(self) -> bool:
-        """Whether the picture's answer is not wanted any more; the other process looks, too."""
-        return bool(self.memory[self.capacity])
-
-    @is_unwanted.setter
-    def is_unwanted(self, value: bool) -> None:
-        self.memory[self.capacity] = value
-
     def put(self, data: bytes | NDArray[np.uint8]) -> None:
         """Copy `data`, which must fit, to the start of the slot. It is wanted from now on."""
         self.memory[self.capacity] = False
         flat = data if isinstance(data, bytes) else np.ascontiguousarray(data).data.cast("B")
         self.memory[: len(flat)] = flat
+
+    def drop(self) -> None:
+        """Tell the other process that the picture's answer is not wanted any more."""
+        self.memory[self.capacity] = True
 
     def close(self) -> None:
         """Give the memory back."""

@@ -11,7 +11,7 @@
     written  the same as `found`, with the most certain faces as the wire format's text
              (`exchange.wire_faces`)
     refused  what was expected and what was given, with a null character between
-    dropped  nothing: the picture was not wanted any more (`shared_slot.SharedSlot.is_unwanted`)
+    dropped  nothing: the picture was not wanted any more (`shared_slot.SharedSlot.drop`)
 
 The picture itself lies in shared memory (`shared_slot`): RGB pixels for `DETECT`, whose two numbers
 are width and height; an encoded file for `DETECT_ENCODED` and `DETECT_WRITTEN`, whose two numbers
@@ -65,6 +65,9 @@ __all__ = [
 
 LEVELS = tuple(QualityLevel)
 """How thoroughly to look, by number."""
+
+MAX_REFUSAL_BYTES = 512
+"""Two short texts; a longer one comes from a process that is out of order."""
 
 REQUEST = struct.Struct("<IIIdI")
 REPLY = struct.Struct("<II")
@@ -127,7 +130,7 @@ def unpack_found(body: bytes) -> PictureFaces:
     """
     width, height, told_s = _SEEN.unpack_from(body)
     faces = tuple(map(_unpack_face, _FACE.iter_unpack(memoryview(body)[_SEEN.size :])))
-    return PictureFaces(width, height, faces, None if math.isnan(told_s) else told_s)
+    return PictureFaces(width, height, faces, _seconds(told_s))
 
 
 def pack_written(found: PictureFaces) -> bytes:
@@ -153,7 +156,7 @@ def unpack_written(body: bytes) -> PictureFaces:
         msg = f"more than {MAX_FACES} faces"
         raise ValueError(msg)
     faces = WrittenFaces(body[_SEEN.size :].decode("ascii"))
-    return PictureFaces(width, height, faces, None if math.isnan(told_s) else told_s)
+    return PictureFaces(width, height, faces, _seconds(told_s))
 
 
 UNPACKED = {FOUND: unpack_found, WRITTEN: unpack_written}
@@ -167,8 +170,13 @@ def pack_refusal(error: InvalidFrameError) -> bytes:
 
 def unpack_refusal(body: bytes) -> InvalidFrameError:
     """The error in the body of a `REFUSED` reply."""
-    expected, _, actual = body.decode(errors="replace").partition("\0")
+    expected, _, actual = body[:MAX_REFUSAL_BYTES].decode(errors="replace").partition("\0")
     return InvalidFrameError(expected=expected, actual=actual)
+
+
+def _seconds(told_s: float) -> float | None:
+    """The seconds that a process told; `None` for NaN, and for what no time can be."""
+    return told_s if 0.0 <= told_s < math.inf else None
 
 
 def _pack_face(face: Face) -> bytes:
