@@ -131,14 +131,14 @@ async def test_a_stream_is_the_same_without_the_direct_way(
 
 
 async def test_pictures_keep_a_stream_open_and_their_end_does_not() -> None:
-    config = ServerConfig(stream_idle_s=0.2, rate_per_s=0)
+    config = ServerConfig(stream_idle_s=1.0, rate_per_s=0)
     async with (
         served(config, limits=limits()) as server,
         connect(url_of(server), compression=None) as link,
         asyncio.timeout(LIMIT_S),
     ):
         loop = asyncio.get_running_loop()
-        ends_s = loop.time() + 3 * config.stream_idle_s
+        ends_s = loop.time() + 1.5 * config.stream_idle_s
         while loop.time() < ends_s:
             await link.send(message(1))
             decode_reply(await link.recv())

@@ -670,24 +670,6 @@ async def test_what_was_refused_is_let_in_after_the_time_that_it_was_told(clock:
         assert admission.refusal(1.0) is None
 
 
-async def test_an_equal_picture_is_refused_without_looking_at_what_waits(
-    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    admission = opened(clock, look_s=0.4)
-    async with looks_at(admission) as looks:
-        for name in "ab":
-            await looks.add(name, 1.0)
-
-        def ticking() -> float:  # as a clock does between two questions
-            clock.advance(1e-6)
-            return clock()
-
-        monkeypatch.setattr(admission, "_clock", ticking)
-        assert admission.refusal(1.0) is not None
-        monkeypatch.setattr(admission, "_displaced_by", None)
-        assert admission.refusal(1.0) is not None
-
-
 async def test_only_a_server_that_refuses_looks_closer(clock: FakeClock) -> None:
     """No picture pays for early refusals while there are none, even where pictures wait."""
     admission = opened(clock, look_s=0.4)
