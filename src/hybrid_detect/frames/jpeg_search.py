@@ -12,7 +12,7 @@ __all__ = ["end_of_data", "next_marker"]
 
 _FIRST = b"\xff"
 _FIRST_VALUE = np.full((), 0xFF, np.uint8)
-"""As an array: NumPy would first ask how large the number may become."""
+"""An array of the data's type: for a Python number, NumPy would first look for a common type."""
 
 _NEAR = 64
 """Bytes looked at one by one first: segments usually follow each other without a gap."""

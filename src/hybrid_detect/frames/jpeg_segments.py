@@ -200,7 +200,8 @@ def _plain_layout(data: bytes) -> Layout | None:
         start = position
         first, marker, length = _SEGMENT.unpack_from(data, start)
         position += 2 + length
-        # Behind a length of less than 2 lies the length itself, which is no marker.
+        # A length below 2 is wrong. The next step then begins inside the length field, whose bytes
+        # are 0 or 1 and no marker, so it gives up; for SOS the search finds what the walk finds.
         if first != 0xFF or position > MAX_TABLE_BYTES:
             return None
         if marker in USUAL_FRAMES and frame is None:

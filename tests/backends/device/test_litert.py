@@ -25,7 +25,7 @@ from hybrid_detect.backends.device.anchors import (
 )
 from hybrid_detect.backends.device.face_detector import MediaPipeFaceDetector
 from hybrid_detect.backends.device.letterbox import Letterbox
-from hybrid_detect.backends.device.litert_detector import GRIDS, LiteRtFaceDetector
+from hybrid_detect.backends.device.litert_detector import GRIDS, LiteRtFaceDetector, _face
 from hybrid_detect.backends.device.litert_library import LibraryNetwork, library_reason
 from hybrid_detect.backends.device.litert_network import BindingNetwork, Network, open_network
 from hybrid_detect.backends.device.models import load_model
@@ -35,7 +35,7 @@ from hybrid_detect.errors import ClosedError, ConfigurationError, InvalidFrameEr
 from hybrid_detect.extras import is_installed
 from hybrid_detect.frames.frame import Frame
 from hybrid_detect.system.memory_probe import MemoryReading
-from hybrid_detect.types import BoundingBox, Face
+from hybrid_detect.types import KEYPOINT_NAMES, BoundingBox, Face, Keypoint
 
 FACES = Path(__file__).parents[4] / "shared" / "faces"
 
@@ -155,6 +155,7 @@ def test_a_process_that_decodes_finds_the_same_to_the_last_bit(model: bytes) -> 
     assert seen > 15
 
 
+@pytest.mark.device
 def test_a_face_that_the_left_edge_cuts_has_the_part_inside(
     model: bytes, astronaut: np.ndarray, opened: Opened
 ) -> None:
@@ -259,6 +260,27 @@ def test_points_of_the_square_come_back_to_the_image(
     margin = np.array(((box.side - width) / 2, (box.side - height) / 2), np.float32)
     square = (point + margin) / np.float32(box.side)
     assert box.restore(square) == pytest.approx(point, abs=0.01)
+
+
+@given(
+    st.tuples(*[st.floats(-50, 250, width=32)] * 4),
+    st.lists(
+        st.lists(st.floats(-50, 250, width=32), min_size=2, max_size=2), min_size=6, max_size=6
+    ),
+    st.sampled_from([(1, 1), (200, 100), (33, 150)]),
+)
+def test_a_face_is_fitted_as_all_faces_are(
+    sides: tuple[float, ...], points: list[list[float]], size: tuple[int, int]
+) -> None:
+    x_min, x_max = sorted(sides[:2])
+    y_min, y_max = sorted(sides[2:])
+    named = zip(KEYPOINT_NAMES, points, strict=True)
+    face = Face(
+        BoundingBox(x_min, y_min, x_max, y_max), 0.75, tuple(Keypoint(n, *p) for n, p in named)
+    )
+    width, height = size
+    expected = face.fitted(scale_x=1, scale_y=1, width=width, height=height)
+    assert _face(0.75, [x_min, y_min, x_max, y_max], points, width, height) == expected
 
 
 def candidates(boxes: Any, scores: Any) -> Candidates:

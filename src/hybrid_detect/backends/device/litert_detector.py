@@ -177,6 +177,7 @@ def _face(
     x_min, y_min, x_max, y_max = corners
     if not (x_min <= x_max and y_min <= y_max):
         return None  # the network may predict a negative size; NaN compares false, too
+    # As `Face.fitted` does for a picture of the same size, without a second face.
     box = BoundingBox(x_min, y_min, x_max, y_max).clipped(width, height)
     if box.area <= 0:
         return None

@@ -9,14 +9,13 @@ ends, and never through MediaPipe's own ``close()``.
 
 from __future__ import annotations
 
-import functools
 import math
 import mmap
 import os
 import sys
 import threading
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from hybrid_detect.backends.device.litert_network import Network, open_network
@@ -262,8 +261,8 @@ class _Child:
 class _HeapLimit:
     """The heap limit of this process (``RLIMIT_DATA``), as high as what it does next may need.
 
-    It stays until something needs another: a camera's pictures are all alike. Between two commands
-    nothing happens here that it would have to hold.
+    The limit stays until a look needs another one: a camera's pictures have one size, so most looks
+    need no system call. Between two commands the process does nothing that could use it.
 
     Not ``RLIMIT_AS``, which counts the mapped library as well and ends in a crash instead of a
     MemoryError.
@@ -280,13 +279,12 @@ class _HeapLimit:
             return
         import resource
 
-        self._extra_bytes = extra_bytes
-
         _, most = resource.getrlimit(resource.RLIMIT_DATA)
         cap = self._cap_bytes + extra_bytes
         resource.setrlimit(
             resource.RLIMIT_DATA, (cap if most == resource.RLIM_INFINITY else min(cap, most), most)
         )
+        self._extra_bytes = extra_bytes
 
 
 def _load_decoders() -> None:
@@ -296,7 +294,7 @@ def _load_decoders() -> None:
     _encoded_pictures()
 
 
-@functools.cache
+@cache
 def _encoded_pictures() -> type[EncodedPicture]:
     """What decodes, loaded once: a process that runs a network alone does without."""
     from hybrid_detect.frames.decoding import EncodedPicture
