@@ -15,6 +15,7 @@ import pytest
 from hybrid_detect.backends.device import worker as worker_module
 from hybrid_detect.backends.device import worker_process
 from hybrid_detect.backends.device.worker import DetectorWorker
+from hybrid_detect.backends.device.worker_messages import FAILED
 from hybrid_detect.errors import (
     BackendUnavailableError,
     ClosedError,
@@ -269,3 +270,16 @@ def test_no_core_file_shows_the_picture(worker: DetectorWorker) -> None:
     limits = Path(f"/proc/{worker.pid}/limits").read_text(encoding="ascii")
     core = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     assert core.split()[4:6] == ["0", "0"]
+
+
+def test_what_is_read_of_a_failure_is_short(
+    stand_in: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a picture has taken over could fill errors and logs."""
+    worker = DetectorWorker(lambda: b"model")
+    assert worker.detect(picture())
+    monkeypatch.setattr(worker_process.WorkerProcess, "reply", lambda _: (FAILED, b"x" * 10**6))
+    with pytest.raises(BackendUnavailableError, match="failed: x") as caught:
+        worker.detect(picture())
+    assert len(str(caught.value)) < 1000
+    worker.close()

@@ -12,7 +12,7 @@ from PIL import Image, features
 from hybrid_detect.backends.device import worker as worker_module
 from hybrid_detect.backends.device.shared_slot import CAPACITY
 from hybrid_detect.backends.device.worker import DetectorWorker
-from hybrid_detect.backends.device.worker_child import DECODING_BYTES_PER_PIXEL
+from hybrid_detect.backends.device.worker_child import DECODING_BYTES_PER_PIXEL, _HeapLimit
 from hybrid_detect.backends.device.worker_messages import DroppedError
 from hybrid_detect.errors import (
     BackendUnavailableError,
@@ -94,6 +94,27 @@ def test_the_heap_limit_is_what_each_picture_may_need(stand_in: None) -> None:
     assert worker.detect(picture())
     assert limit() == cap
     worker.close()
+
+
+@linux
+def test_a_heap_limit_that_could_not_be_set_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    tried: list[int] = []
+
+    def set_limit(_: int, limits: tuple[int, int]) -> None:
+        tried.append(limits[0])
+        if len(tried) == 2:
+            msg = "not now"
+            raise ValueError(msg)
+
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    heap = _HeapLimit(2**20)
+    with pytest.raises(ValueError, match="not now"):
+        heap.allow(24)
+    heap.allow(24)
+    heap.allow(24)
+    assert len(tried) == 3
 
 
 @pytest.mark.parametrize(

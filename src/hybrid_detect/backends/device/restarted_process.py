@@ -16,6 +16,7 @@ from hybrid_detect.backends.device.processor import unsupported_instruction_mess
 from hybrid_detect.backends.device.restart_pauses import RestartPauses
 from hybrid_detect.backends.device.worker_messages import (
     DROPPED,
+    MAX_TEXT_BYTES,
     READY,
     REFUSED,
     DroppedError,
@@ -170,7 +171,7 @@ class RestartedProcess:
             self.pauses.forget_failures()
             raise unpack_refusal(body)
         if kind != expected:
-            self.fail(body.decode(errors="replace"))
+            self.fail(body[:MAX_TEXT_BYTES].decode(errors="replace"))
         return body
 
     def fail(self, why: str) -> Never:

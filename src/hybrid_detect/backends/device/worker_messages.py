@@ -42,6 +42,7 @@ __all__ = [
     "FOUND",
     "FOUND_BATCH",
     "LEVELS",
+    "MAX_TEXT_BYTES",
     "PING",
     "READY",
     "REFUSED",
@@ -66,8 +67,9 @@ __all__ = [
 LEVELS = tuple(QualityLevel)
 """How thoroughly to look, by number."""
 
-MAX_REFUSAL_BYTES = 512
-"""Two short texts; a longer one comes from a process that is out of order."""
+MAX_TEXT_BYTES = 512
+"""What is read of a refusal or a failure: a longer text comes from a process that is out of order,
+and would fill errors and logs."""
 
 REQUEST = struct.Struct("<IIIdI")
 REPLY = struct.Struct("<II")
@@ -170,7 +172,7 @@ def pack_refusal(error: InvalidFrameError) -> bytes:
 
 def unpack_refusal(body: bytes) -> InvalidFrameError:
     """The error in the body of a `REFUSED` reply."""
-    expected, _, actual = body[:MAX_REFUSAL_BYTES].decode(errors="replace").partition("\0")
+    expected, _, actual = body[:MAX_TEXT_BYTES].decode(errors="replace").partition("\0")
     return InvalidFrameError(expected=expected, actual=actual)
 
 
