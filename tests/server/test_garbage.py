@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import weakref
 
 import pytest
 from websockets.asyncio.client import connect
@@ -15,8 +17,11 @@ from hybrid_detect.exchange.wire import (
     DetectRequest,
     encode_request,
 )
+from hybrid_detect.server.admission import Admission, OverloadedError, StoppingError, TooLateError
+from hybrid_detect.server.admitted_messages import AdmittedMessages
 from hybrid_detect.server.config import ServerConfig
 
+from ..waiting import until
 from .loopback import jpeg, served
 
 pytestmark = pytest.mark.anyio
@@ -64,3 +69,61 @@ async def test_a_picture_leaves_nothing_for_the_collector(ask: object) -> None:
                 gc.enable()
     of_a_connection, of_all = found
     assert of_all - of_a_connection < COUNT // 2
+
+
+class Held:
+    """Lives as long as the frame of who waits."""
+
+
+async def refused_later(admission: Admission, held: list[weakref.ref[Held]]) -> None:
+    picture = Held()
+    held.append(weakref.ref(picture))
+    with contextlib.suppress(OverloadedError, StoppingError, TooLateError):
+        async with admission.place(caller="one"):
+            pytest.fail("it was let in")
+
+
+@pytest.mark.parametrize("end", ["stopped", "displaced"])
+async def test_a_picture_that_is_refused_after_it_has_waited_is_let_go(end: str) -> None:
+    """Its error would hold the frames of who waits, and so the picture, by a traceback."""
+    admission, held = Admission(max_waiting=2), []
+    admission.open(1)
+    gc.disable()
+    try:
+        async with admission.place(caller="one"):
+            first, last = (asyncio.create_task(refused_later(admission, held)) for _ in range(2))
+            await asyncio.sleep(0)
+            assert admission.waiting == 2
+            other = admission.enter(admission.place(caller="another"))
+            rest = [first, asyncio.create_task(other)]
+            if end == "displaced":
+                await asyncio.sleep(0)
+                assert held[-1]() is not None
+            else:
+                admission.close()
+            await last
+            assert held[-1]() is None
+            admission.close()
+            await asyncio.gather(*rest, return_exceptions=True)
+    finally:
+        gc.enable()
+
+
+async def test_a_stream_s_messages_are_let_go_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them the scope, which has the credential."""
+    held = []
+    make = AdmittedMessages.__init__
+
+    def noted(self: AdmittedMessages, *given: object, **options: object) -> None:
+        held.append(weakref.ref(self))
+        make(self, *given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(AdmittedMessages, "__init__", noted)
+    async with served(ServerConfig(rate_per_s=0)) as server:
+        gc.disable()
+        try:
+            await over_a_stream(server.port, 2)
+            await until(lambda: not server.connections)
+            assert [each() for each in held] == [None]
+        finally:
+            gc.enable()

@@ -3,8 +3,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
-from hybrid_detect.exchange.wire import CONTENT_TYPE, ErrorReply, decode_reply
+from hybrid_detect.exchange.wire import CONTENT_TYPE, STREAM_PATH, ErrorReply, decode_reply
 from hybrid_detect.server import bodies, gate
 from hybrid_detect.server.admission import OverloadedError
 from hybrid_detect.server.app import create_app
@@ -13,8 +15,6 @@ from hybrid_detect.server.look_refusals import look_refusal
 
 from ..waiting import LIMIT_S
 from .loopback import served
-
-pytestmark = pytest.mark.anyio
 
 pytestmark = pytest.mark.anyio
 
@@ -107,3 +107,21 @@ def test_no_one_is_told_to_come_again_too_early(of: str, wait_s: float, told_s: 
     rate = gate.too_fast(1, wait_s)
     reply = rate if of == "the rate" else look_refusal(1, OverloadedError(wait_s))
     assert reply.retry_after_s == told_s
+
+
+async def test_a_stream_that_fails_at_the_gate_gives_its_place_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise LookupError("a bug")
+
+    config = ServerConfig(max_per_caller=1, max_streams=1)
+    async with served(config) as server, asyncio.timeout(LIMIT_S):
+        url = f"ws://127.0.0.1:{server.port}{STREAM_PATH}"
+        with monkeypatch.context() as patched:
+            patched.setattr(gate, "AdmittedMessages", fails)
+            with pytest.raises(InvalidStatus):
+                async with connect(url):
+                    pass
+        async with connect(url):
+            pass

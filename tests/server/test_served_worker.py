@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,14 +20,19 @@ import pytest
 
 from hybrid_detect.backends.device.event_loop_worker import EventLoopWorker
 from hybrid_detect.backends.device.picture_faces import PictureFaces
-from hybrid_detect.errors import BackendUnavailableError, ClosedError, InvalidFrameError
+from hybrid_detect.errors import (
+    BackendUnavailableError,
+    ClosedError,
+    HybridDetectError,
+    InvalidFrameError,
+)
 from hybrid_detect.server.served_worker import ServedWorker
 from hybrid_detect.types import QualityLevel
 
 from ..backends.device.stand_in import EXIT, HANG, install
 from ..backends.device.test_event_loop_worker import file_of
 from ..backends.device.worker_support import pid_of
-from ..waiting import LIMIT_S
+from ..waiting import LIMIT_S, until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -197,6 +205,49 @@ async def test_without_a_descriptor_to_be_had_a_thread_waits(
             patched.setattr("hybrid_detect.server.served_worker.os.dup", none_left)
             assert (await look(worker)).faces
             assert (await look(worker)).faces
+
+
+async def test_a_loop_that_cannot_wait_for_a_process_leaves_each_look_to_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no more can be waited for")
+
+    async with served() as worker, asyncio.timeout(LIMIT_S):
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio.get_running_loop(), "add_reader", refused)
+            assert (await look(worker)).faces
+            assert (await look(worker)).faces
+        assert (await look(worker)).faces
+
+
+class Held:
+    """Lives as long as the frame of who has asked."""
+
+
+async def refused(worker: ServedWorker, data: bytes) -> weakref.ref[Held]:
+    held = Held()
+    with contextlib.suppress(HybridDetectError):
+        await look(worker, data)
+        pytest.fail("it was found well")
+    return weakref.ref(held)
+
+
+@pytest.mark.parametrize("by", ["the loop", "the thread"])
+@pytest.mark.parametrize("fails", ["as a picture", "by a death"])
+async def test_a_look_that_fails_keeps_no_picture(fails: str, by: str) -> None:
+    """Its error would hold the frames of who has asked, and so the picture, by a traceback."""
+    data = b"no picture" if fails == "as a picture" else file_of(EXIT)
+    async with served() as worker:
+        assert (await look(worker)).faces
+        if by == "the thread":
+            await worker.run(worker.detector.stop)
+        gc.disable()
+        try:
+            held = await refused(worker, data)
+            await until(lambda: held() is None)
+        finally:
+            gc.enable()
 
 
 async def test_what_the_thread_is_asked_meanwhile_waits_for_a_look_that_hangs() -> None:

@@ -24,6 +24,7 @@ from hybrid_detect.server.websocket_frames import (
 )
 
 from ..fuzzing import examples
+from ..waiting import until
 
 MAX_BYTES = 70_000
 FRAMES = 20  # more than a test sends
@@ -185,3 +186,31 @@ def test_a_whole_message_is_found_where_it_lies(size: int, begin: int) -> None:
         Frame(Opcode.BINARY, bytes(size + 4)).serialize(mask=False),
     ):
         assert whole_message(other, 0, max_bytes=MAX_BYTES) is None
+
+
+@pytest.mark.anyio
+async def test_what_an_app_has_not_taken_ends_with_it() -> None:
+    """A peer that does not say goodbye would keep its pictures in memory."""
+    ends = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await ends.wait()
+
+    limits = ConnectionLimits(connections=1, connections_per_peer=1)
+    context = Context(
+        app=app, limits=limits, max_message_bytes=MAX_BYTES, connections=Connections(limits)
+    )
+    head, _ = HeadParser().feed(HEAD)
+    assert head is not None
+    addresses = {"client": None, "server": None, "is_tls": False, "peer": ""}
+    connection = WebSocketConnection(context, Transport(), head, addresses)
+    connection.open(b"")
+    await until(lambda: connection.is_open)
+    connection.data_received(frame(Opcode.BINARY, bytes(200)) * 2)
+    assert len(connection._events) == 2
+    ends.set()
+    await asyncio.wait(context.tasks)
+    assert len(connection._events) == 0
+    connection.connection_lost(None)

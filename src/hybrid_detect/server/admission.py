@@ -216,6 +216,7 @@ class Admission:
                 raise TooLateError
         except BaseException:
             self.leave(look, has_ended_well=False)
+            del look.turn  # its error holds this frame: each would hold the other, and the picture
             raise
         return look
 

@@ -68,6 +68,7 @@ class AdmittedMessages:
         self._task = asyncio.current_task()
         self._timer = Timer()
         self._is_waiting = self._is_idle = False
+        self._taker: Taker | None = None
         link: DirectLink | None = connection.scope.pop(DIRECT, None)
         if link is not None and take_at_once is not None:
             self._link = link
@@ -75,8 +76,10 @@ class AdmittedMessages:
             connection.scope[DIRECT] = self
 
     def end(self) -> None:
-        """Nothing more is received; the event loop lets go of this."""
+        """Nothing more is received; the event loop and the scope let go of this."""
         self._timer.end()
+        self._connection.scope.pop(DIRECT, None)
+        self._taker = None
 
     async def receive(self) -> Message:
         """The next message that may come in."""
@@ -108,11 +111,12 @@ class AdmittedMessages:
     def is_ready(self) -> bool:
         """Whether the next message needs no wait, here or behind."""
         is_check_due = self._clock() - self._checked_s >= self._recheck_s
-        return not is_check_due and self._taker.is_ready()
+        return not is_check_due and self._taker is not None and self._taker.is_ready()
 
     def take(self, message: bytes) -> None:
         """Pass on a message that may come in."""
         assert self._take_at_once is not None  # noqa: S101 - or this would serve no taker
+        assert self._taker is not None  # noqa: S101 - or this would not be ready
         if self._is_free(message) or not (wait_s := self._take_at_once()):
             self._taker.take(message)
         else:

@@ -159,8 +159,10 @@ class Gate:
             # A WebSocket to watch a session over brings no pictures.
             is_stream = scope["type"] == "websocket" and scope["path"] == STREAM_PATH
             self.take_place(caller, is_stream=is_stream)
-            messages = self._messages(connection, receive, send) if is_stream else None
+            messages: AdmittedMessages | None = None
             try:
+                if is_stream:
+                    messages = self._messages(connection, receive, send)
                 await self._app(scope, messages.receive if messages else receive, send)
             finally:
                 if messages is not None:

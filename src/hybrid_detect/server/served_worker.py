@@ -122,6 +122,7 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
             try:
                 self._wait_for(begun)
             except OSError:  # there is no file descriptor to be had
+                self._wait_no_more()  # or the next look would take it as waited for
                 return self._thread_s(begun.faces, due_s, is_abandoned)
         self._begun, self._due_s = begun, due_s
         self._job = job = LookJob(self.detector.drop)
@@ -133,7 +134,8 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
     ) -> LookJob:
         """What the thread finds."""
         job = LookJob(self.detector.drop)
-        self.submit(ask, due_s=due_s).add_done_callback(lambda done: _settle(job, done.result))
+        done = self.submit(ask, due_s=due_s)
+        done.add_done_callback(partial(_settle, job, done.result))
         self._until_long.start(ASKED_EVERY_S, partial(self._ask, job, is_abandoned))
         return job
 
@@ -193,12 +195,19 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
         self._begun = None
         self._until_long.stop()
         if begun.is_answered or self.is_closed:
+            self._job = None  # it would hold an error, and so the picture, until the next look
             _settle(job, begun.faces)
+            del job  # as in `_settle`
             if self.detector.is_check_due and not self.is_closed:
                 self.submit(self.detector.recycle_if_due)
         else:  # the process has to be ended, and that takes a moment
             ended = self.submit(begun.faces)
-            ended.add_done_callback(lambda _: _settle(job, ended.result))
+            ended.add_done_callback(partial(_settle, job, ended.result))
+            job.add_done_callback(self._forget)
+
+    def _forget(self, job: LookJob) -> None:
+        if self._job is job:
+            self._job = None
 
 
 async def _drop_if_abandoned(job: LookJob, is_abandoned: IsAbandoned) -> None:
@@ -209,10 +218,17 @@ async def _drop_if_abandoned(job: LookJob, is_abandoned: IsAbandoned) -> None:
         await asyncio.wait([job], timeout=ASKED_EVERY_S)
 
 
-def _settle(job: LookJob, faces: Callable[[], PictureFaces]) -> None:
+def _settle(job: LookJob, faces: Callable[[], PictureFaces], done: object = None) -> None:
+    """End `job` with what `faces` gives, or raises.
+
+    An error holds the frames that it came through, and those that had called them. What holds the
+    error must not be left in one: the two would hold each other, and the picture.
+    """
     try:
         found = faces()
     except Exception as error:
         job.set_exception(error)
     else:
         job.set_result(found)
+    finally:
+        del job, faces, done

@@ -288,6 +288,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             self._end(1011, BUG)
         else:
             self._end(1012 if self._context.is_stopping else 1000, FORBIDDEN)
+        finally:
+            self._events.clear()
 
     async def _receive(self) -> Message:
         event = await self._events.next()

@@ -43,6 +43,10 @@ class Inbox:
                 raise
             awaited.set_exception(error)  # a bug ends the app as if it had received the message
 
+    def clear(self) -> None:
+        """Nothing of it will be taken any more."""
+        self._events.clear()
+
     def tell(self, event: Message) -> None:
         """Something has happened."""
         self._events.append(event)
