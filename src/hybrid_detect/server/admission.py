@@ -133,7 +133,7 @@ class Admission:
             look = self.place(deadline_s, caller=caller)
             if patience_s <= 0 or self._displaced_by(look) is not None:
                 return None
-            # By the clock since, `look` has a little less time: an equal one would not be known.
+            # The clock has gone on since `place`: by what is left, an equal one would not be known.
             known = self._refusal_of(look)._replace(patience_s=patience_s)
             self._refusals[caller] = known
         self._refused_s = now_s

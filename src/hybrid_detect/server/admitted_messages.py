@@ -24,7 +24,7 @@ __all__ = ["AdmittedMessages"]
 
 
 class AdmittedMessages:
-    """Ends a stream if nothing comes or its credential is none any more; answers what is too fast.
+    """Ends a stream without pictures or whose credential has ended; refuses what is too fast.
 
     It is `receive` of the stream's app and, where its scope has a `DirectLink`, stands for that in
     the scope, so that no message comes to the app without it.

@@ -184,7 +184,6 @@ class _App:
         live: LiveSessions,
         tracing: Tracing,
     ) -> None:
-        self._config = config
         self._detector = detector
         self._management = management
         self._log = log

@@ -23,7 +23,6 @@ RECEIVE_LIMIT_S = 10.0
 """Seconds for a body. A client's usual 80 KB take them at 64 kbit/s, the largest body at 3.4
 Mbit/s. A slower client has missed its frame's deadline anyway, or wants to hold the place."""
 
-
 HAS_COME = "hybrid_detect.has_come"
 """Where the ASGI scope has a function without arguments: whether all of the body has been received.
 Then it needs no limit of time, which would cost more than to hand it over."""

@@ -9,7 +9,6 @@ each keep its connection for ever (slow loris).
 from __future__ import annotations
 
 import asyncio
-import logging
 import select
 from collections import Counter
 from collections.abc import Callable
@@ -47,8 +46,6 @@ __all__ = [
     "has_hung_up",
     "peer_addresses",
 ]
-
-logger = logging.getLogger("hybrid_detect.server")
 
 IS_GONE = "hybrid_detect.is_gone"
 """Where the ASGI scope has a function without arguments: whether the peer has hung up."""

@@ -84,8 +84,8 @@ class Credentials:
             is_public: As for `caller`.
 
         Returns:
-            The name; `None` if it is not that of the token or of an API key, which `caller` may
-            still find to be a JSON Web Token's, or wrong.
+            The name; `None` if it is not that of the token or of an API key, which
+            `caller_by_issuer` may still find to be a JSON Web Token's, or wrong.
 
         Raises:
             WrongCredentialError: If there is no credential at all.

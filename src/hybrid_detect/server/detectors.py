@@ -114,10 +114,9 @@ class DetectorPool:
     """Detectors in processes of their own, and a bounded number of pictures waiting for one.
 
     There are as many places as detectors are configured, with a process for each level of quality;
-    one of them looks at a time. The event loop asks
-    it; a thread of its own does where that would mean waiting (`served_worker`).
-    The place that was idle longest is next, so that one that keeps failing does not get every
-    picture.
+    one of them looks at a time. The event loop asks it; a thread of its own does where that would
+    mean waiting (`served_worker`). The place that was idle longest is next, so that one that keeps
+    failing does not get every picture.
     """
 
     def __init__(self, config: ServerConfig, admission: Admission | None = None) -> None:

@@ -119,12 +119,6 @@ class EarlyRefusals:
         self._observation = observation
         self._is_observed = observation.is_on
         self._tracing = tracing
-        self._is_traced = tracing.is_on
-
-    @property
-    def may_refuse(self) -> bool:
-        """Whether pictures are refused these days; else each is let in unseen."""
-        return self.admission.is_pressed
 
     def verdict(self, beginning: Beginning) -> Verdict:
         """What becomes of a request with this beginning."""
@@ -156,7 +150,7 @@ class EarlyRefusals:
             answer = answer_of(reply, is_wire=facts.accepts_wire)
         else:
             reply, answer = _overloaded(math.ceil(wait_s * 1000), facts.accepts_wire)
-            if self._is_traced:
+            if self._tracing.is_on:
                 trace = facts.trace if facts.trace[0] else (request.traceparent, request.tracestate)
                 self._tracing.refused(trace, OverloadedError(wait_s))
         body = answer.body
@@ -184,7 +178,7 @@ class EarlyRefusals:
             frame: What has come of the message's only frame, masked.
         """
         caller: str | None = scope.get(CALLER)
-        if caller is None or scope["path"] != STREAM_PATH or not self.may_refuse:
+        if caller is None or scope["path"] != STREAM_PATH or not self.admission.is_pressed:
             return None
         start = payload_of(frame)
         try:

@@ -27,7 +27,7 @@ from hybrid_detect.server.credentials import Credentials, WrongCredentialError, 
 from hybrid_detect.server.head_facts import facts_of
 from hybrid_detect.server.observation import LIVE_PATH, METRICS_PATH, OPENAPI_PATH
 from hybrid_detect.server.peer_log import PeerLog
-from hybrid_detect.server.replies import SECURITY_FIELDS, too_fast
+from hybrid_detect.server.replies import SECURITY_FIELDS, error_reply, too_fast
 from hybrid_detect.server.shared_state import Limit, LocalState, SharedState
 
 __all__ = [
@@ -56,8 +56,8 @@ of the connection. The scope must not hold that: they would form a reference cyc
 
 PUBLIC_PATHS = frozenset({HEALTH_PATH, LIVE_PAGE_PATH, LIVE_PATH, OPENAPI_PATH})
 """Read without a credential: a load balancer has none, nor has a browser that opens a page, and the
-description is no secret. A wrong
-credential is refused here as well, so that a client can learn whether its own fits."""
+description is no secret. A wrong credential is refused here as well, so that a client can learn
+whether its own fits."""
 
 _PROBES = PUBLIC_PATHS | {METRICS_PATH}
 """Counted apart from pictures, and in need of none of their places."""
@@ -69,33 +69,19 @@ So 50 a second are refused, however many connections ask, and that costs the oth
 RECHECK_S = 60.0
 """How long a stream, or who watches one, lives on after a key was revoked or a token expired."""
 
-UNAUTHORIZED = ErrorReply(
-    request_id=0, status=401, code="unauthorized", detail="send Authorization: Bearer <token>"
+UNAUTHORIZED = error_reply(0, 401, "unauthorized", "send Authorization: Bearer <token>")
+
+WRONG_ORIGIN = error_reply(0, 403, "wrong_origin", "pages of this origin may not come in")
+
+TOO_MANY_OF_YOURS = error_reply(
+    0, 429, "too_many", "too many of your requests and streams are under way", 1.0
 )
 
-WRONG_ORIGIN = ErrorReply(
-    request_id=0, status=403, code="wrong_origin", detail="pages of this origin may not come in"
-)
-
-TOO_MANY_OF_YOURS = ErrorReply(
-    request_id=0,
-    status=429,
-    code="too_many",
-    detail="too many of your requests and streams are under way",
-    retry_after_s=1.0,
-)
-
-TOO_MANY_STREAMS = ErrorReply(
-    request_id=0,
-    status=503,
-    code="overloaded",
-    detail="too many streams are open",
-    retry_after_s=1.0,
-)
+TOO_MANY_STREAMS = error_reply(0, 503, "overloaded", "too many streams are open", 1.0)
 
 
 class Gate:
-    """ASGI middleware before everything else: a route cannot forget to check the credential.
+    """ASGI middleware before the router: a route cannot forget to check the credential.
 
     It checks the origin and the credential, counts what each caller asks for, and sees to it that
     every answer carries `SECURITY_FIELDS`. Only `PUBLIC_PATHS` can be read without a credential.
@@ -189,6 +175,7 @@ class Gate:
         path = connection.scope["path"]
         credentials = self._metrics if path == METRICS_PATH else self._credentials
         try:
+            # As `Credentials.caller`, without a coroutine for each request.
             caller = credentials.caller_at_once(facts, peer, is_public=path in PUBLIC_PATHS)
             if caller is None:
                 caller = await credentials.caller_by_issuer(facts)

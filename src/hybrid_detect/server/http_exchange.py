@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, as ASGI has them."""
+"""One HTTP request and its answer: by ASGI, or by a `DirectRoute` without it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Channel(Protocol):
 
 
 class HttpExchange:
-    """Gives a request to the app and its answer to the connection.
+    """Gives a request to the app or to a `DirectRoute`, and the answer to the connection.
 
     Args:
         head: The request's head.

@@ -54,8 +54,8 @@ class Server:
         app: The app; its ``state.drain()``, if there is one, is called at the stop. Its
             ``state.management`` is told of refused connections, and has the app of a second port;
             its ``state.early_refusals`` refuse pictures by their first bytes, and its
-            ``state.direct_route`` is asked without ASGI between: those of requests only if no
-            middleware is before it.
+            ``state.direct_route`` answers requests without ASGI between. Where middleware stands
+            before that route, it has to see each request: then there is neither for requests.
         config: Address, TLS and limits.
         limits: Limits of connections, instead of those of `config`.
         grace_s: Seconds for what is under way at the end.

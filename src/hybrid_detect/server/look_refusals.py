@@ -14,7 +14,7 @@ from hybrid_detect.errors import (
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.admission import OverloadedError, StoppingError, TooLateError
 from hybrid_detect.server.connections import STOPPING
-from hybrid_detect.server.replies import error_reply
+from hybrid_detect.server.replies import BUG, error_reply
 
 __all__ = ["look_refusal"]
 
@@ -43,4 +43,4 @@ def look_refusal(request_id: int, error: Exception) -> ErrorReply:
         return error_reply(request_id, 503, "detector_failed", "the detector failed; try again")
     # A bug must not take a stream's other pictures with it, nor be shown to a stranger.
     logger.error("detecting failed with a bug", exc_info=error)
-    return error_reply(request_id, 500, "internal", "the server has a bug; see its log")
+    return replace(BUG, request_id=request_id)

@@ -80,7 +80,10 @@ class Management:
             self._observers.append(RequestLog(config.request_log))
 
     def observe(self, observer: Observer) -> None:
-        """Have `observer` told of the requests; before `middleware` is asked for."""
+        """Have `observer` told of the requests.
+
+        Before anything that asks `observation.is_on` is made.
+        """
         self._observers.append(observer)
 
     @property

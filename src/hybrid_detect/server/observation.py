@@ -1,9 +1,9 @@
 """What becomes of requests, streams and pictures, told to the metrics and the request log.
 
-An `Observation` keeps a `Record` of each request and stream. Where a reply
-leaves, `note_reply` adds it to the record of its connection, so that what counts needs no place of
-its own in the app. A record holds nothing that a caller chose: a route is one of `ROUTES`, a status
-and a code are the server's own, and the trace id is 32 hexadecimal digits.
+An `Observation` keeps a `Record` of each request and stream. Where a reply leaves, `note_reply`
+adds it to the record of its connection, so that what counts needs no place of its own in the app. A
+record holds nothing that a caller chose: a route is one of `ROUTES`, a status and a code are the
+server's own, and the trace id is 32 hexadecimal digits.
 """
 
 from __future__ import annotations

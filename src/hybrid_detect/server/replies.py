@@ -84,7 +84,7 @@ class HttpAnswer(NamedTuple):
     """Headers that many answers share."""
     body: bytes
     more: tuple[tuple[bytes, bytes], ...] = ()
-    """Headers of this one, made by this server alone."""
+    """Headers of this one. They are written unchecked: nothing that a caller chose may be there."""
     closes: bool = False
     """Whether the connection has to end with it."""
 
@@ -118,7 +118,7 @@ def http_answer(
 ) -> HttpAnswer:
     """`reply` as HTTP: sealed if its request was, else in the format the client speaks."""
     note_reply(connection, reply)
-    if received is not None and received.is_sealed:
+    if received is not None:
         # An intermediary needs no times of what is sealed: they are inside.
         body = received.protected(encode_reply(reply))
         return _answer(reply, SEALED_CONTENT_TYPE, body, tells_times=False)

@@ -47,19 +47,14 @@ class SealRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """An opened message, and the way to seal its reply."""
+    """A message that came sealed, opened; and the way to seal its reply."""
 
     message: bytes = field(repr=False)
-    _seal: Callable[[bytes], bytes] | None = field(default=None, repr=False)
-
-    @property
-    def is_sealed(self) -> bool:
-        """Whether it came sealed."""
-        return self._seal is not None
+    _seal: Callable[[bytes], bytes] = field(repr=False)
 
     def protected(self, reply: bytes) -> bytes:
-        """`reply` sealed if the message was, else as it is."""
-        return reply if self._seal is None else self._seal(reply)
+        """`reply`, sealed."""
+        return self._seal(reply)
 
 
 class Sealing:
@@ -121,20 +116,17 @@ class Sealing:
             return False
 
     async def receive(self, data: bytes) -> Received:
-        """The message in `data`, opened if it is sealed.
+        """The message in `data`, which is not taken as it is, opened.
 
         Raises:
-            SealRefusedError: If it does not open, comes late or again, or is in the clear where
-                that is not allowed.
+            SealRefusedError: If it does not open, comes late or again, or is in the clear.
         """
         number = peek_request_id(data)
         try:
             if kind_of(data) is None:
-                if self._require:
-                    raise _refused(
-                        number, 403, "encryption_required", "this server takes sealed pictures only"
-                    )
-                return Received(data)
+                raise _refused(
+                    number, 403, "encryption_required", "this server takes sealed pictures only"
+                )
             ring = self._current()
             keys = {} if ring is None else ring.accepted(self._now())
             request = open_request(data, keys)

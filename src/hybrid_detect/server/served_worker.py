@@ -82,7 +82,7 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
     ) -> None:
         super().__init__(detector, thread_name=thread_name, grace_s=grace_s)
         self._until_long = Timer()  # and then until it counts as hung
-        self._asking: asyncio.Future[None] | None = None  # held, or it might be collected
+        self._watching_client: asyncio.Future[None] | None = None  # held, or it might be collected
         self._begun: BegunLook | None = None
         self._job: LookJob | None = None  # the last that was asked for here
         self._watched: WorkerProcess | None = None
@@ -117,36 +117,36 @@ class ServedWorker(SupervisedWorker[EventLoopWorker]):
             begun = self.detector.begin_encoded(picture, **options)
         if begun is None:
             ask = partial(self.detector.detect_encoded, picture, **options)
-            return self._thread_s(ask, due_s, is_abandoned)
+            return self._look_by_thread(ask, due_s, is_abandoned)
         if begun.running is not self._watched:
             try:
                 self._wait_for(begun)
             except OSError:  # there is no file descriptor to be had
                 self._wait_no_more()  # or the next look would take it as waited for
-                return self._thread_s(begun.faces, due_s, is_abandoned)
+                return self._look_by_thread(begun.faces, due_s, is_abandoned)
         self._begun, self._due_s = begun, due_s
         self._job = job = LookJob(self.detector.drop)
         self._until_long.start(ASKED_EVERY_S, partial(self._begun_long, job, is_abandoned))
         return job
 
-    def _thread_s(
+    def _look_by_thread(
         self, ask: Callable[[], PictureFaces], due_s: float, is_abandoned: IsAbandoned | None
     ) -> LookJob:
-        """What the thread finds."""
+        """Have the thread ask, or wait for, the detector."""
         job = LookJob(self.detector.drop)
         done = self.submit(ask, due_s=due_s)
         done.add_done_callback(partial(_settle, job, done.result))
-        self._until_long.start(ASKED_EVERY_S, partial(self._ask, job, is_abandoned))
+        self._until_long.start(ASKED_EVERY_S, partial(self._watch_client, job, is_abandoned))
         return job
 
     def _begun_long(self, job: LookJob, is_abandoned: IsAbandoned | None) -> None:
-        self._ask(job, is_abandoned)
+        self._watch_client(job, is_abandoned)
         wait_s = max(self._due_s - time.monotonic(), 0.0) + self._grace_s()
         self._until_long.start(wait_s, partial(self._end_if_hung, job))
 
-    def _ask(self, job: LookJob, is_abandoned: IsAbandoned | None) -> None:
+    def _watch_client(self, job: LookJob, is_abandoned: IsAbandoned | None) -> None:
         if is_abandoned is not None:
-            self._asking = asyncio.ensure_future(_drop_if_abandoned(job, is_abandoned))
+            self._watching_client = asyncio.ensure_future(_drop_if_abandoned(job, is_abandoned))
 
     async def run(
         self, work: Callable[..., _Result], *args: object, due_s: float = math.inf

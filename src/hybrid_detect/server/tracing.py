@@ -106,15 +106,10 @@ class Tracing:
             began_s=now_s - took_s,
         ).end(error=code, ended_s=now_s)
 
-    def look(
-        self, request: DetectRequest, look: Callable[[], Awaitable[Detection]]
-    ) -> Awaitable[Detection]:
-        """Have the picture of `request` looked at by `look`, as a part of its frame's trace."""
-        return look() if self._tracer is NO_TRACER else self._traced(request, look)
-
-    async def _traced(
+    async def look(
         self, request: DetectRequest, look: Callable[[], Awaitable[Detection]]
     ) -> Detection:
+        """Have the picture of `request` looked at by `look`, as a part of its frame's trace."""
         came_s = time.time()
         with self._tracer.start_span(
             "picture",

@@ -1,7 +1,8 @@
 """A connection that carries a WebSocket: two messages wait for the app, the rest in TCP.
 
-The frames are read by `websockets`' protocol without I/O (`ServerProtocol`), compression off:
-pictures do not shrink, and deflate would make a message 24 to 44 times as expensive.
+A whole message in one frame is read and written by `websocket_frames`; all other frames by
+`websockets`' protocol without I/O (`ServerProtocol`). Compression is off: pictures do not shrink,
+and deflate would make a message 24 to 44 times as expensive.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         """Where the next bytes go, which nothing keeps."""
         early = self._context.early
         is_little_wanted = (self._frame.is_refused and self._drops_unread) or (
-            not self._frame.left_bytes and early is not None and early.may_refuse
+            not self._frame.left_bytes and early is not None and early.admission.is_pressed
         )
         return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
 
