@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
 
 from hybrid_detect.errors import BackendUnavailableError, ClosedError, InvalidFrameError
 from hybrid_detect.server.batching import Batcher
+
+from ..waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +120,24 @@ async def test_closing_fails_what_waits_and_what_comes() -> None:
         await waiting
     with pytest.raises(ClosedError):
         await batcher.submit(3)
+
+
+class Held:
+    """Lives as long as the frame of who waits."""
+
+
+async def refused(batcher: Batcher[int, int]) -> weakref.ref[Held]:
+    held = Held()
+    with contextlib.suppress(InvalidFrameError):
+        await batcher.submit(-1)
+    return weakref.ref(held)
+
+
+async def test_a_refused_picture_is_let_go() -> None:
+    """Its error would hold the frames of who waits, and so the picture, by a traceback."""
+    gc.disable()
+    try:
+        held = await refused(Batcher(Engine().look, most=1))
+        await until(lambda: held() is None)
+    finally:
+        gc.enable()

@@ -250,6 +250,27 @@ async def test_a_look_that_fails_keeps_no_picture(fails: str, by: str) -> None:
             gc.enable()
 
 
+async def failed(worker: ServedWorker) -> weakref.ref[Held]:
+    held = Held()
+
+    def work() -> None:
+        raise InvalidFrameError("no picture")
+
+    with contextlib.suppress(InvalidFrameError):
+        await worker.run(work)
+    return weakref.ref(held)
+
+
+async def test_work_of_the_thread_that_fails_keeps_nothing_of_who_asked() -> None:
+    async with served() as worker:
+        gc.disable()
+        try:
+            held = await failed(worker)
+            await until(lambda: held() is None)
+        finally:
+            gc.enable()
+
+
 async def test_what_the_thread_is_asked_meanwhile_waits_for_a_look_that_hangs() -> None:
     """As when a level is withdrawn. The thread is needed to end the look's process first."""
     async with served(grace_s=0.05) as worker:

@@ -54,7 +54,10 @@ class Batcher(Generic[_Item, _Result]):
         self._waiting.append((item, answer))
         if self._task is None:
             self._task = asyncio.create_task(self._work())
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # its error holds this frame: each would hold the other, and the item
 
     async def aclose(self) -> None:
         """Fail what waits. The engine's owner ends a batch that is under way."""

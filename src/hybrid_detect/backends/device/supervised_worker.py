@@ -177,6 +177,7 @@ async def outcome(job: asyncio.Future[_Result]) -> _Result:
     finally:
         if not job.done():
             job.add_done_callback(_drop_answer)
+        del job  # its error holds this frame: each would hold the other, and who has asked
 
 
 async def retried_once(
