@@ -46,8 +46,7 @@ __all__ = ["MAX_FRAGMENTS", "WebSocketConnection"]
 logger = logging.getLogger("hybrid_detect.server")
 
 MAX_FRAGMENTS = 1024
-"""Pieces of a WebSocket message: the largest in pieces of 4 KiB. Empty ones weigh nothing on the
-wire and much in memory."""
+"""Pieces of a message: the largest in pieces of 4 KiB. Empty ones cost their sender nothing."""
 
 MAX_WAITING = 2
 """Messages that wait for the app. With one, a close frame right behind it would not be seen."""

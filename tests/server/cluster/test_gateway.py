@@ -38,7 +38,7 @@ from hybrid_detect.server.cluster.ingress_peer import PEER_HEADER, IngressPeer, 
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.listening import Server
-from hybrid_detect.server.places import IsAbandoned
+from hybrid_detect.server.served_worker import IsAbandoned
 from hybrid_detect.server.tls import TlsConfig
 
 from ...deploy.gateways import free_port
