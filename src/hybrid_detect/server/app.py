@@ -235,7 +235,7 @@ class _App:
         except (BodyRefusedError, SealRefusedError) as refused:
             return http_answer(request, refused.reply)
         except ClientDisconnect:
-            return plain_answer(b"", "text/plain", status=CLIENT_GONE)  # which nobody reads
+            return plain_answer(b"", "text/plain", status=CLIENT_GONE)  # its client has gone
         is_sealed = received is not None
         is_wire = is_sealed or facts.is_wire
 

@@ -307,7 +307,7 @@ def _open_pipe() -> tuple[IO[bytes], IO[bytes]]:
 
     The first stays open here: so a command can be written after the process has died, and no
     SIGPIPE ends an app that has allowed it again. The process ends when the second is closed.
-    Nobody waits at it: an event loop writes, to a process that may answer without reading.
+    A write never waits: an event loop writes, and the process may answer without reading.
     """
     heard, spoken = os.pipe()
     if sys.platform != "win32":
