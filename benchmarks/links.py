@@ -176,15 +176,18 @@ def masked(payload: bytes, *, opcode: int = 0x2) -> bytes:
     """A frame as a client sends it."""
     mask = secrets.token_bytes(4)
     size = len(payload)
-    if size < 126:
-        head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
-    elif size < 65536:
-        head = struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
-    else:
-        head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
     keys = (mask * (size // 4 + 1))[:size]
     mixed = int.from_bytes(payload) ^ int.from_bytes(keys)
-    return head + mask + mixed.to_bytes(size)
+    return masked_head(size, opcode=opcode) + mask + mixed.to_bytes(size)
+
+
+def masked_head(size: int, *, opcode: int) -> bytes:
+    """What stands before the mask of a whole message of `size` bytes (RFC 6455, 5.2)."""
+    if size < 126:
+        return struct.pack("!BB", 0x80 | opcode, 0x80 | size)
+    if size < 65536:
+        return struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
+    return struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import base64
 import struct
 import time
 
+from links import masked_head
+
 from hybrid_detect.exchange.wire import DetectRequest, encode_request, peek_request_id
 
 __all__ = ["Stream", "message_of"]
@@ -29,14 +31,7 @@ def message_of(picture: bytes, *, deadline_s: float | None, session: str | None 
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:
-    size = len(payload)
-    if size < 126:
-        head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
-    elif size < 65536:
-        head = struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
-    else:
-        head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
-    return head + bytes(4) + payload
+    return masked_head(len(payload), opcode=opcode) + bytes(4) + payload
 
 
 class Stream(asyncio.Protocol):

@@ -73,6 +73,20 @@ def fragments(parts: list[bytes]) -> list[bytes]:
     ]
 
 
+def opened(app: Any) -> tuple[WebSocketConnection, Context]:
+    """A connection to `app` whose handshake has come, and what it has of its server."""
+    limits = ConnectionLimits(connections=1, connections_per_peer=1)
+    context = Context(
+        app=app, limits=limits, max_message_bytes=MAX_BYTES, connections=Connections(limits)
+    )
+    head, _ = HeadParser().feed(HEAD)
+    assert head is not None
+    addresses = {"client": None, "server": None, "is_tls": False, "peer": ""}
+    connection = WebSocketConnection(context, Transport(), head, addresses)
+    connection.open(b"")
+    return connection, context
+
+
 async def received(pieces: list[bytes]) -> list[bytes | int | None]:
     """What the app gets of these pieces; last the code of the end, if there is one."""
     seen: list[bytes | int | None] = []
@@ -84,15 +98,7 @@ async def received(pieces: list[bytes]) -> list[bytes | int | None]:
             seen.append(message["bytes"])
         seen.append(message["code"])
 
-    limits = ConnectionLimits(connections=1, connections_per_peer=1)
-    context = Context(
-        app=app, limits=limits, max_message_bytes=MAX_BYTES, connections=Connections(limits)
-    )
-    head, _ = HeadParser().feed(HEAD)
-    assert head is not None
-    addresses = {"client": None, "server": None, "is_tls": False, "peer": ""}
-    connection = WebSocketConnection(context, Transport(), head, addresses)
-    connection.open(b"")
+    connection, context = opened(app)
     for piece in (b"", *pieces):
         if piece:
             connection.data_received(piece)
@@ -198,15 +204,7 @@ async def test_what_an_app_has_not_taken_ends_with_it() -> None:
         await send({"type": "websocket.accept"})
         await ends.wait()
 
-    limits = ConnectionLimits(connections=1, connections_per_peer=1)
-    context = Context(
-        app=app, limits=limits, max_message_bytes=MAX_BYTES, connections=Connections(limits)
-    )
-    head, _ = HeadParser().feed(HEAD)
-    assert head is not None
-    addresses = {"client": None, "server": None, "is_tls": False, "peer": ""}
-    connection = WebSocketConnection(context, Transport(), head, addresses)
-    connection.open(b"")
+    connection, context = opened(app)
     await until(lambda: connection.is_open)
     connection.data_received(frame(Opcode.BINARY, bytes(200)) * 2)
     assert len(connection._events) == 2

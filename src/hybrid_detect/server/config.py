@@ -99,8 +99,8 @@ class ServerConfig:
     refuses to start otherwise. The log tells."""
     min_confidence: float = 0.1
     """The lowest score that faces are reported with, whatever a client asks for; the reply says
-    what was applied. Clients that ask for none get the model's own, such as 0.45. Below a tenth
-    nearly all of what a detector reports is no face, and a picture takes longer."""
+    what was applied. Clients that ask for none get the model's own, such as 0.45. A detector that
+    reports scores below 0.1 takes longer, and nearly all that it adds are not faces."""
     detectors: int | None = None
     """Detectors, each in a process of its own; fewer are started if memory is short of so many.
     `None` for what suits the level; see `detectors_at`."""
