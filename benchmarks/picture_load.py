@@ -40,7 +40,9 @@ class Answer(NamedTuple):
 
     body: bytes
     took_s: float
-    """From the picture's moment, which with `Load.at_random` need not be that of its sending."""
+    """From the picture's moment, which with `at_random` need not be that of its sending."""
+    is_within: bool = True
+    """Whether it came before the time of the load was over."""
 
 
 @dataclass
@@ -60,6 +62,9 @@ class Load:
     lost: int = 0
     late: int = 0
     """Answered after their deadline."""
+    good: int = 0
+    """Answered in time, and before the load's time was over: what waits at its end is looked at
+    beyond it, and would make a rate of a few seconds too high by the length of the queue."""
     client_s: float = 0.0
     """Processor seconds that the clients took."""
 
@@ -68,15 +73,16 @@ class Load:
         """What the answers of this server say."""
         load = cls(seconds, lost=sent.lost, client_s=sent.client_s)
         for answer in sent.answers:
-            load._note(answer.body, answer.took_s, deadline_s)
+            load._note(answer, deadline_s)
         return load
 
     @property
     def per_s(self) -> float:
         """Pictures answered in time, a second."""
-        return (len(self.answered_s) - self.late) / self.seconds
+        return self.good / self.seconds
 
-    def _note(self, body: bytes, took_s: float, deadline_s: float | None) -> None:
+    def _note(self, answer: Answer, deadline_s: float | None) -> None:
+        body, took_s = answer.body, answer.took_s
         if body.startswith(b"{"):  # of a connection that was not let in
             self.refused_s.append(took_s)
             code = json.loads(body)["code"]
@@ -85,7 +91,9 @@ class Load:
         reply = decode_reply(body)
         if isinstance(reply, ResultReply):
             self.answered_s.append(took_s)
-            self.late += deadline_s is not None and took_s > deadline_s
+            is_late = deadline_s is not None and took_s > deadline_s
+            self.late += is_late
+            self.good += answer.is_within and not is_late
             self.levels[reply.quality] = self.levels.get(reply.quality, 0) + 1
         else:
             assert isinstance(reply, ErrorReply)
@@ -248,7 +256,9 @@ def at_random(
                     if links:
                         free.append(crowd.link())
                 for body in bodies or ():
-                    sent.answers.append(Answer(body, time.perf_counter() - under_way.pop(link)))
+                    now_s = time.perf_counter()
+                    took_s, is_within = now_s - under_way.pop(link), now_s < began_s + seconds
+                    sent.answers.append(Answer(body, took_s, is_within))
                     free.append(link)
             if next_s >= seconds and not came:
                 sent.lost += len(under_way) + len(waiting)
