@@ -47,7 +47,7 @@ from hybrid_detect.server.head_facts import facts_of
 from hybrid_detect.server.health import Health
 from hybrid_detect.server.live import PRESENCE, LiveSessions
 from hybrid_detect.server.live_routes import LiveRoutes
-from hybrid_detect.server.look_refusals import look_refusal
+from hybrid_detect.server.look_refusals import bug_reply, look_refusal
 from hybrid_detect.server.management import Management
 from hybrid_detect.server.observation import (
     CLIENT_GONE,
@@ -284,6 +284,21 @@ class _App:
         is_abandoned: Callable[[], Awaitable[bool]],
     ) -> bytes:
         """The message that answers `data`, one of a stream or a batch; sealed if that was."""
+        try:
+            return await self._message(data, receive_s, connection, is_abandoned=is_abandoned)
+        except Exception as error:  # or its client would wait until its deadline
+            reply = bug_reply(peek_request_id(data), error)
+            note_reply(connection, reply)
+            return encode_reply(reply)
+
+    async def _message(
+        self,
+        data: bytes,
+        receive_s: float | None,
+        connection: HTTPConnection,
+        *,
+        is_abandoned: Callable[[], Awaitable[bool]],
+    ) -> bytes:
         received: Received | None = None
         message = data
         if not self._sealing.is_taken_as_it_is(data):
@@ -311,9 +326,10 @@ class _App:
             is_sealed=received is not None,
             is_abandoned=is_abandoned,
         )
-        note_reply(connection, reply, unread)
         encoded = encode_reply(reply)
-        return encoded if received is None else received.protected(encoded)
+        answer = encoded if received is None else received.protected(encoded)
+        note_reply(connection, reply, unread)
+        return answer
 
     async def _reply(
         self,

@@ -16,7 +16,7 @@ from hybrid_detect.server.admission import OverloadedError, StoppingError, TooLa
 from hybrid_detect.server.connections import STOPPING
 from hybrid_detect.server.replies import BUG, error_reply
 
-__all__ = ["look_refusal"]
+__all__ = ["bug_reply", "look_refusal"]
 
 logger = logging.getLogger("hybrid_detect.server")
 
@@ -41,6 +41,13 @@ def look_refusal(request_id: int, error: Exception) -> ErrorReply:
         # The model is read again for a detector that is started anew.
         logger.warning("a picture met a dying detector: %s", error)
         return error_reply(request_id, 503, "detector_failed", "the detector failed; try again")
-    # A bug must not take a stream's other pictures with it, nor be shown to a stranger.
-    logger.error("detecting failed with a bug", exc_info=error)
+    return bug_reply(request_id, error)
+
+
+def bug_reply(request_id: int, error: Exception) -> ErrorReply:
+    """The reply to the picture of `request_id`, whose look or answer failed with a bug.
+
+    It must not take a stream's other pictures with it, nor be shown to a stranger.
+    """
+    logger.error("answering a picture failed with a bug", exc_info=error)
     return replace(BUG, request_id=request_id)
