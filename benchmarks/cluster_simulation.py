@@ -44,11 +44,13 @@ class Outcome:
     seconds: float
     latencies_s: list[float] = field(default_factory=list)
     refused: int = 0
+    within: int = 0
+    """Answered before the time was over, in which they came."""
 
     @property
     def answered_per_s(self) -> float:
-        """Pictures answered a second."""
-        return len(self.latencies_s) / self.seconds
+        """Pictures answered a second, without those that were at last, after the time."""
+        return self.within / self.seconds
 
     def percentile_s(self, share: float) -> float:
         """The latency that `share` of the answered pictures did not exceed."""
@@ -108,7 +110,8 @@ def simulate(
     came_s = chance.expovariate(rate_per_s)
     while came_s < seconds:
         now_s = owner.passed(gateway.passed(came_s))
-        _dispatch(there, measured, chance, came_s, now_s, outcome)
+        found = _dispatch(there, measured, chance, came_s, now_s, outcome)
+        outcome.within += found is not None and came_s + found[0] < seconds
         came_s += chance.expovariate(rate_per_s)
     return outcome
 

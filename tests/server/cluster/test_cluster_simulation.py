@@ -61,6 +61,7 @@ def test_no_number_of_replicas_does_what_the_gateway_cannot() -> None:
     found = simulation.simulate(costs, replicas=100, rate_per_s=200, seconds=20)
     assert found.percentile_s(0.99) > 5.0
     assert found.percentile_s(0.0) < 0.1
+    assert found.answered_per_s == pytest.approx(100, rel=0.03), "not what came, nor what was late"
 
 
 def test_the_rule_brings_the_replicas_that_a_sudden_load_needs() -> None:
