@@ -29,6 +29,7 @@ from functools import lru_cache
 from typing import Any
 
 from hybrid_detect.errors import ProtocolError
+from hybrid_detect.exchange.usual_headers import usual_fields
 from hybrid_detect.exchange.wire_faces import MAX_FACES, face_from_json, faces_to_text
 from hybrid_detect.exchange.wire_messages import DetectRequest, ErrorReply, ResultReply
 from hybrid_detect.exchange.wire_values import (
@@ -141,19 +142,30 @@ def decode_request(data: bytes) -> DetectRequest:
     Raises:
         ProtocolError: If it is not a well-formed detect message.
     """
-    kind, request_id, header, payload = _unpack(data, max_header_bytes=MAX_REQUEST_HEADER_BYTES)
-    if kind != _DETECT:
-        fail("a detect message", f"type {kind}")
-    if not payload:
-        fail("a picture", "an empty payload")
-    # A header has few of the fields that there are: so it is asked for its own.
+    kind, request_id, end = _preamble_of(data, max_header_bytes=MAX_REQUEST_HEADER_BYTES)
+    payload = bytes(data[end:])
+    is_usual = kind == _DETECT and payload
+    values = usual_fields(data, PREAMBLE_BYTES, end) if is_usual else None
+    if values is None:
+        header = json_object(data[PREAMBLE_BYTES:end], "header")
+        if kind != _DETECT:
+            fail("a detect message", f"type {kind}")
+        if not payload:
+            fail("a picture", "an empty payload")
+        values = _fields_of(header)
+    return DetectRequest(request_id=request_id, image=payload, **values)
+
+
+def _fields_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a request that `header` gives."""
+    # It has few of those that there are: so it is asked for its own.
     values: dict[str, Any] = {}
     for name, value in header.items():
         if (read := _REQUEST_FIELDS.get(name)) is not None:
             values[name] = read(value, name)
     if "traceparent" in header:
         values["traceparent"], values["tracestate"] = _trace_of(header)
-    return DetectRequest(request_id=request_id, image=payload, **values)
+    return values
 
 
 def encode_reply(reply: ResultReply | ErrorReply) -> bytes:
@@ -230,7 +242,7 @@ def decode_reply(data: bytes) -> ResultReply | ErrorReply:
     Raises:
         ProtocolError: If it is not a well-formed result or error message.
     """
-    kind, request_id, header, _ = _unpack(data, max_header_bytes=MAX_REPLY_HEADER_BYTES)
+    kind, request_id, header = _unpack(data, max_header_bytes=MAX_REPLY_HEADER_BYTES)
     if kind == _ERROR:
         return ErrorReply(
             request_id=request_id,
@@ -290,7 +302,7 @@ def peek_request_id(data: bytes) -> int:
 def peek_trace(data: bytes) -> tuple[str, str]:
     """The ``traceparent`` and ``tracestate`` of a detect message that is refused unread."""
     try:
-        kind, _, header, _ = _unpack(data, max_header_bytes=MAX_REQUEST_HEADER_BYTES)
+        kind, _, header = _unpack(data, max_header_bytes=MAX_REQUEST_HEADER_BYTES)
     except ProtocolError:
         return "", ""
     return _trace_of(header) if kind == _DETECT else ("", "")
@@ -312,7 +324,14 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _quoted = lru_cache(maxsize=64)(_ENCODER.encode)
 
 
-def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, Any], bytes]:
+def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, Any]]:
+    """The kind of a message, its request id and its header."""
+    kind, request_id, end = _preamble_of(data, max_header_bytes=max_header_bytes)
+    return kind, request_id, json_object(data[PREAMBLE_BYTES:end], "header")
+
+
+def _preamble_of(data: bytes, *, max_header_bytes: int) -> tuple[int, int, int]:
+    """The kind of a message, its request id, and where its header ends."""
     size = len(data)
     if size < PREAMBLE_BYTES:
         fail(f"at least {PREAMBLE_BYTES} bytes", f"{size}")
@@ -326,8 +345,7 @@ def _unpack(data: bytes, *, max_header_bytes: int) -> tuple[int, int, dict[str, 
     end = PREAMBLE_BYTES + length
     if size < end:
         fail(f"{length} header bytes", f"{size - PREAMBLE_BYTES}")
-    header = json_object(data[PREAMBLE_BYTES:end], "header")
-    return kind, request_id, header, bytes(data[end:])
+    return kind, request_id, end
 
 
 def _trace_of(header: Mapping[str, Any]) -> tuple[str, str]:
