@@ -151,9 +151,21 @@ class AdmittedMessages:
         except asyncio.CancelledError:
             if not self._is_idle or self._task is None or self._task.uncancel():
                 raise
-            return None
+            self._is_idle = False
+            return self._there_already()
         finally:
             self._is_waiting = False
+
+    def _there_already(self) -> Message | None:
+        """What came in the very step of the event loop that ended the wait; `None` for nothing."""
+        wait = self._receive_any().__await__()
+        try:
+            next(wait)
+        except StopIteration as ended:
+            message: Message = ended.value
+            return message
+        wait.close()  # it would have to wait
+        return None
 
     @property
     def _left_s(self) -> float:
