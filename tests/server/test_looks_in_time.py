@@ -608,6 +608,7 @@ CALLERS = st.sampled_from("abc")
             st.tuples(st.just("add"), DEADLINES_S, CALLERS),
             st.tuples(st.just("end"), st.integers(0, 20), CALLERS),
             st.tuples(st.just("ask"), DEADLINES_S, CALLERS),
+            st.tuples(st.just("pass"), st.floats(0.01, 0.5), CALLERS),
         ),
         max_size=25,
     ),
@@ -640,6 +641,8 @@ def test_what_a_picture_would_be_told_is_what_it_is_told(
             for number, (what, value, caller) in enumerate(steps):
                 if what == "add":
                     await looks.add(str(number), value, caller=caller)
+                elif what == "pass":
+                    clock.advance(float(value or 0))
                 elif what == "ask":
                     admission.refusal(value, caller=caller)
                 elif looks.order:
@@ -709,6 +712,37 @@ async def test_a_refusal_is_found_once_for_all_with_as_much_time(
         )
         assert all(admission.refusal(1.0) is not None for _ in range(5))
         assert found == [1.0]
+
+
+@pytest.mark.parametrize(("waiting", "look_s"), [(16, 0.4), (1, 0.001)], ids=["late", "full"])
+async def test_a_refusal_that_no_time_ends_is_found_once(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch, waiting: int, look_s: float
+) -> None:
+    """Where one that waits is late by itself, or as many wait as may, only a change lets one in."""
+    admission = opened(clock, look_s=look_s, waiting=waiting)
+    async with looks_at(admission) as looks:
+        for name in "ab":
+            await looks.add(name, 1.0)
+        clock.advance(0.6)
+        found: list[float | None] = []
+        place = admission.place
+        monkeypatch.setattr(
+            admission, "place", lambda *a, **kw: found.append(a[0]) or place(*a, **kw)
+        )
+        assert all(admission.refusal(5.0 + more_s) == look_s for more_s in range(3))
+        assert found == [5.0]
+        await looks.end("a")
+        assert admission.refusal(5.0) is None
+
+
+async def test_a_refusal_that_no_time_ends_is_one_caller_s(clock: FakeClock) -> None:
+    """Another's picture makes one of this caller's go."""
+    admission = opened(clock, look_s=0.001, waiting=2)
+    async with looks_at(admission) as looks:
+        for name in "abc":
+            await looks.add(name, 1.0, caller="a")
+        assert admission.refusal(1.0, caller="a") is not None
+        assert admission.refusal(1.0, caller="b") is None
 
 
 async def test_a_full_server_looks_closer(clock: FakeClock) -> None:

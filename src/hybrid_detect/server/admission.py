@@ -127,17 +127,20 @@ class Admission:
         if has_place or self.is_closed or not self._places:
             return None
         now_s, patience_s = self._clock(), _patience_s(deadline_s)
-        told = now_s, patience_s, self._times.quickest.safe_s
-        known = self._refusals.get(caller)
-        if known is None or patience_s > known.patience_s or known.wait_s(*told) <= 0:
+        if patience_s <= 0:
+            return None
+        quick, known = self._times.quickest, self._refusals.get(caller)
+        wait_s = 0.0 if known is None else known.wait_s(now_s, patience_s, quick.safe_s)
+        if known is None or not (known.lasts or (wait_s > 0 and patience_s <= known.patience_s)):
             look = self.place(deadline_s, caller=caller)
-            if patience_s <= 0 or self._displaced_by(look) is not None:
+            if self._displaced_by(look) is not None:
                 return None
             # The clock has gone on since `place`: by what is left, an equal one would not be known.
             known = self._refusal_of(look)._replace(patience_s=patience_s)
             self._refusals[caller] = known
+            wait_s = known.wait_s(now_s, patience_s, quick.safe_s)
         self._refused_s = now_s
-        return max(known.wait_s(*told), self._times.quickest.mean_s)
+        return max(wait_s, quick.mean_s)
 
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
@@ -278,8 +281,8 @@ class Admission:
             if too_late is None:
                 return displaced
             counts = Counter(each.caller for each in order)
-            most, count = counts.most_common(1)[0]
-            if count <= counts[look.caller] or len(displaced) == MOST_DISPLACED:
+            most = max(counts, key=counts.__getitem__)
+            if counts[most] <= counts[look.caller] or len(displaced) == MOST_DISPLACED:
                 return None
             # Those behind it keep their times; the last before would be as late as itself else.
             theirs = [each for each in order[: too_late + 1] if each.caller == most]
@@ -297,11 +300,17 @@ class Admission:
         return max(wait_s, quick.mean_s)
 
     def _refusal_of(self, look: Look) -> Refusal:
-        ends, first_s = self._ends(self._ordered(self._waiting)), self._free_s()
+        order, first_s = self._ordered(self._waiting), self._free_s()
+        ends = self._ends(order)
         # A place among those that wait is free once so many have begun.
-        begun = len(self._waiting) - self._max_waiting
+        begun = len(order) - self._max_waiting
         room_s = ends.begins_s[begun] if begun >= 0 else -math.inf
-        return Refusal(look.ends_s - self._clock(), min(ends.free_s), room_s, first_s)
+        # It would make no other go, and what is late now is late behind it as well.
+        count = Counter(each.caller for each in order)
+        has_most = count[look.caller] + 1 >= max(count.values(), default=0)
+        lasts = has_most and (begun >= 0 or self._late_in(order, ends) is not None)
+        patience_s = look.ends_s - self._clock()
+        return Refusal(patience_s, min(ends.free_s), room_s, first_s, lasts)
 
     def _ordered(self, looks: Iterable[Look]) -> list[Look]:
         return self._turns.ordered(looks, look_s=self._times.quickest.mean_s)
@@ -317,7 +326,9 @@ class Admission:
             order: Those that wait, in the order of their turns.
             first: The level of a look that would begin before them.
         """
-        ends = self._ends(order, first)
+        return self._late_in(order, self._ends(order, first))
+
+    def _late_in(self, order: Sequence[Look], ends: Ends) -> int | None:
         safe_s = self._times.quickest.safe_s
         for number, (look, begins_s) in enumerate(zip(order, ends.begins_s, strict=True)):
             if begins_s + safe_s > look.ends_s:

@@ -10,6 +10,7 @@ next; among a caller's own, too.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Protocol, TypeVar
 
 __all__ = ["FairTurns", "Waiting"]
@@ -34,6 +35,7 @@ class Waiting(Protocol):
 
 
 _Waiting = TypeVar("_Waiting", bound=Waiting)
+_ENDS_S = attrgetter("ends_s")
 
 
 class FairTurns:
@@ -53,14 +55,14 @@ class FairTurns:
         look_s = max(look_s, LEAST_S)
         starts_s: dict[str, float] = {}
         tagged = []
-        for each in sorted(waiting, key=lambda one: one.ends_s):
+        for number, each in enumerate(sorted(waiting, key=_ENDS_S)):
             start_s = starts_s.get(each.caller)
             if start_s is None:
                 start_s = self._start_s(each.caller)
             starts_s[each.caller] = start_s + look_s
-            tagged.append((start_s, each))
-        tagged.sort(key=lambda pair: pair[0])  # stable: the least time left first among equals
-        return [each for _, each in tagged]
+            tagged.append((start_s, number, each))  # the least time left first among equals
+        tagged.sort()
+        return [each for _, _, each in tagged]
 
     def first(self, waiting: Iterable[_Waiting]) -> _Waiting:
         """The first of `waiting`, of which there is one at least, in the order of their turns."""

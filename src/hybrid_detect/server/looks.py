@@ -88,6 +88,9 @@ class Refusal(NamedTuple):
     ends_s: float
     """When the first look under way is expected to end. Past that, each moment that it goes on puts
     off what is behind it, so that nothing comes nearer."""
+    lasts: bool
+    """Whether all of the caller's are refused meanwhile, however much time they have: as many wait
+    as may, or one that waits is late by itself."""
 
     def wait_s(self, now_s: float, patience_s: float, safe_s: float) -> float:
         """Seconds until one with so much time, for a look of `safe_s`, can be let in."""
