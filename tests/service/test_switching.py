@@ -19,6 +19,7 @@ from hybrid_detect.config import ServiceConfig
 from hybrid_detect.errors import AllBackendsFailedError, ClosedError, ConfigurationError
 from hybrid_detect.monitoring.events import BackendEvent, SettingsEvent
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
+from hybrid_detect.selection.fixed import FixedPolicy
 from hybrid_detect.selection.policy import ORDERS
 from hybrid_detect.service import backend_factory
 from hybrid_detect.service.hybrid import HybridDetectionService
@@ -316,6 +317,96 @@ async def test_backends_of_the_app_stay_open_and_get_no_frame(made: Made) -> Non
         await service.set_mode("on_device")
         assert (await service.process_image(IMAGE)).backend is DEVICE
         await service.set_mode("cloud")
+        assert (await service.process_image(IMAGE)).backend is CLOUD
+
+
+@pytest.mark.virtual_time
+async def test_a_mode_that_no_backend_of_the_app_serves_is_refused_and_the_old_one_stays() -> None:
+    cloud = FakeBackend("cloud")
+    async with service_of("cloud", backends=[cloud]) as service:
+        with pytest.raises(ConfigurationError) as refused:
+            await service.set_mode("on_device")
+        assert str(refused.value) == (
+            "no backend of mode 'on_device' can work: device: not given; the backends that were "
+            "given serve the modes auto, cloud, prefer_cloud, prefer_on_device"
+        )
+        assert service.status().mode is service.config.mode is DetectionMode.CLOUD
+        assert (await service.process_image(IMAGE)).backend is CLOUD
+        await service.set_mode("prefer_on_device")
+        assert (await service.process_image(IMAGE)).backend is CLOUD
+
+
+@pytest.mark.parametrize(
+    "service", [HybridDetectionService, hybrid_detect.sync.HybridDetectionService]
+)
+def test_a_service_is_not_made_for_a_mode_that_its_backends_do_not_serve(service: Any) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"streaming: not given; .* serve the modes auto, on_"
+    ):
+        service(mode="streaming", backends=[FakeBackend("device")])
+    with pytest.raises(ConfigurationError, match="mode 'auto' can work: streaming: not given; dev"):
+        service(backends=[])
+    with pytest.raises(ConfigurationError, match="cloud: the privacy policy lets no frame leave"):
+        service(
+            config=ServiceConfig(mode="cloud"),
+            backends=[FakeBackend("cloud"), FakeBackend("device")],
+            privacy=PrivacyPolicy(may_leave=False),
+        )
+
+
+@pytest.mark.virtual_time
+async def test_a_policy_of_the_app_may_use_its_backends_in_any_mode() -> None:
+    policy = FixedPolicy(backend="cloud")
+    async with service_of("on_device", backends=[FakeBackend("cloud")], policy=policy) as service:
+        assert (await service.process_image(IMAGE)).backend is CLOUD
+        await service.set_mode("streaming")
+        assert (await service.process_image(IMAGE)).backend is CLOUD
+
+
+@pytest.mark.virtual_time
+async def test_a_mode_of_the_apps_backends_that_privacy_denies_is_refused() -> None:
+    both = [FakeBackend("cloud"), FakeBackend("device")]
+    async with service_of("prefer_cloud", backends=both) as service:
+        await service.set_privacy("local_only")
+        with pytest.raises(ConfigurationError, match=r"cloud: .*lets no frame leave.*on_device"):
+            await service.set_mode("cloud")
+        assert (await service.process_image(IMAGE)).backend is DEVICE
+
+
+class NeverStarts(FakeBackend):
+    async def start(self) -> None:
+        raise ConfigurationError("it has no licence")
+
+
+@pytest.mark.virtual_time
+async def test_an_apps_backend_that_cannot_start_serves_no_mode() -> None:
+    with pytest.raises(ConfigurationError, match="it has no licence"):
+        async with service_of("cloud", backends=[NeverStarts("cloud"), FakeBackend("device")]):
+            pass
+    both = [NeverStarts("cloud"), FakeBackend("device")]
+    async with service_of("prefer_cloud", backends=both) as service:
+        for _ in range(2):
+            with pytest.raises(ConfigurationError, match=r"cloud: it has no licence; .*on_device"):
+                await service.set_mode("cloud")
+            await service.set_mode("on_device")  # which does not make that forgotten
+            assert [each.unavailable_reason for each in service.status().backends] == [
+                "",
+                "it has no licence",
+            ]
+            await service.set_mode("auto")
+
+
+@pytest.mark.virtual_time
+async def test_a_mode_waits_for_the_apps_backends_of_it_alone(made: Made) -> None:
+    made.gate.clear()
+    cloud, device = Fake(CLOUD, made.gate), FakeBackend("device")
+    async with service_of("on_device", backends=[cloud, device]) as service:
+        switching = asyncio.create_task(service.set_mode("cloud"))
+        await steps(20)
+        assert not switching.done()
+        assert (await service.process_image(IMAGE)).backend is DEVICE
+        made.gate.set()
+        await switching
         assert (await service.process_image(IMAGE)).backend is CLOUD
 
 

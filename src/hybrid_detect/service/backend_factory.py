@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeAlias
@@ -17,10 +17,11 @@ from hybrid_detect.destination import Destination
 from hybrid_detect.errors import ConfigurationError
 from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
+from hybrid_detect.selection.policy import ORDERS
 from hybrid_detect.service.backend_group import BackendGroup, grouped
 from hybrid_detect.service.ledger import Ledger
 from hybrid_detect.service.managed_backend import ManagedBackend
-from hybrid_detect.types import BackendKind
+from hybrid_detect.types import BackendKind, DetectionMode
 
 __all__ = ["BackendFactory", "Made", "Member"]
 
@@ -39,18 +40,21 @@ class Made:
     error: ConfigurationError | None = None
     """The error of the only kind that was asked for, if that cannot work as configured."""
 
-    def require_one(self, mode: str, others: Mapping[BackendKind, Member] | None = None) -> None:
-        """Raise if there is no backend for `mode`, neither here nor among `others`.
+    def require_one(self, mode: DetectionMode) -> None:
+        """Raise if no backend of `mode` was made.
 
         Raises:
-            ConfigurationError: If there is none.
+            ConfigurationError: If none was; it names the modes that those made can serve.
         """
-        if self.members or others:
+        if any(kind in self.members for kind in ORDERS[mode]):
             return
         if self.error is not None:
             raise self.error
-        reasons = "; ".join(f"{kind.value}: {reason}" for kind, reason in self.missing.items())
-        msg = f"no backend of mode {str(mode)!r} can work: {reasons}"
+        reasons = [f"{kind}: {self.missing.get(kind, 'not given')}" for kind in ORDERS[mode]]
+        msg = f"no backend of mode {str(mode)!r} can work: {'; '.join(reasons)}"
+        served = [each for each in DetectionMode if set(ORDERS[each]) & set(self.members)]
+        if served:
+            msg += f"; the backends that were given serve the modes {', '.join(served)}"
         raise ConfigurationError(msg)
 
 

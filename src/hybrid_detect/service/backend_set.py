@@ -40,9 +40,11 @@ class BackendSet:
         clock: Monotonic time in seconds.
         on_change: Called when a backend becomes usable or unusable; `None` if no hook asks.
         ledger: Knows what a frame costs, and whether there is money for it.
+        has_policy: Whether a policy of the app's own decides: it may use any of the given backends
+            in any mode.
 
     Raises:
-        ConfigurationError: If no backend can work as configured.
+        ConfigurationError: If no backend of the mode can work as configured.
     """
 
     def __init__(
@@ -54,20 +56,22 @@ class BackendSet:
         clock: Callable[[], float],
         on_change: Callable[[BackendEvent], None] | None,
         ledger: Ledger,
+        has_policy: bool = False,
     ) -> None:
         self._factory = BackendFactory(
             config, privacy=privacy, clock=clock, on_change=on_change, ledger=ledger
         )
         self._is_given = given is not None
+        self._serves_any_mode = has_policy and self._is_given
         if given is None:
             made = self._factory.create(ORDERS[detection_mode(config.mode)])
-            made.require_one(config.mode)
         else:
             made = self._factory.permit(given)
         self.by_kind = made.members
         """The backends; those of one kind are a group that stands in for each other."""
         self.missing = made.missing
         """Why the other kinds of the mode are not there."""
+        self._require_one(detection_mode(config.mode), made, {})
         self.meters = self._factory.meters
         """Know the links to the hosts of the remote backends."""
         self._leaving: dict[BackendKind, Member] = {}
@@ -115,8 +119,8 @@ class BackendSet:
         try:
             await _start(made)
             if may_wait:
-                made.require_one(mode, kept)
-                await _usable(kept | made.members, mode)
+                self._require_one(mode, made, kept)
+                await _usable(kept | made.members, self._needed(mode))
         except BaseException:
             if self._is_given:  # the app's own are not closed for it
                 self.by_kind.update(made.members)
@@ -132,15 +136,40 @@ class BackendSet:
             if reason := self._why_denied(member):
                 made.missing[kind] = reason
                 denied[kind] = member
-        self.missing.clear()
-        self.missing.update(made.missing)
+        # One that the app brought and that could not start is not tried again.
+        reasons = dict(self.missing) | made.missing if self._is_given else made.missing
         for kind, member in kept.items():
             if self._leaving.get(kind) is member:
                 self._retiring.pop(kind).cancel()
                 del self._leaving[kind]
                 self.by_kind[kind] = member
         self.by_kind.update({k: m for k, m in made.members.items() if k not in denied})
+        self.missing.clear()
+        self.missing.update({k: why for k, why in reasons.items() if k not in self.by_kind})
         await _close(denied.values())
+
+    def _require_one(
+        self, mode: DetectionMode, made: Made, kept: Mapping[BackendKind, Member]
+    ) -> None:
+        """Raise if there is no backend for `mode`, neither made now nor kept.
+
+        Raises:
+            ConfigurationError: If there is none.
+        """
+        able, missing = dict(made.members), dict(made.missing)
+        if self._is_given:
+            missing = self.missing | missing
+        for kind, member in kept.items():
+            # What privacy denies is closed and made anew, but for the backends of the app.
+            if self._is_given and (reason := self._why_useless(member)):
+                missing[kind] = reason
+            else:
+                able[kind] = member
+        Made(able, missing, made.error).require_one(self._needed(mode))
+
+    def _needed(self, mode: DetectionMode) -> DetectionMode:
+        """`mode`, or that of every kind where `mode` decides nothing."""
+        return DetectionMode.AUTO if self._serves_any_mode else mode
 
     def retire_for(self, mode: DetectionMode) -> None:
         """Close what `mode` does not need once the frames that are under way have ended."""
@@ -193,6 +222,11 @@ class BackendSet:
         reasons = (self._factory.denied_reason(member.kind, d) for d in member.destinations)
         return next(filter(None, reasons), "")
 
+    def _why_useless(self, member: Member) -> str:
+        """Why `member` may send no frame to any of its destinations; empty if to some."""
+        reasons = [self._factory.denied_reason(member.kind, d) for d in member.destinations]
+        return reasons[0] if all(reasons) else ""
+
     def _tell_gone(self, member: Member, reason: str) -> None:
         if self._factory.on_change is not None:
             event = BackendEvent(
@@ -204,24 +238,25 @@ class BackendSet:
             )
             self._factory.on_change(event)
 
-    async def start(self) -> None:
+    async def start(self, mode: DetectionMode) -> None:
         """Start all of them, without waiting for any; one that cannot work is left out.
 
         Raises:
-            ConfigurationError: If there is only one, and it can never work as configured.
+            ConfigurationError: If it is the only one left of `mode`.
         """
+        needed = ORDERS[self._needed(mode)]
         for kind, backend in tuple(self.by_kind.items()):
             try:
                 await backend.start()
             except ConfigurationError as error:
-                if len(self.by_kind) == 1:
+                if [each for each in needed if each in self.by_kind] == [kind]:
                     raise
                 self.missing[kind] = str(error)
                 await self.by_kind.pop(kind).aclose()
 
     async def usable(self, mode: DetectionMode) -> None:
         """Wait until one can take a frame, or all have failed their first check."""
-        await _usable(self.by_kind, mode)
+        await _usable(self.by_kind, self._needed(mode))
 
     async def all_checked(self) -> None:
         """Wait until each has either become ready or failed to for the first time."""
@@ -292,7 +327,8 @@ async def _close(backends: Iterable[Member | Backend]) -> None:
 
 
 async def _usable(backends: Mapping[BackendKind, Member], mode: DetectionMode) -> None:
-    """Wait until one of `backends` can take a frame, or all have failed their first check."""
+    """Wait until one of `mode` can take a frame, or all have failed their first check."""
+    backends = {kind: member for kind, member in backends.items() if kind in ORDERS[mode]}
     device = backends.get(BackendKind.DEVICE)
     if device is not None and mode is DetectionMode.PREFER_ON_DEVICE:
         # A server may be ready sooner, but sending pictures is not what was preferred.

@@ -277,8 +277,8 @@ class HybridDetectionService:
         backends aside. A policy of the app's own goes on deciding.
 
         Raises:
-            ConfigurationError: If there is no such mode, or no backend of it can work: the old
-                mode stays.
+            ConfigurationError: If there is no such mode, or no backend of it can work (none of the
+                app's own `backends` serves it): the old mode stays.
             ClosedError: If the service is not open.
         """
         self._require_open()
@@ -312,9 +312,10 @@ class HybridDetectionService:
         try:
             self._withdrawals.start()
             await self._accounts.start()
-            await self._backends.start()
+            mode = detection_mode(self.config.mode)
+            await self._backends.start(mode)
             self._is_open = True
-            await self._backends.usable(detection_mode(self.config.mode))
+            await self._backends.usable(mode)
         except BaseException:
             await self.aclose()
             raise

@@ -83,6 +83,7 @@ class Parts:
             clock=clock,
             on_change=dispatcher.backend if dispatcher.wants_backends else None,
             ledger=accounts.ledger,
+            has_policy=policy is not None,
         )
         runs = FrameRuns(
             # The processor is made below, of what is made of these runs.
