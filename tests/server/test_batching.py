@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import time
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from hybrid_detect.errors import BackendUnavailableError, ClosedError, InvalidFrameError
+from hybrid_detect.server.batch_detector import BatchDetector, _Picture
 from hybrid_detect.server.batching import Batcher
 
 from ..waiting import until
@@ -141,3 +144,109 @@ async def test_a_refused_picture_is_let_go() -> None:
         await until(lambda: held() is None)
     finally:
         gc.enable()
+
+
+class Dying:
+    """An engine that dies of each batch, as often as it may."""
+
+    def __init__(self, *, times: int) -> None:
+        self.times = asyncio.Semaphore(times)
+        self.is_waiting = False
+
+    async def look(self, pictures: Sequence[Held]) -> list[int | Exception]:
+        self.is_waiting = self.times.locked()
+        await self.times.acquire()
+        msg = f"the engine died of {len(pictures)} pictures"
+        raise BackendUnavailableError(msg)
+
+
+async def submitted(
+    batcher: Batcher[Held, int], held: list[weakref.ref[Held]], count: int
+) -> list[bool]:
+    """Submit `count` pictures and forget them; whether each was told that the engine died."""
+
+    async def submit() -> bool:
+        picture = Held()
+        held.append(weakref.ref(picture))
+        try:
+            await batcher.submit(picture)
+        except BackendUnavailableError:
+            return True
+        return False
+
+    return await asyncio.gather(*(submit() for _ in range(count)))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_the_pictures_of_a_batch_that_the_engine_dies_of_are_let_go(count: int) -> None:
+    """The error's traceback would hold the batch, and the batch's futures the error."""
+    held: list[weakref.ref[Held]] = []
+    gc.disable()
+    try:
+        assert (
+            await submitted(Batcher(Dying(times=4).look, most=count), held, count) == [True] * count
+        )
+        assert [picture() for picture in held] == [None] * count
+    finally:
+        gc.enable()
+
+
+async def test_they_are_let_go_while_the_next_batch_is_looked_at() -> None:
+    held: list[weakref.ref[Held]] = []
+    engine = Dying(times=0)
+    batcher: Batcher[Held, int] = Batcher(engine.look, most=2)
+    gc.disable()
+    try:
+        first = asyncio.create_task(submitted(batcher, held, 2))
+        await until(lambda: engine.is_waiting)
+        last = asyncio.create_task(submitted(batcher, [], 2))
+        await settle()
+        for _ in range(3):  # of the first two together, and of each alone
+            engine.times.release()
+        await first
+        await until(lambda: engine.is_waiting)
+        assert [picture() for picture in held] == [None] * 2
+        assert not last.done()
+        for _ in range(3):
+            engine.times.release()
+        await last
+    finally:
+        gc.enable()
+
+
+class DyingWorker:
+    """A process that dies of each batch."""
+
+    has_process = True
+    asked_since_s = None
+
+    def detect_batch(self, pictures: Sequence[object], **_: object) -> list[object]:
+        msg = f"the process died of {len(pictures)} pictures"
+        raise BackendUnavailableError(msg)
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+async def test_a_process_that_dies_under_a_batch_leaves_no_picture() -> None:
+    """Nor do the thread that asks it and what watches that."""
+    worker: Any = DyingWorker()
+    detector = BatchDetector(worker, most=4, max_pixels=10**6, grace_s=lambda: 1.0)
+
+    def pictures() -> int:
+        return sum(type(each) is _Picture for each in gc.get_objects())
+
+    async def detect() -> None:
+        with contextlib.suppress(BackendUnavailableError):
+            await detector.detect(b"x" * 80_000, min_confidence=0.5, due_s=time.monotonic() + 5)
+
+    gc.collect()
+    before = pictures()
+    gc.disable()
+    try:
+        await asyncio.gather(*(detect() for _ in range(4)))
+        await until(lambda: pictures() == before)
+    finally:
+        gc.enable()
+    await detector.aclose(timeout_s=1.0)

@@ -72,17 +72,7 @@ class Batcher(Generic[_Item, _Result]):
     async def _work(self) -> None:
         """Batch after batch, until nothing waits."""
         while batch := self._next():
-            error = await self._answer(batch)
-            if error is None:
-                continue
-            for single in batch:
-                # One picture may be what the engine died of. Looked at alone, it costs no other
-                # its answer; a batch of one is not looked at again.
-                again: Exception | None = error
-                if len(batch) > 1 and not self._is_closed:
-                    again = await self._answer([single])
-                if again is not None and not single[1].done():
-                    single[1].set_exception(again)
+            await self._answer(batch)
         self._task = None
 
     def _next(self) -> list[tuple[_Item, asyncio.Future[_Result]]]:
@@ -93,7 +83,23 @@ class Batcher(Generic[_Item, _Result]):
                 batch.append((item, answer))
         return batch
 
-    async def _answer(self, batch: list[tuple[_Item, asyncio.Future[_Result]]]) -> Exception | None:
+    async def _answer(self, batch: list[tuple[_Item, asyncio.Future[_Result]]]) -> None:
+        """Answer each item of `batch`."""
+        error = await self._look_at(batch)
+        if error is None:
+            return
+        for single in batch:
+            # One picture may be what the engine died of. Looked at alone, it costs no other
+            # its answer; a batch of one is not looked at again.
+            again: Exception | None = error
+            if len(batch) > 1 and not self._is_closed:
+                again = await self._look_at([single])
+            if again is not None and not single[1].done():
+                single[1].set_exception(again)
+
+    async def _look_at(
+        self, batch: list[tuple[_Item, asyncio.Future[_Result]]]
+    ) -> Exception | None:
         """Answer each item of `batch`, or tell what the whole of it failed with."""
         try:
             results = await self._look([item for item, _ in batch])
@@ -101,6 +107,7 @@ class Batcher(Generic[_Item, _Result]):
                 msg = f"{len(batch)} pictures were given {len(results)} answers"
                 raise BackendUnavailableError(msg)
         except Exception as error:
+            del batch  # the error holds this frame: each would hold the other, and the pictures
             return error
         for (_, answer), result in zip(batch, results, strict=True):
             if answer.done():
