@@ -34,17 +34,19 @@ WALK_S = 45.0
 """For all steps, which take six seconds; less than the test waits for this program."""
 
 
+def two_backends() -> list[FakeBackend]:
+    return [FakeBackend(kind, faces=[FACE]) for kind in ("cloud", "device")]
+
+
 class StepsApp(App):
     def build(self) -> BoxLayout:
         self.window = BoxLayout(orientation="vertical")
         self.camera = SteadyCamera()
-        self.cloud = FakeBackend("cloud", faces=[FACE])
-        self.device = FakeBackend("device", faces=[FACE])
         self.faces = FaceCamera(
             camera=self.camera,
             max_fps=30,
             service={
-                "backends": [self.cloud, self.device],
+                "backends": two_backends,
                 "mode": "prefer_cloud",
                 "endpoint": "https://faces.test",
             },
@@ -109,8 +111,9 @@ class StepsApp(App):
         )
         self.camera.is_there = False
         yield lambda: "camera" in faces._notice.text
-        faces.camera = SteadyCamera()
+        faces.camera = SteadyCamera()  # with the same options
         yield lambda: not faces._notice.text and status().state is FeedState.RUNNING
+        yield lambda: status().backend is BackendKind.DEVICE
         faces.camera = None
         yield lambda: faces.texture is None
         seen["no camera"] = faces.status_text, faces._notice.text, faces.norm_image_size

@@ -336,6 +336,44 @@ def test_a_change_is_under_way_until_it_holds_or_was_refused(feeds: Feeds) -> No
     assert not feed.status.may_leave
 
 
+def test_options_whose_backends_are_a_function_do_for_several_feeds() -> None:
+    made = []
+
+    def backends() -> list[FakeBackend]:
+        made.append(FakeBackend("device", faces=[FACE]))
+        return [made[-1]]
+
+    options = {"backends": backends, "mode": "on_device"}
+    first, second = (CameraFeed(SteadyCamera(), np.asarray, **options) for _ in range(2))
+    for feed in (first, second):
+        wait_until(lambda feed=feed: feed.status.backend is DEVICE)
+    first.close(wait=True)
+    answered = second.result.frame_id
+    wait_until(lambda: second.result.frame_id > answered + 3 and second.result.answered)
+    second.close(wait=True)
+    third = CameraFeed(SteadyCamera(), np.asarray, **options)
+    wait_until(lambda: third.status.backend is DEVICE)
+    third.close(wait=True)
+    assert len(made) == 3
+
+
+def test_backends_that_another_feed_has_or_had_are_told_and_left_alone(feeds: Feeds) -> None:
+    device = FakeBackend("device", faces=[FACE])
+    first = feeds(SteadyCamera(), device)
+    wait_until(lambda: first.status.backend is DEVICE)
+    second = feeds(SteadyCamera(), device)
+    wait_until(lambda: second.status.state is FeedState.FAILED)
+    assert "the device backend is in another open service" in second.status.notice
+    second.close(wait=True)
+    looked_at = len(device.plans)
+    wait_until(lambda: len(device.plans) > looked_at + 3)
+    assert first.status.state is FeedState.RUNNING
+    first.close(wait=True)
+    third = feeds(SteadyCamera(), device)
+    wait_until(lambda: third.status.state is FeedState.FAILED)
+    assert third.status.notice == "the device backend is closed: make a new one"
+
+
 def test_backends_that_fail_are_told_and_pictures_go_on(feeds: Feeds) -> None:
     device = FakeBackend("device")
     feed = feeds(SteadyCamera(), device)

@@ -46,7 +46,8 @@ class CameraFeed(Generic[Shown]):
         enlarges: As in `Viewfinder`.
         overlay: Draws the boxes; `None` for one as it comes.
         is_paused: Whether it waits for `resume` before it opens the camera.
-        service: What `HybridDetectionService` takes.
+        service: What `HybridDetectionService` takes. ``backends`` may also be a function that makes
+            them, so that the same options do for several feeds.
 
     Raises:
         ConfigurationError: If the service cannot work as configured.
@@ -68,6 +69,8 @@ class CameraFeed(Generic[Shown]):
     ) -> None:
         overlay = overlay or Overlay(label=False)
         overlay.mirror = overlay.mirror or mirror
+        if callable(make := service.get("backends")):
+            service["backends"] = make()
         self._service = HybridDetectionService(**service)
         self._viewfinder = Viewfinder(
             finish, overlay=overlay, pixel_format=pixel_format, enlarges=enlarges

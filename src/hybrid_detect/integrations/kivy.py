@@ -63,7 +63,8 @@ class FaceCamera(Image):  # type: ignore[misc]  # Kivy has no types
     Another one may be chosen at any time. Kivy's own camera does not work with OpenCV 5."""
     service = DictProperty({})
     """What `HybridDetectionService` takes, such as ``endpoint`` and ``config``. Set it before the
-    camera."""
+    camera. Each camera gets a service of its own, which closes its backends: ``backends`` is best a
+    function that makes them."""
     mode = StringProperty("")
     """The mode; may be changed at any time, and is what it was if that is refused, for which
     `status_text` tells why. Empty for the one in `service`."""

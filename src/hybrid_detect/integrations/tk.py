@@ -71,6 +71,7 @@ class FaceCameraView(tkinter.Label):
         overlay: Draws the boxes; `None` for one as it comes.
         options: Options of ``tkinter.Label``, such as ``background``.
         **service: What `HybridDetectionService` takes, such as ``mode="prefer_on_device"``.
+            ``backends`` may also be a function that makes them, for options that are used again.
 
     Raises:
         ConfigurationError: If the service cannot work as configured.

@@ -16,6 +16,7 @@ from hybrid_detect.monitoring.events import BackendEvent
 from hybrid_detect.privacy.privacy_policy import PrivacyPolicy
 from hybrid_detect.selection.policy import ORDERS
 from hybrid_detect.service.backend_factory import BackendFactory, Made, Member
+from hybrid_detect.service.held_backends import HeldBackends
 from hybrid_detect.service.ledger import Ledger
 from hybrid_detect.service.managed_backend import BackendStatus
 from hybrid_detect.types import BackendKind, DetectionMode
@@ -66,7 +67,9 @@ class BackendSet:
         if given is None:
             made = self._factory.create(ORDERS[detection_mode(config.mode)])
         else:
+            given = tuple(given)
             made = self._factory.permit(given)
+        self._held = HeldBackends(given or ())
         self.by_kind = made.members
         """The backends; those of one kind are a group that stands in for each other."""
         self.missing = made.missing
@@ -242,8 +245,15 @@ class BackendSet:
         """Start all of them, without waiting for any; one that cannot work is left out.
 
         Raises:
-            ConfigurationError: If it is the only one left of `mode`.
+            ConfigurationError: If it is the only one left of `mode`, or if one of the app's is in
+                another open service.
         """
+        try:
+            self._held.hold()
+        except ConfigurationError:
+            self.by_kind.clear()  # not ours to close
+            self._factory.denied.clear()
+            raise
         needed = ORDERS[self._needed(mode)]
         for kind, backend in tuple(self.by_kind.items()):
             try:
@@ -308,8 +318,11 @@ class BackendSet:
         for task in tuple(self._retiring.values()):
             task.cancel()
         members = (*self.by_kind.values(), *self._leaving.values())
-        await _close((*members, *self._factory.denied))
-        await asyncio.gather(*self._closing, return_exceptions=True)
+        try:
+            await _close((*members, *self._factory.denied))
+            await asyncio.gather(*self._closing, return_exceptions=True)
+        finally:
+            self._held.let_go()
 
 
 async def _start(made: Made) -> None:

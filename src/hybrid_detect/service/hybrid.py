@@ -50,7 +50,8 @@ class HybridDetectionService:
         session_id: Your own name for this run of the app.
         config: Everything else; the arguments above win over its fields.
         backends: The backends to use instead of those that the configuration asks for. Several of
-            one kind stand in for each other: the fastest that works gets the frame.
+            one kind stand in for each other: the fastest that works gets the frame. They are this
+            service's alone, which closes them.
         policy: Decides instead of the mode's own.
         privacy: What may leave the device; by default every frame may go to the endpoint.
         consent: The consents that `privacy` asks for, of the subject named by `session_id`.

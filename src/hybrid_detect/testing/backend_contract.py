@@ -313,6 +313,8 @@ class BackendContract:
             await backend.detect(Frame.of(picture), _plan(backend))
         with pytest.raises(ClosedError):
             await backend.check(deadline_s=1)
+        with pytest.raises(ClosedError):
+            await backend.start()
 
     async def test_closing_without_having_started_is_fine(self, options: dict[str, Any]) -> None:
         backend = self.make(**options)

@@ -76,6 +76,10 @@ class FakeBackend(Backend):
         self._sleep = sleep
         self._closed = False
 
+    async def start(self) -> None:
+        """Refuse if it is closed."""
+        self._require_open()
+
     async def check(self, *, deadline_s: float) -> None:
         """Succeed at once, unless `error` is set."""
         self._raise_if_told()
@@ -118,12 +122,15 @@ class FakeBackend(Backend):
         return step
 
     def _raise_if_told(self) -> None:
-        if self._closed:
-            msg = f"the {self.kind.value} backend is closed"
-            raise ClosedError(msg)
+        self._require_open()
         if self.error is not None:
             self.error.backend = self.kind.value
             raise self.error.with_traceback(None)
+
+    def _require_open(self) -> None:
+        if self._closed:
+            msg = f"the {self.kind.value} backend is closed: make a new one"
+            raise ClosedError(msg)
 
     async def aclose(self) -> None:
         """Refuse from now on."""

@@ -264,7 +264,7 @@ class RemoteBackend(Backend):
 
     def _require_open(self) -> None:
         if self._closed:
-            msg = f"the {self.kind.value} backend is closed"
+            msg = f"the {self.kind.value} backend is closed: make a new one"
             raise ClosedError(msg)
 
     async def _picture(self, job: FrameJob, target: Target) -> CompressedImage:
