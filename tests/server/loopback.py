@@ -102,6 +102,12 @@ class Busy(OneFace):
             self._held.append(asyncio.create_task(held))
         await until(lambda: self.admission.waiting == self._max_waiting)
 
+    async def let_one_go(self) -> None:
+        """Let one of them go that wait since `hold`."""
+        waiting = self.admission.waiting
+        self._held[-1].cancel()
+        await until(lambda: self.admission.waiting == waiting - 1)
+
     @property
     def displaced(self) -> int:
         """Of the pictures that `hold` brought, those that had to go for another."""

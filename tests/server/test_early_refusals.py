@@ -1,6 +1,7 @@
 """Pictures that a busy server refuses by their first bytes: the answer, and what comes after it."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ from hybrid_detect.exchange.wire import (
     decode_reply,
     encode_request,
 )
-from hybrid_detect.server import bodies, http_connection, resumption, tracing
+from hybrid_detect.server import admission, bodies, http_connection, resumption, tracing
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -132,6 +133,28 @@ async def test_a_picture_is_refused_before_it_has_come() -> None:
         status, body = await answers.next()
         assert status == 200
         assert isinstance(decode_reply(body), ResultReply)
+
+
+async def test_one_is_let_in_for_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not all whose first bytes come before the first of them is there."""
+    monkeypatch.setattr(admission, "EXPECTED_S", LIMIT_S)
+    async with busy() as (server, detector), contextlib.AsyncExitStack() as stack:
+        links = [await stack.enter_async_context(server.dialled()) for _ in range(3)]
+        whole = message()
+        links[0][1].write(request(whole))
+        await Answers(links[0][0]).refusal()
+        await detector.let_one_go()
+        waits = {}
+        for reader, writer in links:
+            writer.write(request(whole[:200], length=len(whole)))
+            waits[asyncio.create_task(Answers(reader).next())] = writer
+        await until(lambda: sum(wait.done() for wait in waits) == 2)
+        ((wait, writer),) = ((wait, writer) for wait, writer in waits.items() if not wait.done())
+        assert [other.result()[0] for other in waits if other is not wait] == [503, 503]
+        writer.write(whole[200:])
+        await until(lambda: detector.admission.waiting == 2)
+        detector.go.set()
+        assert (await wait)[0] == 200
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 4096, 70_000])

@@ -20,6 +20,7 @@ from hybrid_detect.server.admission import (
     TooLateError,
 )
 from hybrid_detect.server.fair_turns import MAX_CALLERS, FairTurns
+from hybrid_detect.server.looks import EXPECTED_S
 from hybrid_detect.server.service_time import ServiceTime
 from hybrid_detect.types import QualityLevel
 
@@ -743,6 +744,43 @@ async def test_a_refusal_that_no_time_ends_is_one_caller_s(clock: FakeClock) -> 
             await looks.add(name, 1.0, caller="a")
         assert admission.refusal(1.0, caller="a") is not None
         assert admission.refusal(1.0, caller="b") is None
+
+
+async def test_what_is_on_its_way_has_its_place(clock: FakeClock) -> None:
+    """Else all that come before it were let in for the place that it will have."""
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        await looks.add("a", 1.0)
+        assert admission.refusal(1.0, caller="b") is None
+        admission.expect(1.0, caller="b")
+        assert admission.refusal(1.0, caller="b") == pytest.approx(0.4)
+        await looks.add("b", 1.0, caller="b")
+        await looks.add("c", 2.0, caller="b")  # as of one that has come, nothing more is expected
+        assert (admission.waiting, looks.results) == (2, {})
+
+
+async def test_a_free_place_is_given_once(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.4)
+    for _ in range(2):
+        assert admission.refusal(0.5) is None
+        admission.expect(0.5)
+        assert admission.refusal(0.5) is not None
+        clock.advance(EXPECTED_S * 1.01)  # it does not come
+
+
+async def test_what_is_expected_keeps_out_nothing_that_has_come(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        await looks.add("a", 2.0)
+        expected = 0
+        while admission.refusal(2.0, caller="flood") is None:
+            admission.expect(2.0, caller="flood")
+            expected += 1
+        assert expected > 1
+        assert admission.refusal(2.0, caller="other") is None, "callers take turns"
+        for name in "bcd"[:expected]:
+            await looks.add(name, 2.0, caller=name)
+        assert (admission.waiting, looks.results) == (min(expected, 3), {})
 
 
 async def test_a_full_server_looks_closer(clock: FakeClock) -> None:

@@ -25,28 +25,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hybrid_detect.server.fair_turns import FairTurns
 from hybrid_detect.server.level_times import LevelTimes
 from hybrid_detect.server.looks import (
+    EXPECTED_S,
     Ends,
+    Expected,
     Look,
     OverloadedError,
     Refusal,
     StoppingError,
     TooLateError,
+    patience_of,
 )
 from hybrid_detect.types import QualityLevel
 
-__all__ = [
-    "Admission",
-    "OverloadedError",
-    "StoppingError",
-    "TooLateError",
-]
-
-PATIENCE_S = 10.0
-"""Seconds for a picture whose client names no deadline."""
-
-REPLY_SHARE = 0.05
-"""Of a deadline, what is kept for the answer to get back. The server cannot know that time: its
-client measures the deadline on its own clock."""
+__all__ = ["Admission", "OverloadedError", "StoppingError", "TooLateError"]
 
 MOST_DISPLACED = 3
 """Pictures that may have to go for one of a caller with fewer: one makes room for one, but those
@@ -82,6 +73,7 @@ class Admission:
         """What a look takes, by level."""
         # By caller; until who waits, what is looked at or how long that takes changes.
         self._refusals: dict[str, Refusal] = {}
+        self._expected = Expected()
         self._refused_s = -math.inf  # when the last was
 
     @property
@@ -123,24 +115,37 @@ class Admission:
             Seconds until it can be let in, if it would be refused for want of a detector; `None`
             if it would not.
         """
-        has_place = not self._waiting and len(self._running) < self._places
+        now_s, patience_s = self._clock(), patience_of(deadline_s)
+        if self._expected and self._expected.forget_before(now_s - EXPECTED_S):
+            self._refusals.clear()
+        taken = len(self._running) + len(self._expected)
+        has_place = not self._waiting and taken < self._places
         if has_place or self.is_closed or not self._places:
             return None
-        now_s, patience_s = self._clock(), _patience_s(deadline_s)
         if patience_s <= 0:
             return None
         quick, known = self._times.quickest, self._refusals.get(caller)
         wait_s = 0.0 if known is None else known.wait_s(now_s, patience_s, quick.safe_s)
         if known is None or not (known.lasts or (wait_s > 0 and patience_s <= known.patience_s)):
             look = self.place(deadline_s, caller=caller)
-            if self._displaced_by(look) is not None:
+            before = [*self._waiting, *self._expected]
+            if self._displaced_by(look, before) is not None:
                 return None
             # The clock has gone on since `place`: by what is left, an equal one would not be known.
-            known = self._refusal_of(look)._replace(patience_s=patience_s)
+            known = self._refusal_of(look, before)._replace(patience_s=patience_s)
             self._refusals[caller] = known
             wait_s = known.wait_s(now_s, patience_s, quick.safe_s)
         self._refused_s = now_s
         return max(wait_s, quick.mean_s)
+
+    def expect(self, deadline_s: float | None = None, *, caller: str = "") -> None:
+        """Weigh what comes now as if a picture that `refusal` has let in were waiting already.
+
+        That holds until it comes, or for `EXPECTED_S`. The picture itself is promised nothing, and
+        one that has come whole is let in whatever is expected.
+        """
+        self._refusals.clear()
+        self._expected.add(self.place(deadline_s, caller=caller))
 
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
@@ -207,7 +212,7 @@ class Admission:
             StoppingError: If the server is being stopped.
         """
         now_s, turn = self._clock(), asyncio.get_running_loop().create_future()
-        ends_s = now_s + _patience_s(deadline_s)
+        ends_s = now_s + patience_of(deadline_s)
         return Look(self, ends_s, turn, asked, self._times.levels[0], now_s, caller, is_abandoned)
 
     async def enter(self, look: Look) -> Look:
@@ -240,6 +245,9 @@ class Admission:
             self._turns.rest()
 
     def _admit(self, look: Look) -> None:
+        if self._expected:
+            self._expected.take(look.caller)
+            self._refusals.clear()
         if self.is_closed:
             raise StoppingError
         if (now_s := self._clock()) >= look.ends_s:
@@ -248,7 +256,7 @@ class Admission:
             # A free detector is used, even if the estimate says no: it could not recover else.
             self._begin(look, now_s)
             return
-        displaced = self._displaced_by(look)
+        displaced = self._displaced_by(look, self._waiting)
         if displaced is None or displaced:
             self._refused_s = look.came_s
         if displaced is None:
@@ -260,19 +268,19 @@ class Admission:
             if not other.turn.done():
                 other.turn.set_exception(OverloadedError(self._retry_after_s(other)))
 
-    def _displaced_by(self, look: Look) -> list[Look] | None:
-        """Those that must go so that `look` can wait; `None` if it cannot."""
-        if self._places and len(self._waiting) < self._max_waiting:
+    def _displaced_by(self, look: Look, before: Sequence[Look]) -> list[Look] | None:
+        """Those of `before` that must go so that `look` can wait; `None` if it cannot."""
+        if self._places and len(before) < self._max_waiting:
             # Mostly none is late even if the place that is free first looked at all of them.
             quick = self._times.quickest
-            last_s = self._free_s() + len(self._waiting) * quick.mean_s + quick.safe_s
+            last_s = self._free_s() + len(before) * quick.mean_s + quick.safe_s
             if last_s <= look.ends_s:
-                for each in self._waiting:
+                for each in before:
                     if last_s > each.ends_s:
                         break
                 else:
                     return []
-        order = self._ordered([*self._waiting, look])
+        order = self._ordered([*before, look])
         displaced: list[Look] = []
         while True:
             too_late = self._first_late(order) if self._places else None
@@ -296,11 +304,11 @@ class Admission:
         if not self._places:
             return STARTING_S
         now_s, quick = self._clock(), self._times.quickest
-        wait_s = self._refusal_of(look).wait_s(now_s, look.ends_s - now_s, quick.safe_s)
-        return max(wait_s, quick.mean_s)
+        refusal = self._refusal_of(look, self._waiting)
+        return max(refusal.wait_s(now_s, look.ends_s - now_s, quick.safe_s), quick.mean_s)
 
-    def _refusal_of(self, look: Look) -> Refusal:
-        order, first_s = self._ordered(self._waiting), self._free_s()
+    def _refusal_of(self, look: Look, before: Sequence[Look]) -> Refusal:
+        order, first_s = self._ordered(before), self._free_s()
         ends = self._ends(order)
         # A place among those that wait is free once so many have begun.
         begun = len(order) - self._max_waiting
@@ -390,8 +398,3 @@ class Admission:
         look.counted_s = self._turns.begin(look.caller, self.times[look.level].mean_s)
         self._running.add(look)
         look.turn.set_result(None)
-
-
-def _patience_s(deadline_s: float | None) -> float:
-    """Seconds until an answer must have left."""
-    return PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE)

@@ -143,6 +143,7 @@ class EarlyRefusals:
             return Undecided.LET_IN if is_over else request
         wait_s = self.admission.refusal(request.deadline_s, caller=caller)
         if wait_s is None:
+            self.admission.expect(request.deadline_s, caller=caller)
             return Undecided.LET_IN
         # As behind the gate, what comes too fast is told so, and counts for nothing.
         if early_s := self._state.take_at_once(Limit.PICTURES, caller):
@@ -188,7 +189,10 @@ class EarlyRefusals:
         if request is None:
             return None
         wait_s = self.admission.refusal(request.deadline_s, caller=caller)
-        return None if wait_s is None else RefusedMessage(start, wait_s)
+        if wait_s is None:
+            self.admission.expect(request.deadline_s, caller=caller)
+            return None
+        return RefusedMessage(start, wait_s)
 
     def _caller(self, facts: HeadFacts, peer: str) -> str | None:
         """The caller's name; `None` if it must ask at the gate."""

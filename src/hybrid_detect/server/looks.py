@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,7 +13,28 @@ from hybrid_detect.types import QualityLevel
 if TYPE_CHECKING:
     from hybrid_detect.server.admission import Admission
 
-__all__ = ["Ends", "Look", "OverloadedError", "Refusal", "StoppingError", "TooLateError"]
+__all__ = [
+    "EXPECTED_S",
+    "Ends",
+    "Expected",
+    "Look",
+    "OverloadedError",
+    "Refusal",
+    "StoppingError",
+    "TooLateError",
+    "patience_of",
+]
+
+PATIENCE_S = 10.0
+"""Seconds for a picture whose client names no deadline."""
+
+REPLY_SHARE = 0.05
+"""Of a deadline, what is kept for the answer to get back. The server cannot know that time: its
+client measures the deadline on its own clock."""
+
+EXPECTED_S = 0.05
+"""Seconds for a picture that was let in by its first bytes to come whole, before it is counted on
+no longer. Chosen: 80 KB at 13 Mbit/s."""
 
 
 class OverloadedError(Exception):
@@ -67,6 +89,41 @@ class Look:
         self.admission.leave(self, has_ended_well=kind is None)
 
 
+class Expected:
+    """Pictures that were let in by their first bytes, and have not come yet.
+
+    Until they have, others come: without a place for the first, each of those behind it would be
+    let in for the same one, and be refused only once all of it was read.
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[Look] = deque()
+
+    def __len__(self) -> int:
+        return len(self._looks)
+
+    def __iter__(self) -> Iterator[Look]:
+        return iter(self._looks)
+
+    def add(self, look: Look) -> None:
+        """Expect `look`, which comes after those before it."""
+        self._looks.append(look)
+
+    def take(self, caller: str) -> None:
+        """A picture of this caller has come: the one that was let in first, if any was."""
+        for look in self._looks:
+            if look.caller == caller:
+                self._looks.remove(look)
+                return
+
+    def forget_before(self, began_s: float) -> bool:
+        """Expect those no longer that began before then; returns whether there were any."""
+        count = len(self._looks)
+        while self._looks and self._looks[0].came_s < began_s:
+            self._looks.popleft()
+        return len(self._looks) < count
+
+
 class Ends(NamedTuple):
     """What is expected of those that wait."""
 
@@ -98,3 +155,8 @@ class Refusal(NamedTuple):
         return max(self.free_s - max(patience_s - safe_s, 0.0), self.room_s) - min(
             now_s, self.ends_s
         )
+
+
+def patience_of(deadline_s: float | None) -> float:
+    """Seconds until an answer must have left, by the deadline that its client names."""
+    return PATIENCE_S if deadline_s is None else deadline_s * (1 - REPLY_SHARE)
