@@ -8,7 +8,6 @@ beside a head of 64 KiB and 64 KiB of a body that the app has not taken yet, abo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from functools import partial
 from typing import cast
 
@@ -31,6 +30,7 @@ from hybrid_detect.server.connections import (
 from hybrid_detect.server.early_refusals import Beginning, Refused, Undecided, Verdict
 from hybrid_detect.server.http1 import BadRequestError, ChunkedBody, HeadReader, RequestHead
 from hybrid_detect.server.http_exchange import HttpExchange
+from hybrid_detect.server.lingering import end_sending
 from hybrid_detect.server.replies import error_reply, json_answer
 from hybrid_detect.server.unread_bytes import DropPace, can_drop_unread, drop_unread
 from hybrid_detect.server.websocket_connection import WebSocketConnection
@@ -388,9 +388,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._close()
             return
         self._control_reading()
-        if self._transport.can_write_eof() and not self._transport.is_closing():
-            with contextlib.suppress(OSError):  # the peer has reset the connection
-                self._transport.write_eof()
+        end_sending(self._transport)
         self._patience.start(LINGER_S, self._close)
 
     def _close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 from starlette.types import Message
@@ -28,6 +29,7 @@ from hybrid_detect.server.connections import (
 )
 from hybrid_detect.server.direct_messages import DIRECT
 from hybrid_detect.server.http1 import RequestHead
+from hybrid_detect.server.lingering import linger
 from hybrid_detect.server.replies import BUG, error_reply, json_answer
 from hybrid_detect.server.unread_bytes import can_drop_unread, drop_unread
 from hybrid_detect.server.websocket_frames import (
@@ -212,11 +214,12 @@ class WebSocketConnection(asyncio.BufferedProtocol):
             if isinstance(event, Frame):
                 self._take(event)
         self._flush()
-        said = self._frames.close_rcvd
-        if said is not None or not (self._is_ending or self._frames.state is State.OPEN):
-            # The peer has closed, or broken the protocol; the frame that says so is on its way.
-            self._hang_up(1006 if said is None else said.code)
+        if (said := self._frames.close_rcvd) is not None:
+            self._hang_up(said.code)
             self._close()
+        elif not (self._is_ending or self._frames.state is State.OPEN):
+            self._is_ending = True  # the peer broke the protocol; a frame of ours says so
+            self._patience.start(0.0, partial(linger, self._context, self._transport, self))
 
     def _weigh(self, piece: bytes) -> None:
         """Tell of a message that would be refused once it had come, and drop the rest of it."""
@@ -374,16 +377,13 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         if not self.is_open:
             self._refuse(refusal)
             return
-        self._is_ending = True
-        self._pieces = []
+        self._is_ending, self._pieces = True, []
         if self._frames.state is State.OPEN:
             self._frames.send_close(code, reason)
             self._flush()
-            self._heartbeat.stop()
-            self._patience.start(CLOSE_S, self._close)
-            self._read()  # the peer's own close frame ends the wait
-        else:
-            self._close()
+        self._heartbeat.stop()
+        self._patience.start(CLOSE_S, self._close)
+        self._read()  # the peer's own close frame ends the wait
 
     def _close(self) -> None:
         """Close, at the latest when the peer has had its time to take what was written."""
