@@ -77,18 +77,18 @@ def drop_unread(transport: asyncio.Transport, most: int) -> int:
     Returns:
         How many were dropped: fewer if fewer have come.
     """
-    given = transport.get_extra_info("socket")
-    if transport.is_closing() or (number := given.fileno()) < 0:
+    if transport.is_closing() or (number := transport.get_extra_info("socket").fileno()) < 0:
         return 0
-    # A socket object of our own for the same descriptor: the transport's cannot be read from.
-    own = socket.socket(given.family, socket.SOCK_STREAM, 0, fileno=number)
-    flags = int(socket.MSG_TRUNC) | int(socket.MSG_DONTWAIT)
+    # An object of our own for the same descriptor: the transport's cannot be read from. Of `socket`
+    # it needs what is written in C alone; and no family, which says how addresses are told.
+    own = socket.SocketType(_FAMILY, _STREAM, 0, number)
     dropped = 0
     try:
-        own.setblocking(False)  # as it is; the app's `socket.setdefaulttimeout` would have it wait
+        if own.gettimeout() is not None:  # the app's `socket.setdefaulttimeout` would have it wait
+            own.setblocking(False)
         while dropped < most:
             size = min(most - dropped, len(_NOWHERE))
-            got = own.recv_into(_NOWHERE, size, flags)
+            got = own.recv_into(_NOWHERE, size, _DROPPED_AT_ONCE)
             dropped += got
             if got < size:
                 break  # nothing more has come; or the peer has ended, which the transport tells
@@ -97,3 +97,7 @@ def drop_unread(transport: asyncio.Transport, most: int) -> int:
     finally:
         own.detach()
     return dropped
+
+
+_FAMILY, _STREAM = int(socket.AF_INET), int(socket.SOCK_STREAM)
+_DROPPED_AT_ONCE = int(getattr(socket, "MSG_TRUNC", 0)) | int(getattr(socket, "MSG_DONTWAIT", 0))
