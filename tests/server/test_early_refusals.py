@@ -28,7 +28,8 @@ from hybrid_detect.server import admission, bodies, http_connection, resumption,
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
-from hybrid_detect.server.early_refusals import Beginning, EarlyRefusals, Undecided, Verdict
+from hybrid_detect.server.early_refusals import EarlyRefusals, Undecided, Verdict
+from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.listening import Server
 from hybrid_detect.server.replies import SECURITY_HEADERS
 
@@ -372,8 +373,8 @@ async def test_a_server_that_stops_refuses_what_has_not_begun(
 ) -> None:
     verdicts: list[Verdict] = []
 
-    def verdict(self: EarlyRefusals, beginning: Beginning) -> Verdict:
-        verdicts.append(decide(self, beginning))
+    def verdict(self: EarlyRefusals, head: RequestHead, peer: str, start: bytes) -> Verdict:
+        verdicts.append(decide(self, head, peer, start))
         return verdicts[-1]
 
     decide = EarlyRefusals.verdict

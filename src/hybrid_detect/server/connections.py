@@ -191,12 +191,17 @@ class Context:
     """The same for those of requests; `None` as well if middleware has to see each of them."""
     read: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_BYTES)))
     """What the connections are read into, one at a time: none keeps anything in it."""
+    read_little: memoryview = field(init=False)
+    """The first `HEAD_READ_BYTES` of it."""
     refused: Callable[[ErrorReply], object] = lambda _: None
     """Told of each answer that the app knows nothing of."""
     malformed: RateLimiter = field(
         default_factory=lambda: RateLimiter(rate_per_s=MALFORMED_PER_S, burst=MALFORMED_AT_ONCE)
     )
     """Of each peer, what is no HTTP."""
+
+    def __post_init__(self) -> None:
+        self.read_little = self.read[:HEAD_READ_BYTES]
 
     def run(self, work: Any) -> asyncio.Task[None]:
         """Run the coroutine `work` as a task that is counted."""
@@ -218,6 +223,7 @@ class Timer:
         self._ends_s = 0.0
         self._handle: asyncio.TimerHandle | None = None
         self._wakes_s = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None  # from the first start on
 
     @property
     def is_running(self) -> bool:
@@ -226,8 +232,10 @@ class Timer:
 
     def start(self, limit_s: float, act: Callable[[], object]) -> None:
         """Call `act` after `limit_s`, instead of what was to be called before."""
+        if self._loop is None:  # each time, it would be a call to the system
+            self._loop = asyncio.get_running_loop()
         self._act = act
-        self._ends_s = asyncio.get_running_loop().time() + limit_s
+        self._ends_s = self._loop.time() + limit_s
         if self._handle is None or self._ends_s < self._wakes_s:
             self._wake_at_end()
 

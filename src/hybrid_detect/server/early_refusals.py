@@ -12,7 +12,6 @@ nothing here.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import NamedTuple, Self, TypeAlias
@@ -39,12 +38,12 @@ from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.looks import OverloadedError
 from hybrid_detect.server.observation import Observation
 from hybrid_detect.server.picture_requests import unsupported_body
-from hybrid_detect.server.replies import HttpAnswer, answer_of, too_fast
+from hybrid_detect.server.replies import answer_of, head_bytes, too_fast
 from hybrid_detect.server.shared_state import Limit, LocalState
 from hybrid_detect.server.tracing import Tracing
 from hybrid_detect.server.websocket_frames import payload_of
 
-__all__ = ["Beginning", "EarlyRefusals", "Refused", "RefusedMessage", "Undecided", "Verdict"]
+__all__ = ["EarlyRefusals", "Refused", "RefusedMessage", "Undecided", "Verdict"]
 
 
 class Undecided(Enum):
@@ -65,17 +64,6 @@ class Refused(NamedTuple):
 
 
 Verdict: TypeAlias = Refused | Undecided
-
-
-@dataclass(slots=True)
-class Beginning:
-    """What has come of a request."""
-
-    head: RequestHead
-    peer: str
-    """Who sends it, as limits count it."""
-    start: bytes
-    """What has come behind the head: of the body, or more than that."""
 
 
 class RefusedMessage(bytes):
@@ -119,20 +107,31 @@ class EarlyRefusals:
         self._observation = observation
         self._is_observed = observation.is_on
         self._tracing = tracing
+        self.are_likely = False
+        """Whether pictures were being refused when a request last came."""
 
-    def verdict(self, beginning: Beginning) -> Verdict:
-        """What becomes of a request with this beginning."""
-        head = beginning.head
-        if not self.admission.is_pressed or head.path != DETECT_PATH or head.method != "POST":
+    def verdict(self, head: RequestHead, peer: str, start: bytes) -> Verdict:
+        """What becomes of a request.
+
+        Args:
+            head: Its head.
+            peer: Who sends it, as limits count it.
+            start: What has come behind the head: of the body, or more than that.
+        """
+        self.are_likely = self.admission.is_pressed
+        if not self.are_likely or head.path != DETECT_PATH or head.method != "POST":
             return Undecided.LET_IN
-        size = head.body_bytes
-        if size is None or size > self._config.max_body_bytes:
+        size, facts = head.body_bytes, head.facts
+        if size is None or size > self._config.max_body_bytes or facts.origins:
             return Undecided.LET_IN
-        facts, peer = head.facts, beginning.peer
-        caller = None if facts.origins else self._caller(facts, peer)
-        if caller is None:
+        try:
+            caller = self._credentials.caller_at_once(facts, peer)
+        except WrongCredentialError:
             return Undecided.LET_IN
-        start = beginning.start[:size]
+        if caller is None:  # who must ask at the gate
+            return Undecided.LET_IN
+        if len(start) > size:
+            start = start[:size]
         if head.expects_continue and not start:
             # A picture that even without a deadline would be refused need not be sent.
             request: DetectRequest | Undecided = _ANY
@@ -148,26 +147,26 @@ class EarlyRefusals:
         # As behind the gate, what comes too fast is told so, and counts for nothing.
         if early_s := self._state.take_at_once(Limit.PICTURES, caller):
             reply = too_fast(0, early_s)
-            answer = answer_of(reply, is_wire=facts.accepts_wire)
+            told = _told(reply, is_wire=facts.accepts_wire, close=not head.keep_alive)
         else:
-            reply, answer = _overloaded(math.ceil(wait_s * 1000), facts.accepts_wire)
+            told = _overloaded(math.ceil(wait_s * 1000), facts.accepts_wire, not head.keep_alive)
             if self._tracing.is_on:
                 trace = facts.trace if facts.trace[0] else (request.traceparent, request.tracestate)
                 self._tracing.refused(trace, OverloadedError(wait_s))
-        body = answer.body
+        status, body = told.reply.status, told.body
         if facts.accepts_wire and request.request_id:
             body = with_request_id(body, request.request_id)
+        more: tuple[tuple[bytes, bytes], ...] = ()
         if self._is_observed:
             more = self._observation.refused_picture(
                 peer,
                 facts,
-                reply,
+                told.reply,
                 received_bytes=len(start),
                 sent_bytes=len(body),
-                is_read=reply.status != 429,  # what comes too fast was not weighed by what it says
+                is_read=status != 429,  # what comes too fast was not weighed by what it says
             )
-            answer = answer._replace(more=more)
-        return Refused(reply.status, answer.head_bytes(close=not head.keep_alive) + body)
+        return Refused(status, head_bytes(status, more, told.head_end) + body)
 
     def refused_message(self, scope: Scope, frame: bytes) -> RefusedMessage | None:
         """The beginning of a stream's message, if its picture would be refused; `None` if not.
@@ -194,19 +193,26 @@ class EarlyRefusals:
             return None
         return RefusedMessage(start, wait_s)
 
-    def _caller(self, facts: HeadFacts, peer: str) -> str | None:
-        """The caller's name; `None` if it must ask at the gate."""
-        try:
-            return self._credentials.caller_at_once(facts, peer)
-        except WrongCredentialError:
-            return None
+
+class _Told(NamedTuple):
+    """What a refused picture is told, as far as it is the same for many."""
+
+    reply: ErrorReply
+    head_end: bytes
+    """What is behind the Date."""
+    body: bytes
+
+
+def _told(reply: ErrorReply, *, is_wire: bool, close: bool) -> _Told:
+    answer = answer_of(reply, is_wire=is_wire)
+    return _Told(reply, answer.head_end(close=close), answer.body)
 
 
 @lru_cache(maxsize=256)
-def _overloaded(wait_ms: int, is_wire: bool) -> tuple[ErrorReply, HttpAnswer]:
+def _overloaded(wait_ms: int, is_wire: bool, close: bool) -> _Told:
     """What a server without a free detector says: a flood has few other answers."""
     reply = look_refusal(0, OverloadedError(wait_ms / 1000))
-    return reply, answer_of(reply, is_wire=is_wire)
+    return _told(reply, is_wire=is_wire, close=close)
 
 
 _ANY = DetectRequest(request_id=0, image=b"")

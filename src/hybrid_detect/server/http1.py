@@ -28,6 +28,7 @@ __all__ = [
     "HeadParser",
     "HeadReader",
     "RequestHead",
+    "header_lines",
     "response_head",
     "response_start",
 ]
@@ -188,8 +189,8 @@ class HeadReader:
     """Reads the heads of one connection, one after the other.
 
     The heads of one client differ only in the length of the body. A head that equals the last one,
-    except for those digits, is not parsed again. The result is the same: as many digits as
-    `_LENGTH` takes mean the same to the parser wherever they stand.
+    except for those digits, is not parsed again. The result is the same: up to `MAX_DIGITS` of them
+    mean the same to the parser wherever they stand.
     """
 
     def __init__(self) -> None:
@@ -224,10 +225,11 @@ class HeadReader:
     def _known(self, last: RequestHead, data: bytes) -> tuple[RequestHead, bytes] | None:
         if not data.startswith(self._before):
             return None
-        length = _LENGTH.match(data, len(self._before))
-        if length is None or not data.startswith(self._behind, length.end()):
+        begin = len(self._before)
+        end = data.find(b"\r", begin, begin + MAX_DIGITS + 1)
+        digits = data[begin:end] if end > 0 else b""
+        if not digits.isdigit() or not data.startswith(self._behind, end):
             return None
-        digits = length[0]
         headers = last.headers.copy()
         headers[self._length_at] = b"content-length", digits
         head = RequestHead(
@@ -242,7 +244,7 @@ class HeadReader:
             last.expects_continue,
             last.facts,
         )
-        return head, data[length.end() + len(self._behind) :]
+        return head, data[end + len(self._behind) :]
 
     def _remember(self, head: RequestHead | None, data: bytes) -> None:
         """Remember the head that is the whole of `data`, if it is a usual one."""
@@ -257,8 +259,10 @@ class HeadReader:
 MAX_REMEMBERED_BYTES = 4096
 """Of a head. Chosen: ten times our client's, with room for a token."""
 
-_LENGTH = re.compile(rb"[0-9]{1,18}")
-_LENGTH_LINE = re.compile(rb"\r\ncontent-length: *([0-9]{1,18})\r\n", re.IGNORECASE)
+MAX_DIGITS = 18
+"""Of a length that is known again."""
+
+_LENGTH_LINE = re.compile(rb"\r\ncontent-length: *([0-9]{1,%d})\r\n" % MAX_DIGITS, re.IGNORECASE)
 
 
 class ChunkedBody:
@@ -312,7 +316,6 @@ def response_head(
     *,
     close: bool,
     chunked: bool = False,
-    second: int | None = None,
 ) -> bytes:
     """The status line and the headers of an answer, with a Date (RFC 9110, 6.6.1).
 
@@ -322,30 +325,30 @@ def response_head(
             decide.
         close: Whether the connection ends with this answer.
         chunked: Whether the body comes in chunks.
-        second: Of the Date, since 1970; `None` for now.
 
     Raises:
         ValueError: If a name or a value would break the head.
     """
-    lines = [_status_line(status), _date(int(time.time()) if second is None else second)]
-    lines += [_header_line(name, value) for name, value in headers]
+    lines = [response_start(status, int(time.time())), header_lines(tuple(headers), close=close)]
     if chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
-    if close:
-        lines.append(b"Connection: close\r\n")
     lines.append(b"\r\n")
     return b"".join(lines)
 
 
 @lru_cache(maxsize=64)
-def response_start(
-    status: int, headers: tuple[tuple[bytes, bytes], ...], *, close: bool, second: int
-) -> bytes:
-    """As `response_head`, without its end: more headers and an empty line have to follow.
+def response_start(status: int, second: int) -> bytes:
+    """How the head of an answer begins: the status line, and the Date of `second` (since 1970)."""
+    return _status_line(status) + _date(second)
 
-    It is made once for the answers of one `second` (since 1970) that have this in common.
-    """
-    return response_head(status, headers, close=close, second=second)[: -len(b"\r\n")]
+
+@lru_cache(maxsize=64)
+def header_lines(headers: tuple[tuple[bytes, bytes], ...], *, close: bool) -> bytes:
+    """The lines of these headers, and of the end of the connection; see `response_head`."""
+    lines = [_header_line(name, value) for name, value in headers]
+    if close:
+        lines.append(b"Connection: close\r\n")
+    return b"".join(lines)
 
 
 @lru_cache(maxsize=256)

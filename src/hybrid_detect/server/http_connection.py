@@ -14,7 +14,6 @@ from typing import cast
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import (
     BODY_BEFORE_WEBSOCKET,
-    HEAD_READ_BYTES,
     LINGER_S,
     MALFORMED_PAUSE_S,
     MAX_HELD_BYTES,
@@ -27,7 +26,7 @@ from hybrid_detect.server.connections import (
     has_hung_up,
     peer_addresses,
 )
-from hybrid_detect.server.early_refusals import Beginning, Refused, Undecided, Verdict
+from hybrid_detect.server.early_refusals import Refused, Undecided
 from hybrid_detect.server.http1 import BadRequestError, ChunkedBody, HeadReader, RequestHead
 from hybrid_detect.server.http_exchange import HttpExchange
 from hybrid_detect.server.lingering import end_sending
@@ -65,8 +64,8 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._outflow = Outflow(self._limits.answer_s, lambda: self._transport.abort())
         self._head = HeadReader()
         self._exchange: HttpExchange | None = None
-        self._undecided: Beginning | None = None
-        """A request whose body has to begin before it is let in."""
+        self._undecided: tuple[RequestHead, bytes] | None = None
+        """A request whose body has to begin before it is let in, and what has come behind it."""
         self._drops_unread = False
         self._body: ChunkedBody | int | None = None
         """What is still to come of the body: chunks, or so many bytes; `None` if it is complete."""
@@ -108,12 +107,13 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go, which nothing keeps."""
-        exchange, early = self._exchange, self._context.early_pictures
+        exchange, context = self._exchange, self._context
         if exchange is None:
-            is_little_wanted = early is not None and early.admission.is_pressed
+            early = context.early_pictures
+            is_little_wanted = early is not None and early.are_likely
         else:
             is_little_wanted = exchange.is_answered and self._drops_unread
-        return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
+        return context.read_little if is_little_wanted else context.read
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what has been read."""
@@ -156,47 +156,46 @@ class HttpConnection(asyncio.BufferedProtocol):
                 self._patience.start(MALFORMED_PAUSE_S, partial(self._refuse, refusal))
             else:
                 self._refuse(refusal)
-        self._control_reading()
+        if self._exchange is not None or self._held or not self._is_reading:
+            self._control_reading()  # else there is room
 
     def _read_head(self, data: bytes) -> bytes:
         was_idle, self._is_idle = self._is_idle, False
-        beginning = self._undecided
-        if beginning is not None:
-            beginning.start += data
+        if self._undecided is not None:
+            head, rest = self._undecided
+            rest += data
         else:
-            head, rest = self._head.feed(data)
-            if head is None:
+            read, rest = self._head.feed(data)
+            if read is None:
                 if was_idle:
                     self._patience.start(self._limits.head_s, self._time_out)
                 return b""
+            head, size = read, read.body_bytes
             if head.method == "GET" and head.opens_websocket:
                 self._upgrade(head, rest)
                 return b""
-            self._body = ChunkedBody() if head.body_bytes is None else head.body_bytes or None
-            beginning = Beginning(head, self._addresses["peer"], rest)
-        verdict: Verdict = Undecided.LET_IN
+            self._body = ChunkedBody() if size is None else size or None
         # The app waits for a peer that takes no answers; here they would pile up.
         early = self._context.early_pictures if not self._outflow.is_blocked else None
         if early is not None:
-            verdict = early.verdict(beginning)
-        if verdict is not Undecided.MORE:
-            return self._begin(beginning, verdict)
-        if self._undecided is None:
-            self._undecided = beginning
-            self._patience.start(FIRST_BYTES_S, self._stop_waiting)
-        return b""
+            verdict = early.verdict(head, self._addresses["peer"], rest)
+            if isinstance(verdict, Refused):
+                return self._refuse_picture(head, verdict, rest)
+            if verdict is Undecided.MORE:
+                if self._undecided is None:
+                    self._patience.start(FIRST_BYTES_S, self._stop_waiting)
+                self._undecided = head, rest
+                return b""
+        return self._begin(head, rest)
 
     def _stop_waiting(self) -> None:
         """Let in a request whose body has not begun."""
         if self._undecided is not None and not self._is_ending:
-            self._read(self._begin(self._undecided, Undecided.LET_IN))
+            self._read(self._begin(*self._undecided))
 
-    def _begin(self, beginning: Beginning, verdict: Verdict) -> bytes:
-        """Have a request answered; returns what has come behind its head."""
-        self._undecided = None
-        head, rest, context = beginning.head, beginning.start, self._context
-        if isinstance(verdict, Refused):
-            return self._refuse_picture(head, verdict, rest)
+    def _begin(self, head: RequestHead, rest: bytes) -> bytes:
+        """Have a request answered; returns what has come behind it."""
+        self._undecided, context = None, self._context
         exchange = self._exchange = HttpExchange(head, self._addresses, self)
         body = self._body
         if body is None or (isinstance(body, int) and len(rest) >= body):
@@ -215,8 +214,9 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def _refuse_picture(self, head: RequestHead, verdict: Refused, rest: bytes) -> bytes:
         """Answer a refused picture, and drop what has come of it, most of which was not read."""
-        size = self._body if isinstance(self._body, int) else 0
-        left = max(size - len(rest), 0)
+        self._undecided = None
+        size = head.body_bytes or 0
+        left = size - len(rest) if size > len(rest) else 0
         if left and self._drops_unread:
             left -= drop_unread(self._transport, left)
         self._body = left or None
@@ -320,14 +320,14 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._refusals = self._refusals + 1 if status in _REFUSALS else 0
         self._is_idle = True
         self._patience.start(self._limits.keep_alive_s, self._close)
-        loop = asyncio.get_running_loop()
         if self._refusals > REFUSALS_AT_ONCE:
             self._is_resting = True
             pause_s = REFUSAL_PAUSE_S * 2 ** min(self._refusals - REFUSALS_AT_ONCE - 1, 10)
+            loop = asyncio.get_running_loop()
             loop.call_later(min(pause_s, MAX_REFUSAL_PAUSE_S), self._read_held)
         elif self._held:
             # Not from here: a thousand requests in a row would be as many calls deep.
-            loop.call_soon(self._read_held)
+            asyncio.get_running_loop().call_soon(self._read_held)
 
     def _read_held(self) -> None:
         self._is_resting = False

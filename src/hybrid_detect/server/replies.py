@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from hybrid_detect.exchange.wire import (
     reply_to_json,
 )
 from hybrid_detect.server.head_facts import facts_of
-from hybrid_detect.server.http1 import response_start
+from hybrid_detect.server.http1 import header_lines, response_start
 from hybrid_detect.server.observation import note_reply
 from hybrid_detect.server.sealing import Received
 
@@ -31,6 +32,7 @@ __all__ = [
     "HttpAnswer",
     "answer_of",
     "error_reply",
+    "head_bytes",
     "http_answer",
     "http_response",
     "json_answer",
@@ -106,11 +108,26 @@ class HttpAnswer(NamedTuple):
 
     def head_bytes(self, *, close: bool) -> bytes:
         """The head alone, which tells the length of `body`."""
-        close, second = close or self.closes, int(time.time())
-        start = response_start(self.status, self.fields, close=close, second=second)
-        for each in self.more:
-            start += b"%b: %b\r\n" % each
-        return b"%bcontent-length: %d\r\n\r\n" % (start, len(self.body))
+        return head_bytes(self.status, self.more, self.head_end(close=close))
+
+    def head_end(self, *, close: bool) -> bytes:
+        """Of the head, what is the same for equal answers, whenever they are given."""
+        lines = header_lines(self.fields, close=close or self.closes)
+        return b"%bcontent-length: %d\r\n\r\n" % (lines, len(self.body))
+
+
+def head_bytes(status: int, more: Iterable[tuple[bytes, bytes]], end: bytes) -> bytes:
+    """The head of an answer that is given now.
+
+    Args:
+        status: Its status.
+        more: Headers of its own; see `HttpAnswer.more`.
+        end: `HttpAnswer.head_end`.
+    """
+    start = response_start(status, int(time.time()))
+    for each in more:
+        start += b"%b: %b\r\n" % each
+    return start + end
 
 
 def http_answer(

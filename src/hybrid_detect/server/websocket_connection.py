@@ -19,7 +19,6 @@ from websockets.protocol import State
 
 from hybrid_detect.exchange.wire import ErrorReply
 from hybrid_detect.server.connections import (
-    HEAD_READ_BYTES,
     MAX_HELD_BYTES,
     STOPPING,
     Context,
@@ -127,7 +126,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         is_little_wanted = (self._frame.is_refused and self._drops_unread) or (
             not self._frame.left_bytes and early is not None and early.admission.is_pressed
         )
-        return self._context.read[: HEAD_READ_BYTES if is_little_wanted else None]
+        return self._context.read_little if is_little_wanted else self._context.read
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what has been read."""
