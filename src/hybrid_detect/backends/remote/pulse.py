@@ -24,7 +24,7 @@ SILENT_ROUND_TRIPS = 3.0
 """A link is not given up before so many round trips without a sign of life."""
 
 PING_S = 0.2
-"""A ping for every second frame at 10 fps, at most one under way: 60 bytes each, 0.3 KB/s. Source:
+"""A ping for every second frame at 10 fps, at most one under way: 84 bytes each, 0.4 KB/s. Source:
 of the settings tried over recorded network traces the best, `docs/explanation/choosing.md`."""
 
 BUSY_S = 2.0
