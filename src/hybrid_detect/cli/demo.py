@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import dataclasses
 import secrets
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator
 from itertools import groupby
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.fetching import SERVER_MODEL, fetch_for_device, fetch_for_server
 from hybrid_detect.cli.options import can_write, described
+from hybrid_detect.cli.plain_text import one_line
 from hybrid_detect.cli.table import table
 from hybrid_detect.config import ServiceConfig
 from hybrid_detect.extras import is_installed, require
@@ -139,14 +142,14 @@ async def _three_backends(photo: NDArray[np.uint8], config: ServiceConfig) -> li
             result.backend.value if result.backend else "-",
             len(result.faces),
             _best_score(result),
-            f"{result.timings.total_s * 1000:.1f} ms",
+            f"{result.timings.total_s * 1000:.0f}",
             result.bytes_sent,
             result.model,
             result.reason,
         )
         for result in results
     ]
-    print(table(("backend", "faces", "score", "latency", "bytes sent", "model", "reason"), rows))
+    print(table(("backend", "faces", "score", "ms", "bytes", "model", "reason"), rows))
     return results
 
 
@@ -200,8 +203,9 @@ async def _cut(photo: NDArray[np.uint8], config: ServiceConfig, server: Any) -> 
     answered = sum(result.answered for result in results)
     slowest_s = max(result.timings.total_s for result in results)
     back = "the server was used again" if _returned(results) else "the server was not used again"
-    print(
-        f"\n{answered} of {asked} frames answered in {took_s:.1f} s, the slowest after "
+    print()
+    _tell(
+        f"{answered} of {asked} frames answered in {took_s:.1f} s, the slowest after "
         f"{slowest_s * 1000:.0f} ms; {back}."
     )
     return answered == asked and _returned(results)
@@ -215,7 +219,7 @@ def _returned(results: list[DetectionResult]) -> bool:
 
 
 def _print_timeline(results: list[DetectionResult], ready_at: int | None) -> None:
-    rows = []
+    rows, reasons = [], ["why the first of them"]
     numbered = list(enumerate(results))
 
     def same(item: tuple[int, DetectionResult]) -> tuple[object, ...]:
@@ -230,11 +234,20 @@ def _print_timeline(results: list[DetectionResult], ready_at: int | None) -> Non
                 f"{first}-{last}" if last > first else f"{first}",
                 getattr(backend, "value", "none"),
                 getattr(status, "value", status),
-                f"{times[len(times) // 2] * 1000:.0f} ms",
-                f"{times[-1] * 1000:.0f} ms",
-                frames[0][1].reason,
+                f"{times[len(times) // 2] * 1000:.0f}",
+                f"{times[-1] * 1000:.0f}",
             )
         )
+        reasons.append(one_line(frames[0][1].reason))
     ready = "" if ready_at is None else f", ready at frame {ready_at}"
     print(f"(frame {CUT_AT}: server killed; frame {RESTART_AT}: started again{ready})")
-    print(table(("frames", "backend", "status", "median", "slowest", "reason of the first"), rows))
+    lines = table(("frames", "backend", "status", "median ms", "slowest ms"), rows).splitlines()
+    for line, reason in zip(lines, reasons, strict=True):
+        print(line)
+        _tell(reason, indent="  ")  # below, for it would leave no line of a terminal whole
+
+
+def _tell(text: str, *, indent: str = "") -> None:
+    """Print `text` in lines that the terminal does not break, 80 columns wide if there is none."""
+    columns = shutil.get_terminal_size().columns
+    print(textwrap.fill(text, columns, initial_indent=indent, subsequent_indent=indent))
