@@ -1068,11 +1068,13 @@ def test_serve_without_a_runtime_says_how_to_get_it(
     assert "Traceback" not in err
 
 
-def test_every_command_says_what_it_is_for_and_what_its_arguments_are(
-    capsys: pytest.CaptureFixture[str],
+def test_every_command_says_in_80_columns_what_it_is_for_and_what_its_arguments_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     for command in (
-        *("demo", "detect", "serve", "doctor", "bench memory", "bench policy"),
+        *("demo", "detect", "stream", "watch", "serve", "costs", "report", "doctor"),
+        *("bench memory", "bench policy", "bench backends"),
         *("keys generate", "keys show", "keys rotate"),
         *("api-keys add", "api-keys list", "api-keys revoke"),
         *("models list", "models pull", "models verify"),
@@ -1085,6 +1087,7 @@ def test_every_command_says_what_it_is_for_and_what_its_arguments_are(
         assert purpose.endswith("."), command
         # argparse puts an option without help on a line of its own.
         assert not re.search(r"^  \S+( [A-Z|]+)?$\n(?!  {10,}\S)", told, re.MULTILINE), command
+        assert max(map(len, told.splitlines())) <= 80, command
 
 
 def test_doctor_knows_every_extra_that_users_install() -> None:

@@ -83,9 +83,10 @@ def add_parser(actions: Any) -> None:
         "--scene",
         choices=SCENES,
         default="mixed",
-        help="what is filmed: one kind of scene, all kinds with cuts between them (mixed), or "
-        "nothing in particular, with a device that is always worth 0.8 (constant); "
-        "default: %(default)s",
+        metavar="SCENE",
+        help="what is filmed: one kind of scene (selfie, group, crowd or empty), all kinds with "
+        "cuts between them (mixed), or nothing in particular, with a device that is always worth "
+        "0.8 (constant); default: %(default)s",
     )
     parser.add_argument(
         "--server",

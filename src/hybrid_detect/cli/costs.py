@@ -58,12 +58,18 @@ def add_parser(commands: Any) -> None:
         help="what to tell apart, with commas: hour, day, month, session, user, backend, target, "
         f"provider, region (default: {','.join(BY)})",
     )
-    parser.add_argument("--day", type=_day, metavar="DATE", help="that day alone (UTC)")
-    parser.add_argument("--since", type=_day, metavar="DATE", help="from that day on")
-    parser.add_argument("--until", type=_day, metavar="DATE", help="up to that day")
-    parser.add_argument("--session", metavar="NAME", help="that session alone")
-    parser.add_argument("--user", metavar="NAME", help="that user alone")
-    parser.add_argument("--provider", metavar="NAME", help="that provider alone")
+    parser.add_argument(
+        "--day", type=_day, metavar="DATE", help="that day alone, of UTC (default: all)"
+    )
+    parser.add_argument(
+        "--since", type=_day, metavar="DATE", help="from that day on (default: the first)"
+    )
+    parser.add_argument(
+        "--until", type=_day, metavar="DATE", help="up to that day (default: the last)"
+    )
+    parser.add_argument("--session", metavar="NAME", help="that session alone (default: all)")
+    parser.add_argument("--user", metavar="NAME", help="that user alone (default: all)")
+    parser.add_argument("--provider", metavar="NAME", help="that provider alone (default: all)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true", help="comma-separated values, with a header")
     form.add_argument("--json", action="store_true", help="one JSON object")

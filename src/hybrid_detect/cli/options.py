@@ -68,7 +68,9 @@ def add_service_options(
         parser.add_argument(
             "--mode",
             choices=[mode.value for mode in DetectionMode],
-            help=f"which backends may be used (default: {ENV_PREFIX}MODE, else auto)",
+            metavar="MODE",  # the choices in braces would make a line of 99 columns
+            help=f"which backends may be used: {', '.join(DetectionMode)} "
+            f"(default: {ENV_PREFIX}MODE, else auto)",
         )
     parser.add_argument(
         "--endpoint",

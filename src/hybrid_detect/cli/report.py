@@ -56,7 +56,9 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="whose days and hours, such as Europe/Berlin (default: UTC)",
     )
-    parser.add_argument("--title", default="Face detection", help="the page's heading")
+    parser.add_argument(
+        "--title", default="Face detection", help="the page's heading (default: %(default)s)"
+    )
     parser.add_argument(
         "--json", action="store_true", help="print the same figures as one JSON object, no page"
     )

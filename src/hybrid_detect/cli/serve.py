@@ -45,7 +45,12 @@ def add_parser(commands: Any) -> None:
         help="the model (see 'hybrid-detect models list'); auto is CenterFace where it can be had, "
         "else full_range (default: %(default)s)",
     )
-    parser.add_argument("--model-path", type=Path, metavar="FILE", help="the model's file")
+    parser.add_argument(
+        "--model-path",
+        type=Path,
+        metavar="FILE",
+        help="the model's file (default: the one that 'hybrid-detect models list' shows)",
+    )
     parser.add_argument(
         "--quality",
         choices=[*QualityLevel],

@@ -60,7 +60,10 @@ def add_parser(commands: Any) -> None:
         help="what to do when frames come too fast (default: auto)",
     )
     parser.add_argument(
-        "--frames", type=at_least_one, metavar="N", help="end after so many results"
+        "--frames",
+        type=at_least_one,
+        metavar="N",
+        help="end after so many results (default: at the source's end)",
     )
     add_service_options(parser)
     parser.add_argument(

@@ -36,7 +36,10 @@ def add_parser(commands: Any) -> None:
         help=f"the session to watch (default: {ENV_PREFIX}SESSION_ID)",
     )
     parser.add_argument(
-        "--results", type=at_least_one, metavar="N", help="end after so many results"
+        "--results",
+        type=at_least_one,
+        metavar="N",
+        help="end after so many results (default: with the session)",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one line of JSON for each result"
