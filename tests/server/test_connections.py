@@ -320,7 +320,7 @@ async def test_a_stream_s_later_messages_stay_with_the_client() -> None:
         await until(lambda: detector.looks == 2)
         (connection,) = server.server._context.connections.each()  # type: ignore[union-attr]
         await until(lambda: not connection._is_reading)  # type: ignore[attr-defined]
-        waiting = len(connection._events)  # type: ignore[attr-defined]
+        waiting = len(connection._events.waiting)  # type: ignore[attr-defined]
         held = len(connection._held)  # type: ignore[attr-defined]
         assert waiting == websocket_connection.MAX_WAITING
         assert held <= 64 * 1024 + 256 * 1024

@@ -138,7 +138,7 @@ async def test_a_stop_answers_a_stream_s_pictures_and_then_closes_it(
                 await link.send(message(number))
             await until(lambda: pool.admission.waiting == 1)
             (connection,) = server._context.connections.each()  # type: ignore[union-attr]
-            await until(lambda: connection._events)  # type: ignore[attr-defined]
+            await until(lambda: connection._events.waiting)  # type: ignore[attr-defined]
             stop = asyncio.create_task(ends.aclose())
             await until(lambda: pool.admission.waiting == 0)
             pool.go.set()

@@ -15,18 +15,16 @@ from hybrid_detect.server.connections import ConnectionLimits, Connections, Cont
 from hybrid_detect.server.http1 import HeadParser
 from hybrid_detect.server.websocket_connection import WebSocketConnection
 from hybrid_detect.server.websocket_frames import (
-    MAX_HEAD_BYTES,
-    frame_bytes,
-    is_whole_message,
+    FrameUnderWay,
     message_frame,
     payload_of,
-    whole_message,
 )
 
 from ..fuzzing import examples
 from ..waiting import until
 
 MAX_BYTES = 70_000
+MAX_HEAD_BYTES = 14  # of a frame, before its payload
 FRAMES = 20  # more than a test sends
 HEAD = (
     b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -87,6 +85,15 @@ def opened(app: Any) -> tuple[WebSocketConnection, Context]:
     return connection, context
 
 
+def receive(connection: WebSocketConnection, data: bytes) -> None:
+    """Have it read `data`, as an event loop has."""
+    while data:
+        room = connection.get_buffer(-1)
+        size = min(len(data), len(room))
+        room[:size], data = data[:size], data[size:]
+        connection.buffer_updated(size)
+
+
 async def received(pieces: list[bytes]) -> list[bytes | int | None]:
     """What the app gets of these pieces; last the code of the end, if there is one."""
     seen: list[bytes | int | None] = []
@@ -101,7 +108,7 @@ async def received(pieces: list[bytes]) -> list[bytes | int | None]:
     connection, context = opened(app)
     for piece in (b"", *pieces):
         if piece:
-            connection.data_received(piece)
+            receive(connection, piece)
         for _ in range(4 * FRAMES):  # the app takes what there is
             await asyncio.sleep(0)
     connection.connection_lost(None)
@@ -151,19 +158,30 @@ def test_what_breaks_the_protocol_ends_it() -> None:
         assert asyncio.run(received([whole, broken, whole])) == [b"picture", 1006]
 
 
-@given(data=st.binary(max_size=200) | st.integers(0, MAX_BYTES).map(bytes))
+def measured(data: bytes | memoryview, begin: int = 0, *, begins: bool = True) -> FrameUnderWay:
+    """The frame that begins there, no whole message of which is there."""
+    made = FrameUnderWay(max_bytes=MAX_BYTES)
+    assert made.measure(data, begin, begins=begins) is None
+    return made
+
+
+@given(data=st.binary(max_size=200) | st.integers(0, MAX_BYTES - 14).map(bytes))
 @settings(max_examples=examples(60))
 def test_a_frame_tells_where_it_ends_and_what_it_carries(data: bytes) -> None:
     whole = frame(Opcode.BINARY, data)
-    assert frame_bytes(whole + b"more") == len(whole)
-    assert is_whole_message(whole)
     assert payload_of(whole) == data
+    under_way = measured(whole[:-1] if data else whole[:4])
+    assert under_way.left_bytes == len(whole)
+    assert under_way.pieces == []
     for other in (
         frame(Opcode.BINARY, data, fin=False),
         frame(Opcode.TEXT, data),
         Frame(Opcode.BINARY, data).serialize(mask=False),
     ):
-        assert not is_whole_message(other)
+        under_way = measured(other + b"more")
+        assert under_way.left_bytes == len(other)
+        assert under_way.pieces is None
+    assert measured(whole, begins=False).pieces is None  # amid a message in several frames
 
 
 @pytest.mark.parametrize("size", [0, 5, 125, 126, 200, 65535, 65536, MAX_BYTES])
@@ -180,18 +198,16 @@ def test_a_whole_message_is_found_where_it_lies(size: int, begin: int) -> None:
     whole = frame(Opcode.BINARY, data[:size])
     there = memoryview(bytes(begin) + whole + b"more")
     end = begin + len(whole)
-    for lies_in in (there, bytes(there)):
-        found = whole_message(lies_in, begin, max_bytes=len(whole))
-        assert found == (end, data[:size])
-    assert whole_message(there, begin, max_bytes=len(whole) - 1) is None
+    for lies_in in (there, bytes(there), bytearray(there)):
+        frame_there = FrameUnderWay(max_bytes=len(whole))
+        assert frame_there.measure(lies_in, begin, begins=True) == (end, data[:size])
+        assert (frame_there.left_bytes, frame_there.pieces) == (0, None)
+    too_large = FrameUnderWay(max_bytes=len(whole) - 1)
+    assert too_large.measure(there, begin, begins=True) is None
+    assert (too_large.left_bytes, too_large.pieces) == (len(whole), None)
     for cut in {*range(begin, begin + MAX_HEAD_BYTES), end - 1} - set(range(end, end + 20)):
-        assert whole_message(there[:cut], begin, max_bytes=MAX_BYTES) is None, cut
-    for other in (
-        frame(Opcode.BINARY, data[:size], fin=False),
-        frame(Opcode.TEXT, data[:size]),
-        Frame(Opcode.BINARY, bytes(size + 4)).serialize(mask=False),
-    ):
-        assert whole_message(other, 0, max_bytes=MAX_BYTES) is None
+        left_bytes = measured(there[:cut], begin).left_bytes
+        assert left_bytes in {0, len(whole)}, cut  # where its length is not known yet, none
 
 
 @pytest.mark.anyio
@@ -206,9 +222,9 @@ async def test_what_an_app_has_not_taken_ends_with_it() -> None:
 
     connection, context = opened(app)
     await until(lambda: connection.is_open)
-    connection.data_received(frame(Opcode.BINARY, bytes(200)) * 2)
-    assert len(connection._events) == 2
+    receive(connection, frame(Opcode.BINARY, bytes(200)) * 2)
+    assert len(connection._events.waiting) == 2
     ends.set()
     await asyncio.wait(context.tasks)
-    assert len(connection._events) == 0
+    assert not connection._events.waiting
     connection.connection_lost(None)

@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Send
 
 from hybrid_detect.exchange.wire import (
     CREDENTIAL_ENDED,
+    PREAMBLE_BYTES,
     announced_request_id,
     encode_reply,
     peek_request_id,
@@ -127,7 +128,8 @@ class AdmittedMessages:
     def _is_free(self, data: bytes) -> bool:
         """Whether a message is not counted; when the last picture came is noted."""
         was_announced, self._was_announced = self._was_announced, False
-        if announced_request_id(data) is None:
+        # Of another length than a preamble's, as most are, it needs no look.
+        if len(data) != PREAMBLE_BYTES or announced_request_id(data) is None:
             self._picture_s = self._clock()
             return False
         # Each picture has one announcement for nothing; more count as pictures.

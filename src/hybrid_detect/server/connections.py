@@ -219,33 +219,30 @@ class Timer:
     """
 
     def __init__(self) -> None:
-        self._act: Callable[[], object] | None = None
+        self._act: Callable[[], object] = _nothing
+        self.is_running = False
+        """Whether a limit has been started, and not stopped."""
         self._ends_s = 0.0
         self._handle: asyncio.TimerHandle | None = None
         self._wakes_s = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None  # from the first start on
 
-    @property
-    def is_running(self) -> bool:
-        """Whether a limit has been started, and not stopped."""
-        return self._act is not None
-
     def start(self, limit_s: float, act: Callable[[], object]) -> None:
         """Call `act` after `limit_s`, instead of what was to be called before."""
         if self._loop is None:  # each time, it would be a call to the system
             self._loop = asyncio.get_running_loop()
-        self._act = act
+        self._act, self.is_running = act, True
         self._ends_s = self._loop.time() + limit_s
         if self._handle is None or self._ends_s < self._wakes_s:
             self._wake_at_end()
 
     def stop(self) -> None:
         """Call nothing."""
-        self._act = None
+        self._act, self.is_running = _nothing, False
 
     def end(self) -> None:
         """Call nothing; the event loop lets go of this at once."""
-        self._act = None
+        self.stop()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -258,14 +255,19 @@ class Timer:
 
     def _wake(self) -> None:
         self._handle = None
-        if self._act is None:
+        if not self.is_running:
             return
         # Not by the clock: a loop may wake a little early, and would be asked again at once.
         if self._wakes_s < self._ends_s:
             self._wake_at_end()
             return
-        act, self._act = self._act, None
+        act = self._act
+        self.stop()
         act()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Outflow:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from starlette.types import Scope
 
@@ -69,13 +69,8 @@ Verdict: TypeAlias = Refused | Undecided
 class RefusedMessage(bytes):
     """The beginning of a message whose picture is refused and was not read."""
 
-    retry_after_s: float
-
-    def __new__(cls, start: bytes, retry_after_s: float) -> Self:
-        """Made of the bytes that have come, and what its sender is to be told."""
-        made = super().__new__(cls, start)
-        made.retry_after_s = retry_after_s
-        return made
+    retry_after_s = 0.0
+    """What its sender is to be told."""
 
 
 class EarlyRefusals:
@@ -191,7 +186,9 @@ class EarlyRefusals:
         if wait_s is None:
             self.admission.expect(request.deadline_s, caller=caller)
             return None
-        return RefusedMessage(start, wait_s)
+        refused = RefusedMessage(start)
+        refused.retry_after_s = wait_s
+        return refused
 
 
 class _Told(NamedTuple):

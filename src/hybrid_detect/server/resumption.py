@@ -77,7 +77,8 @@ class Stream:
         places: Pictures that are looked at at the same time.
         presence: The sessions that it brings.
         is_resumable: Whether its request ids tell its pictures apart.
-        take: Counts one more picture; gives the seconds to wait if it came too early.
+        take: Counts one more picture; gives the seconds to wait if it came too early. `None` if
+            each may come.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Stream:
         places: int,
         presence: Presence,
         is_resumable: bool,
-        take: Callable[[], float] = lambda: 0.0,
+        take: Callable[[], float] | None = None,
     ) -> None:
         self.take = take
         """Counts one more picture: another link gives no other rate."""

@@ -16,6 +16,7 @@ from hybrid_detect.exchange.model_info import MODEL_INFO_HEADER, ModelInfo
 from hybrid_detect.exchange.wire import (
     HAS_HEADER,
     IN_FLIGHT_HEADER,
+    PREAMBLE_BYTES,
     SUBPROTOCOL,
     ErrorReply,
     announced_request_id,
@@ -166,11 +167,11 @@ class Streams:
             stream.end(for_good=is_for_good)  # what waits is not looked at any more
         await stream.finished()
 
-    def _limit(self) -> Callable[[], float]:
+    def _limit(self) -> Callable[[], float] | None:
         """Counts one more picture of a stream; gives the seconds to wait if it came too early."""
         rate_per_s = self._config.stream_rate_per_s
         if not rate_per_s:
-            return lambda: 0.0
+            return None
         burst = max(1, math.ceil(rate_per_s * BURST_S))
         bucket = RateLimiter(rate_per_s=rate_per_s, burst=burst)
         return lambda: bucket.take("")
@@ -189,6 +190,7 @@ class _Link:
         self._is_gone: Callable[[], bool] = websocket.scope.get(IS_GONE, _never)
         self._direct: DirectLink | None = websocket.scope.get(DIRECT)
         self.is_ready = stream.is_ready
+        self.send_at_once = _not_at_once if self._direct is None else self._direct.send
 
     async def converse(self) -> int | None:
         """Answer until the link ends; the code that it ended with."""
@@ -222,10 +224,6 @@ class _Link:
         if reply:
             self.send_at_once(reply)
 
-    def send_at_once(self, reply: bytes) -> bool:
-        """Send `reply` if that needs no wait; returns whether it was sent."""
-        return self._direct is not None and self._direct.send(reply)
-
     async def send(self, reply: bytes) -> None:
         """Send `reply`, if the link still stands."""
         with contextlib.suppress(WebSocketDisconnect, RuntimeError):
@@ -243,13 +241,15 @@ class _Link:
         A picture that is not looked at is one that came too early, or over another link before.
         """
         now_s = time.monotonic()
-        if (announced_id := announced_request_id(data)) is not None:
+        # Of another length than a preamble's, as most are, it announces nothing.
+        if len(data) == PREAMBLE_BYTES and (announced_id := announced_request_id(data)) is not None:
             self._announced = (announced_id, now_s)
             return b""
         request_id = peek_request_id(data)
         if self._stream.is_resumable and (reply := self._known(request_id)) is not None:
             return reply
-        if wait_s := self._stream.take():
+        take = self._stream.take
+        if take is not None and (wait_s := take()):
             refusal = too_fast(request_id, wait_s)
             note_reply(self.websocket, refusal, data)
             return encode_reply(refusal)
@@ -297,4 +297,8 @@ class _Asked(NamedTuple):
 
 
 def _never() -> bool:
+    return False
+
+
+def _not_at_once(reply: bytes) -> bool:
     return False

@@ -31,13 +31,7 @@ from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.lingering import linger
 from hybrid_detect.server.replies import BUG, error_reply, json_answer
 from hybrid_detect.server.unread_bytes import can_drop_unread, drop_unread
-from hybrid_detect.server.websocket_frames import (
-    MAX_HEAD_BYTES,
-    FrameUnderWay,
-    message_frame,
-    parser_of,
-    whole_message,
-)
+from hybrid_detect.server.websocket_frames import FrameUnderWay, message_frame, parser_of
 from hybrid_detect.server.websocket_handshake import answer_to, completed, scope_of
 from hybrid_detect.server.websocket_heartbeat import Heartbeat
 from hybrid_detect.server.websocket_messages import Inbox, Outbox
@@ -129,28 +123,22 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         return self._context.read_little if is_little_wanted else self._context.read
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what has been read."""
-        self.data_received(self._context.read[:nbytes])
-
-    def data_received(self, data: bytes | memoryview) -> None:
-        """Read on, as far as the app follows."""
-        begin, frame = 0, self._frame
+        """Take what has been read, as far as the app follows."""
+        data, begin, frame = self._context.read[:nbytes], 0, self._frame
         # What the app can take at once need not be held first: a picture behind its announcement.
-        while begin < len(data) and not (self._held or self._is_blocked):
-            begins = self._is_between
-            if begins and (found := whole_message(data, begin, max_bytes=frame.max_bytes)):
+        while not (self._held or self._is_blocked):
+            if found := frame.measure(data, begin, begins=self._is_between):
                 begin, message = found
                 self._events.put(message)
-                if begin == len(data):
-                    return  # with nothing held and nothing half there
-                continue
-            frame.measure(data[begin : begin + MAX_HEAD_BYTES], begins=begins)
-            if not frame.left_bytes or self._transport.is_closing():
-                break
-            piece = bytes(data[begin : begin + frame.left_bytes])
-            begin += len(piece)
-            self._parse(piece)
-            self._control()  # what is complete is not waited for while a message behind it is taken
+            else:
+                if not frame.left_bytes or self._transport.is_closing():
+                    break
+                piece = bytes(data[begin : begin + frame.left_bytes])
+                begin += len(piece)
+                self._parse(piece)
+                self._control()  # what is complete is not waited for while more is taken
+            if begin == nbytes:
+                return  # with nothing held
         self._held += data[begin:]
         self._read()
 
@@ -170,13 +158,13 @@ class WebSocketConnection(asyncio.BufferedProtocol):
     def _is_blocked(self) -> bool:
         """Whether it is the app, or what the peer has not taken, that is waited for."""
         return not self._is_ending and (
-            not self.is_open or len(self._events) >= MAX_WAITING or self._outflow.is_blocked
+            not self.is_open or len(self._events.waiting) >= MAX_WAITING or self._outflow.is_blocked
         )
 
     @property
     def _is_between(self) -> bool:
-        """Whether a message may begin with the next byte."""
-        return not (self._frame.left_bytes or self._pieces or self._is_ending or self._is_gone)
+        """Whether a message may begin with the next frame."""
+        return not (self._pieces or self._is_ending or self._is_gone)
 
     def _read(self) -> None:
         """Parse as far as the app follows; a frame at a time, so that it is no more than that."""
@@ -187,7 +175,11 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _parse_a_frame(self) -> bool:
         """Parse what there is of the next frame; returns whether there is anything of it."""
-        self._frame.measure(self._held, begins=self._is_between)
+        if found := self._frame.measure(self._held, begins=self._is_between):
+            end, message = found
+            del self._held[:end]
+            self._take_message(message)
+            return True
         if not self._frame.left_bytes:
             return False  # its own head is not complete
         piece = bytes(self._held[: self._frame.left_bytes])
@@ -224,7 +216,7 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         """Tell of a message that would be refused once it had come, and drop the rest of it."""
         early = self._context.early
         if early is not None and (refused := early.refused_message(self._scope, piece)) is not None:
-            self._frame.refuse()
+            self._frame.pieces = None
             self._take_message(refused)
             self._drop(0)
 
@@ -249,7 +241,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _take_message(self, data: bytes) -> None:
         if not self._is_ending:
-            self._patience.stop()  # the next one has a time of its own
+            if self._patience.is_running:
+                self._patience.stop()  # the next one has a time of its own
             self._events.put(data)
 
     def _control(self) -> None:
@@ -265,10 +258,12 @@ class WebSocketConnection(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
         if not self.is_open or self._is_ending:
             return
-        if self._is_blocked or not (self._held or self._frame.left_bytes or self._pieces):
+        is_amid = self._held or self._frame.left_bytes or self._pieces
+        if is_amid and not self._is_blocked:
+            if not self._patience.is_running:
+                self._patience.start(self._limits.message_s, self._fail)
+        elif self._patience.is_running:
             self._patience.stop()
-        elif not self._patience.is_running:
-            self._patience.start(self._limits.message_s, self._fail)
 
     def _hang_up(self, code: int) -> None:
         if not self._is_gone:
@@ -312,7 +307,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         """Send `message`, as a `DirectLink` does."""
         if not self.is_open or self._outflow.is_blocked or self._is_gone or self._is_ending:
             return False
-        self._write(message_frame(message))
+        if not self._transport.is_closing():
+            self._transport.write(message_frame(message))
         return True
 
     @property
@@ -391,9 +387,6 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         self._transport.close()
 
     def _flush(self) -> None:
-        if data := b"".join(self._frames.data_to_send()):
-            self._write(data)
-
-    def _write(self, data: bytes) -> None:
-        if not self._transport.is_closing():
+        data = b"".join(self._frames.data_to_send())
+        if data and not self._transport.is_closing():
             self._transport.write(data)

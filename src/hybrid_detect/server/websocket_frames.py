@@ -18,18 +18,11 @@ except ImportError:  # where there is no compiled one
     from websockets.utils import apply_mask
 
 __all__ = [
-    "MAX_HEAD_BYTES",
     "FrameUnderWay",
-    "frame_bytes",
-    "is_whole_message",
     "message_frame",
     "parser_of",
     "payload_of",
-    "whole_message",
 ]
-
-MAX_HEAD_BYTES = 14
-"""Of a frame, before its payload."""
 
 _WHOLE_BINARY = 0x82  # FIN, no extension, opcode 2
 _MASKED = 0x80
@@ -46,24 +39,6 @@ _quiet = logging.Logger("hybrid_detect.server.websocket", logging.CRITICAL + 1)
 def parser_of(*, max_bytes: int) -> ServerProtocol:
     """What reads the frames of one WebSocket, whose messages have at most `max_bytes`."""
     return ServerProtocol(max_size=max_bytes, logger=_quiet)
-
-
-def frame_bytes(data: bytes | bytearray | memoryview) -> int:
-    """The length of the frame that `data` begins with; 0 if that is not known yet."""
-    if len(data) < 2:
-        return 0
-    size = data[1] & 0x7F
-    longer = _LONGER.get(size, 0)
-    if len(data) < 2 + longer:
-        return 0
-    if longer:
-        size = int.from_bytes(data[2 : 2 + longer], "big")
-    return 2 + longer + (4 if data[1] & _MASKED else 0) + size
-
-
-def is_whole_message(start: bytes | bytearray | memoryview) -> bool:
-    """Whether a frame that begins like this is all of a binary message, masked as a client must."""
-    return start[0] == _WHOLE_BINARY and bool(start[1] & _MASKED)
 
 
 def payload_of(frame: bytes) -> bytes:
@@ -89,19 +64,47 @@ class FrameUnderWay:
         self.is_refused = False
         """Whether what is to come of it is not wanted."""
 
-    def measure(self, data: bytes | bytearray | memoryview, *, begins: bool) -> None:
-        """Note what is to come of the next frame, if `data` begins with it.
+    def measure(
+        self, data: bytes | bytearray | memoryview, begin: int = 0, *, begins: bool
+    ) -> tuple[int, bytes] | None:
+        """Note what is to come of the next frame, if its length is known.
 
         Args:
-            data: What comes next.
+            data: What has come.
+            begin: Where in it the next bytes are.
             begins: Whether a message may begin there.
+
+        Returns:
+            Where the frame ends, and its message, if a whole message lies there; nothing is to come
+            of it then. Else `None`.
         """
         if self.left_bytes:
-            return
-        self.left_bytes = size = frame_bytes(data)
-        is_whole = begins and 0 < size <= self.max_bytes and is_whole_message(data)
-        self.pieces = [] if is_whole else None
-        self.is_refused = False
+            return None
+        self.pieces, self.is_refused = None, False
+        there, mask_at = len(data), begin + 2
+        if there < mask_at:
+            return None
+        second = data[begin + 1]
+        size = second & 0x7F
+        if size > 125:
+            mask_at += _LONGER[size]
+            if there < mask_at:
+                return None
+            size = int.from_bytes(data[begin + 2 : mask_at], "big")
+        payload_at = mask_at + 4 if second & _MASKED else mask_at
+        end = payload_at + size
+        if (
+            begins
+            and data[begin] == _WHOLE_BINARY
+            and second & _MASKED  # as a client must
+            and end - begin <= self.max_bytes
+        ):
+            if end <= there:
+                message = memoryview(data)[payload_at:end]
+                return end, apply_mask(message, bytes(data[mask_at:payload_at]))
+            self.pieces = []
+        self.left_bytes = end - begin
+        return None
 
     def message(self) -> bytes:
         """The whole message, all of which has come."""
@@ -111,32 +114,6 @@ class FrameUnderWay:
     def forget(self) -> None:
         """Nothing more of it comes."""
         self.left_bytes, self.pieces = 0, None
-
-    def refuse(self) -> None:
-        """Take nothing more of it."""
-        self.pieces, self.is_refused = None, True
-
-
-def whole_message(
-    data: bytes | memoryview, begin: int, *, max_bytes: int
-) -> tuple[int, bytes] | None:
-    """A message that lies in `data` from `begin` on, in one masked frame of at most `max_bytes`.
-
-    Returns:
-        Where its frame ends, and the message; `None` if it is not of that kind or not all there.
-    """
-    there = len(data) - begin
-    if there < 6 or data[begin] != _WHOLE_BINARY or not data[begin + 1] & _MASKED:
-        return None
-    size, mask_at = data[begin + 1] & 0x7F, begin + 2
-    if size > 125:
-        mask_at += _LONGER[size]
-        size = int.from_bytes(data[begin + 2 : mask_at], "big")
-    end = mask_at + 4 + size
-    if end > len(data) or end - begin > max_bytes:
-        return None
-    message = memoryview(data)[mask_at + 4 : end]
-    return end, apply_mask(message, bytes(data[mask_at : mask_at + 4]))
 
 
 def message_frame(message: bytes) -> bytes:

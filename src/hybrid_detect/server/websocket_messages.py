@@ -18,12 +18,10 @@ class Inbox:
     """What an app is to be told of its WebSocket, in order."""
 
     def __init__(self) -> None:
-        self._events: deque[Message] = deque([{"type": "websocket.connect"}])
+        self.waiting: deque[Message] = deque([{"type": "websocket.connect"}])
+        """What the app has not been told yet."""
         self._awaited: asyncio.Future[None] | None = None  # while the app waits
         self._taker: Taker | None = None
-
-    def __len__(self) -> int:
-        return len(self._events)
 
     def serve(self, taker: Taker | None) -> None:
         """Have `taker` take messages from now on; `None` for the app alone."""
@@ -45,23 +43,23 @@ class Inbox:
 
     def clear(self) -> None:
         """Nothing of it will be taken any more."""
-        self._events.clear()
+        self.waiting.clear()
 
     def tell(self, event: Message) -> None:
         """Something has happened."""
-        self._events.append(event)
+        self.waiting.append(event)
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
 
     async def next(self) -> Message:
         """The next of the events, once there is one."""
-        while not self._events:
+        while not self.waiting:
             self._awaited = asyncio.get_running_loop().create_future()
             try:
                 await self._awaited
             finally:
                 self._awaited = None
-        return self._events.popleft()
+        return self.waiting.popleft()
 
 
 class Opened(Protocol):
