@@ -41,6 +41,11 @@ def test_a_sum_of_prices_is_exact(millionths: list[int]) -> None:
     assert amount(sum(to_nanos(float(price)) for price in prices)) == sum(prices)
 
 
+@pytest.mark.parametrize("price", ["0", "0.0015", "5", "100", "1000000", "0.0000015"])
+def test_an_amount_is_printed_as_it_is_written(price: str) -> None:
+    assert str(amount(to_nanos(price))) == price
+
+
 def test_a_request_is_plain_json() -> None:
     request = SentRequest(at_s=1.5, backend="cloud", price_nanos=1)
     told = json.loads(json.dumps(request.to_dict()))

@@ -54,8 +54,9 @@ def to_nanos(price: Price, *, name: str = "price") -> int:
 
 
 def amount(nanos: int) -> Decimal:
-    """`nanos` as an exact amount of money."""
-    return Decimal(nanos).scaleb(-9)
+    """`nanos` as an exact amount of money, written as short as can be: ``5``, ``0.0015``."""
+    exact = Decimal(nanos).scaleb(-9).normalize()
+    return exact.quantize(Decimal(1)) if exact == exact.to_integral_value() else exact
 
 
 def money(nanos: int, currency: str) -> str:
@@ -107,7 +108,7 @@ class SentRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values by name."""
-        return {name: getattr(self, name) for name in _FIELDS} | {"price": f"{self.price:f}"}
+        return {name: getattr(self, name) for name in _FIELDS} | {"price": f"{self.price:.9f}"}
 
 
 _FIELDS = tuple(field.name for field in fields(SentRequest))

@@ -205,7 +205,7 @@ def _tell_csv(summaries: Sequence[CostSummary], by: Sequence[str]) -> None:
         # A line for each currency; the figures stand in the first, so that a column's sum is right.
         for number, (currency, cost) in enumerate(each.costs.items() or [("", 0)]):
             values = figures if number == 0 else [0] * len(FIGURES)
-            writer.writerow((*each.labels, *values, f"{cost:f}", currency))
+            writer.writerow((*each.labels, *values, f"{cost:.9f}", currency))
 
 
 def _tell_json(
@@ -215,14 +215,14 @@ def _tell_json(
         "rows": [
             dict(zip(by, each.labels, strict=True))
             | {name: getattr(each, name) for name in FIGURES}
-            | {"costs": {currency: f"{cost:f}" for currency, cost in each.costs.items()}}
+            | {"costs": {currency: f"{cost:.9f}" for currency, cost in each.costs.items()}}
             for each in summaries
         ]
     }
     if projections:
         told["projections"] = [
             {"month": each.month, "currency": each.currency, "days_seen": each.days_seen}
-            | {name: f"{getattr(each, name):f}" for name in ("spent", "low", "likely", "high")}
+            | {name: f"{getattr(each, name):.9f}" for name in ("spent", "low", "likely", "high")}
             for each in projections
         ]
     print(json.dumps(told))

@@ -110,7 +110,7 @@ def _findings(config: ServiceConfig, found: Found) -> dict[str, Any]:
         "encryption": _encryption(config),
         "budgets": [
             {"period": budget.period, "currency": budget.currency}
-            | {name: f"{getattr(budget, name):f}" for name in ("budget", "spent")}
+            | {name: f"{getattr(budget, name):.9f}" for name in ("budget", "spent")}
             for budget in status.budgets
         ],
         "models": [

@@ -74,7 +74,7 @@ def _plain(row: CostRow) -> dict[str, Any]:
         "hour": _hour(row.key.hour),
         **{name: getattr(row.key, name) for name in ("backend", "target", "provider", "region")},
         **{name: getattr(row, name) for name in ("frames", "requests", "images", "bytes_sent")},
-        "price": f"{amount(row.price_nanos):f}",
+        "price": f"{amount(row.price_nanos):.9f}",
         "currency": row.key.currency,
     }
 

@@ -353,7 +353,7 @@ async def test_each_frame_is_told_its_part_of_the_request_and_its_price() -> Non
         (1, "near", "eu", True)
     }
     assert sum(each.bytes_sent for each in told) == len(server.bodies[0][1])
-    assert {str(each.price) for each in told} == {"0.250000000"}
+    assert {str(each.price) for each in told} == {"0.25"}
 
 
 async def test_a_frame_that_is_given_up_takes_no_other_with_it() -> None:

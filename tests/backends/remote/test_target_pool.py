@@ -113,6 +113,15 @@ def test_one_that_has_never_failed_may_be_tried_by_many_frames_at_once() -> None
     assert pool.limit_s(first, 1.0) == 0.5
 
 
+def test_one_that_was_never_asked_is_not_told_as_broken() -> None:
+    clock = FakeClock()
+    pool = pool_of(clock, 0, 0)
+    assert [each.breaker for each in pool.statuses()] == ["half_open", "half_open"]
+    answer(pool, clock, 0.1)
+    fail(pool, pool.targets[1])
+    assert [each.breaker for each in pool.statuses()] == ["closed", "open"]
+
+
 def test_if_none_works_the_one_whose_pause_ends_first_is_used() -> None:
     clock = FakeClock()
     pool = pool_of(clock, 0, 0)

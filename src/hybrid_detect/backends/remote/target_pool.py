@@ -66,8 +66,8 @@ class TargetStatus:
     preference: int
     """Targets with the lowest number are asked first."""
     breaker: str = ""
-    """``closed``, ``open`` or ``half_open``; empty if it is never asked, or is the only one: then
-    the backend's breaker is its own."""
+    """``closed``, ``open`` or ``half_open``, as it is before it was asked for the first time; empty
+    if it is never asked, or is the only one: then the backend's breaker is its own."""
     latency_s: float | None = None
     """Predicted seconds for one frame; `None` when there is no recent measurement, and for the only
     one: then the backend's latency is its own."""
@@ -112,6 +112,13 @@ class _Known:
             return True
         # One frame at a time finds out whether it works again.
         return now_s >= self.breaker.retry_at_s and not self.pending
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """The breaker's, which begins open; but a target that has not failed yet may be tried."""
+        state = self.breaker.state
+        is_new = state is BreakerState.OPEN and not self.has_failed
+        return BreakerState.HALF_OPEN if is_new else state
 
     @property
     def may_try_at_s(self) -> float:
@@ -277,7 +284,7 @@ class TargetPool:
         asked = (
             replace(
                 _status_of(target),
-                breaker="" if self._is_single else known.breaker.state.value,
+                breaker="" if self._is_single else known.breaker_state.value,
                 latency_s=known.latency.predict_s(now_s=now_s),
                 answered=known.answered,
                 failed=known.failed,
