@@ -127,7 +127,8 @@ class WebSocketConnection(asyncio.BufferedProtocol):
         data, begin, frame = self._context.read[:nbytes], 0, self._frame
         # What the app can take at once need not be held first: a picture behind its announcement.
         while not (self._held or self._is_blocked):
-            if found := frame.measure(data, begin, begins=self._is_between):
+            is_amid = frame.left_bytes > 0
+            if not is_amid and (found := frame.measure(data, begin, begins=self._is_between)):
                 begin, message = found
                 self._events.put(message)
             else:
@@ -175,14 +176,16 @@ class WebSocketConnection(asyncio.BufferedProtocol):
 
     def _parse_a_frame(self) -> bool:
         """Parse what there is of the next frame; returns whether there is anything of it."""
-        if found := self._frame.measure(self._held, begins=self._is_between):
+        frame = self._frame
+        is_amid = frame.left_bytes > 0
+        if not is_amid and (found := frame.measure(self._held, begins=self._is_between)):
             end, message = found
             del self._held[:end]
             self._take_message(message)
             return True
-        if not self._frame.left_bytes:
+        if not frame.left_bytes:
             return False  # its own head is not complete
-        piece = bytes(self._held[: self._frame.left_bytes])
+        piece = bytes(self._held[: frame.left_bytes])
         del self._held[: len(piece)]
         self._parse(piece)
         return True

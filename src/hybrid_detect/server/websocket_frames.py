@@ -67,7 +67,7 @@ class FrameUnderWay:
     def measure(
         self, data: bytes | bytearray | memoryview, begin: int = 0, *, begins: bool
     ) -> tuple[int, bytes] | None:
-        """Note what is to come of the next frame, if its length is known.
+        """Note what is to come of the next frame, the last being over, if its length is known.
 
         Args:
             data: What has come.
@@ -78,8 +78,6 @@ class FrameUnderWay:
             Where the frame ends, and its message, if a whole message lies there; nothing is to come
             of it then. Else `None`.
         """
-        if self.left_bytes:
-            return None
         self.pieces, self.is_refused = None, False
         there, mask_at = len(data), begin + 2
         if there < mask_at:
