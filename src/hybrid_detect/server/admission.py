@@ -118,11 +118,9 @@ class Admission:
         now_s, patience_s = self._clock(), patience_of(deadline_s)
         if self._expected and self._expected.forget_before(now_s - EXPECTED_S):
             self._refusals.clear()
-        taken = len(self._running) + len(self._expected)
-        has_place = not self._waiting and taken < self._places
-        if has_place or self.is_closed or not self._places:
+        if not self._waiting and len(self._running) + len(self._expected) < self._places:
             return None
-        if patience_s <= 0:
+        if self.is_closed or not self._places or patience_s <= 0:
             return None
         quick, known = self._times.quickest, self._refusals.get(caller)
         wait_s = 0.0 if known is None else known.wait_s(now_s, patience_s, quick.safe_s)
@@ -136,7 +134,7 @@ class Admission:
             self._refusals[caller] = known
             wait_s = known.wait_s(now_s, patience_s, quick.safe_s)
         self._refused_s = now_s
-        return max(wait_s, quick.mean_s)
+        return wait_s if wait_s > quick.mean_s else quick.mean_s
 
     def expect(self, deadline_s: float | None = None, *, caller: str = "") -> None:
         """Weigh what comes now as if a picture that `refusal` has let in were waiting already.
@@ -145,7 +143,7 @@ class Admission:
         one that has come whole is let in whatever is expected.
         """
         self._refusals.clear()
-        self._expected.add(self.place(deadline_s, caller=caller))
+        self._expected.append(self.place(deadline_s, caller=caller))
 
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, TypeAlias
 
 from starlette.types import Scope
@@ -95,9 +95,9 @@ class EarlyRefusals:
         observation: Observation,
         tracing: Tracing,
     ) -> None:
-        self._config = config
+        self._max_body_bytes = config.max_body_bytes
         self._credentials = credentials
-        self._state = state
+        self._take = partial(state.take_at_once, Limit.PICTURES)
         self.admission = admission
         self._observation = observation
         self._is_observed = observation.is_on
@@ -117,7 +117,7 @@ class EarlyRefusals:
         if not self.are_likely or head.path != DETECT_PATH or head.method != "POST":
             return Undecided.LET_IN
         size, facts = head.body_bytes, head.facts
-        if size is None or size > self._config.max_body_bytes or facts.origins:
+        if size is None or size > self._max_body_bytes or facts.origins:
             return Undecided.LET_IN
         try:
             caller = self._credentials.caller_at_once(facts, peer)
@@ -140,16 +140,16 @@ class EarlyRefusals:
             self.admission.expect(request.deadline_s, caller=caller)
             return Undecided.LET_IN
         # As behind the gate, what comes too fast is told so, and counts for nothing.
-        if early_s := self._state.take_at_once(Limit.PICTURES, caller):
-            reply = too_fast(0, early_s)
-            told = _told(reply, is_wire=facts.accepts_wire, close=not head.keep_alive)
+        is_wire, close = facts.accepts_wire, not head.keep_alive
+        if early_s := self._take(caller):
+            told = _told(too_fast(0, early_s), is_wire=is_wire, close=close)
         else:
-            told = _overloaded(math.ceil(wait_s * 1000), facts.accepts_wire, not head.keep_alive)
+            told = _overloaded(math.ceil(wait_s * 1000), is_wire, close)
             if self._tracing.is_on:
                 trace = facts.trace if facts.trace[0] else (request.traceparent, request.tracestate)
                 self._tracing.refused(trace, OverloadedError(wait_s))
         status, body = told.reply.status, told.body
-        if facts.accepts_wire and request.request_id:
+        if is_wire and request.request_id:
             body = with_request_id(body, request.request_id)
         more: tuple[tuple[bytes, bytes], ...] = ()
         if self._is_observed:

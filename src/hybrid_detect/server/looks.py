@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,39 +89,26 @@ class Look:
         self.admission.leave(self, has_ended_well=kind is None)
 
 
-class Expected:
-    """Pictures that were let in by their first bytes, and have not come yet.
+class Expected(deque[Look]):
+    """Pictures that were let in by their first bytes, and have not come yet; the oldest first.
 
     Until they have, others come: without a place for the first, each of those behind it would be
     let in for the same one, and be refused only once all of it was read.
     """
 
-    def __init__(self) -> None:
-        self._looks: deque[Look] = deque()
-
-    def __len__(self) -> int:
-        return len(self._looks)
-
-    def __iter__(self) -> Iterator[Look]:
-        return iter(self._looks)
-
-    def add(self, look: Look) -> None:
-        """Expect `look`, which comes after those before it."""
-        self._looks.append(look)
-
     def take(self, caller: str) -> None:
         """A picture of this caller has come: the one that was let in first, if any was."""
-        for look in self._looks:
+        for look in self:
             if look.caller == caller:
-                self._looks.remove(look)
+                self.remove(look)
                 return
 
     def forget_before(self, began_s: float) -> bool:
         """Expect those no longer that began before then; returns whether there were any."""
-        count = len(self._looks)
-        while self._looks and self._looks[0].came_s < began_s:
-            self._looks.popleft()
-        return len(self._looks) < count
+        count = len(self)
+        while self and self[0].came_s < began_s:
+            self.popleft()
+        return len(self) < count
 
 
 class Ends(NamedTuple):
@@ -152,9 +139,11 @@ class Refusal(NamedTuple):
     def wait_s(self, now_s: float, patience_s: float, safe_s: float) -> float:
         """Seconds until one with so much time, for a look of `safe_s`, can be let in."""
         # One that comes to a free place is looked at, however little time it has.
-        return max(self.free_s - max(patience_s - safe_s, 0.0), self.room_s) - min(
-            now_s, self.ends_s
-        )
+        spare_s = patience_s - safe_s
+        begins_s = self.free_s - spare_s if spare_s > 0 else self.free_s
+        if begins_s < self.room_s:
+            begins_s = self.room_s
+        return begins_s - (now_s if now_s < self.ends_s else self.ends_s)
 
 
 def patience_of(deadline_s: float | None) -> float:
