@@ -24,7 +24,14 @@ from hybrid_detect.exchange.wire import (
     decode_reply,
     encode_request,
 )
-from hybrid_detect.server import admission, bodies, http_connection, resumption, tracing
+from hybrid_detect.server import (
+    admission,
+    bodies,
+    early_refusals,
+    http_connection,
+    resumption,
+    tracing,
+)
 from hybrid_detect.server.api_keys import ApiKeyFile
 from hybrid_detect.server.app import create_app
 from hybrid_detect.server.config import ServerConfig
@@ -32,6 +39,7 @@ from hybrid_detect.server.early_refusals import EarlyRefusals, Undecided, Verdic
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.listening import Server
 from hybrid_detect.server.replies import SECURITY_HEADERS
+from hybrid_detect.types import QualityLevel
 
 from ..otlp import recorded_traces, trace_id_of
 from ..waiting import LIMIT_S, until
@@ -239,6 +247,56 @@ async def test_what_comes_behind_the_last_picture_does_not_cost_its_answer(behin
         writer.write(request(message(LARGE[:9000]), "Connection: close") + behind)
         await Answers(reader).refusal()
         assert await reader.read() == b""
+
+
+async def test_a_message_like_the_last_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like it but for its request id and its picture."""
+    read: list[bytes] = []
+    request_in = early_refusals.request_in
+
+    def noted(start: bytes) -> DetectRequest | None:
+        read.append(start)
+        return request_in(start)
+
+    monkeypatch.setattr(early_refusals, "request_in", noted)
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        answers = Answers(reader)
+        for number, deadline_s in [(1, 0.5), (2, 0.5), (3, 0.25), (4, 0.5), (5, 0.5)]:
+            asked = DetectRequest(request_id=number, image=LARGE[:9000], deadline_s=deadline_s)
+            writer.write(request(encode_request(asked)))
+            assert (await answers.refusal()).request_id == number
+        # One that is malformed is no other's.
+        writer.write(request(encode_request(asked).replace(b"HD", b"HX")))
+        assert (await answers.next())[0] == 400
+    assert len(read) == 4
+
+
+async def test_a_message_with_more_time_than_the_last_is_let_in() -> None:
+    detector = Busy()
+    detector.admission.times[QualityLevel.FAST].observe(0.4)
+    async with served(
+        CONFIG, limits=limits(), detector=detector, admission=detector.admission
+    ) as server:
+        held = asyncio.create_task(detector.detect(DetectRequest(request_id=0, image=jpeg())))
+        await until(lambda: detector.admission.looking == 1)
+        async with server.dialled() as (reader, writer):
+            answers = Answers(reader)
+            for _ in range(2):
+                writer.write(request(message(deadline_s=0.1)))
+                await answers.refusal()
+            writer.write(request(message(deadline_s=90.0)))
+            await until(lambda: detector.admission.waiting == 1)
+            detector.go.set()
+            assert (await answers.next())[0] == 200
+        await held
+
+
+async def test_a_bare_picture_has_no_number() -> None:
+    """Though its client takes answers that have one."""
+    async with busy() as (server, _), server.dialled() as (reader, writer):
+        sent = request(jpeg()).replace(f"Content-Type: {CONTENT_TYPE}".encode(), b"X: y")
+        writer.write(sent)
+        assert (await Answers(reader).refusal()).request_id == 0
 
 
 @pytest.mark.parametrize("accept", ["application/json", "*/*"])

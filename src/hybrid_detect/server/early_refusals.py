@@ -23,16 +23,19 @@ from hybrid_detect.exchange.envelope import kind_of
 from hybrid_detect.exchange.first_bytes import request_in
 from hybrid_detect.exchange.wire import (
     DETECT_PATH,
+    PREAMBLE_BYTES,
     STREAM_PATH,
     DetectRequest,
     ErrorReply,
+    header_bytes_in,
+    peek_request_id,
     with_request_id,
 )
 from hybrid_detect.server.admission import Admission
 from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.credentials import Credentials, WrongCredentialError
 from hybrid_detect.server.gate import CALLER
-from hybrid_detect.server.head_facts import HeadFacts
+from hybrid_detect.server.head_facts import HeadFacts, facts_of
 from hybrid_detect.server.http1 import RequestHead
 from hybrid_detect.server.look_refusals import look_refusal
 from hybrid_detect.server.looks import OverloadedError
@@ -149,8 +152,8 @@ class EarlyRefusals:
                 trace = facts.trace if facts.trace[0] else (request.traceparent, request.tracestate)
                 self._tracing.refused(trace, OverloadedError(wait_s))
         status, body = told.reply.status, told.body
-        if is_wire and request.request_id:
-            body = with_request_id(body, request.request_id)
+        if is_wire and facts.is_wire and (request_id := peek_request_id(start)):
+            body = with_request_id(body, request_id)
         more: tuple[tuple[bytes, bytes], ...] = ()
         if self._is_observed:
             more = self._observation.refused_picture(
@@ -176,11 +179,8 @@ class EarlyRefusals:
         if caller is None or scope["path"] != STREAM_PATH or not self.admission.is_pressed:
             return None
         start = payload_of(frame)
-        try:
-            request = request_in(start)
-        except ProtocolError:
-            return None
-        if request is None:
+        request = _message_in(facts_of(scope), start)
+        if isinstance(request, Undecided):
             return None
         wait_s = self.admission.refusal(request.deadline_s, caller=caller)
         if wait_s is None:
@@ -219,10 +219,7 @@ _ANY = DetectRequest(request_id=0, image=b"")
 def _asked(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
     """What the picture of a request is sent with, as far as that matters here."""
     if facts.is_wire:
-        try:
-            return request_in(start) or Undecided.MORE
-        except ProtocolError:
-            return Undecided.LET_IN
+        return _message_in(facts, start)
     if unsupported_body(facts) is not None:
         return Undecided.LET_IN
     try:
@@ -232,3 +229,26 @@ def _asked(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
     if not is_picture:
         return Undecided.LET_IN
     return _ANY if len(start) > 1 else Undecided.MORE
+
+
+def _message_in(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
+    """What the message asks for that begins with `start`; its request id is another's."""
+    if (last := facts.last_message) is not None:
+        known, request = last
+        if len(start) >= len(known) and with_request_id(start[: len(known)], 0) == known:
+            return request
+    try:
+        read, header_bytes = request_in(start), header_bytes_in(start)
+    except ProtocolError:
+        return Undecided.LET_IN
+    if read is None or header_bytes is None:
+        return Undecided.MORE
+    # What belongs to a trace is unlike all others.
+    if header_bytes <= MAX_REMEMBERED_BYTES and not read.traceparent:
+        message = with_request_id(start[: PREAMBLE_BYTES + header_bytes], 0)
+        facts.last_message = message, read
+    return read
+
+
+MAX_REMEMBERED_BYTES = 1024
+"""Of a message's header. Chosen: ten times a camera's with a session."""

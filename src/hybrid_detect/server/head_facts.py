@@ -14,7 +14,7 @@ from functools import cached_property
 
 from starlette.types import Scope
 
-from hybrid_detect.exchange.wire import CONTENT_TYPE
+from hybrid_detect.exchange.wire import CONTENT_TYPE, DetectRequest
 from hybrid_detect.monitoring.tracing import TRACEPARENT, TRACESTATE, traceparent_of, tracestate_of
 
 __all__ = ["API_KEY_HEADER", "HEAD_FACTS", "HeadFacts", "facts_of"]
@@ -41,6 +41,9 @@ class HeadFacts:
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._headers = tuple(each for each in headers if each[0] != b"content-length")
+        self.last_message: tuple[bytes, DetectRequest] | None = None
+        """A message that came with such a head, as far as its picture and under the request id 0,
+        and what it asks for: a camera's are alike, and are read once (`early_refusals`)."""
 
     def values(self, name: str) -> list[str]:
         """The values of every header `name` (lower case)."""
