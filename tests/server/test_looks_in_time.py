@@ -783,6 +783,26 @@ async def test_what_is_expected_keeps_out_nothing_that_has_come(clock: FakeClock
         assert (admission.waiting, looks.results) == (min(expected, 3), {})
 
 
+async def test_what_has_no_time_left_is_not_expected(clock: FakeClock) -> None:
+    """It would be late, and all others with it: a caller could shut them out with such pictures."""
+    admission = opened(clock, look_s=0.4)
+    async with looks_at(admission) as looks:
+        await looks.add("a", 1.0)
+        for _ in range(5):
+            assert admission.refusal(0.0, caller="flood") is None
+            admission.expect(0.0, caller="flood")
+        assert admission.refusal(2.0, caller="other") is None
+
+
+async def test_what_a_server_that_is_not_ready_lets_in_is_not_expected(clock: FakeClock) -> None:
+    admission = opened(clock, places=0, look_s=0.4)
+    for _ in range(5):
+        assert admission.refusal(0.5, caller="flood") is None
+        admission.expect(0.5, caller="flood")
+    admission.open(1)
+    assert admission.refusal(0.5, caller="other") is None
+
+
 async def test_a_full_server_looks_closer(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.001, waiting=1)
     async with looks_at(admission) as looks:

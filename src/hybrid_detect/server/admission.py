@@ -120,7 +120,7 @@ class Admission:
             self._refusals.clear()
         if not self._waiting and len(self._running) + len(self._expected) < self._places:
             return None
-        if self.is_closed or not self._places or patience_s <= 0:
+        if not self._weighs(patience_s):
             return None
         quick, known = self._times.quickest, self._refusals.get(caller)
         wait_s = 0.0 if known is None else known.wait_s(now_s, patience_s, quick.safe_s)
@@ -142,8 +142,13 @@ class Admission:
         That holds until it comes, or for `EXPECTED_S`. The picture itself is promised nothing, and
         one that has come whole is let in whatever is expected.
         """
-        self._refusals.clear()
-        self._expected.append(self.place(deadline_s, caller=caller))
+        if self._weighs(patience_of(deadline_s)):  # else it will get no place
+            self._refusals.clear()
+            self._expected.append(self.place(deadline_s, caller=caller))
+
+    def _weighs(self, patience_s: float) -> bool:
+        """Whether what waits decides if a picture with so much time is let in."""
+        return patience_s > 0 and self._places > 0 and not self.is_closed
 
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""
@@ -307,14 +312,14 @@ class Admission:
 
     def _refusal_of(self, look: Look, before: Sequence[Look]) -> Refusal:
         order, first_s = self._ordered(before), self._free_s()
-        ends = self._ends(order)
+        ends, safe_s = self._ends(order), self._times.quickest.safe_s
         # A place among those that wait is free once so many have begun.
         begun = len(order) - self._max_waiting
         room_s = ends.begins_s[begun] if begun >= 0 else -math.inf
         # It would make no other go, and what is late now is late behind it as well.
         count = Counter(each.caller for each in order)
         has_most = count[look.caller] + 1 >= max(count.values(), default=0)
-        lasts = has_most and (begun >= 0 or self._late_in(order, ends) is not None)
+        lasts = has_most and (begun >= 0 or ends.first_late(order, safe_s) is not None)
         patience_s = look.ends_s - self._clock()
         return Refusal(patience_s, min(ends.free_s), room_s, first_s, lasts)
 
@@ -332,14 +337,7 @@ class Admission:
             order: Those that wait, in the order of their turns.
             first: The level of a look that would begin before them.
         """
-        return self._late_in(order, self._ends(order, first))
-
-    def _late_in(self, order: Sequence[Look], ends: Ends) -> int | None:
-        safe_s = self._times.quickest.safe_s
-        for number, (look, begins_s) in enumerate(zip(order, ends.begins_s, strict=True)):
-            if begins_s + safe_s > look.ends_s:
-                return number
-        return None
+        return self._ends(order, first).first_late(order, self._times.quickest.safe_s)
 
     def _ends(self, order: Sequence[Look], first: QualityLevel | None = None) -> Ends:
         """When each of `order` begins at the quickest level, and when places are free then."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,8 +33,8 @@ REPLY_SHARE = 0.05
 client measures the deadline on its own clock."""
 
 EXPECTED_S = 0.05
-"""Seconds for a picture that was let in by its first bytes to come whole, before it is counted on
-no longer. Chosen: 80 KB at 13 Mbit/s."""
+"""Seconds in which a picture that was let in by its first bytes has to come whole; after that it
+is not expected any more. Chosen: 80 KB at 13 Mbit/s."""
 
 
 class OverloadedError(Exception):
@@ -90,21 +90,21 @@ class Look:
 
 
 class Expected(deque[Look]):
-    """Pictures that were let in by their first bytes, and have not come yet; the oldest first.
+    """Pictures that were let in by their first bytes and have not come whole; the oldest first.
 
-    Until they have, others come: without a place for the first, each of those behind it would be
-    let in for the same one, and be refused only once all of it was read.
+    A place that the first of them will take is not promised to others that begin to come meanwhile.
+    Otherwise each of these would be let in for it, and be refused only once all of it was read.
     """
 
     def take(self, caller: str) -> None:
-        """A picture of this caller has come: the one that was let in first, if any was."""
+        """A picture of this caller has come whole: forget the one that was let in first, if any."""
         for look in self:
             if look.caller == caller:
                 self.remove(look)
                 return
 
     def forget_before(self, began_s: float) -> bool:
-        """Expect those no longer that began before then; returns whether there were any."""
+        """Forget those that began to come before then; returns whether there were any."""
         count = len(self)
         while self and self[0].came_s < began_s:
             self.popleft()
@@ -118,6 +118,13 @@ class Ends(NamedTuple):
     """When each begins, in their order."""
     free_s: list[float]
     """When each place is free after them."""
+
+    def first_late(self, order: Sequence[Look], safe_s: float) -> int | None:
+        """Where in `order` the first is that could not end a look of `safe_s` in time, if any."""
+        for number, (look, begins_s) in enumerate(zip(order, self.begins_s, strict=True)):
+            if begins_s + safe_s > look.ends_s:
+                return number
+        return None
 
 
 class Refusal(NamedTuple):
