@@ -17,14 +17,19 @@ nox.options.sessions = ["lint", "typing", "layers", "tests", "providers"]
 ROOT = Path(__file__).parent
 
 FUZZED = (
-    "tests/exchange/test_encryption.py",
-    "tests/exchange/test_wire.py",
-    "tests/frames/test_frame.py",
+    "tests/backends/device/test_batches.py",
     "tests/compression/test_jpeg_markers.py",
+    "tests/exchange/test_model_info.py",
+    "tests/exchange/test_sealer.py",
+    "tests/exchange/test_usual_headers.py",
+    "tests/exchange/test_wire.py",
+    "tests/exchange/test_wire_faces.py",
+    "tests/frames/test_bad_input.py",
     "tests/privacy/test_metadata.py",
     "tests/server/test_fuzz.py",
     "tests/server/test_schema_fuzz.py",
     "tests/server/test_sealing.py",
+    "tests/server/test_websocket_frames.py",
 )
 """The files that ask `tests/fuzzing.py` how long to go on: wire, seals, images, endpoints."""
 

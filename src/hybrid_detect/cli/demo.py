@@ -244,7 +244,7 @@ def _print_timeline(results: list[DetectionResult], ready_at: int | None) -> Non
     lines = table(("frames", "backend", "status", "median ms", "slowest ms"), rows).splitlines()
     for line, reason in zip(lines, reasons, strict=True):
         print(line)
-        _tell(reason, indent="  ")  # below, for it would leave no line of a terminal whole
+        _tell(reason, indent="  ")  # in the table it would not fit the terminal
 
 
 def _tell(text: str, *, indent: str = "") -> None:

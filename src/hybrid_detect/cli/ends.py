@@ -38,6 +38,6 @@ def ended_in_order() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if came:
-            with suppress(OSError):  # whoever read it may have ended as well
+            with suppress(OSError):  # the program that reads it may have ended as well
                 sys.stdout.flush()
             signal.raise_signal(signal.SIGTERM)  # so that the parent sees what it asked for

@@ -47,7 +47,7 @@ class _PlainLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(self.format(record), file=sys.stderr)
-        except Exception:  # nobody reads it: no reason for the library to stop
+        except Exception:  # a line that cannot be written must not stop the library
             self.handleError(record)
 
 

@@ -28,7 +28,7 @@ Picture = TypeVar("Picture", NDArray[Any], Image.Image)
 HOLD_LAST_S = 0.5
 FADE_S = 0.3
 """A camera that is answered ten times a second never shows either. One lost answer is bridged, and
-boxes that nobody confirms are gone before they are taken for the truth."""
+boxes that no answer confirms are gone before they are taken for the truth."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +44,7 @@ class Overlay:
 
     Give each frame, and the result when there is a new one. In between, boxes follow their faces:
     an answer is about a frame that is past when it comes, and the camera moves on. Boxes are held
-    for a while, then fade away, so that they neither flicker nor stay where nobody is any more.
+    for a while, then fade away, so that they neither flicker nor stay where no face is any more.
 
     `update` may be called in one thread and `draw` in another; make an overlay for each view.
 
@@ -181,7 +181,7 @@ class Overlay:
 
     @property
     def label(self) -> str:
-        """Who looked and how old that is, or why nobody could; empty if there is nothing to say."""
+        """Who looked and how old that is, or why none could; empty if there is nothing to say."""
         return self._label(self._newest, self._clock())
 
     def _see(self, pixels: NDArray[np.uint8], taken_at_s: float) -> None:

@@ -192,7 +192,7 @@ class EarlyRefusals:
 
 
 class _Told(NamedTuple):
-    """What a refused picture is told, as far as it is the same for many."""
+    """What a refused picture is told; the same for many of them."""
 
     reply: ErrorReply
     head_end: bytes
@@ -231,8 +231,12 @@ def _asked(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
     return _ANY if len(start) > 1 else Undecided.MORE
 
 
+MAX_REMEMBERED_BYTES = 1024
+"""Of a message's header. Chosen: ten times a camera's with a session."""
+
+
 def _message_in(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
-    """What the message asks for that begins with `start`; its request id is another's."""
+    """What the message asks for that begins with `start`; the request id may be another's."""
     if (last := facts.last_message) is not None:
         known, request = last
         if len(start) >= len(known) and with_request_id(start[: len(known)], 0) == known:
@@ -243,12 +247,8 @@ def _message_in(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
         return Undecided.LET_IN
     if read is None or header_bytes is None:
         return Undecided.MORE
-    # What belongs to a trace is unlike all others.
+    # A message that belongs to a trace is unlike all others.
     if header_bytes <= MAX_REMEMBERED_BYTES and not read.traceparent:
         message = with_request_id(start[: PREAMBLE_BYTES + header_bytes], 0)
         facts.last_message = message, read
     return read
-
-
-MAX_REMEMBERED_BYTES = 1024
-"""Of a message's header. Chosen: ten times a camera's with a session."""

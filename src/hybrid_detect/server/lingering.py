@@ -16,21 +16,21 @@ from hybrid_detect.server.unread_bytes import DropPace
 __all__ = ["end_sending", "linger"]
 
 
-class Lost(Connection, Protocol):
-    """A connection that can be told that it has no transport any more."""
+class Replaced(Connection, Protocol):
+    """A connection whose transport is taken over."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything."""
         ...
 
 
-def linger(context: Context, transport: asyncio.Transport, connection: Lost) -> None:
+def linger(context: Context, transport: asyncio.Transport, connection: Replaced) -> None:
     """Let the peer read what was written to `transport`, and close it then.
 
     Args:
         context: What the server's connections share.
         transport: Of the connection. It reads, or `connection_lost` has it read on.
-        connection: What writes nothing more, and is rid of its transport.
+        connection: The one that is over. It must not use the transport any more.
     """
     if transport.is_closing():
         return

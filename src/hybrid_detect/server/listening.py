@@ -113,7 +113,7 @@ class Server:
             connections=Connections(self._limits),
             direct=direct,
             early=early,
-            # Middleware may say who is asking, or that it is nobody's to answer.
+            # Middleware may say who is asking, or refuse the request.
             early_pictures=early if direct is not None else None,
         )
         management: Management | None = getattr(self._app.state, "management", None)

@@ -191,6 +191,7 @@ class _Link:
         self._direct: DirectLink | None = websocket.scope.get(DIRECT)
         self.is_ready = stream.is_ready
         self.send_at_once = _not_at_once if self._direct is None else self._direct.send
+        """Sends a reply if that needs no wait; returns whether it was sent."""
 
     async def converse(self) -> int | None:
         """Answer until the link ends; the code that it ended with."""

@@ -79,8 +79,8 @@ def drop_unread(transport: asyncio.Transport, most: int) -> int:
     """
     if transport.is_closing() or (number := transport.get_extra_info("socket").fileno()) < 0:
         return 0
-    # An object of our own for the same descriptor: the transport's cannot be read from. Of `socket`
-    # it needs what is written in C alone; and no family, which says how addresses are told.
+    # A socket of our own for the same descriptor, because the transport's cannot be read from. The
+    # base class, which is written in C, is enough. The family does not matter: no address is read.
     own = socket.SocketType(_FAMILY, _STREAM, 0, number)
     dropped = 0
     try:

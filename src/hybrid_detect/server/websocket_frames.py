@@ -67,16 +67,16 @@ class FrameUnderWay:
     def measure(
         self, data: bytes | bytearray | memoryview, begin: int = 0, *, begins: bool
     ) -> tuple[int, bytes] | None:
-        """Note what is to come of the next frame, the last being over, if its length is known.
+        """Note how much is to come of the next frame, once its length is known; the last is over.
 
         Args:
             data: What has come.
-            begin: Where in it the next bytes are.
-            begins: Whether a message may begin there.
+            begin: Where in it the next frame begins.
+            begins: Whether a message may begin with it.
 
         Returns:
-            Where the frame ends, and its message, if a whole message lies there; nothing is to come
-            of it then. Else `None`.
+            Where the frame ends, and its message, if it is all there and is a whole message: then
+            nothing is to come of it. Else `None`.
         """
         self.pieces, self.is_refused = None, False
         there, mask_at = len(data), begin + 2

@@ -21,7 +21,7 @@ logger = logging.getLogger("hybrid_detect")
 
 CLOCK_SLACK_S = 10.0
 """A camera's time that lies further back than this is of another clock than ours, or of a frame
-that nobody wants."""
+that is too old to be wanted."""
 
 
 class Intent(StrEnum):
@@ -30,7 +30,7 @@ class Intent(StrEnum):
     AUTO = "auto"
     """`FRESHEST` of a camera and a live stream, `EVERY_FRAME` of files, folders and iterables."""
     FRESHEST = "freshest"
-    """The newest frame always; those that nobody took before are dropped, and counted."""
+    """The newest frame always; those that were not taken before are dropped, and counted."""
     EVERY_FRAME = "every_frame"
     """Each frame; the source waits."""
 
@@ -39,7 +39,7 @@ class DropCause(StrEnum):
     """Why a frame was read and not given out."""
 
     BUSY = "busy"
-    """A newer one came while nobody had time for it."""
+    """A newer one came before this one was taken."""
     MAX_FPS = "max_fps"
     """A newer one came while `max_fps` allowed none."""
     STALE = "stale"

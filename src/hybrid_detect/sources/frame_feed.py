@@ -15,8 +15,8 @@ __all__ = ["FrameFeed"]
 class FrameFeed:
     """Takes the frames that an app is given by a callback, and is a source of them.
 
-    `push` never blocks and may be called from any thread; what nobody took before the next push is
-    replaced by it. Frames come when the app pushes them, so a camera that stops is noticed.
+    `push` never blocks and may be called from any thread; it replaces a frame that was not taken
+    yet. Frames come when the app pushes them, so a camera that stops is noticed.
 
     Args:
         pixel_format: What the channels of pushed arrays are.

@@ -84,7 +84,7 @@ async def reader_of(source: Source) -> Reader:
     finally:
         with lock:
             is_given_up = True
-        # It may have come at the moment in which nobody waited for it any more.
+        # It may have come at the moment in which the wait for it ended.
         for reader in opened:
             threading.Thread(target=reader.close, name="hybrid-detect-call", daemon=True).start()
 

@@ -90,7 +90,7 @@ def described(name: str | os.PathLike[str] | int, *, check: bool = True) -> str:
         return f"the {scheme} address"
     is_there = os.path.exists(text)
     if not is_there and ("@" in text or "://" in text):
-        # An address of a scheme that nobody knows, or one with a slip of the keyboard.
+        # An address of an unknown scheme, or one with a slip of the keyboard.
         if check:
             msg = "camera: it is neither a file that is there nor an address of a known scheme"
             raise ConfigurationError(msg)

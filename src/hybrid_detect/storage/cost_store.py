@@ -73,7 +73,7 @@ class CostStore(Closing):
             StorageError: If they cannot be written.
         """
         rows = tuple(rows)
-        self.sweep_if_due()  # first: whoever is told that it failed may add the same rows again
+        self.sweep_if_due()  # first: if it fails, the caller may add the same rows again
         now, kept_s = self._clock(), self._names_kept_s
         with self._file.writing() as db:
             cost_table.add(db, rows, tag=self._seals.cost_tag, now=now, kept_s=kept_s)
