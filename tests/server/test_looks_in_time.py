@@ -803,6 +803,44 @@ async def test_what_a_server_that_is_not_ready_lets_in_is_not_expected(clock: Fa
     assert admission.refusal(0.5, caller="other") is None
 
 
+@pytest.mark.parametrize("deadline_s", [0.0, 0.001, 0.41])
+async def test_what_has_no_time_to_come_keeps_none_out(clock: FakeClock, deadline_s: float) -> None:
+    admission = opened(clock, look_s=0.4)
+    assert admission.refusal(deadline_s, caller="a") is None, "a free detector is used"
+    admission.expect(deadline_s, caller="a")
+    clock.advance(EXPECTED_S / 2)
+    assert admission.refusal(2.0, caller="b") is None
+
+
+async def test_each_expected_picture_makes_another_one_go(clock: FakeClock) -> None:
+    """Else those of a flood that do not come would leave room for three of all the others."""
+    admission = opened(clock, look_s=0.001, waiting=8)
+    async with looks_at(admission) as looks:
+        await looks.add("first", 5.0)
+        while admission.refusal(5.0, caller="flood") is None:
+            admission.expect(5.0, caller="flood")
+        for name in "abcdefg":
+            assert admission.refusal(5.0, caller=name) is None, name
+            admission.expect(5.0, caller=name)
+        assert admission.refusal(5.0, caller="h") is not None, "each has one"
+        for name in "abcdefg":
+            await looks.add(name, 5.0, caller=name)
+        assert (admission.waiting, looks.results) == (7, {})
+
+
+async def test_a_flood_makes_room_for_all_that_are_expected(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.001, waiting=8)
+    async with looks_at(admission) as looks:
+        for number in range(9):
+            await looks.add(f"flood {number}", 5.0, caller="flood")
+        for name in "abcdef":
+            assert admission.refusal(5.0, caller=name) is None, name
+            admission.expect(5.0, caller=name)
+        clock.advance(EXPECTED_S * 1.01)  # they do not come
+        assert admission.refusal(5.0, caller="flood") is not None
+        assert (admission.waiting, looks.results) == (8, {})
+
+
 async def test_a_full_server_looks_closer(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.001, waiting=1)
     async with looks_at(admission) as looks:

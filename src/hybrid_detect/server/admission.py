@@ -126,7 +126,7 @@ class Admission:
         wait_s = 0.0 if known is None else known.wait_s(now_s, patience_s, quick.safe_s)
         if known is None or not (known.lasts or (wait_s > 0 and patience_s <= known.patience_s)):
             look = self.place(deadline_s, caller=caller)
-            before = [*self._waiting, *self._expected]
+            before = self._expected.among(self._waiting, now_s, quick.safe_s)
             if self._displaced_by(look, before) is not None:
                 return None
             # The clock has gone on since `place`: by what is left, an equal one would not be known.
@@ -142,9 +142,13 @@ class Admission:
         That holds until it comes, or for `EXPECTED_S`. The picture itself is promised nothing, and
         one that has come whole is let in whatever is expected.
         """
-        if self._weighs(patience_of(deadline_s)):  # else it will get no place
+        if not self._weighs(patience_of(deadline_s)):
+            return  # it will get no place
+        look = self.place(deadline_s, caller=caller)
+        before = self._expected.among(self._waiting, look.came_s, self._times.quickest.safe_s)
+        if (displaced := self._displaced_by(look, before)) is not None:  # else it has no time
             self._refusals.clear()
-            self._expected.append(self.place(deadline_s, caller=caller))
+            self._expected.add(look, displaced)
 
     def _weighs(self, patience_s: float) -> bool:
         """Whether what waits decides if a picture with so much time is let in."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -81,6 +82,8 @@ class Look:
     """What it counts for among its caller's looks while it goes on."""
     looks: int = 1
     """Looks that it may turn into: see `admission.Admission.may_look_again`."""
+    yields_until_s: float = -math.inf
+    """Until when a picture is expected that it would have to go for."""
 
     def __aenter__(self) -> Awaitable[Look]:
         return self.admission.enter(self)
@@ -95,6 +98,22 @@ class Expected(deque[Look]):
     A place that the first of them will take is not promised to others that begin to come meanwhile.
     Otherwise each of these would be let in for it, and be refused only once all of it was read.
     """
+
+    def add(self, look: Look, displaced: list[Look]) -> None:
+        """Expect `look`, which the others make room for, expected or not."""
+        self.append(look)
+        for other in displaced:  # else the next one would have to displace them as well
+            other.yields_until_s = look.came_s + EXPECTED_S
+
+    def among(self, waiting: list[Look], now_s: float, safe_s: float) -> list[Look]:
+        """What one that comes now is weighed against, for a look of `safe_s`.
+
+        An expected one that has no time left, as it was let in for a free detector, keeps none out.
+        """
+        if not self:
+            return waiting
+        in_time = (each for each in self if each.ends_s >= now_s + safe_s)
+        return [each for each in (*waiting, *in_time) if each.yields_until_s <= now_s]
 
     def take(self, caller: str) -> None:
         """A picture of this caller has come whole: forget the one that was let in first, if any."""
