@@ -1,12 +1,12 @@
 import json
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid_detect.charges import SentRequest, amount, to_nanos
+from hybrid_detect.charges import SentRequest, amount, money, to_nanos
 from hybrid_detect.errors import ConfigurationError
 
 
@@ -44,6 +44,18 @@ def test_a_sum_of_prices_is_exact(millionths: list[int]) -> None:
 @pytest.mark.parametrize("price", ["0", "0.0015", "5", "100", "1000000", "0.0000015"])
 def test_an_amount_is_printed_as_it_is_written(price: str) -> None:
     assert str(amount(to_nanos(price))) == price
+
+
+def test_half_a_nano_is_rounded_up() -> None:
+    assert [to_nanos(f"0.00000000{half}") for half in ("05", "15", "25", "249")] == [1, 2, 3, 2]
+
+
+def test_an_amount_is_exact_whatever_precision_the_app_has_set() -> None:
+    price = "999999.123456789"
+    with localcontext(prec=4):
+        assert str(amount(to_nanos("12345"))) == "12345"
+        assert str(amount(999_999_123_456_789)) == price
+        assert money(999_999_123_456_789, "USD") == f"{price} USD"
 
 
 def test_a_request_is_plain_json() -> None:

@@ -7,7 +7,7 @@ million frames is exact and does not depend on its order. Source of the unit: ``
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Any, NamedTuple, Self
 
 from hybrid_detect.errors import ConfigurationError
@@ -19,6 +19,7 @@ __all__ = [
     "Price",
     "SentRequest",
     "amount",
+    "in_full",
     "money",
     "to_nanos",
 ]
@@ -30,6 +31,9 @@ DEFAULT_CURRENCY = "USD"
 """The currency of the providers' list prices."""
 
 NANOS = 1_000_000_000
+
+_EXACT = Context(prec=28)
+"""For all digits of an amount, whatever precision the app has set: Python's own default."""
 
 MAX_PRICE = 1_000_000
 """More for one picture is a mistake; below it, sums of a year stay within 64 bits."""
@@ -46,7 +50,7 @@ def to_nanos(price: Price, *, name: str = "price") -> int:
     try:
         exact = price if isinstance(price, Decimal) else Decimal(str(price))
         if 0 <= exact <= MAX_PRICE and not isinstance(price, bool):
-            return int((exact * NANOS).to_integral_value())
+            return int(_EXACT.multiply(exact, NANOS).to_integral_value(ROUND_HALF_UP, _EXACT))
     except InvalidOperation:
         pass
     msg = f"{name}: expected an amount of 0 to {MAX_PRICE}, got {price!r}"
@@ -55,14 +59,18 @@ def to_nanos(price: Price, *, name: str = "price") -> int:
 
 def amount(nanos: int) -> Decimal:
     """`nanos` as an exact amount of money, written as short as can be: ``5``, ``0.0015``."""
-    exact = Decimal(nanos).scaleb(-9).normalize()
-    return exact.quantize(Decimal(1)) if exact == exact.to_integral_value() else exact
+    exact = Decimal(nanos).scaleb(-9, _EXACT).normalize(_EXACT)
+    return exact.quantize(Decimal(1), context=_EXACT) if exact == int(exact) else exact
+
+
+def in_full(price: Decimal) -> str:
+    """`price` as files and JSON have it, with all nine decimals: ``0.001500000``."""
+    return f"{price:.9f}"
 
 
 def money(nanos: int, currency: str) -> str:
     """`nanos` for a person, with at least two decimals: ``0.0015 USD``."""
-    text = f"{amount(nanos):.9f}"
-    whole, _, decimals = text.partition(".")
+    whole, _, decimals = in_full(amount(nanos)).partition(".")
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')} {currency}".rstrip()
 
 
@@ -108,7 +116,7 @@ class SentRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values by name."""
-        return {name: getattr(self, name) for name in _FIELDS} | {"price": f"{self.price:.9f}"}
+        return {name: getattr(self, name) for name in _FIELDS} | {"price": in_full(self.price)}
 
 
 _FIELDS = tuple(field.name for field in fields(SentRequest))

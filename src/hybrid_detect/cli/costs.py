@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybrid_detect.charges import CostRow, in_full, money
 from hybrid_detect.cli.cost_file import opened
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.options import can_write, described
@@ -20,7 +22,6 @@ from hybrid_detect.environment import ENV_PREFIX
 from hybrid_detect.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from hybrid_detect.charges import CostRow
     from hybrid_detect.monitoring.costs import CostSummary
     from hybrid_detect.monitoring.projection import Projection
     from hybrid_detect.storage.cost_store import CostStore
@@ -178,8 +179,6 @@ def _labels(summary: CostSummary, by: Sequence[str]) -> tuple[str, ...]:
 
 
 def _cells(summary: CostSummary, labels: tuple[str, ...]) -> tuple[str, ...]:
-    from hybrid_detect.charges import money
-
     costs = [money(nanos, currency) for currency, nanos in summary.nanos.items()]
     shares = [
         money(round(nanos * 1000 / summary.frames / 1e5) * 100_000, currency)
@@ -201,11 +200,11 @@ def _tell_csv(summaries: Sequence[CostSummary], by: Sequence[str]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow((*by, *FIGURES, "cost", "currency"))
     for each in summaries:
-        figures = [getattr(each, name) for name in FIGURES]
+        figures, costs = [getattr(each, name) for name in FIGURES], list(each.costs.items())
         # A line for each currency; the figures stand in the first, so that a column's sum is right.
-        for number, (currency, cost) in enumerate(each.costs.items() or [("", 0)]):
+        for number, (currency, cost) in enumerate(costs or [("", Decimal(0))]):
             values = figures if number == 0 else [0] * len(FIGURES)
-            writer.writerow((*each.labels, *values, f"{cost:.9f}", currency))
+            writer.writerow((*each.labels, *values, in_full(cost), currency))
 
 
 def _tell_json(
@@ -215,14 +214,14 @@ def _tell_json(
         "rows": [
             dict(zip(by, each.labels, strict=True))
             | {name: getattr(each, name) for name in FIGURES}
-            | {"costs": {currency: f"{cost:.9f}" for currency, cost in each.costs.items()}}
+            | {"costs": {currency: in_full(cost) for currency, cost in each.costs.items()}}
             for each in summaries
         ]
     }
     if projections:
         told["projections"] = [
             {"month": each.month, "currency": each.currency, "days_seen": each.days_seen}
-            | {name: f"{getattr(each, name):.9f}" for name in ("spent", "low", "likely", "high")}
+            | {name: in_full(getattr(each, name)) for name in ("spent", "low", "likely", "high")}
             for each in projections
         ]
     print(json.dumps(told))

@@ -18,6 +18,7 @@ from hybrid_detect.backends.device.runtimes import RUNTIMES, choose_runtime
 from hybrid_detect.backends.remote.providers import PROVIDERS
 from hybrid_detect.backends.remote.proxies import proxy_for, system_settings
 from hybrid_detect.backends.remote.target_pool import TargetStatus
+from hybrid_detect.charges import in_full
 from hybrid_detect.cli.exit_codes import ExitCode
 from hybrid_detect.cli.findings import Found, find, models_of, targets_of
 from hybrid_detect.cli.installed import installed, summary
@@ -110,7 +111,7 @@ def _findings(config: ServiceConfig, found: Found) -> dict[str, Any]:
         "encryption": _encryption(config),
         "budgets": [
             {"period": budget.period, "currency": budget.currency}
-            | {name: f"{getattr(budget, name):.9f}" for name in ("budget", "spent")}
+            | {name: in_full(getattr(budget, name)) for name in ("budget", "spent")}
             for budget in status.budgets
         ],
         "models": [

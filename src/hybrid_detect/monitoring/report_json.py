@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hybrid_detect.charges import amount
+from hybrid_detect.charges import amount, in_full
 from hybrid_detect.monitoring.report_figures import (
     Feedback,
     Fortunes,
@@ -72,7 +72,7 @@ def report_json(report: UsageReport) -> dict[str, Any]:
         "users": _users(report.users, report.nameless),
         "projections": [
             {"month": each.month, "currency": each.currency, "days_seen": each.days_seen}
-            | {name: f"{getattr(each, name):.9f}" for name in ("spent", "low", "likely", "high")}
+            | {name: in_full(getattr(each, name)) for name in ("spent", "low", "likely", "high")}
             for each in report.projections
         ],
         "feedback": _feedback(report.feedback),
@@ -121,7 +121,7 @@ def _spending(spent: Spending) -> dict[str, Any]:
         "costs": [
             {
                 "currency": currency,
-                "amount": f"{amount(nanos):.9f}",
+                "amount": in_full(amount(nanos)),
                 "per_1000_frames": _share(nanos / 1e6, spent.frames),
             }
             for currency, nanos in spent.nanos.items()

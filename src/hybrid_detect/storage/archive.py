@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from hybrid_detect.charges import CostRow, amount
+from hybrid_detect.charges import CostRow, amount, in_full
 from hybrid_detect.storage.records import StoredResult
 from hybrid_detect.usage import UsageRow
 
@@ -74,7 +74,7 @@ def _plain(row: CostRow) -> dict[str, Any]:
         "hour": _hour(row.key.hour),
         **{name: getattr(row.key, name) for name in ("backend", "target", "provider", "region")},
         **{name: getattr(row, name) for name in ("frames", "requests", "images", "bytes_sent")},
-        "price": f"{amount(row.price_nanos):.9f}",
+        "price": in_full(amount(row.price_nanos)),
         "currency": row.key.currency,
     }
 
