@@ -29,18 +29,10 @@ from hybrid_detect.server.listening import Server
 from hybrid_detect.server.replies import SECURITY_HEADERS, too_fast
 
 from ..waiting import LIMIT_S, until
+from .either_loop import anyio_backend  # noqa: F401 - a fixture
 from .loopback import OneFace, Served, answer_of, jpeg, served
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Either event loop has connections of its own making; `serve` runs on uvloop where it is."""
-    if request.param:
-        pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
-
 
 PATIENT = {"head_s": LIMIT_S, "body_s": LIMIT_S, "message_s": LIMIT_S, "answer_s": LIMIT_S}
 

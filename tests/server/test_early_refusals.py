@@ -43,6 +43,7 @@ from hybrid_detect.types import QualityLevel
 
 from ..otlp import recorded_traces, trace_id_of
 from ..waiting import LIMIT_S, until
+from .either_loop import anyio_backend  # noqa: F401 - a fixture
 from .loopback import Busy, Served, jpeg, served
 from .test_connections import limits
 
@@ -52,14 +53,6 @@ TOKEN = "a-token-nobody-may-see"
 CONFIG = ServerConfig(rate_per_s=0)
 LARGE = os.urandom(1_500_000)
 """More than a socket holds, so that its sender cannot send it unless it is taken."""
-
-
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Either event loop; `serve` runs on uvloop where it is installed."""
-    if request.param:
-        pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
 
 
 @asynccontextmanager

@@ -14,19 +14,11 @@ from hybrid_detect.server.config import ServerConfig
 from hybrid_detect.server.detectors import Detection
 
 from ..waiting import LIMIT_S, until
+from .either_loop import anyio_backend  # noqa: F401 - a fixture
 from .loopback import OneFace, Served, answer_of, jpeg, served
 from .test_connections import limits
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Either event loop; `serve` runs on uvloop where it is installed."""
-    if request.param:
-        pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
-
 
 HEALTH = b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n"
 OPENING = (

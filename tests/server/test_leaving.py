@@ -27,17 +27,10 @@ from hybrid_detect.server.detectors import Detection
 from hybrid_detect.server.listening import Server
 
 from ..waiting import LIMIT_S, until
+from .either_loop import anyio_backend  # noqa: F401 - a fixture
 from .loopback import OneFace, answer_of, jpeg
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Either event loop; `serve` runs on uvloop where it is installed."""
-    if request.param:
-        pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
 
 
 class Pool(OneFace):

@@ -18,18 +18,10 @@ from hybrid_detect.server.unread_bytes import DROP_PAUSE_S, DROPPED_BYTES, DropP
 
 from ..virtual_time import VIRTUAL_TIME
 from ..waiting import LIMIT_S, until
+from .either_loop import anyio_backend  # noqa: F401 - a fixture
 from .loopback import Served, served
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Either event loop; `serve` runs on uvloop where it is installed."""
-    if request.param:
-        pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
-
 
 MASK = bytes(4)
 PIECE = bytes(64 * 1024)

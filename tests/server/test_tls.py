@@ -26,20 +26,12 @@ from hybrid_detect.testing import FaultyLink
 from hybrid_detect.types import BackendKind, Plan
 
 from ..waiting import LIMIT_S, until
+from .either_loop import anyio_backend  # noqa: F401 - a fixture
 from .loopback import answer_of, jpeg, served
 
 trustme = pytest.importorskip("trustme")
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
-    """Either event loop has connections of its own making; `serve` runs on uvloop where it is."""
-    if request.param:
-        pytest.importorskip("uvloop")
-    return "asyncio", {"use_uvloop": request.param}
-
 
 REMOTE = [BackendKind.CLOUD, BackendKind.STREAMING]
 

@@ -42,8 +42,9 @@ class HeadFacts:
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._headers = tuple(each for each in headers if each[0] != b"content-length")
         self.last_message: tuple[bytes, DetectRequest] | None = None
-        """A message that came with such a head, as far as its picture and under the request id 0,
-        and what it asks for: a camera's are alike, and are read once (`early_refusals`)."""
+        """The last message that came with this head, up to its picture and with the request id 0,
+        and what it asks for. A camera's messages are alike, so they are read once; see
+        `early_refusals`."""
 
     def values(self, name: str) -> list[str]:
         """The values of every header `name` (lower case)."""

@@ -83,7 +83,7 @@ class Look:
     looks: int = 1
     """Looks that it may turn into: see `admission.Admission.may_look_again`."""
     yields_until_s: float = -math.inf
-    """Until when a picture is expected that it would have to go for."""
+    """Until when another picture is expected, for which this one would have to go."""
 
     def __aenter__(self) -> Awaitable[Look]:
         return self.admission.enter(self)
@@ -100,15 +100,16 @@ class Expected(deque[Look]):
     """
 
     def add(self, look: Look, displaced: list[Look]) -> None:
-        """Expect `look`, which the others make room for, expected or not."""
+        """Expect `look`, for which the `displaced` would have to go: they wait or are expected."""
         self.append(look)
         for other in displaced:  # else the next one would have to displace them as well
             other.yields_until_s = look.came_s + EXPECTED_S
 
     def among(self, waiting: list[Look], now_s: float, safe_s: float) -> list[Look]:
-        """What one that comes now is weighed against, for a look of `safe_s`.
+        """The pictures that one which comes now is weighed against, for a look of `safe_s`.
 
-        An expected one that has no time left, as it was let in for a free detector, keeps none out.
+        An expected one that cannot be in time any more is none of them. It may have been let in
+        for a free detector, which takes a picture however little time it has.
         """
         if not self:
             return waiting
