@@ -3,8 +3,8 @@
 A server reads one for each picture. `encode_request` writes the fields that a request has in a
 fixed order and without spaces, so one regular expression tells a usual header from all others and
 finds its values. What it matches is the JSON object that a parser finds there, with values that
-pass the checks of `decode_request`; all else is left to those. Each part of the expression begins
-with another text, so that it is matched without going back.
+pass the checks of `decode_request`; any other header is left to the parser and to those checks. No
+two parts of the expression begin alike, so that matching does not backtrack.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hybrid_detect.exchange.wire_values import MAX_TEXT_CHARS
 from hybrid_detect.monitoring.tracing import traceparent_of, tracestate_of
 from hybrid_detect.types import QualityLevel
 
@@ -19,7 +20,7 @@ __all__ = ["usual_fields"]
 
 _LEVELS = {level.value.encode(): level for level in QualityLevel}
 
-_TEXT = rb'"([ !#-\[\]-~]{0,1024})"'  # ASCII that JSON spells as it is; at most `MAX_TEXT_CHARS`
+_TEXT = rb'"([ !#-\[\]-~]{0,%d})"' % MAX_TEXT_CHARS  # ASCII that JSON spells as it is
 _NUMBER = rb"((?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,20})?)"  # not negative, and far from infinity
 _SCORE = rb"((?:0(?:\.[0-9]{1,20})?|1(?:\.0)?))"  # from 0 to 1
 

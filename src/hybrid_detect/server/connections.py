@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BODY_BEFORE_WEBSOCKET",
-    "HEAD_READ_BYTES",
     "IS_GONE",
     "LINGER_S",
     "MALFORMED_PAUSE_S",
