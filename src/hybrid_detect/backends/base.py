@@ -265,7 +265,10 @@ class Backend(ABC):
         """Keep what is left here of given-up frames from leaving, for a backend that buffers."""
 
     async def aclose(self) -> None:
-        """Stop, and leave nothing running. May be called more than once."""
+        """Stop, and leave nothing running. May be called more than once.
+
+        From then on, `start`, `check` and `detect` raise `ClosedError`.
+        """
 
     async def process_image(
         self, image: ImageLike, *, deadline_s: float = DEFAULT_DEADLINE_S, **frame_options: Any
