@@ -20,7 +20,7 @@ from hybrid_detect.server.admission import (
     TooLateError,
 )
 from hybrid_detect.server.fair_turns import MAX_CALLERS, FairTurns
-from hybrid_detect.server.looks import EXPECTED_S
+from hybrid_detect.server.looks import EXPECTED_S, MAX_MISSED, Expected
 from hybrid_detect.server.service_time import ServiceTime
 from hybrid_detect.types import QualityLevel
 
@@ -761,11 +761,37 @@ async def test_what_is_on_its_way_has_its_place(clock: FakeClock) -> None:
 
 async def test_a_free_place_is_given_once(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.4)
-    for _ in range(2):
-        assert admission.refusal(0.5) is None
-        admission.expect(0.5)
-        assert admission.refusal(0.5) is not None
+    for caller in "ab":
+        assert admission.refusal(0.5, caller=caller) is None
+        admission.expect(0.5, caller=caller)
+        assert admission.refusal(0.5, caller=caller) is not None
         clock.advance(EXPECTED_S * 1.01)  # it does not come
+
+
+async def test_who_begins_pictures_and_ends_none_keeps_no_place(clock: FakeClock) -> None:
+    admission = opened(clock, look_s=0.4)
+    admission.expect(0.5, caller="a")
+    assert admission.refusal(0.5, caller="b") is not None
+    clock.advance(EXPECTED_S * 1.01)
+    assert admission.refusal(0.5, caller="a") is None
+    admission.expect(0.5, caller="a")
+    assert admission.refusal(0.5, caller="b") is None
+    async with looks_at(admission) as looks:
+        await looks.add("whole", 1.0, caller="a")
+        clock.advance(0.4)
+        await looks.end("whole")
+    admission.expect(0.5, caller="a")
+    assert admission.refusal(0.5, caller="b") is not None, "as one has come, one is expected"
+
+
+async def test_callers_that_end_no_picture_do_not_pile_up(clock: FakeClock) -> None:
+    expected = Expected()
+    admission = opened(clock, look_s=0.4)
+    for number in range(3 * MAX_MISSED):
+        expected.add(admission.place(0.5, caller=f"{number}"), [])
+    clock.advance(EXPECTED_S * 1.01)
+    assert expected.forget_before(clock())
+    assert len(expected.missed) <= MAX_MISSED
 
 
 async def test_what_is_expected_keeps_out_nothing_that_has_come(clock: FakeClock) -> None:

@@ -139,11 +139,12 @@ class Admission:
     def expect(self, deadline_s: float | None = None, *, caller: str = "") -> None:
         """Weigh what comes now as if a picture that `refusal` has let in were waiting already.
 
-        That holds until it comes, or for `EXPECTED_S`. The picture itself is promised nothing, and
-        one that has come whole is let in whatever is expected.
+        That holds until it comes, or for `EXPECTED_S`; if it does not come by then, none of its
+        caller's is expected until one has. The picture itself is promised nothing, and one that has
+        come whole is let in whatever is expected.
         """
-        if not self._weighs(patience_of(deadline_s)):
-            return  # it will get no place
+        if caller in self._expected.missed or not self._weighs(patience_of(deadline_s)):
+            return
         look = self.place(deadline_s, caller=caller)
         before = self._expected.among(self._waiting, look.came_s, self._times.quickest.safe_s)
         if (displaced := self._displaced_by(look, before)) is not None:  # else it has no time
@@ -252,8 +253,7 @@ class Admission:
             self._turns.rest()
 
     def _admit(self, look: Look) -> None:
-        if self._expected:
-            self._expected.take(look.caller)
+        if self._expected.take(look.caller):
             self._refusals.clear()
         if self.is_closed:
             raise StoppingError

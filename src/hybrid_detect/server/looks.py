@@ -38,6 +38,10 @@ EXPECTED_S = 0.05
 is not expected any more. Chosen: 80 KB at 13 Mbit/s."""
 
 
+MAX_MISSED = 256
+"""Callers whose pictures did not come that are known; more are forgotten."""
+
+
 class OverloadedError(Exception):
     """It could not be looked at in time, or too many pictures are waiting already.
 
@@ -99,6 +103,12 @@ class Expected(deque[Look]):
     Otherwise each of these would be let in for it, and be refused only once all of it was read.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.missed: set[str] = set()
+        """Callers whose pictures did not come, and have not since. Else a caller that begins many
+        and ends none would keep places free without a cost."""
+
     def add(self, look: Look, displaced: list[Look]) -> None:
         """Expect `look`, for which the `displaced` would have to go: they wait or are expected."""
         self.append(look)
@@ -116,18 +126,26 @@ class Expected(deque[Look]):
         in_time = (each for each in self if each.ends_s >= now_s + safe_s)
         return [each for each in (*waiting, *in_time) if each.yields_until_s <= now_s]
 
-    def take(self, caller: str) -> None:
-        """A picture of this caller has come whole: forget the one that was let in first, if any."""
+    def take(self, caller: str) -> bool:
+        """A picture of this caller has come whole: forget the one that was let in first, if any.
+
+        Returns:
+            Whether any was expected, of whichever caller.
+        """
+        self.missed.discard(caller)
         for look in self:
             if look.caller == caller:
                 self.remove(look)
-                return
+                return True
+        return bool(self)
 
     def forget_before(self, began_s: float) -> bool:
         """Forget those that began to come before then; returns whether there were any."""
         count = len(self)
         while self and self[0].came_s < began_s:
-            self.popleft()
+            self.missed.add(self.popleft().caller)
+        if len(self.missed) > MAX_MISSED:
+            self.missed.clear()
         return len(self) < count
 
 
