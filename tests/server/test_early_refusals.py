@@ -208,6 +208,21 @@ async def test_a_client_that_asks_first_sends_nothing() -> None:
         assert (await answers.next())[0] == 200
 
 
+async def test_a_client_that_asks_first_may_have_more_time_than_one_without_a_deadline() -> None:
+    async with busy() as (server, detector), server.dialled() as (reader, writer):
+        detector.admission.offer({QualityLevel.FAST: 4.0})
+        await detector.let_one_go()  # one is looked at, one waits: the next one is done after 12 s
+        answers = Answers(reader)
+        for _ in range(2):  # the second by its first bytes
+            writer.write(request(message()))
+            await answers.refusal()
+        body = message(deadline_s=60.0)
+        writer.write(request(b"", "Expect: 100-continue", length=len(body)))
+        assert (await answers.next())[0] == 100
+        writer.write(body)
+        await until(lambda: detector.admission.waiting == 2)
+
+
 @pytest.mark.parametrize(
     ("version", "header"),
     [("1.0", "X: y"), ("1.0", "Connection: keep-alive"), ("1.1", "Connection: close")],

@@ -131,8 +131,8 @@ class EarlyRefusals:
         if len(start) > size:
             start = start[:size]
         if head.expects_continue and not start:
-            # A picture that even without a deadline would be refused need not be sent.
-            request: DetectRequest | Undecided = _ANY
+            # A picture that would be refused whatever its message says need not be sent.
+            request: DetectRequest | Undecided = _PATIENT if facts.is_wire else _BARE
         else:
             request = _asked(facts, start)
         if isinstance(request, Undecided):
@@ -212,8 +212,11 @@ def _overloaded(wait_ms: int, is_wire: bool, close: bool) -> _Told:
     return _told(reply, is_wire=is_wire, close=close)
 
 
-_ANY = DetectRequest(request_id=0, image=b"")
-"""A picture without a deadline: it can wait for longer than any other."""
+_BARE = DetectRequest(request_id=0, image=b"")
+"""A picture that is no message, and so has no deadline."""
+
+_PATIENT = DetectRequest(request_id=0, image=b"", deadline_s=math.inf)
+"""A picture that can wait for longer than any other."""
 
 
 def _asked(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
@@ -228,7 +231,7 @@ def _asked(facts: HeadFacts, start: bytes) -> DetectRequest | Undecided:
         is_picture = False
     if not is_picture:
         return Undecided.LET_IN
-    return _ANY if len(start) > 1 else Undecided.MORE
+    return _BARE if len(start) > 1 else Undecided.MORE
 
 
 MAX_REMEMBERED_BYTES = 1024
