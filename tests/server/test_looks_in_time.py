@@ -751,8 +751,7 @@ async def test_what_is_on_its_way_has_its_place(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.4)
     async with looks_at(admission) as looks:
         await looks.add("a", 1.0)
-        assert admission.refusal(1.0, caller="b") is None
-        admission.expect(1.0, caller="b")
+        assert admission.refusal(1.0, caller="b", expects=True) is None
         assert admission.refusal(1.0, caller="b") == pytest.approx(0.4)
         await looks.add("b", 1.0, caller="b")
         await looks.add("c", 2.0, caller="b")  # as of one that has come, nothing more is expected
@@ -762,25 +761,23 @@ async def test_what_is_on_its_way_has_its_place(clock: FakeClock) -> None:
 async def test_a_free_place_is_given_once(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.4)
     for caller in "ab":
-        assert admission.refusal(0.5, caller=caller) is None
-        admission.expect(0.5, caller=caller)
+        assert admission.refusal(0.5, caller=caller, expects=True) is None
         assert admission.refusal(0.5, caller=caller) is not None
         clock.advance(EXPECTED_S * 1.01)  # it does not come
 
 
 async def test_who_begins_pictures_and_ends_none_keeps_no_place(clock: FakeClock) -> None:
     admission = opened(clock, look_s=0.4)
-    admission.expect(0.5, caller="a")
+    assert admission.refusal(0.5, caller="a", expects=True) is None
     assert admission.refusal(0.5, caller="b") is not None
     clock.advance(EXPECTED_S * 1.01)
-    assert admission.refusal(0.5, caller="a") is None
-    admission.expect(0.5, caller="a")
+    assert admission.refusal(0.5, caller="a", expects=True) is None
     assert admission.refusal(0.5, caller="b") is None
     async with looks_at(admission) as looks:
         await looks.add("whole", 1.0, caller="a")
         clock.advance(0.4)
         await looks.end("whole")
-    admission.expect(0.5, caller="a")
+    assert admission.refusal(0.5, caller="a", expects=True) is None
     assert admission.refusal(0.5, caller="b") is not None, "as one has come, one is expected"
 
 
@@ -799,8 +796,7 @@ async def test_what_is_expected_keeps_out_nothing_that_has_come(clock: FakeClock
     async with looks_at(admission) as looks:
         await looks.add("a", 2.0)
         expected = 0
-        while admission.refusal(2.0, caller="flood") is None:
-            admission.expect(2.0, caller="flood")
+        while admission.refusal(2.0, caller="flood", expects=True) is None:
             expected += 1
         assert expected > 1
         assert admission.refusal(2.0, caller="other") is None, "callers take turns"
@@ -815,16 +811,14 @@ async def test_what_has_no_time_left_is_not_expected(clock: FakeClock) -> None:
     async with looks_at(admission) as looks:
         await looks.add("a", 1.0)
         for _ in range(5):
-            assert admission.refusal(0.0, caller="flood") is None
-            admission.expect(0.0, caller="flood")
+            assert admission.refusal(0.0, caller="flood", expects=True) is None
         assert admission.refusal(2.0, caller="other") is None
 
 
 async def test_what_a_server_that_is_not_ready_lets_in_is_not_expected(clock: FakeClock) -> None:
     admission = opened(clock, places=0, look_s=0.4)
     for _ in range(5):
-        assert admission.refusal(0.5, caller="flood") is None
-        admission.expect(0.5, caller="flood")
+        assert admission.refusal(0.5, caller="flood", expects=True) is None
     admission.open(1)
     assert admission.refusal(0.5, caller="other") is None
 
@@ -832,8 +826,7 @@ async def test_what_a_server_that_is_not_ready_lets_in_is_not_expected(clock: Fa
 @pytest.mark.parametrize("deadline_s", [0.0, 0.001, 0.41])
 async def test_what_has_no_time_to_come_keeps_none_out(clock: FakeClock, deadline_s: float) -> None:
     admission = opened(clock, look_s=0.4)
-    assert admission.refusal(deadline_s, caller="a") is None, "a free detector is used"
-    admission.expect(deadline_s, caller="a")
+    assert admission.refusal(deadline_s, caller="a", expects=True) is None, "a detector is free"
     clock.advance(EXPECTED_S / 2)
     assert admission.refusal(2.0, caller="b") is None
 
@@ -843,11 +836,10 @@ async def test_each_expected_picture_makes_another_one_go(clock: FakeClock) -> N
     admission = opened(clock, look_s=0.001, waiting=8)
     async with looks_at(admission) as looks:
         await looks.add("first", 5.0)
-        while admission.refusal(5.0, caller="flood") is None:
-            admission.expect(5.0, caller="flood")
+        while admission.refusal(5.0, caller="flood", expects=True) is None:
+            pass
         for name in "abcdefg":
-            assert admission.refusal(5.0, caller=name) is None, name
-            admission.expect(5.0, caller=name)
+            assert admission.refusal(5.0, caller=name, expects=True) is None, name
         assert admission.refusal(5.0, caller="h") is not None, "each has one"
         for name in "abcdefg":
             await looks.add(name, 5.0, caller=name)
@@ -860,8 +852,7 @@ async def test_a_flood_makes_room_for_all_that_are_expected(clock: FakeClock) ->
         for number in range(9):
             await looks.add(f"flood {number}", 5.0, caller="flood")
         for name in "abcdef":
-            assert admission.refusal(5.0, caller=name) is None, name
-            admission.expect(5.0, caller=name)
+            assert admission.refusal(5.0, caller=name, expects=True) is None, name
         clock.advance(EXPECTED_S * 1.01)  # they do not come
         assert admission.refusal(5.0, caller="flood") is not None
         assert (admission.waiting, looks.results) == (8, {})

@@ -102,7 +102,9 @@ class Admission:
         is_full = len(self._waiting) >= self._max_waiting
         return is_full or self._clock() - self._refused_s < PRESSED_S
 
-    def refusal(self, deadline_s: float | None = None, *, caller: str = "") -> float | None:
+    def refusal(
+        self, deadline_s: float | None = None, *, caller: str = "", expects: bool = False
+    ) -> float | None:
         """What a picture would be told that came now; it is promised nothing.
 
         It takes little time: what is found for a caller holds until anything changes here.
@@ -110,6 +112,10 @@ class Admission:
         Args:
             deadline_s: As for `place`.
             caller: As for `place`.
+            expects: Whether the picture is on its way. If it is let in, what comes now is weighed
+                as if it were waiting already, until it comes, or for `EXPECTED_S`. If it does not
+                come by then, none of its caller's is expected until one has. One that has come
+                whole is let in whatever is expected.
 
         Returns:
             Seconds until it can be let in, if it would be refused for want of a detector; `None`
@@ -118,16 +124,21 @@ class Admission:
         now_s, patience_s = self._clock(), patience_of(deadline_s)
         if self._expected and self._expected.forget_before(now_s - EXPECTED_S):
             self._refusals.clear()
-        if not self._waiting and len(self._running) + len(self._expected) < self._places:
+        if patience_s <= 0 or not self._places or self.is_closed:
+            return None  # what waits does not decide that
+        is_free = not self._waiting and len(self._running) + len(self._expected) < self._places
+        if is_free and not expects:
             return None
-        if not self._weighs(patience_s):
-            return None
-        quick, known = self._times.quickest, self._refusals.get(caller)
+        quick, known = self._times.quickest, None if is_free else self._refusals.get(caller)
         wait_s = 0.0 if known is None else known.wait_s(now_s, patience_s, quick.safe_s)
         if known is None or not (known.lasts or (wait_s > 0 and patience_s <= known.patience_s)):
             look = self.place(deadline_s, caller=caller)
             before = self._expected.among(self._waiting, now_s, quick.safe_s)
-            if self._displaced_by(look, before) is not None:
+            displaced = self._displaced_by(look, before)
+            if displaced is not None and expects and caller not in self._expected.missed:
+                self._refusals.clear()
+                self._expected.add(look, displaced)
+            if displaced is not None or is_free:
                 return None
             # The clock has gone on since `place`: by what is left, an equal one would not be known.
             known = self._refusal_of(look, before)._replace(patience_s=patience_s)
@@ -135,25 +146,6 @@ class Admission:
             wait_s = known.wait_s(now_s, patience_s, quick.safe_s)
         self._refused_s = now_s
         return wait_s if wait_s > quick.mean_s else quick.mean_s
-
-    def expect(self, deadline_s: float | None = None, *, caller: str = "") -> None:
-        """Weigh what comes now as if a picture that `refusal` has let in were waiting already.
-
-        That holds until it comes, or for `EXPECTED_S`; if it does not come by then, none of its
-        caller's is expected until one has. The picture itself is promised nothing, and one that has
-        come whole is let in whatever is expected.
-        """
-        if caller in self._expected.missed or not self._weighs(patience_of(deadline_s)):
-            return
-        look = self.place(deadline_s, caller=caller)
-        before = self._expected.among(self._waiting, look.came_s, self._times.quickest.safe_s)
-        if (displaced := self._displaced_by(look, before)) is not None:  # else it has no time
-            self._refusals.clear()
-            self._expected.add(look, displaced)
-
-    def _weighs(self, patience_s: float) -> bool:
-        """Whether what waits decides if a picture with so much time is let in."""
-        return patience_s > 0 and self._places > 0 and not self.is_closed
 
     def open(self, places: int) -> None:
         """Let pictures in, at most `places` at a time."""

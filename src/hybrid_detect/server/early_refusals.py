@@ -138,9 +138,8 @@ class EarlyRefusals:
         if isinstance(request, Undecided):
             is_over = head.expects_continue or len(start) == size
             return Undecided.LET_IN if is_over else request
-        wait_s = self.admission.refusal(request.deadline_s, caller=caller)
+        wait_s = self.admission.refusal(request.deadline_s, caller=caller, expects=True)
         if wait_s is None:
-            self.admission.expect(request.deadline_s, caller=caller)
             return Undecided.LET_IN
         # As behind the gate, what comes too fast is told so, and counts for nothing.
         is_wire, close = facts.accepts_wire, not head.keep_alive
@@ -182,9 +181,8 @@ class EarlyRefusals:
         request = _message_in(facts_of(scope), start)
         if isinstance(request, Undecided):
             return None
-        wait_s = self.admission.refusal(request.deadline_s, caller=caller)
+        wait_s = self.admission.refusal(request.deadline_s, caller=caller, expects=True)
         if wait_s is None:
-            self.admission.expect(request.deadline_s, caller=caller)
             return None
         refused = RefusedMessage(start)
         refused.retry_after_s = wait_s
