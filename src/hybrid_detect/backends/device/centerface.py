@@ -218,7 +218,7 @@ def decode(maps: Maps, *, min_score: float) -> Candidates:
         points = maps.points[:, rows, columns].reshape(5, 2, -1) * size + low
     corners = np.stack((low[1], low[0], (low + size)[1], (low + size)[0]), axis=1)
     named = np.ascontiguousarray(points[:, ::-1].transpose(2, 0, 1))
-    # Of what is no number, this is false as well.
+    # This is false for NaN as well.
     whole = (abs(corners) <= LARGEST_PX).all(axis=1) & (abs(named) <= LARGEST_PX).all(axis=(1, 2))
     return Candidates(
         scores[whole].astype(np.float32),

@@ -1,4 +1,4 @@
-"""Make the input of an ONNX file free in size: an edit of what the graph declares, of no weight.
+"""Change an ONNX file so that its input may have any size; the weights stay as they are.
 
 Some exporters write the size of the example picture into the graph's inputs and outputs, although
 a convolutional network takes any. ONNX Runtime refuses every other size then. They also list each

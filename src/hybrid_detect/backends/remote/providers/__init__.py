@@ -40,7 +40,7 @@ ENTRY_POINT_GROUP = "hybrid_detect.providers"
 
 
 def provider_names() -> tuple[str, ...]:
-    """The names that configuration can give, of the library and of what is installed beside it."""
+    """The names that a configuration can give: ours and those of installed packages."""
     found = {point.name for point in entry_points(group=ENTRY_POINT_GROUP)}
     return (*PROVIDERS, *sorted(found - set(PROVIDERS)))
 
